@@ -1,0 +1,1 @@
+"""Session encoders over item ids, one module per model."""

@@ -1,0 +1,260 @@
+"""Every setting of a run: one frozen tree.
+
+Values come from, weakest first: the defaults below; what the chosen components suggest (`suggests`); a
+TOML file (`--config`); `--set section.key=value`; the command line's own options. `config.toml` in a run
+directory holds what was chosen, `resolved.toml` every value in force.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llm4sbr.errors import ConfigError
+
+Settings = dict[str, Any]
+"""Nested plain dictionaries, as in a TOML file: only what somebody chose."""
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and unknown keys are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DataConfig(Section):
+    """Stage `prepare`."""
+
+    reader: str = "ml-100k"
+    """Reader of the raw log: an installed name of kind `readers`."""
+    path: Path | None = None
+    """File or folder of the raw log; by default the reader's own download, if it has one."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the reader, such as column names."""
+    sessions: Literal["session", "user", "gap", "bins"] | None = None
+    """What makes a session: a column, a user's whole history, a pause, or fixed clock bins.
+    By default the session column if there is one, else `gap` with a clock, else `user`."""
+    gap_seconds: float = Field(600, gt=0)
+    """`gap`: a pause longer than this starts a new session. `bins`: the width of a bin."""
+    min_item_count: int = Field(5, ge=1)
+    """Items clicked less often than this are dropped, together with `min_length`, to a fixed point."""
+    min_length: int = Field(2, ge=2)
+    """Shorter sessions are dropped."""
+    max_length: int = Field(50, ge=1)
+    """A prefix keeps its most recent clicks only, this many."""
+    prefixes: Literal["last", "all"] = "all"
+    """`last`: a session's last click is the target. `all`: every click but the first is one."""
+    split: Literal["temporal", "paper", "leave-last-out"] = "temporal"
+    """`temporal`: whole sessions by time. `paper`: the paper's sizes, at random, no validation part.
+    `leave-last-out`: a session's last click is for testing (leaks the future of other sessions)."""
+    valid: float = Field(0.1, ge=0, lt=1)
+    """Share of sessions for validation."""
+    test: float = Field(0.1, gt=0, lt=1)
+    """Share of sessions for testing."""
+    max_sessions: int | None = Field(None, ge=1)
+    """Keep only this many sessions, the most recent ones."""
+    sample: float | None = Field(None, gt=0, le=1)
+    """Keep this share of sessions, at random."""
+    seed: int = 0
+    """Seed of `sample` and of the random split."""
+    strict: bool = False
+    """Stop at the first row that cannot be read instead of counting it."""
+
+
+class InferConfig(Section):
+    """Stage `infer`: what the LLM is asked, and what stands beside it as a control."""
+
+    llm: str = "none"
+    """The LLM: an installed name of kind `llms`, or `transformers:FOLDER_OR_HUB_ID`."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the LLM."""
+    perspectives: tuple[str, ...] = ("long", "short")
+    """Names of kind `perspectives`."""
+    wording: str = "paper"
+    """Wording of the prompts: `paper`, `natural`, or a TOML file of your own."""
+    max_items: int = Field(50, ge=1)
+    """A prompt names a session's most recent items only, this many."""
+    attributes: tuple[str, ...] = ()
+    """Item attributes named in prompts behind the title, such as `category`."""
+    budget: str | None = None
+    """Stop asking after so many prompts (`20000`) or so much time (`90s`, `30m`, `2h`); the rest of the
+    samples go without an intent. A later run goes on where this one stopped. `none` is no limit."""
+    controls: tuple[str, ...] = ("item-text", "shuffled", "none")
+    """Stand-ins trained beside the LLM's answers, to show what these are worth."""
+    cache: Path | None = None
+    """The answer cache; by default `answers.sqlite` in the user's cache directory, shared by all runs."""
+    seed: int = 0
+    """Order in which samples are asked, and the shuffle of the control."""
+
+
+class LocalizeConfig(Section):
+    """Stage `localize`."""
+
+    encoder: str = "bert"
+    """Text encoder: an installed name of kind `encoders`, or `transformers:FOLDER_OR_HUB_ID`."""
+    encoder_options: dict[str, Any] = {}
+    """Further keyword arguments of the encoder."""
+    localizer: str = "nearest"
+    """An installed name of kind `localizers`."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the localizer, such as `weights`."""
+    f: int = Field(5, ge=0)
+    """Items an answer is tied to (the paper's f); 0 keeps the raw answer's embedding."""
+    item_text: Literal["title", "full"] = "title"
+    """What stands for an item in text space: its title, or title and attributes."""
+
+
+class TrainConfig(Section):
+    """Stage `train`. The defaults of optimizer, width and tau are the paper's, section 4.1.3."""
+
+    backbone: str = "sr-gnn"
+    """An installed name of kind `backbones`."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the backbone."""
+    fuser: str = "gated"
+    """An installed name of kind `fusers`."""
+    fuser_options: dict[str, Any] = {}
+    """Further keyword arguments of the fuser."""
+    dim: int = Field(100, ge=1)
+    """D, the width of the model."""
+    epochs: int = Field(30, ge=1)
+    """At most this many passes over the training samples."""
+    patience: int = Field(3, ge=1)
+    """Stop after so many epochs without a better validation MRR@20."""
+    batch_size: int = Field(100, ge=2)
+    """Samples per step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Of Adam."""
+    decay_every: int = Field(3, ge=1)
+    """Epochs between two decays of the learning rate."""
+    decay: float = Field(0.1, gt=0, le=1)
+    """Factor of each decay."""
+    l2: float = Field(1e-5, ge=0)
+    """Weight decay (L2 penalty in the gradient, as Adam has it)."""
+    tau: float = Field(0.1, ge=0)
+    """Weight of alignment + uniformity (Eq. 12)."""
+    intent_dropout: float = Field(0.0, ge=0, lt=1)
+    """Chance that a training sample's intents are withheld, so that the model learns to do without."""
+    baselines: tuple[str, ...] = ("popularity",)
+    """Names of kind `baselines` that appear in the table."""
+    plain: bool = True
+    """Also train the plain backbone, for comparison."""
+    seeds: int = Field(1, ge=1)
+    """Repetitions with different seeds; the table shows mean and deviation."""
+    seed: int = 0
+    """The first seed."""
+    workers: int | None = Field(None, ge=1)
+    """Models trained side by side, each on its share of the cores; by default one per core, at most 4."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one."""
+
+
+class EvaluateConfig(Section):
+    """Stage `evaluate`."""
+
+    k: tuple[int, ...] = (5, 10, 20)
+    """List lengths."""
+    batch_size: int = Field(512, ge=1)
+    """Samples scored at once."""
+
+
+class Config(Section):
+    """All settings of a run, by stage."""
+
+    data: DataConfig = DataConfig()
+    infer: InferConfig = InferConfig()
+    localize: LocalizeConfig = LocalizeConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def build(*layers: Settings) -> Config:
+    """The configuration of these settings, later layers winning; `ConfigError` names a wrong key or value."""
+    try:
+        return Config.model_validate(merge(*layers))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(dict(detail)) for detail in error.errors())) from None
+
+
+def merge(*layers: Settings) -> Settings:
+    """One nested dictionary of many, later ones winning key by key."""
+    merged: Settings = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = merge(merged[key], dict(value)) if both else value
+    return merged
+
+
+def nest(flat: Mapping[str, Any]) -> Settings:
+    """`{"train.dim": 64}` -> `{"train": {"dim": 64}}`."""
+    nested: Settings = {}
+    for dotted, value in flat.items():
+        for part in reversed(dotted.split(".")):
+            value = {part: value}
+        nested = merge(nested, value)
+    return nested
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"train": {"dim": 64}}` -> `{"train.dim": 64}`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def parse_set(assignments: Sequence[str]) -> Settings:
+    """Settings of `section.key=value` texts; values are TOML, and a text that is no TOML is a string."""
+    flat: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: expected section.key=value, for instance --set train.dim=128")
+        try:
+            flat[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            flat[key.strip()] = value
+    return nest(flat)
+
+
+def read_toml(path: Path) -> Settings:
+    """Settings of a TOML file; `ConfigError` says where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot read settings: {reason}") from None
+
+
+def to_settings(config: Config) -> Settings:
+    """Every value in force, as plain TOML values; what is unset is left out."""
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def to_toml(settings: Settings) -> str:
+    """Settings as TOML text."""
+    import tomli_w
+
+    return tomli_w.dumps(settings)
+
+
+def _explain(error: dict[str, Any]) -> str:
+    location = [str(part) for part in error["loc"]]
+    where = ".".join(location)
+    if error["type"] != "extra_forbidden":
+        return f"{where} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    from difflib import get_close_matches
+
+    known = list(flatten(Config().model_dump())) + list(Config.model_fields)
+    section = ".".join(location[:-1])
+    near = get_close_matches(where, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"see llm4sbr config --show for what {section or 'it'} has"
+    return f"{where}: no such setting; {hint}"

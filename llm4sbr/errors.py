@@ -1,0 +1,58 @@
+"""Every exception that llm4sbr raises on purpose.
+
+    Llm4sbrError                 one clear line; the command line exits with 2
+    ├── InputError               what the user gave: a file, a row, an option
+    │   └── DataError            interactions, items or sessions that cannot be used
+    ├── ConfigError              a setting that does not exist or has a wrong value
+    ├── RegistryError            a component that is unknown, ambiguous or broken
+    ├── StoreError               a run directory, cache or tensor file that cannot be read or written
+    ├── ModelUnavailableError    weights that cannot be had here (no network, gated, not installed)
+    └── TrainingError            training cannot go on (a loss that is not a number, nothing to train on)
+
+A message says what was asked, what is wrong and where, and the command or setting that mends it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "InputError",
+    "Llm4sbrError",
+    "ModelUnavailableError",
+    "RegistryError",
+    "StoreError",
+    "TrainingError",
+]
+
+
+class Llm4sbrError(Exception):
+    """Base of all errors with a message meant for the user: one line, exit code 2."""
+
+
+class InputError(Llm4sbrError):
+    """Something the user handed in cannot be used as it is."""
+
+
+class DataError(InputError):
+    """A data file, row or field cannot be used; the message names file, row and field."""
+
+
+class ConfigError(Llm4sbrError):
+    """A setting is unknown or out of range."""
+
+
+class RegistryError(Llm4sbrError):
+    """A component name is unknown, ambiguous, not allowed, or its package is broken."""
+
+
+class StoreError(Llm4sbrError):
+    """A file of a run, a cache or a tensor file is missing, truncated, foreign or not writable."""
+
+
+class ModelUnavailableError(Llm4sbrError):
+    """A model's weights cannot be had on this machine."""
+
+
+class TrainingError(Llm4sbrError):
+    """Training cannot start or go on."""

@@ -1,0 +1,278 @@
+"""What the exchangeable parts look like, and the tuples they exchange.
+
+Everything here is structural: a plugin satisfies a protocol by having its members and imports nothing
+from this package to do so. Options are keyword arguments of the constructor; configuration objects stop
+at `registry.create`.
+
+Letters used in every docstring: B batch, T session length, N catalogue size, D model width, E text
+width, P perspectives, F located items, K list length, M samples.
+
+Catalogue ids are 1..N; 0 is padding. `items` is int64 (B, T), right-padded; `mask` is bool (B, T), true
+at clicks; `intents` is float32 (B, P, E), a zero row meaning that no intent is known; `scores` is
+float32 (B, N) whose column j belongs to item j + 1.
+
+A component may carry a class attribute `suggests`, a mapping from a configuration key to a value that
+suits it (`{"infer.wording": "natural"}`); it is used where the user did not choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+    from torch import Tensor
+
+Horizon = Literal["long", "short"]
+"""Which behavioural representation a perspective is aligned with: the whole session or its last item."""
+
+PLUGIN_API = 1
+"""Version of the protocols in this module; a plugin states the one it was written for."""
+
+Progress = Callable[[int], None]
+"""Called with the number of units of work just finished."""
+
+
+class Item(NamedTuple):
+    """One catalogue item as a perspective sees it."""
+
+    id: int
+    """Catalogue id, 1..N."""
+    key: str
+    """The id in the user's own data."""
+    title: str
+    attributes: Mapping[str, str] = {}
+    """Further text such as `year` or `category`; a missing value has no entry."""
+
+    @property
+    def text(self) -> str:
+        """Title and attributes as one line, e.g. `Toy Story (1995), Animation Comedy`."""
+        extra = [value for value in self.attributes.values() if value and value not in self.title]
+        return ", ".join([self.title, *extra])
+
+
+class Catalogue(NamedTuple):
+    """All items of a run, in catalogue order: row i describes item i + 1."""
+
+    keys: list[str]
+    titles: list[str]
+    attributes: dict[str, list[str]] = {}
+    """Column name -> one text per item, "" where unknown."""
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.keys)
+
+    def item(self, id: int) -> Item:
+        """The item with catalogue id `id` (1..N)."""
+        if not 1 <= id <= len(self.keys):
+            raise IndexError(f"catalogue id {id} is not in 1..{len(self.keys)}")
+        row = id - 1
+        extra = {name: column[row] for name, column in self.attributes.items() if column[row]}
+        return Item(id, self.keys[row], self.titles[row], extra)
+
+    def texts(self) -> list[str]:
+        """`Item.text` of every item, in order."""
+        return [self.item(i + 1).text for i in range(len(self.keys))]
+
+
+class Sessions(NamedTuple):
+    """Sessions as one flat tensor: session s is `items[offsets[s]:offsets[s + 1]]`."""
+
+    items: Tensor
+    """int64 (total clicks,), catalogue ids 1..N, oldest first within a session."""
+    offsets: Tensor
+    """int64 (sessions + 1,), starts at 0."""
+
+
+class Samples(NamedTuple):
+    """Prefixes with their next item, by position in `Sessions`.
+
+    Sample m has the prefix `items[start[m]:end[m]]` and the target `items[end[m]]`, positions being
+    those of the flat `Sessions.items`. Prefixes are already cut to the longest length allowed.
+    """
+
+    start: Tensor
+    """int64 (M,)."""
+    end: Tensor
+    """int64 (M,)."""
+    key: Tensor
+    """int64 (M,), `data.batches.sample_keys`: a hash of the prefix's items; equal prefixes, equal keys."""
+
+
+class RawData(NamedTuple):
+    """What a reader returns: the user's data with our column names, nothing filtered yet."""
+
+    interactions: pl.DataFrame
+    """Columns `session` or `user` (str), `item` (str), `time` (Float64 seconds or Int64 order), `row` (Int64,
+    line of the source file, 1-based, header counted); sorted by nothing in particular."""
+    items: pl.DataFrame
+    """Columns `item` (str), `title` (str), further str columns are attributes."""
+    ordered_only: bool = False
+    """True if `time` is an order within the user, not a clock: no gap, bins or temporal split then."""
+    rejected: list[str] = []
+    """One line per row that could not be read: `file:row: field: why`."""
+
+
+class Localization(NamedTuple):
+    """Answers tied to real items."""
+
+    items: Tensor
+    """int64 (M, F), best first, 0 = none."""
+    weights: Tensor
+    """float32 (M, F), rows sum to 1, or all 0."""
+    embeddings: Tensor
+    """float32 (M, E); a zero row means no intent."""
+
+
+class Encoded(NamedTuple):
+    """A session as a backbone sees it."""
+
+    long: Tensor
+    """float (B, D): the whole session (the paper's H^g)."""
+    short: Tensor
+    """float (B, D): the last item (the paper's H^l)."""
+    auxiliary: Tensor | None = None
+    """Scalar loss of the backbone's own, added to the training loss."""
+    states: Tensor | None = None
+    """float (B, T, D): per-click states, for backbones whose `score` needs them."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads one kind of raw log. Constructor: `path: Path | None` and the reader's own options."""
+
+    def read(self) -> RawData:
+        """Read everything; raise `DataError` with file, row and field on unusable input."""
+        ...
+
+
+@runtime_checkable
+class LLM(Protocol):
+    """Answers prompts."""
+
+    fingerprint: str
+    """Model, revision, precision and decoding settings: part of the answer cache's key."""
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        """One answer per prompt, same order."""
+        ...
+
+
+@runtime_checkable
+class Control(Protocol):
+    """Stands where an LLM stands and answers without one, to show what an LLM's answers are worth."""
+
+    fingerprint: str
+
+    def answer(
+        self, sessions: Sequence[Sequence[Item]], perspective: Perspective, answers: Sequence[str] | None
+    ) -> list[str]:
+        """One parsed answer per session; `answers` are those of the run's own LLM, None if it has none."""
+        ...
+
+
+@runtime_checkable
+class Perspective(Protocol):
+    """A way to ask the LLM."""
+
+    horizon: Horizon
+
+    def prompt(self, items: Sequence[Item]) -> str:
+        """The prompt for a session, oldest item first; it never sees the target."""
+        ...
+
+    def parse(self, answer: str) -> str:
+        """The useful part of an answer, "" if there is none."""
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns text into vectors."""
+
+    fingerprint: str
+    dim: int
+    """E."""
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """float32 (len(texts), E) on the CPU."""
+        ...
+
+
+@runtime_checkable
+class Localizer(Protocol):
+    """Ties answers to catalogue items."""
+
+    def localize(
+        self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder
+    ) -> Localization:
+        """Localize M answers; an empty answer gives a zero row."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A session encoder over item ids; an `nn.Module`. Constructor: `num_items`, `dim`, own options."""
+
+    def fit(self, sessions: Sessions) -> None:
+        """Build what comes from data (global graphs), from training sessions only."""
+        ...
+
+    def item_embeddings(self) -> Tensor:
+        """float (N, D), as used for scoring."""
+        ...
+
+    def __call__(self, items: Tensor, mask: Tensor) -> Encoded:
+        """Encode int64 (B, T) under bool (B, T). Optional besides: `score(fused, encoded) -> (B, N)`."""
+        ...
+
+
+@runtime_checkable
+class Fuser(Protocol):
+    """Makes one vector of many; an `nn.Module`. Constructor: `dim`, `perspectives`, own options."""
+
+    def __call__(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
+        """(B, P, D) and (B, P, D) -> (B, D)."""
+        ...
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """Recommends without a network. Constructor: `num_items`, own options."""
+
+    def fit(self, sessions: Sessions) -> None:
+        """Count what there is to count, in training sessions only."""
+        ...
+
+    def score(self, items: Tensor, mask: Tensor) -> Tensor:
+        """float32 (B, N) for int64 (B, T) under bool (B, T)."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """An exported artefact, loaded."""
+
+    def score(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Item ids int64 (B, K) and scores float32 (B, K)."""
+        ...
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """Writes a trained model in one format and reads it back."""
+
+    suffix: str
+
+    def export(self, model: object, example: Mapping[str, Tensor], path: Path) -> None:
+        """Write `path`."""
+        ...
+
+    def load(self, path: Path) -> Scorer:
+        """Read `path`."""
+        ...

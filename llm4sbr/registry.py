@@ -1,0 +1,205 @@
+"""Components by name, through entry points; built-ins use the same door as plugins.
+
+Listing imports nothing. A component's module is imported when it is asked for, and a broken plugin makes
+an error of its own component only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any, NamedTuple
+
+from packaging.utils import canonicalize_name
+
+from llm4sbr.errors import RegistryError
+
+KINDS = (
+    "readers",
+    "llms",
+    "perspectives",
+    "encoders",
+    "localizers",
+    "backbones",
+    "fusers",
+    "baselines",
+    "exporters",
+    "engines",
+)
+"""Every kind of component; its entry-point group is `llm4sbr.<kind>`."""
+
+CORE = "llm4sbr"
+
+OFFERED = {
+    ("llms", "embedded"): "llm4sbr-embedded",
+    ("encoders", "embedded"): "llm4sbr-embedded",
+}
+"""Components of packages of ours that may not be installed: (kind, name) -> the package to install."""
+
+
+class Component(NamedTuple):
+    """One installed component; nothing of it has been imported."""
+
+    kind: str
+    name: str
+    package: str
+    version: str
+    target: str
+    """`module:attribute`."""
+    entry_point: EntryPoint
+
+
+def components(kind: str | None = None) -> list[Component]:
+    """All installed components, or those of one kind, by kind and name; `RegistryError` on an unknown kind."""
+    kinds = KINDS if kind is None else (_known_kind(kind),)
+    found = [component for one in kinds for component in _found(one)]
+    return sorted(found, key=lambda c: (KINDS.index(c.kind), c.name, c.package))
+
+
+def find(kind: str, name: str) -> Component:
+    """The component `name`, or `package:name` where two packages offer one name.
+
+    Raises:
+        RegistryError: nothing of that name is installed, or several packages offer it.
+    """
+    installed = _found(_known_kind(kind))
+    package, colon, bare = name.partition(":")
+    matches = [c for c in installed if c.name == name]
+    if not matches and colon:
+        matches = [c for c in installed if c.name == bare and _same(c.package, package)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        choices = " or ".join(sorted(f"{c.package}:{c.name}" for c in matches))
+        raise RegistryError(f"{kind[:-1]} {name!r} is offered by several packages: ask for {choices}")
+    raise RegistryError(_unknown(kind, name, installed))
+
+
+def load(kind: str, name: str) -> Callable[..., Any]:
+    """The component's class or factory, imported.
+
+    Raises:
+        RegistryError: unknown or ambiguous, or its package cannot be imported; the message names the
+            package and what it lacks.
+    """
+    component = find(kind, name)
+    return _import(component)
+
+
+def create(kind: str, name: str, /, **options: Any) -> Any:
+    """A component made with `options`; `name:argument` passes `model=argument` (`transformers:FOLDER`).
+
+    Raises:
+        RegistryError: see `load`; or an option that the component does not take.
+    """
+    name, options = split_argument(kind, name, options)
+    component = find(kind, name)
+    factory = _import(component)
+    _check_options(component, factory, options)
+    return factory(**options)
+
+
+def split_argument(kind: str, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`transformers:FOLDER` -> (`transformers`, options with `model=FOLDER`); other names as they are."""
+    head, colon, argument = name.partition(":")
+    names = {c.name for c in _found(_known_kind(kind))}
+    if colon and name not in names and head in names and argument:
+        if not any(c.name == argument and _same(c.package, head) for c in _found(kind)):
+            return head, {**options, "model": argument}
+    return name, options
+
+
+def suggestions(kind: str, name: str) -> dict[str, Any]:
+    """Settings that suit a component, by dotted key; empty if it suggests none."""
+    name, _ = split_argument(kind, name, {})
+    return dict(getattr(load(kind, name), "suggests", {}))
+
+
+def versions(used: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """`{"backbones/sr-gnn": "llm4sbr==0.1.0"}` for the components a run used."""
+    found = {}
+    for kind, name in used:
+        name, _ = split_argument(kind, name, {})
+        component = find(kind, name)
+        found[f"{kind}/{component.name}"] = f"{component.package}=={component.version}"
+    return found
+
+
+def core_version() -> str:
+    """The installed version of this package."""
+    return version(CORE)
+
+
+@cache
+def _entries(group: str) -> tuple[tuple[EntryPoint, str, str], ...]:
+    found = {}
+    for entry in entry_points(group=group):
+        distribution = entry.dist
+        package = distribution.name if distribution else "unknown"
+        number = distribution.version if distribution else "?"
+        found[entry.name, package, entry.value] = (entry, package, number)
+    return tuple(found.values())
+
+
+def _found(kind: str) -> list[Component]:
+    allowed = os.environ.get("LLM4SBR_PLUGINS")
+    names = {CORE, *(canonicalize_name(part.strip()) for part in (allowed or "").split(",") if part.strip())}
+    return [
+        Component(kind, entry.name, package, number, entry.value, entry)
+        for entry, package, number in _entries(f"llm4sbr.{kind}")
+        if allowed is None or canonicalize_name(package) in names
+    ]
+
+
+def _import(component: Component) -> Callable[..., Any]:
+    origin = f"{component.kind[:-1]} {component.name!r} of package {component.package} {component.version}"
+    try:
+        return component.entry_point.load()  # type: ignore[no-any-return]
+    except ModuleNotFoundError as error:
+        raise RegistryError(
+            f"{origin} needs the module {error.name!r}, which is not installed: "
+            f"pip install --force-reinstall {component.package}, or pip install {error.name}"
+        ) from error
+    except Exception as error:
+        raise RegistryError(f"{origin} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _check_options(component: Component, factory: Callable[..., Any], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    accepted = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY]
+    required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    unknown = [key for key in options if key not in accepted]
+    missing = [key for key in required if key not in options]
+    label = f"{component.kind[:-1]} {component.name!r}"
+    if unknown:
+        takes = ", ".join(accepted) or "no options"
+        raise RegistryError(f"{label} has no option {unknown[0]!r}; it takes: {takes}")
+    if missing:
+        raise RegistryError(f"{label} needs the option {missing[0]!r}")
+
+
+def _unknown(kind: str, name: str, installed: list[Component]) -> str:
+    names = sorted({c.name for c in installed})
+    text = f"no {kind[:-1]} {name!r} is installed"
+    offered = OFFERED.get((kind, name))
+    if offered:
+        return f"{text}: pip install {offered}"
+    near = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{text}{hint} Installed: {', '.join(names) or 'none'}" if hint else f"{text}; installed: {', '.join(names) or 'none'}"
+
+
+def _known_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise RegistryError(f"no kind {kind!r}; kinds: {', '.join(KINDS)}")
+    return kind
+
+
+def _same(first: str, second: str) -> bool:
+    return canonicalize_name(first) == canonicalize_name(second)

@@ -1,0 +1,1 @@
+"""What people read: tables and what they do and do not show."""

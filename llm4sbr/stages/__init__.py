@@ -1,0 +1,1 @@
+"""One module per stage; each reads the folders of earlier stages and writes its own."""

@@ -1,0 +1,233 @@
+"""Files of a run: written whole or not at all, and recognisable.
+
+A stage writes into `<stage>.tmp` and renames it, so that a folder without `.tmp` is whole; `stage.json`
+inside says from what it was made. Tensors are safetensors; nothing here reads pickle.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llm4sbr.errors import StoreError
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
+
+FORMAT = 1
+"""Version of the run directory's layout."""
+
+STAMP = "stage.json"
+
+
+def fingerprint(value: object) -> str:
+    """sha256 (hex) of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with open_for_reading(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_for_reading(path: Path) -> Any:
+    """`path` opened in binary mode; `StoreError` if that fails."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well; a full disk is one line."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns an `OSError` of writing at `path` into a one-line `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "; free some space and run the same command again, finished work is kept" if full else ""
+        raise StoreError(f"{path}: cannot write: {error.strerror or error}{hint}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole, indented, keys in the order given."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; `StoreError` names the file and the line where it breaks off."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path}: not a whole JSON file: {error}") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> None:
+    """Write a safetensors file whole."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with writing(path) as temporary:
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata))
+        except SafetensorError as error:  # the library wraps the operating system's error
+            number = errno.ENOSPC if "No space left" in str(error) else errno.EIO
+            raise OSError(number, str(error)) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, memory-mapped; `StoreError` if it is missing, truncated or another format."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}") from None
+    except (SafetensorError, ValueError) as error:
+        raise StoreError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from None
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Write a Parquet file whole."""
+    with writing(path) as temporary:
+        table.write_parquet(temporary)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """Read a Parquet file; `StoreError` if it is missing, truncated or another format."""
+    import polars as pl
+
+    try:
+        return pl.read_parquet(path, columns=columns)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or 'not a whole Parquet file'}") from None
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"{path}: not a whole Parquet file ({reason}); delete its folder and run again") from None
+
+
+class Stamp(NamedTuple):
+    """From what a stage's folder was made."""
+
+    stage: str
+    parts: dict[str, Any]
+    """Settings, component versions and upstream fingerprints, by dotted key."""
+    seconds: float = 0.0
+    """Wall time that the stage took."""
+    peak_memory: int = 0
+    """Bytes, the largest resident set of the process until then."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of `parts`."""
+        return fingerprint([FORMAT, self.stage, self.parts])
+
+
+def read_stamp(folder: Path) -> Stamp | None:
+    """The stamp of a finished stage, None if there is none; `StoreError` if it is of another layout version."""
+    path = folder / STAMP
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        if content["format"] != FORMAT:
+            raise StoreError(
+                f"{path}: written in run format {content['format']}, this version reads {FORMAT}; "
+                "use the version that wrote it, or start a new run directory"
+            )
+        return Stamp(content["stage"], content["parts"], content["seconds"], content["peak_memory"])
+    except (KeyError, TypeError):
+        raise StoreError(f"{path}: not a stage record; delete {folder} and run again") from None
+
+
+def write_stamp(folder: Path, stamp: Stamp) -> None:
+    """Write the stamp of a stage into its folder."""
+    content = {"format": FORMAT, "stage": stamp.stage, "fingerprint": stamp.fingerprint}
+    write_json(folder / STAMP, content | {key: getattr(stamp, key) for key in Stamp._fields if key != "stage"})
+
+
+def changes(old: Stamp, new: Stamp) -> list[str]:
+    """What differs between two stamps, one text per key, such as `localize.f: 5 -> 3`."""
+    keys = sorted(old.parts.keys() | new.parts.keys())
+    return [
+        f"{key}: {old.parts.get(key)} -> {new.parts.get(key)}"
+        for key in keys
+        if old.parts.get(key) != new.parts.get(key)
+    ]
+
+
+@contextmanager
+def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
+    """A folder to write a stage into; it takes the name `final` when the block ends well.
+
+    Work that an interrupted attempt left is handed back if it was made from the same `stamp`, so a stage
+    may look for what it wrote before; otherwise the folder is empty.
+    """
+    temporary = final.with_name(final.name + ".tmp")
+    begun = temporary / "begun.json"
+    with explained(final):
+        if not (begun.exists() and _begun_with(begun) == stamp.fingerprint):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            write_json(begun, {"fingerprint": stamp.fingerprint})
+        yield temporary
+        if not (temporary / STAMP).exists():
+            write_stamp(temporary, stamp)
+        begun.unlink()
+        replace_folder(temporary, final)
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Give `new` the name `final`, removing what was there."""
+    old = final.with_name(final.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    new.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _begun_with(path: Path) -> str | None:
+    try:
+        found = read_json(path)
+    except StoreError:
+        return None
+    return found.get("fingerprint") if isinstance(found, dict) else None
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())

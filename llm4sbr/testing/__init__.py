@@ -1,0 +1,1 @@
+"""Contract tests and toy data, for this package and for plugin authors."""
