@@ -17,7 +17,7 @@ suits it (`{"infer.wording": "natural"}`); it is used where the user did not cho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ Horizon = Literal["long", "short"]
 
 PLUGIN_API = 1
 """Version of the protocols in this module; a plugin states the one it was written for."""
-
-Progress = Callable[[int], None]
-"""Called with the number of units of work just finished."""
-
 
 class Item(NamedTuple):
     """One catalogue item as a perspective sees it."""
