@@ -40,6 +40,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def folder_sha256(folder: Path) -> str:
+    """sha256 (hex) of all files below a folder, names and contents, its own stamp left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STAMP)
+    return fingerprint([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
+
+
 def open_for_reading(path: Path) -> Any:
     """`path` opened in binary mode; `StoreError` if that fails."""
     try:
@@ -148,7 +154,9 @@ class Stamp(NamedTuple):
     seconds: float = 0.0
     """Wall time that the stage took."""
     peak_memory: int = 0
-    """Bytes, the largest resident set of the process until then."""
+    """Bytes, the largest resident set while it ran."""
+    content: str = ""
+    """Hash of the files it wrote; what stages that read them are stamped with."""
 
     @property
     def fingerprint(self) -> str:
@@ -168,7 +176,7 @@ def read_stamp(folder: Path) -> Stamp | None:
                 f"{path}: written in run format {content['format']}, this version reads {FORMAT}; "
                 "use the version that wrote it, or start a new run directory"
             )
-        return Stamp(content["stage"], content["parts"], content["seconds"], content["peak_memory"])
+        return Stamp(**{key: content[key] for key in Stamp._fields})
     except (KeyError, TypeError):
         raise StoreError(f"{path}: not a stage record; delete {folder} and run again") from None
 
@@ -204,9 +212,9 @@ def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
             temporary.mkdir(parents=True)
             write_json(begun, {"fingerprint": stamp.fingerprint})
         yield temporary
-        if not (temporary / STAMP).exists():
-            write_stamp(temporary, stamp)
         begun.unlink()
+        if not (temporary / STAMP).exists():
+            write_stamp(temporary, stamp._replace(content=folder_sha256(temporary)))
         replace_folder(temporary, final)
 
 
