@@ -26,6 +26,7 @@ FORMAT = 1
 """Version of the run directory's layout."""
 
 STAMP = "stage.json"
+BEGUN = "begun.json"
 
 
 def fingerprint(value: object) -> str:
@@ -41,8 +42,8 @@ def file_sha256(path: Path) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """sha256 (hex) of all files below a folder, names and contents, its own stamp left out."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STAMP)
+    """sha256 (hex) of all files below a folder, names and contents, the records of the stage left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (STAMP, BEGUN))
     return fingerprint([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
 
 
@@ -205,16 +206,16 @@ def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
     may look for what it wrote before; otherwise the folder is empty.
     """
     temporary = final.with_name(final.name + ".tmp")
-    begun = temporary / "begun.json"
+    begun = temporary / BEGUN
     with explained(final):
         if not (begun.exists() and _begun_with(begun) == stamp.fingerprint):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             write_json(begun, {"fingerprint": stamp.fingerprint})
         yield temporary
-        begun.unlink()
         if not (temporary / STAMP).exists():
             write_stamp(temporary, stamp._replace(content=folder_sha256(temporary)))
+        begun.unlink()
         replace_folder(temporary, final)
 
 

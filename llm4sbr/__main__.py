@@ -1,0 +1,5 @@
+"""`python -m llm4sbr`."""
+
+from llm4sbr.cli import main
+
+main()

@@ -1,0 +1,54 @@
+"""What the command line does, in a few typed lines of Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm4sbr import pipeline, store
+from llm4sbr.config import merge, nest
+from llm4sbr.progress import Progress
+
+if TYPE_CHECKING:
+    from llm4sbr.serving.recommend import Recommender
+
+
+def run(folder: str | Path, *, until: str = "evaluate", quiet: bool = True, **settings: Any) -> dict[str, Any]:
+    """Bring a run up to date and return what its last stage found.
+
+    Args:
+        folder: the run directory.
+        until: last stage to run.
+        quiet: say nothing while running.
+        **settings: sections of the configuration as dictionaries (`train={"dim": 64}`) or dotted keys
+            (`**{"train.dim": 64}`).
+
+    Returns:
+        The content of the stage's JSON summary; for `evaluate` that is `metrics.json`.
+    """
+    chosen = merge(*(nest({key: value}) for key, value in settings.items()))
+    pipeline.execute(Path(folder), chosen, until=until, progress=Progress(quiet=quiet))
+    return summary(Path(folder), until)
+
+
+def load(folder: str | Path, **options: Any) -> Recommender:
+    """A finished run, ready to recommend; options are those of `Recommender.load`."""
+    from llm4sbr.serving.recommend import Recommender
+
+    return Recommender.load(Path(folder), **options)
+
+
+SUMMARIES = {
+    "prepare": "stats.json",
+    "infer": "infer.json",
+    "localize": "localize.json",
+    "train": "train.json",
+    "evaluate": "metrics.json",
+}
+"""The JSON file in which each stage says what it found."""
+
+
+def summary(run: Path, stage: str) -> dict[str, Any]:
+    """What a finished stage found."""
+    found: dict[str, Any] = store.read_json(run / stage / SUMMARIES[stage])
+    return found

@@ -1,0 +1,240 @@
+"""The stages in order: what each depends on, which are fresh, and why one is redone.
+
+A stage is fresh if its folder's stamp names the same settings, component versions and upstream contents
+as the stage would have now. Settings that cannot change a result (`NEUTRAL`) are not part of a stamp.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm4sbr import registry, store
+from llm4sbr.config import Config, Settings, build, flatten, merge, nest, read_toml, to_settings, to_toml
+from llm4sbr.errors import ConfigError, StoreError
+from llm4sbr.progress import Progress
+
+NEUTRAL = frozenset({"train.workers", "train.device", "infer.cache", "evaluate.batch_size"})
+"""Settings that change how fast or where something is done, not what comes out."""
+
+
+class Stage(NamedTuple):
+    """One stage: `llm4sbr.stages.<name>.<name>` writes the run's folder `<name>`."""
+
+    name: str
+    settings: tuple[str, ...]
+    """Settings it reads, as dotted prefixes."""
+    upstream: tuple[str, ...]
+    """Stages whose folders it reads."""
+    components: Callable[[Config], list[tuple[str, str]]]
+    """Kind and name of the components it uses."""
+
+    @property
+    def function(self) -> Callable[[Path, Path, Config, Progress], None]:
+        """The stage's function, imported now."""
+        return getattr(import_module(f"llm4sbr.stages.{self.name}"), self.name)  # type: ignore[no-any-return]
+
+
+def _infer_components(config: Config) -> list[tuple[str, str]]:
+    asked = [("perspectives", name) for name in config.infer.perspectives]
+    return [("llms", config.infer.llm), *asked, *(("llms", name) for name in config.infer.controls)]
+
+
+def _train_components(config: Config) -> list[tuple[str, str]]:
+    return [("backbones", config.train.backbone), ("fusers", config.train.fuser)]
+
+
+STAGES = (
+    Stage("prepare", ("data",), (), lambda c: [("readers", c.data.reader)]),
+    Stage("infer", ("infer",), ("prepare",), _infer_components),
+    Stage(
+        "localize",
+        ("localize",),
+        ("prepare", "infer"),
+        lambda c: [("encoders", c.localize.encoder), ("localizers", c.localize.localizer)],
+    ),
+    Stage("train", ("train", "infer.controls"), ("prepare", "localize"), _train_components),
+    Stage(
+        "evaluate",
+        ("evaluate", "train.baselines"),
+        ("prepare", "localize", "train"),
+        lambda c: [("baselines", name) for name in c.train.baselines],
+    ),
+)
+"""The pipeline, in order."""
+
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+
+
+def configure(run: Path | None, chosen: Settings) -> tuple[Settings, Config]:
+    """What is chosen for a run, and every value in force.
+
+    Args:
+        run: the run directory; settings chosen there before hold where `chosen` is silent.
+        chosen: settings of the command line, already merged.
+
+    Returns:
+        The settings somebody chose, and the configuration, in which the chosen components' suggestions
+        fill what nobody chose.
+    """
+    before = run / "config.toml" if run else None
+    if before and before.exists():
+        chosen = merge(read_toml(before), chosen)
+    chosen = _with_full_path(chosen)
+    config = build(chosen)
+    suggested = [
+        nest(registry.suggestions("readers", config.data.reader)),
+        nest(registry.suggestions("llms", config.infer.llm)),
+    ]
+    return chosen, build(*suggested, chosen)
+
+
+def execute(
+    run: Path,
+    chosen: Settings,
+    *,
+    until: str = "evaluate",
+    progress: Progress | None = None,
+    force: bool = False,
+) -> Config:
+    """Bring a run up to date up to and including the stage `until`, redoing only what is not fresh.
+
+    Args:
+        run: the run directory, made if missing.
+        chosen: settings that somebody chose; see `configure`.
+        until: name of the last stage to run.
+        progress: where to say how far it is.
+        force: redo the stage `until` even if it is fresh.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        StoreError: the directory is in use by another process, not a run, or cannot be written.
+    """
+    progress = progress or Progress()
+    chosen, config = configure(run, chosen)
+    with _locked(run):
+        _record(run, chosen, config)
+        for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
+            _bring_up_to_date(run, stage, config, progress, redo=force and stage.name == until)
+    return config
+
+
+def stamps(run: Path) -> dict[str, store.Stamp]:
+    """The stamps of the stages that are finished, in order."""
+    found = ((stage.name, store.read_stamp(run / stage.name)) for stage in STAGES)
+    return {name: stamp for name, stamp in found if stamp}
+
+
+def stamp_for(run: Path, stage: Stage, config: Config) -> store.Stamp:
+    """The stamp that the stage would have if it ran now; its upstream stages must be finished."""
+    flat = flatten(to_settings(config))
+    parts = {
+        key: value
+        for key, value in flat.items()
+        if key not in NEUTRAL and any(key == own or key.startswith(f"{own}.") for own in stage.settings)
+    }
+    parts |= {f"version of {name}": text for name, text in registry.versions(stage.components(config)).items()}
+    for name in stage.upstream:
+        upstream = store.read_stamp(run / name)
+        if upstream is None:
+            raise StoreError(f"{run}: stage {name} is not finished; run llm4sbr {name} {run}")
+        parts[f"output of {name}"] = upstream.content
+    if stage.name == "prepare" and config.data.path:
+        parts["files of data.path"] = _listing(config.data.path)
+    return store.Stamp(stage.name, parts)
+
+
+def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progress, *, redo: bool) -> None:
+    folder = run / stage.name
+    stamp = stamp_for(run, stage, config)
+    old = store.read_stamp(folder)
+    if old and old.fingerprint == stamp.fingerprint and not redo:
+        progress.note(f"{stage.name}: fresh")
+        return
+    progress.note(f"{stage.name}: {_why(old, stamp)}")
+    with store.stage_folder(folder, stamp) as out:
+        started = time.monotonic()
+        _reset_peak()
+        stage.function(run, out, config, progress)
+        done = stamp._replace(
+            seconds=round(time.monotonic() - started, 2),
+            peak_memory=_peak(),
+            content=store.folder_sha256(out),
+        )
+        store.write_stamp(out, done)
+
+
+def _why(old: store.Stamp | None, new: store.Stamp) -> str:
+    if old is None:
+        return "to do"
+    different = store.changes(old, new)
+    if not different:
+        return "redone as asked"
+    shown = [text if len(text) <= 90 else text[: text.index(":")] + " changed" for text in different[:3]]
+    more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+    return f"redone, {'; '.join(shown)}{more}"
+
+
+def _record(run: Path, chosen: Settings, config: Config) -> None:
+    used = {pair for stage in STAGES for pair in stage.components(config)}
+    python = {"python": platform.python_version(), "llm4sbr": registry.core_version()}
+    store.write_text(run / "config.toml", to_toml(chosen))
+    store.write_text(run / "resolved.toml", to_toml(to_settings(config)))
+    store.write_json(run / "versions.json", python | registry.versions(sorted(used)))
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    import fcntl
+
+    if run.exists() and not run.is_dir():
+        raise StoreError(f"{run}: not a folder; name a run directory, such as runs/demo")
+    if run.is_dir() and any(run.iterdir()) and not (run / "config.toml").exists():
+        raise StoreError(f"{run}: holds other files and no run; name a new or empty folder")
+    with store.explained(run):
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StoreError(f"{run}: another llm4sbr process is working on this run") from None
+        yield
+
+
+def _with_full_path(chosen: Settings) -> Settings:
+    path = chosen.get("data", {}).get("path")
+    if path is None:
+        return chosen
+    return merge(chosen, {"data": {"path": str(Path(path).expanduser().absolute())}})
+
+
+def _listing(path: Path) -> list[list[Any]]:
+    if not path.exists():
+        raise ConfigError(f"data.path: {path} does not exist")
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+
+
+def _reset_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # not Linux: the peak is then that of the whole process
+
+
+def _peak() -> int:
+    """Peak resident memory in bytes of this process since `_reset_peak`, or of its largest child."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return max(children, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    own = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return max(children, int(own.split()[1]) * 1024)
