@@ -10,7 +10,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,6 +125,13 @@ def execute(
     return config
 
 
+def default_run(chosen: Settings) -> Path:
+    """`runs/DATASET-LLM`: the run directory where none is named."""
+    config = build(chosen)
+    label = f"{config.data.reader}-{config.infer.llm}"
+    return Path("runs") / "".join(c if c.isalnum() or c in "-._" else "-" for c in label)
+
+
 def stamps(run: Path) -> dict[str, store.Stamp]:
     """The stamps of the stages that are finished, in order."""
     found = ((stage.name, store.read_stamp(run / stage.name)) for stage in STAGES)
@@ -139,7 +146,9 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> store.Stamp:
         for key, value in flat.items()
         if key not in NEUTRAL and any(key == own or key.startswith(f"{own}.") for own in stage.settings)
     }
-    parts |= {f"version of {name}": text for name, text in registry.versions(stage.components(config)).items()}
+    parts |= {
+        f"version of {name}": text for name, text in registry.versions(stage.components(config)).items()
+    }
     for name in stage.upstream:
         upstream = store.read_stamp(run / name)
         if upstream is None:
@@ -223,10 +232,8 @@ def _listing(path: Path) -> list[list[Any]]:
 
 
 def _reset_peak() -> None:
-    try:
+    with suppress(OSError):  # not Linux: the peak is then that of the whole process
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # not Linux: the peak is then that of the whole process
 
 
 def _peak() -> int:

@@ -1,0 +1,255 @@
+"""The command line: parse, call, print. No logic.
+
+Results go to standard output, progress and errors to standard error. Exit codes: 0 well, 1 a fault of
+ours (or `doctor` found one), 2 something in the input, a setting or the machine that the user can mend,
+130 interrupted. torch, polars and pydantic are imported inside commands, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from llm4sbr.errors import Llm4sbrError
+from llm4sbr.options import chosen_settings, common, sources, stage_options
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="llm4sbr")
+def cli() -> None:
+    """Session-based recommendation that a large language model makes better and never slows down."""
+
+
+def _bring(
+    run: Path | None,
+    until: str,
+    file: Path | None,
+    assignments: tuple[str, ...],
+    force: bool,
+    quiet: bool,
+    options: Any,
+) -> Path:
+    from llm4sbr import pipeline
+    from llm4sbr.progress import Progress
+
+    chosen = chosen_settings(file, assignments, options)
+    run = run or pipeline.default_run(chosen)
+    pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force)
+    return run
+
+
+def _show(run: Path, stage: str, as_json: bool) -> None:
+    from llm4sbr.api import summary
+
+    if as_json:
+        _print_json(summary(run, stage))
+    else:
+        from llm4sbr.report.table import show_stage
+
+        show_stage(run, stage)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@cli.command("run")
+@stage_options("evaluate", required=False)
+def run_(
+    run: Path | None,
+    file: Path | None,
+    assignments: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Do every stage that is not fresh, from the raw log to the table.
+
+    RUN is the run directory; without it, runs/DATASET-LLM.
+    """
+    _show(_bring(run, "evaluate", file, assignments, force, quiet, options), "evaluate", as_json)
+
+
+def _stage_command(stage: str, text: str) -> None:
+    def command(
+        run: Path,
+        file: Path | None,
+        assignments: tuple[str, ...],
+        force: bool,
+        as_json: bool,
+        quiet: bool,
+        debug: bool,
+        **options: Any,
+    ) -> None:
+        _show(_bring(run, stage, file, assignments, force, quiet, options), stage, as_json)
+
+    command.__doc__ = f"{text}\n\nStages before it are done first where they are not fresh."
+    cli.command(stage)(stage_options(stage)(command))
+
+
+_stage_command("prepare", "Read a raw log: sessions, catalogue, splits.")
+_stage_command("infer", "Ask the LLM what each session wants, from every perspective.")
+_stage_command("localize", "Tie the answers to items of the catalogue.")
+_stage_command("train", "Train the backbone plain, with intents, and with the controls.")
+_stage_command("evaluate", "Rank the whole catalogue for every test sample and compare.")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--session", required=True, help="Titles or ids, oldest first, separated by commas, | or lines."
+)
+@click.option("-k", default=10, show_default=True, help="Length of the list.")
+@click.option("--variant", help="Which trained model; by default the one with the LLM's intents.")
+@click.option(
+    "--intents",
+    type=click.Choice(["auto", "cache", "nearest", "none"]),
+    default="auto",
+    show_default=True,
+    help="Where the intents come from: this very session, the closest known one, or none.",
+)
+@click.option("--include-seen", is_flag=True, help="Also recommend items of the session itself.")
+@common
+def recommend(
+    run: Path,
+    session: str,
+    k: int,
+    variant: str | None,
+    intents: str,
+    include_seen: bool,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Recommend for one live session."""
+    from llm4sbr.api import load
+    from llm4sbr.serving.recommend import parse_session
+
+    recommender = load(run, variant=variant)
+    items = parse_session(session, recommender.catalogue)
+    found = recommender.recommend(items, k=k, exclude_seen=not include_seen, intents=intents)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        from llm4sbr.report.table import show_recommendation
+
+        show_recommendation(found)
+
+
+@cli.group()
+def plugins() -> None:
+    """Installed components: what there is, and whether it works."""
+
+
+@plugins.command("list")
+@click.argument("kind", required=False)
+@common
+def plugins_list(kind: str | None, as_json: bool, quiet: bool, debug: bool) -> None:
+    """List the components of all kinds, or of one. Imports none of them."""
+    from llm4sbr.registry import components
+
+    found = components(kind)
+    if as_json:
+        _print_json(
+            [{key: value for key, value in c._asdict().items() if key != "entry_point"} for c in found]
+        )
+    else:
+        from llm4sbr.report.table import show_components
+
+        show_components(found)
+
+
+@plugins.command("doctor")
+@common
+def plugins_doctor(as_json: bool, quiet: bool, debug: bool) -> None:
+    """Import every component in a process of its own and say which fail."""
+    from llm4sbr.doctor import check_plugins
+
+    _diagnosis(check_plugins(), as_json)
+
+
+@cli.command()
+@common
+def doctor(as_json: bool, quiet: bool, debug: bool) -> None:
+    """Check this machine: versions, devices, caches, clashing packages. Paste it into a bug report."""
+    from llm4sbr.doctor import diagnose
+
+    _diagnosis(diagnose(), as_json)
+
+
+def _diagnosis(found: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        from llm4sbr.report.table import show_diagnosis
+
+        show_diagnosis(found)
+    if not found.healthy:
+        raise click.exceptions.Exit(1)
+
+
+@cli.command("config")
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option("--show", is_flag=True, help="Show every setting in force (the default).")
+@sources
+@common
+def config_(
+    run: Path | None,
+    show: bool,
+    file: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Show every setting in force, of RUN or the defaults, as TOML that --config reads."""
+    from llm4sbr import pipeline
+    from llm4sbr.config import to_settings, to_toml
+
+    _, config = pipeline.configure(run, chosen_settings(file, assignments, {}))
+    settings = to_settings(config)
+    _print_json(settings) if as_json else click.echo(to_toml(settings), nl=False)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    sys.exit(_guarded(sys.argv[1:] if arguments is None else arguments))
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Exit code of a command; every error becomes one line on standard error."""
+    debug = "--debug" in arguments
+    try:
+        result = cli.main(arguments, prog_name="llm4sbr", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; finished work is kept, run the same command to go on", 130)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Llm4sbrError as error:
+        if debug:
+            raise
+        return _fail(f"error: {' '.join(str(error).split())}", 2)
+    except Exception as error:
+        if debug:
+            raise
+        detail = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(f"internal error: {detail}; --debug shows where", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(message, err=True)
+    return code

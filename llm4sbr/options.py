@@ -1,0 +1,137 @@
+"""The command line's options: which settings have one of their own, and how they become settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from llm4sbr.config import Settings
+
+Command = Callable[..., None]
+
+SECTIONS = {"data": "prepare", "infer": "infer", "localize": "localize", "train": "train"}
+"""Section of the configuration -> the stage it belongs to."""
+
+STAGES = ("prepare", "infer", "localize", "train", "evaluate")
+
+SESSION_RULES = click.Choice(["session", "user", "gap", "bins"])
+SPLITS = click.Choice(["temporal", "random", "paper", "leave-last-out"])
+
+
+class Setting(NamedTuple):
+    """A setting with an option of its own."""
+
+    flag: str
+    key: str
+    help: str
+    default: str = ""
+    """The default as the help shows it; the real one is the configuration's."""
+    type: Any = str
+    metavar: str | None = "NAME"
+
+    @property
+    def parameter(self) -> str:
+        """Name of the option's Python parameter."""
+        return self.key.replace(".", "__")
+
+    @property
+    def stage(self) -> str:
+        """The first stage that reads it."""
+        return SECTIONS[self.key.partition(".")[0]]
+
+
+SETTINGS = (
+    Setting("--dataset", "data.reader", "How to read the log: ml-100k, ml-1m, amazon, csv ...", "ml-100k"),
+    Setting("--data", "data.path", "Its file or folder.", "fetched if possible", metavar="PATH"),
+    Setting("--sessions", "data.sessions", "What makes a session.", "by the data", SESSION_RULES, None),
+    Setting("--split", "data.split", "How test data is set apart.", "by the data", SPLITS, None),
+    Setting("--max-sessions", "data.max_sessions", "Keep the N most recent sessions.", "all", int, "N"),
+    Setting("--sample", "data.sample", "Keep a random share of the sessions.", "all", float, "SHARE"),
+    Setting("--llm", "infer.llm", "Who is asked; also transformers:FOLDER_OR_ID.", "none"),
+    Setting("--perspective", "infer.perspectives", "How, comma-separated.", "long,short", metavar="NAMES"),
+    Setting("--wording", "infer.wording", "paper, natural or a TOML file of prompts.", "paper"),
+    Setting(
+        "--llm-budget", "infer.budget", "Ask at most 20000 prompts, or for 30m.", "none", metavar="AMOUNT"
+    ),
+    Setting(
+        "--controls",
+        "infer.controls",
+        "Stand-ins beside the LLM, comma-separated.",
+        "item-text,shuffled,none",
+        metavar="NAMES",
+    ),
+    Setting("--encoder", "localize.encoder", "Text encoder; also transformers:FOLDER_OR_ID.", "bert"),
+    Setting("--localizer", "localize.localizer", "How answers are tied to items.", "nearest"),
+    Setting("-f", "localize.f", "Items an answer is tied to; 0: the answer itself.", "5", int, "F"),
+    Setting("--backbone", "train.backbone", "Session encoder.", "sr-gnn"),
+    Setting("--fuser", "train.fuser", "How intents and sessions become one.", "gated"),
+    Setting("--epochs", "train.epochs", "At most this many passes.", "30", int, "N"),
+    Setting("--seeds", "train.seeds", "Train so often, for mean and deviation.", "1", int, "N"),
+    Setting("--seed", "train.seed", "The first seed.", "0", int, "N"),
+    Setting("--device", "train.device", "cpu, cuda, cuda:1 ...", "auto"),
+    Setting("--workers", "train.workers", "Models trained side by side.", "one per core", int, "N"),
+)
+"""Settings with options of their own; every other one is reached by `--set`."""
+
+LISTS = frozenset({"infer.perspectives", "infer.controls"})
+"""Settings whose option takes a comma-separated list."""
+
+
+def common(command: Command) -> Command:
+    """The options that every command has."""
+    command = click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
+    command = click.option("-q", "--quiet", is_flag=True, help="No progress.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def sources(command: Command) -> Command:
+    """`--config` and `--set`."""
+    key = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting.")
+    file = click.option(
+        "--config", "file", type=click.Path(path_type=Path), help="Settings from a TOML file."
+    )
+    return file(key(command))
+
+
+def stage_options(until: str, *, required: bool = True) -> Callable[[Command], Command]:
+    """RUN, the options of a stage and of all before it, and the common ones."""
+    reached = STAGES[: STAGES.index(until) + 1]
+
+    def decorate(command: Command) -> Command:
+        command = sources(common(command))
+        command = click.option("--force", is_flag=True, help=f"Redo {until} even if it is fresh.")(command)
+        for setting in reversed([s for s in SETTINGS if s.stage in reached]):
+            command = _option(setting)(command)
+        return click.argument("run", type=click.Path(path_type=Path), required=required)(command)
+
+    return decorate
+
+
+def chosen_settings(file: Path | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Settings:
+    """Settings of a file, of `--set` and of options by parameter name, later ones winning."""
+    from llm4sbr.config import merge, nest, parse_set, read_toml
+
+    given: dict[str, Any] = {}
+    for setting in SETTINGS:
+        value = options.get(setting.parameter)
+        if value is not None:
+            given[setting.key] = _names(value) if setting.key in LISTS else value
+    return merge(read_toml(file) if file else {}, parse_set(assignments), nest(given))
+
+
+def _option(setting: Setting) -> Callable[[Command], Command]:
+    return click.option(
+        setting.flag,
+        setting.parameter,
+        type=setting.type,
+        metavar=setting.metavar,
+        help=f"{setting.help}  [{setting.default}]",
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
