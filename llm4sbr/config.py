@@ -23,7 +23,7 @@ Settings = dict[str, Any]
 class Section(BaseModel):
     """Base of every section: frozen, and unknown keys are an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -46,11 +46,13 @@ class DataConfig(Section):
     """Shorter sessions are dropped."""
     max_length: int = Field(50, ge=1)
     """A prefix keeps its most recent clicks only, this many."""
-    prefixes: Literal["last", "all"] = "all"
-    """`last`: a session's last click is the target. `all`: every click but the first is one."""
-    split: Literal["temporal", "paper", "leave-last-out"] = "temporal"
-    """`temporal`: whole sessions by time. `paper`: the paper's sizes, at random, no validation part.
-    `leave-last-out`: a session's last click is for testing (leaks the future of other sessions)."""
+    prefixes: Literal["last", "all"] | None = None
+    """`last`: a session's last click is the target. `all`: every click but the first is one.
+    By default `all`, and under the `paper` split what the paper does with the data set."""
+    split: Literal["temporal", "random", "paper", "leave-last-out"] | None = None
+    """`temporal`: whole sessions by time. `random`: whole sessions at random. `paper`: the paper's sizes,
+    samples at random, no validation part. `leave-last-out`: a session's last click is for testing (leaks
+    the future of other sessions). By default `temporal` if the data has a clock, else `random`."""
     valid: float = Field(0.1, ge=0, lt=1)
     """Share of sessions for validation."""
     test: float = Field(0.1, gt=0, lt=1)
@@ -246,11 +248,19 @@ def to_toml(settings: Settings) -> str:
     return tomli_w.dumps(settings)
 
 
+HINTS = {
+    "tuple_type": """, such as ["long", "short"] or [5, 10]""",
+    "model_type": "; this is a section, set one of its keys",
+}
+"""What to add to the validation library's own words, by its type of error."""
+
+
 def _explain(error: dict[str, Any]) -> str:
     location = [str(part) for part in error["loc"]]
     where = ".".join(location)
     if error["type"] != "extra_forbidden":
-        return f"{where} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        hint = HINTS.get(error["type"], "")
+        return f"{where} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
     from difflib import get_close_matches
 
     known = list(flatten(Config().model_dump())) + list(Config.model_fields)

@@ -112,6 +112,8 @@ class RawData(NamedTuple):
     """True if `time` is an order within the user, not a clock: no gap, bins or temporal split then."""
     rejected: list[str] = []
     """One line per row that could not be read: `file:row: field: why`."""
+    notes: list[str] = []
+    """What the reader decided or noticed and the user should know, one line each."""
 
 
 class Localization(NamedTuple):

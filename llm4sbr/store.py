@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,19 @@ FORMAT = 1
 """Version of the run directory's layout."""
 
 STAMP = "stage.json"
+"""Written into a stage's folder last."""
+
 BEGUN = "begun.json"
+"""In a folder that a stage is still writing: the fingerprint it was begun with."""
+
+
+def cache_dir() -> Path:
+    """Where downloads and answers are kept between runs: `LLM4SBR_CACHE`, else `llm4sbr` in the user's cache."""
+    chosen = os.environ.get("LLM4SBR_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "llm4sbr"
 
 
 def fingerprint(value: object) -> str:
@@ -70,12 +83,14 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns an `OSError` of writing at `path` into a one-line `StoreError`."""
+def explained(path: Path, *, only_full: bool = False) -> Iterator[None]:
+    """Turns an `OSError` of writing at `path` into a one-line `StoreError`; `only_full`: a full disk alone."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if only_full and not full:
+            raise
         hint = "; free some space and run the same command again, finished work is kept" if full else ""
         raise StoreError(f"{path}: cannot write: {error.strerror or error}{hint}") from error
 
@@ -108,10 +123,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     with writing(path) as temporary:
         try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata))
-        except SafetensorError as error:  # the library wraps the operating system's error
-            number = errno.ENOSPC if "No space left" in str(error) else errno.EIO
-            raise OSError(number, str(error)) from error
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata)
+            )
+        except SafetensorError as error:
+            raise _system_error(error) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -121,16 +137,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
+    except FileNotFoundError:  # its `strerror` is empty here
+        raise StoreError(f"{path}: no such file") from None
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from None
     except (SafetensorError, ValueError) as error:
-        raise StoreError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from None
+        raise StoreError(
+            f"{path}: not a whole safetensors file ({error}); delete its folder and run again"
+        ) from None
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """Write a Parquet file whole."""
+    import polars as pl
+
     with writing(path) as temporary:
-        table.write_parquet(temporary)
+        try:
+            table.write_parquet(temporary)
+        except pl.exceptions.ComputeError as error:
+            raise _system_error(error) from error
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
@@ -139,11 +164,15 @@ def read_table(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
 
     try:
         return pl.read_parquet(path, columns=columns)
+    except FileNotFoundError:  # its `strerror` is empty here
+        raise StoreError(f"{path}: no such file") from None
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or 'not a whole Parquet file'}") from None
+        raise StoreError(f"{path}: {error.strerror or error}") from None
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
-        raise StoreError(f"{path}: not a whole Parquet file ({reason}); delete its folder and run again") from None
+        raise StoreError(
+            f"{path}: not a whole Parquet file ({reason}); delete its folder and run again"
+        ) from None
 
 
 class Stamp(NamedTuple):
@@ -166,7 +195,11 @@ class Stamp(NamedTuple):
 
 
 def read_stamp(folder: Path) -> Stamp | None:
-    """The stamp of a finished stage, None if there is none; `StoreError` if it is of another layout version."""
+    """The stamp of a finished stage, None if there is none; `StoreError` if it is of another layout version.
+
+    A folder that a crash left under its `.old` name is brought back first, see `mend_folder`.
+    """
+    mend_folder(folder)
     path = folder / STAMP
     if not path.exists():
         return None
@@ -185,7 +218,9 @@ def read_stamp(folder: Path) -> Stamp | None:
 def write_stamp(folder: Path, stamp: Stamp) -> None:
     """Write the stamp of a stage into its folder."""
     content = {"format": FORMAT, "stage": stamp.stage, "fingerprint": stamp.fingerprint}
-    write_json(folder / STAMP, content | {key: getattr(stamp, key) for key in Stamp._fields if key != "stage"})
+    write_json(
+        folder / STAMP, content | {key: getattr(stamp, key) for key in Stamp._fields if key != "stage"}
+    )
 
 
 def changes(old: Stamp, new: Stamp) -> list[str]:
@@ -206,27 +241,57 @@ def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
     may look for what it wrote before; otherwise the folder is empty.
     """
     temporary = final.with_name(final.name + ".tmp")
-    begun = temporary / BEGUN
     with explained(final):
-        if not (begun.exists() and _begun_with(begun) == stamp.fingerprint):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            write_json(begun, {"fingerprint": stamp.fingerprint})
+        mend_folder(final)
+        _begin(temporary, stamp)
+    with explained(final, only_full=True):  # any other `OSError` of the stage is not about this folder
         yield temporary
+    with explained(final):
         if not (temporary / STAMP).exists():
             write_stamp(temporary, stamp._replace(content=folder_sha256(temporary)))
-        begun.unlink()
         replace_folder(temporary, final)
+        (final / BEGUN).unlink()
 
 
 def replace_folder(new: Path, final: Path) -> None:
-    """Give `new` the name `final`, removing what was there."""
+    """Give `new` the name `final`, removing what was there.
+
+    Two renames: a crash between them leaves the former folder as `<final>.old`, see `mend_folder`.
+    """
     old = final.with_name(final.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)
     new.rename(final)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def mend_folder(final: Path) -> None:
+    """Finish or undo a `replace_folder` that a crash cut short: the former folder comes back, or goes."""
+    old = final.with_name(final.name + ".old")
+    if not old.exists():
+        return
+    with explained(final):
+        if final.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(final)
+
+
+def _begin(folder: Path, stamp: Stamp) -> None:
+    if _begun_with(folder / BEGUN) == stamp.fingerprint:
+        for leftover in folder.rglob(".*.tmp"):  # of a `writing` that was killed
+            leftover.unlink()
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_json(folder / BEGUN, {"fingerprint": stamp.fingerprint})
+
+
+def _system_error(error: Exception) -> Exception:
+    """The operating system's error that a Rust library wrapped in text, or the error itself."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else error
 
 
 def _begun_with(path: Path) -> str | None:

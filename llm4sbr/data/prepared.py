@@ -1,0 +1,113 @@
+"""What the stage `prepare` leaves behind, written and read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from llm4sbr import store
+from llm4sbr.errors import StoreError
+from llm4sbr.protocols import Catalogue, Samples, Sessions
+
+SPLITS = ("train", "valid", "test")
+ITEMS, SESSIONS, TENSORS, STATS = "items.parquet", "sessions.parquet", "splits.safetensors", "stats.json"
+
+
+class Prepared(NamedTuple):
+    """The data of a run, ready for the stages that follow."""
+
+    catalogue: Catalogue
+    sessions: Sessions
+    """All sessions, of every split; the samples' positions refer to these."""
+    train: Sessions
+    """The sessions that `fit` may see."""
+    samples: dict[str, Samples]
+    """By split: `train`, `valid` (may be empty), `test`."""
+    stats: dict[str, Any]
+    """The content of `stats.json`."""
+
+    def prefix(self, samples: Samples, index: int) -> list[int]:
+        """Catalogue ids of one sample's prefix, oldest first."""
+        return self.sessions.items[int(samples.start[index]) : int(samples.end[index])].tolist()
+
+
+def catalogue_hash(catalogue: Catalogue) -> str:
+    """sha256 (hex) of keys, titles and attributes, in order."""
+    content = [catalogue.keys, catalogue.titles, catalogue.attributes]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save(folder: Path, prepared: Prepared, *, names: pl.Series, times: pl.Series) -> None:
+    """Write everything into `folder`; `stats.json` comes last and holds the other files' sha256.
+
+    Args:
+        folder: exists.
+        prepared: what to write; its `stats` go into `stats.json`.
+        names: str, one per session.
+        times: Float64, one per session: its first click.
+    """
+    catalogue, sessions = prepared.catalogue, prepared.sessions
+    ids = pl.Series("id", range(1, catalogue.size + 1), pl.Int64)
+    columns = {"id": ids, "key": catalogue.keys, "title": catalogue.titles, **catalogue.attributes}
+    store.write_table(folder / ITEMS, pl.DataFrame(columns))
+    table = pl.DataFrame({"session": names, "time": times, "items": _lists(sessions)})
+    store.write_table(folder / SESSIONS, table)
+    tensors = {
+        f"{split}.{field}": value
+        for split in SPLITS
+        for field, value in prepared.samples[split]._asdict().items()
+    }
+    tensors |= {"train.items": prepared.train.items, "train.offsets": prepared.train.offsets}
+    store.write_tensors(folder / TENSORS, tensors)
+    files = {name: store.file_sha256(folder / name) for name in (ITEMS, SESSIONS, TENSORS)}
+    store.write_json(folder / STATS, {**prepared.stats, "files": files})
+
+
+def load(folder: Path) -> Prepared:
+    """Read what `save` wrote.
+
+    Raises:
+        StoreError: a file is missing, truncated, changed since, or not one of `prepare`'s.
+    """
+    stats = store.read_json(folder / STATS)
+    files = stats.get("files") if isinstance(stats, Mapping) else None
+    if not isinstance(files, Mapping) or set(files) != {ITEMS, SESSIONS, TENSORS}:
+        raise StoreError(f"{folder / STATS}: not written by prepare; run prepare again")
+    for name, expected in files.items():
+        if store.file_sha256(folder / name) != expected:
+            raise StoreError(
+                f"{folder / name}: not the file that prepare wrote (its sha256 differs); run prepare again"
+            )
+    items = store.read_table(folder / ITEMS)
+    lists = store.read_table(folder / SESSIONS, ["items"])["items"]
+    tensors = store.read_tensors(folder / TENSORS)
+    names = [name for name in items.columns if name not in ("id", "key", "title")]
+    return Prepared(
+        Catalogue(items["key"].to_list(), items["title"].to_list(), {n: items[n].to_list() for n in names}),
+        Sessions(
+            _tensor(lists.explode()),
+            torch.cat([torch.zeros(1, dtype=torch.int64), _tensor(lists.list.len()).cumsum(0)]),
+        ),
+        Sessions(tensors["train.items"], tensors["train.offsets"]),
+        {split: Samples(*(tensors[f"{split}.{field}"] for field in Samples._fields)) for split in SPLITS},
+        dict(stats),
+    )
+
+
+def _lists(sessions: Sessions) -> pl.Series:
+    lengths = sessions.offsets.diff()
+    owner = torch.arange(len(lengths)).repeat_interleave(lengths)
+    flat = pl.DataFrame({"session": owner.numpy(), "items": sessions.items.numpy()})
+    return flat.group_by("session", maintain_order=True).agg("items")["items"]
+
+
+def _tensor(column: pl.Series) -> Tensor:
+    return torch.from_numpy(column.cast(pl.Int64).to_numpy().copy())
