@@ -54,7 +54,7 @@ class Component(NamedTuple):
 
 
 def components(kind: str | None = None) -> list[Component]:
-    """All installed components, or those of one kind, by kind and name; `RegistryError` on an unknown kind."""
+    """All installed components, or those of one kind, by kind and name; `RegistryError` on a wrong kind."""
     kinds = KINDS if kind is None else (_known_kind(kind),)
     found = [component for one in kinds for component in _found(one)]
     return sorted(found, key=lambda c: (KINDS.index(c.kind), c.name, c.package))
@@ -107,9 +107,9 @@ def split_argument(kind: str, name: str, options: dict[str, Any]) -> tuple[str, 
     """`transformers:FOLDER` -> (`transformers`, options with `model=FOLDER`); other names as they are."""
     head, colon, argument = name.partition(":")
     names = {c.name for c in _found(_known_kind(kind))}
-    if colon and name not in names and head in names and argument:
-        if not any(c.name == argument and _same(c.package, head) for c in _found(kind)):
-            return head, {**options, "model": argument}
+    qualified = any(c.name == argument and _same(c.package, head) for c in _found(kind))
+    if colon and argument and head in names and name not in names and not qualified:
+        return head, {**options, "model": argument}
     return name, options
 
 
@@ -162,10 +162,11 @@ def _import(component: Component) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         raise RegistryError(
             f"{origin} needs the module {error.name!r}, which is not installed: "
-            f"pip install --force-reinstall {component.package}, or pip install {error.name}"
+            f"pip install --force-reinstall {component.package}, or pip install {_top(error.name)}"
         ) from error
-    except Exception as error:
-        raise RegistryError(f"{origin} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a plugin does at import stays its own affair
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RegistryError(f"{origin} cannot be imported: {reason}") from error
 
 
 def _check_options(component: Component, factory: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -190,15 +191,21 @@ def _unknown(kind: str, name: str, installed: list[Component]) -> str:
     offered = OFFERED.get((kind, name))
     if offered:
         return f"{text}: pip install {offered}"
-    near = get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{text}{hint} Installed: {', '.join(names) or 'none'}" if hint else f"{text}; installed: {', '.join(names) or 'none'}"
+    if any(entry.name == name for entry, _, _ in _entries(f"llm4sbr.{kind}")):
+        return f"{kind[:-1]} {name!r} is installed, but LLM4SBR_PLUGINS does not list its package"
+    near = get_close_matches(name, names, n=1) or get_close_matches(name.partition(":")[0], names, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else "."
+    return f"{text}{hint} Installed: {', '.join(names) or 'none'}."
 
 
 def _known_kind(kind: str) -> str:
     if kind not in KINDS:
         raise RegistryError(f"no kind {kind!r}; kinds: {', '.join(KINDS)}")
     return kind
+
+
+def _top(module: str | None) -> str:
+    return (module or "").partition(".")[0]
 
 
 def _same(first: str, second: str) -> bool:

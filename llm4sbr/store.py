@@ -34,7 +34,7 @@ BEGUN = "begun.json"
 
 
 def cache_dir() -> Path:
-    """Where downloads and answers are kept between runs: `LLM4SBR_CACHE`, else `llm4sbr` in the user's cache."""
+    """Where downloads and answers are kept: `LLM4SBR_CACHE`, else `llm4sbr` in the user's cache folder."""
     chosen = os.environ.get("LLM4SBR_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -70,7 +70,7 @@ def open_for_reading(path: Path) -> Any:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well; a full disk is one line."""
+    """A temporary path beside `path` that takes its place when the block ends well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,12 @@ def writing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def explained(path: Path, *, only_full: bool = False) -> Iterator[None]:
-    """Turns an `OSError` of writing at `path` into a one-line `StoreError`; `only_full`: a full disk alone."""
+    """Turns an `OSError` of writing at `path` into a one-line `StoreError`.
+
+    Args:
+        path: what is being written.
+        only_full: leave every `OSError` but that of a full disk as it is.
+    """
     try:
         yield
     except OSError as error:
