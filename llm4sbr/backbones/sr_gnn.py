@@ -1,0 +1,91 @@
+"""SR-GNN: session graphs through a gated graph network (Wu et al., AAAI 2019).
+
+Equation numbers are the paper's. As in the authors' released code, the edge maps and the attention have
+biases, a distinct edge counts once, and the attention of Eq. 6 runs over clicks, so an item clicked twice
+counts twice; its weights are not normalised. Unlike there, padding takes part in nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llm4sbr.backbones.graph import SessionGraph, session_graph
+from llm4sbr.protocols import Encoded, Sessions
+
+
+class SRGNN(nn.Module):
+    """Session encoder over item ids.
+
+    Args:
+        num_items: N.
+        dim: D.
+        steps: rounds of message passing.
+    """
+
+    def __init__(self, num_items: int, dim: int, *, steps: int = 1) -> None:
+        super().__init__()
+        self.items = nn.Parameter(torch.empty(num_items, dim))
+        self.gnn = GatedGraph(dim, steps=steps)
+        self.attend_last = nn.Linear(dim, dim)
+        self.attend_all = nn.Linear(dim, dim)
+        self.attention = nn.Linear(dim, 1, bias=False)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
+
+    def fit(self, sessions: Sessions) -> None:
+        """Nothing to prepare: the graph is each session's own."""
+
+    def item_embeddings(self) -> Tensor:
+        """What scores are computed with, float (N, D)."""
+        return self.items
+
+    def forward(self, items: Tensor, mask: Tensor) -> Encoded:
+        """Encode int64 (B, T) under bool (B, T): last item's state and attention over all clicks (Eq. 6)."""
+        rows = (items - 1).clamp(min=0)  # padding borrows the first item; the masks keep it out of everything
+        states = self.gnn(functional.embedding(rows, self.items), session_graph(items, mask))  # (B, T, D)
+        last = (mask.sum(1, keepdim=True) - 1).clamp(min=0).unsqueeze(2)  # (B, 1, 1)
+        short = states.gather(1, last.expand(-1, -1, states.shape[2]))  # (B, 1, D)
+        hidden = torch.sigmoid(self.attend_last(short) + self.attend_all(states))
+        weights = self.attention(hidden) * mask.unsqueeze(2)  # (B, T, 1)
+        long = (weights * states).sum(1)
+        return Encoded(long=long, short=short.squeeze(1), states=states)
+
+
+class GatedGraph(nn.Module):
+    """Gated graph network, Eqs. 1-5 (Li et al. 2016 over incoming and outgoing edges).
+
+    Args:
+        dim: D.
+        steps: rounds of message passing.
+    """
+
+    def __init__(self, dim: int, *, steps: int = 1) -> None:
+        super().__init__()
+        self.steps = steps
+        self.edge_in = nn.Linear(dim, dim)
+        self.edge_out = nn.Linear(dim, dim)
+        self.bias_in = nn.Parameter(torch.zeros(dim))
+        self.bias_out = nn.Parameter(torch.zeros(dim))
+        self.from_message = nn.Linear(2 * dim, 3 * dim)
+        self.from_state = nn.Linear(dim, 3 * dim)
+
+    def forward(self, states: Tensor, graph: SessionGraph) -> Tensor:
+        """(B, T, D) -> (B, T, D); clicks of one item keep one state."""
+        for _ in range(self.steps):
+            states = self._step(states, graph)
+        return states
+
+    def _step(self, states: Tensor, graph: SessionGraph) -> Tensor:
+        incoming = graph.incoming @ self.edge_in(states) + self.bias_in
+        outgoing = graph.outgoing @ self.edge_out(states) + self.bias_out
+        message = torch.cat([incoming, outgoing], 2)  # (B, T, 2D), Eq. 1
+        reset_m, update_m, new_m = self.from_message(message).chunk(3, 2)
+        reset_s, update_s, new_s = self.from_state(states).chunk(3, 2)
+        reset = torch.sigmoid(reset_m + reset_s)  # Eq. 3
+        keep = torch.sigmoid(update_m + update_s)  # Eq. 2, one minus the paper's z, as in the released code
+        new = torch.tanh(new_m + reset * new_s)  # Eq. 4
+        return new + keep * (states - new)  # Eq. 5

@@ -1,0 +1,155 @@
+"""LLM4SBR: a backbone, and what intents add to it.
+
+    items, mask --backbone--> long, short (B, D) --per perspective--> behavioural (B, P, D) -+
+    intents (B, P, E) --linear map, Eq. 6--> semantic (B, P, D) ----------------------------+--fuser--> (B, D)
+    scores = fused . item embeddings (Eq. 10)
+
+Without perspectives it is the plain backbone with its own readout, W [short; long].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from llm4sbr import registry
+from llm4sbr.protocols import Backbone, Encoded, Fuser, Horizon
+
+
+class Output(NamedTuple):
+    """Scores, and what the losses are made of."""
+
+    scores: Tensor
+    """float (B, N), column j for item j + 1."""
+    encoded: Encoded
+    behavioural: Tensor | None = None
+    """float (B, P, D), None in a plain model; P counts `slots`."""
+    semantic: Tensor | None = None
+    """float (B, P, D), zero rows where no intent is known."""
+    known: Tensor | None = None
+    """bool (B, P)."""
+
+
+def slots(horizons: Sequence[Horizon]) -> tuple[Horizon, ...]:
+    """The perspectives' horizons, and behind them those that no perspective has.
+
+    A fuser gets one place per slot. The extra places never hold an intent; they keep the whole session and
+    its last item in the result when the LLM was asked from one perspective only.
+    """
+    every: tuple[Horizon, ...] = ("long", "short")
+    return (*horizons, *(one for one in every if one not in horizons))
+
+
+class LLM4SBR(nn.Module):
+    """Scores the whole catalogue for sessions with or without intents.
+
+    Args:
+        backbone: the session encoder; a class attribute `plain_readout = "long"` makes the plain model
+            score with `long` alone, and a method `score(fused, encoded)` replaces the dot product.
+        fuser: made for `len(slots(horizons))` perspectives; None for the plain backbone.
+        horizons: one per perspective, in the order of the intents; empty for the plain backbone.
+        text_dim: E; 0 for the plain backbone.
+    """
+
+    def __init__(
+        self, backbone: Backbone, fuser: Fuser | None, horizons: Sequence[Horizon], text_dim: int
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.horizons = tuple(horizons)
+        self.text_dim = text_dim
+        self.fuser = fuser
+        dim = backbone.item_embeddings().shape[1]
+        if fuser is not None:
+            self.text = nn.Linear(text_dim, dim)  # Eq. 6, one map for all perspectives
+            _small(self.text)
+        elif getattr(backbone, "plain_readout", "both") != "long":
+            self.readout = nn.Linear(2 * dim, dim, bias=False)
+            _small(self.readout)
+
+    def forward(self, items: Tensor, mask: Tensor, intents: Tensor | None = None) -> Tensor:
+        """Scores, float (B, N), of int64 (B, T) under bool (B, T) with float (B, P, E) or no intents."""
+        return self.represent(items, mask, intents).scores
+
+    def represent(self, items: Tensor, mask: Tensor, intents: Tensor | None = None) -> Output:
+        """Scores together with the vectors they came from; arguments as for `forward`."""
+        encoded = self.backbone(items, mask)
+        if self.fuser is None:
+            return Output(self._score(self._plain(encoded), encoded), encoded)
+        order = slots(self.horizons)
+        behavioural = torch.stack([encoded.long if one == "long" else encoded.short for one in order], 1)
+        semantic, known = self._semantic(behavioural, intents)
+        fused = self.fuser(behavioural, semantic)
+        return Output(self._score(fused, encoded), encoded, behavioural, semantic, known)
+
+    def _semantic(self, behavioural: Tensor, intents: Tensor | None) -> tuple[Tensor, Tensor]:
+        # A zero intent stays zero: the map's bias must not speak for an LLM that said nothing.
+        semantic = torch.zeros_like(behavioural)
+        known = torch.zeros_like(behavioural[:, :, 0], dtype=torch.bool)
+        if intents is None:
+            return semantic, known
+        given = intents.abs().sum(2) > 0  # (B, P)
+        mapped = self.text(intents) * given.unsqueeze(2)
+        extra = behavioural.shape[1] - intents.shape[1]
+        if extra:
+            mapped = torch.cat([mapped, semantic[:, -extra:]], 1)
+            given = torch.cat([given, known[:, -extra:]], 1)
+        return mapped, given
+
+    def _plain(self, encoded: Encoded) -> Tensor:
+        if getattr(self.backbone, "plain_readout", "both") == "long":
+            return encoded.long
+        mapped: Tensor = self.readout(torch.cat([encoded.short, encoded.long], 1))
+        return mapped
+
+    def _score(self, fused: Tensor, encoded: Encoded) -> Tensor:
+        own = getattr(self.backbone, "score", None)
+        if own is not None:
+            return cast(Tensor, own(fused, encoded))
+        return fused @ self.backbone.item_embeddings().T
+
+
+class Recipe(NamedTuple):
+    """Everything that `build` needs to make a model of the right shape."""
+
+    num_items: int
+    """N."""
+    dim: int
+    """D."""
+    backbone: str
+    """An installed name of kind `backbones`."""
+    backbone_options: dict[str, Any] = {}
+    fuser: str | None = None
+    """An installed name of kind `fusers`; None for the plain backbone."""
+    fuser_options: dict[str, Any] = {}
+    perspectives: tuple[str, ...] = ()
+    horizons: tuple[Horizon, ...] = ()
+    """One per perspective."""
+    text_dim: int = 0
+    """E."""
+
+    def components(self) -> list[tuple[str, str]]:
+        """(kind, name) of every installed part."""
+        return [("backbones", self.backbone)] + ([("fusers", self.fuser)] if self.fuser else [])
+
+
+def build(recipe: Recipe) -> LLM4SBR:
+    """A model with fresh weights; `RegistryError` on an unknown name or option."""
+    backbone = registry.create(
+        "backbones", recipe.backbone, num_items=recipe.num_items, dim=recipe.dim, **recipe.backbone_options
+    )
+    fuser = None
+    if recipe.fuser is not None:
+        count = len(slots(recipe.horizons))
+        options = recipe.fuser_options
+        fuser = registry.create("fusers", recipe.fuser, dim=recipe.dim, perspectives=count, **options)
+    return LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim)
+
+
+def _small(layer: nn.Linear) -> None:
+    bound = layer.out_features**-0.5  # as the backbones' own maps: uniform within 1 / sqrt(D)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound)

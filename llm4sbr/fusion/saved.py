@@ -1,0 +1,99 @@
+"""A trained model as two files: `model.safetensors` and `model.json`. Nothing in them is executed.
+
+The JSON names the components; they come from the registry, so a folder can only ask for what is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm4sbr import registry, store
+from llm4sbr.errors import StoreError
+from llm4sbr.fusion.model import LLM4SBR, Recipe, build
+
+WEIGHTS = "model.safetensors"
+RECORD = "model.json"
+FORMAT = 1
+"""Version of `model.json`."""
+
+
+class SavedModel(NamedTuple):
+    """A model read back, ready to score."""
+
+    model: LLM4SBR
+    recipe: Recipe
+    catalogue: str
+    """Hash of the catalogue it was trained on."""
+    facts: dict[str, Any]
+    """How it was trained and how it did on the validation part."""
+
+
+def save_model(
+    folder: Path, model: LLM4SBR, *, recipe: Recipe, catalogue: str, facts: Mapping[str, Any]
+) -> None:
+    """Write the weights, then the record that vouches for them; a folder with a record is whole.
+
+    Args:
+        folder: made if it is missing.
+        model: what to save.
+        recipe: what the model was built from.
+        catalogue: `catalogue_hash` of the items it scores.
+        facts: anything that JSON can hold: seed, epochs, validation metrics, times.
+    """
+    store.write_tensors(folder / WEIGHTS, model.state_dict())
+    record = {
+        "format": FORMAT,
+        "recipe": recipe._asdict(),
+        "catalogue": catalogue,
+        "weights": store.file_sha256(folder / WEIGHTS),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "versions": registry.versions(recipe.components()) | {"torch": str(torch.__version__)},
+        "facts": dict(facts),
+    }
+    store.write_json(folder / RECORD, record)
+
+
+def load_model(folder: Path) -> SavedModel:
+    """Read a model in evaluation mode, on the CPU.
+
+    Raises:
+        StoreError: a file is missing, was changed since it was written, or does not fit its record.
+        RegistryError: a component of the model is not installed.
+    """
+    record = store.read_json(folder / RECORD)
+    recipe, catalogue, digest, facts = _parse(record, folder / RECORD)
+    if store.file_sha256(folder / WEIGHTS) != digest:
+        raise StoreError(f"{folder / WEIGHTS}: changed since {RECORD} was written; train the model again")
+    model = build(recipe)
+    _load_weights(model, store.read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    return SavedModel(model.eval(), recipe, catalogue, facts)
+
+
+def _parse(record: Any, path: Path) -> tuple[Recipe, str, str, dict[str, Any]]:
+    try:
+        written = record["format"]
+        if written != FORMAT:
+            raise StoreError(f"{path}: model format {written}, this version reads {FORMAT}; train it again")
+        fields: dict[str, Any] = dict(record["recipe"])
+        fields |= {key: tuple(fields[key]) for key in ("perspectives", "horizons")}
+        return Recipe(**fields), record["catalogue"], record["weights"], dict(record["facts"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise StoreError(f"{path}: not a model record ({reason}); train the model again") from None
+
+
+def _load_weights(model: LLM4SBR, weights: Mapping[str, Tensor], path: Path) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            has, needs = found.get(name, "nothing"), expected.get(name, "nothing")
+            raise StoreError(
+                f"{path}: tensor {name}: the file has {has}, the model needs {needs}; train again"
+            )
+    model.load_state_dict(dict(weights))
