@@ -171,12 +171,11 @@ def _import(component: Component) -> Callable[..., Any]:
 
 def _check_options(component: Component, factory: Callable[..., Any], options: dict[str, Any]) -> None:
     parameters = inspect.signature(factory).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    accepted = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY]
-    required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
-    unknown = [key for key in options if key not in accepted]
-    missing = [key for key in required if key not in options]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    accepted = [p.name for p in named]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    unknown = [key for key in options if key not in accepted and not takes_any]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in options]
     label = f"{component.kind[:-1]} {component.name!r}"
     if unknown:
         takes = ", ".join(accepted) or "no options"
