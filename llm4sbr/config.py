@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,13 @@ Settings = dict[str, Any]
 class Section(BaseModel):
     """Base of every section: frozen, and unknown keys are an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # in the free `options`, which TOML can say
+    )
 
 
 class DataConfig(Section):
@@ -261,10 +268,18 @@ def _explain(error: dict[str, Any]) -> str:
     if error["type"] != "extra_forbidden":
         hint = HINTS.get(error["type"], "")
         return f"{where} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
-    from difflib import get_close_matches
+    near = _nearest(location)
+    hint = f"did you mean {near}?" if near else "llm4sbr config --show lists all"
+    return f"{where}: no such setting ({hint})"
 
-    known = list(flatten(Config().model_dump())) + list(Config.model_fields)
-    section = ".".join(location[:-1])
-    near = get_close_matches(where, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"see llm4sbr config --show for what {section or 'it'} has"
-    return f"{where}: no such setting; {hint}"
+
+def _nearest(location: list[str]) -> str | None:
+    """The setting that a wrong key may have meant: of the same section if one is close, else of any."""
+    known = [*flatten(Config().model_dump()), *Config.model_fields]
+    anywhere = {key.rpartition(".")[2]: key for key in known}
+    inside = {key.rpartition(".")[2]: key for key in known if key.split(".")[:-1] == location[:-1]}
+    for keys in (inside, anywhere):
+        near = get_close_matches(location[-1], keys, n=1)
+        if near:
+            return keys[near[0]]
+    return None

@@ -108,7 +108,7 @@ def _rate(done: int, seconds: float, unit: str) -> str:
 
 
 def _clock(seconds: float) -> str:
-    if seconds < 60:
+    if seconds < 59.95:  # anything more would be shown as 60.0s
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
