@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4sbr.errors import TrainingError
+
+Label = TypeVar("Label", bound=Hashable)
 
 FLIPS = 9_999
 """Random sign flips of the significance test; the smallest p it can give is 1 / (FLIPS + 1)."""
@@ -72,8 +75,8 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | list[float]]:
 
 
 def paired_test(
-    differences: Mapping[str, Tensor], groups: Tensor, *, flips: int = FLIPS, seed: int = 0
-) -> dict[str, float]:
+    differences: Mapping[Label, Tensor], groups: Tensor, *, flips: int = FLIPS, seed: int = 0
+) -> dict[Label, float]:
     """Two-sided p-values of "the mean difference is zero", by paired sign-flip randomisation.
 
     Under the hypothesis the two models of a pair may be swapped. They are swapped for all samples of a

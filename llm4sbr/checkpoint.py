@@ -1,0 +1,89 @@
+"""The state of a training run between two epochs, in one file that is replaced whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llm4sbr import store
+from llm4sbr.errors import StoreError
+
+NAME = "checkpoint.safetensors"
+
+
+class Checkpoint:
+    """Weights, optimizer state, best weights and history of a model in training.
+
+    Attributes:
+        epoch: epochs finished.
+        best_epoch: the one whose weights are `best`, 1-based; 0 before the first.
+        best_value: its value of the metric that selects.
+        best: weights by name.
+        history: one entry per epoch.
+    """
+
+    def __init__(self, folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
+        self.path = folder / NAME
+        self.model, self.optimizer = model, optimizer
+        self.epoch, self.best_epoch, self.best_value = 0, 0, -1.0
+        self.best = _copy(model.state_dict())
+        self.history: list[dict[str, Any]] = []
+
+    @classmethod
+    def open(cls, folder: Path, model: nn.Module, optimizer: Optimizer) -> Checkpoint:
+        """The checkpoint in `folder`, its state put into model and optimizer; a new one if there is none."""
+        state = cls(folder, model, optimizer)
+        for left in folder.glob(".*.tmp"):  # what a kill interrupted
+            left.unlink(missing_ok=True)
+        if state.path.exists():
+            state._read()
+        return state
+
+    def advance(self, entry: dict[str, Any], *, better: bool, value: float) -> None:
+        """Note a finished epoch and write the checkpoint."""
+        self.epoch += 1
+        self.history.append(entry)
+        if better:
+            self.best, self.best_epoch, self.best_value = _copy(self.model.state_dict()), self.epoch, value
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{name}": tensor for name, tensor in moments.items()}
+        facts = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}
+        store.write_tensors(self.path, tensors, {"state": json.dumps(facts)})
+
+    def remove(self) -> None:
+        """Training is over."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> None:
+        tensors = store.read_tensors(self.path)
+        try:
+            with safe_open(self.path, "pt") as file:
+                facts = json.loads(file.metadata()["state"])
+            self.epoch, self.best_epoch = facts["epoch"], facts["best_epoch"]
+            self.best_value, self.history = facts["best_value"], facts["history"]
+            self.model.load_state_dict(_part(tensors, "model."))
+            self.best = _copy(_part(tensors, "best."))
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in _part(tensors, "adam.").items():
+                number, _, moment = name.partition(".")
+                moments.setdefault(int(number), {})[moment] = tensor.clone()
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StoreError(f"{self.path}: not a checkpoint of this model ({reason}); delete it") from None
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}

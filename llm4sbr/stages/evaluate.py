@@ -1,0 +1,154 @@
+"""Stage `evaluate`: every trained model and every baseline ranks the whole catalogue for each test sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm4sbr import memory, registry, store
+from llm4sbr.comparison import Row, table
+from llm4sbr.config import Config
+from llm4sbr.data.prepared import Prepared, catalogue_hash, load
+from llm4sbr.errors import ConfigError, StoreError
+from llm4sbr.fusion.saved import RECORD, load_model
+from llm4sbr.intents import IntentStore
+from llm4sbr.progress import Advance, Progress
+from llm4sbr.ranking import SampleIntents, pick_device, rank_all, scorer
+
+KINDS = {"plain": "plain", "llm": "intents"}
+"""Variant -> kind of row; all others are controls."""
+
+
+def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
+    """Write `ranks.safetensors` and `metrics.json`.
+
+    Args:
+        run: has `prepare`, `train` and, with intents, `localize`.
+        out: the folder to write.
+        config: all settings.
+        progress: shows the samples ranked.
+
+    Raises:
+        ConfigError: a K is larger than the catalogue.
+        StoreError: there is no test sample, or a model belongs to another catalogue.
+    """
+    prepared = load(run / "prepare")
+    _check(run, prepared, config.evaluate.k)
+    models = sorted((run / "train").glob(f"*/seed-*/{RECORD}"))
+    samples = len(prepared.samples["test"].key)
+    count = len(models) + len(config.train.baselines)
+    with progress.task("evaluate", count * samples, unit="samples") as advance:
+        rows = [_baseline(name, prepared, config, advance) for name in config.train.baselines]
+        rows += _models(run, [path.parent for path in models], prepared, config, advance)
+    store.write_tensors(out / "ranks.safetensors", _tensors(rows))
+    test = prepared.samples["test"]
+    content = table(
+        rows,
+        config.evaluate.k,
+        groups=torch.searchsorted(prepared.sessions.offsets, test.end, right=True),  # a target's session
+        llm=config.infer.llm,
+        coverage=_coverage(run, prepared),
+    )
+    split = prepared.stats.get("split", config.data.split)
+    store.write_json(out / "metrics.json", {"split": split} | content)
+
+
+def _check(run: Path, prepared: Prepared, ks: Sequence[int]) -> None:
+    if not len(prepared.samples["test"].key):
+        raise StoreError(f"{run / 'prepare'}: no test samples; use more sessions or larger data.test")
+    size = prepared.catalogue.size
+    if not ks or min(ks) < 1 or max(ks) > size:
+        raise ConfigError(f"evaluate.k = {list(ks)}: a list has 1 to {size} items here, the whole catalogue")
+
+
+def _baseline(name: str, prepared: Prepared, config: Config, advance: Advance) -> Row:
+    memory.reset_peak()
+    started = time.perf_counter()
+    baseline = registry.create("baselines", name, num_items=prepared.catalogue.size)
+    baseline.fit(prepared.train)
+    facts = {"seconds": round(time.perf_counter() - started, 3), "peak_memory": memory.peak()}
+    ranks = rank_all(
+        lambda batch: baseline.score(batch.items, batch.mask),
+        prepared.sessions,
+        prepared.samples["test"],
+        num_items=prepared.catalogue.size,
+        batch_size=config.evaluate.batch_size,
+    )
+    advance(len(ranks), name)
+    return Row(name, "baseline", name, [ranks], [facts])
+
+
+def _models(
+    run: Path, folders: Sequence[Path], prepared: Prepared, config: Config, advance: Advance
+) -> list[Row]:
+    catalogue = catalogue_hash(prepared.catalogue)
+    rows: dict[str, Row] = {}
+    for folder in sorted(folders, key=_order):
+        variant = folder.parent.name
+        row = rows.setdefault(
+            variant, Row(variant, KINDS.get(variant, "control"), _label(variant, config), [], [])
+        )
+        ranks, facts = _model(run, folder, prepared, config, catalogue)
+        row.ranks.append(ranks)
+        row.facts.append(facts)
+        advance(len(ranks), f"{variant}, seed {facts['seed']}")
+    return list(rows.values())
+
+
+def _model(
+    run: Path, folder: Path, prepared: Prepared, config: Config, catalogue: str
+) -> tuple[Tensor, dict[str, Any]]:
+    saved = load_model(folder)
+    if saved.catalogue != catalogue:
+        raise StoreError(f"{folder}: trained on another catalogue than {run / 'prepare'}; run train again")
+    device = pick_device(config.train.device)
+    source = run / "localize" / folder.parent.name
+    test = prepared.samples["test"]
+    intents = SampleIntents.of(IntentStore.open(source), test) if source.exists() else None
+    ranks = rank_all(
+        scorer(saved.model.to(device), intents, device),
+        prepared.sessions,
+        test,
+        num_items=prepared.catalogue.size,
+        batch_size=config.evaluate.batch_size,
+    )
+    parameters = sum(parameter.numel() for parameter in saved.model.parameters())
+    return ranks, saved.facts | {"parameters": parameters}
+
+
+def _order(folder: Path) -> tuple[int, str, int]:
+    places = ("plain", "llm", "item-text", "shuffled")
+    variant = folder.parent.name
+    last = len(places) + (variant == "none")
+    seed = int(folder.name.removeprefix("seed-"))
+    return (places.index(variant) if variant in places else last, variant, seed)
+
+
+def _label(variant: str, config: Config) -> str:
+    backbone = config.train.backbone
+    if variant == "plain":
+        return f"{backbone}, plain"
+    text = {"llm": f"intents of {config.infer.llm}", "none": "no intents"}
+    return f"{backbone}, {text.get(variant, f'{variant} intents')}"
+
+
+def _tensors(rows: Sequence[Row]) -> dict[str, Tensor]:
+    named = {}
+    for row in rows:
+        for ranks, facts in zip(row.ranks, row.facts, strict=True):
+            named[f"{row.name}/seed-{facts['seed']}" if "seed" in facts else row.name] = ranks
+    return named
+
+
+def _coverage(run: Path, prepared: Prepared) -> float | None:
+    """Share of the test samples that have an intent of the LLM, None without an LLM."""
+    folder = run / "localize" / "llm"
+    if not folder.exists():
+        return None
+    rows = IntentStore.open(folder).rows(prepared.samples["test"].key)
+    return float((rows >= 0).double().mean())

@@ -1,0 +1,185 @@
+"""Stage `train`: the plain backbone, and one model per source of intents, for every seed.
+
+The variants differ in nothing but the intents: same samples, same seeds, same settings. `plain` is the
+backbone alone; `llm` has the LLM's intents; the controls have those of a stand-in; `none` is the fused
+model that never sees an intent.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from llm4sbr import registry
+from llm4sbr.config import Config
+from llm4sbr.data.prepared import Prepared, catalogue_hash, load
+from llm4sbr.errors import StoreError, TrainingError
+from llm4sbr.fusion.model import Recipe
+from llm4sbr.fusion.saved import RECORD
+from llm4sbr.intents import IntentStore
+from llm4sbr.parallel import Report
+from llm4sbr.parallel import run as run_jobs
+from llm4sbr.progress import Progress
+from llm4sbr.protocols import Horizon
+from llm4sbr.ranking import SampleIntents, pick_device
+from llm4sbr.store import read_json
+from llm4sbr.training import Material, train_model
+
+MOST_WORKERS = 4
+"""Processes used by default, at most."""
+
+
+class Job(NamedTuple):
+    """One model to train."""
+
+    run: Path
+    folder: Path
+    config: Config
+    variant: str
+    seed: int
+
+
+def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
+    """Write `<variant>/seed-<k>/` with a trained model each; see `variants`.
+
+    Models that an interrupted attempt finished are kept, those it began go on from their last epoch.
+
+    Args:
+        run: has `prepare` and `localize`.
+        out: the folder to write.
+        config: all settings.
+        progress: shows all models that are being trained.
+
+    Raises:
+        TrainingError: nothing to train on, or a loss that is not a number.
+        StoreError: a file is missing or belongs to another catalogue.
+        RegistryError: a component is unknown.
+    """
+    samples = len(load(run / "prepare").samples["train"].key)
+    if not samples:
+        raise TrainingError(f"{run / 'prepare'}: no training samples; use more sessions or smaller data.test")
+    seeds = range(config.train.seed, config.train.seed + config.train.seeds)
+    every = [
+        Job(run, out / variant / f"seed-{seed}", config, variant, seed)
+        for seed in seeds
+        for variant in variants(run, config)
+    ]
+    jobs = [job for job in every if not _finished(job.folder)]
+    if len(jobs) < len(every):
+        progress.note(f"train: {len(every) - len(jobs)} of {len(every)} models are there already")
+    total = len(jobs) * config.train.epochs * samples
+    notes: dict[int, str] = {}
+    with progress.task("train", total, unit="samples") as advance:
+
+        def going(index: int, n: int, note: str) -> None:
+            if note:
+                notes[index] = f"{jobs[index].variant}/{jobs[index].seed} {note}"
+            advance(n, "; ".join(notes.values()))
+
+        def done(index: int, result: str) -> None:
+            notes.pop(index, None)
+            progress.note(f"{jobs[index].variant}, seed {jobs[index].seed}: {result}")
+
+        run_jobs(train_job, jobs, workers=_workers(config), progress=going, done=done)
+
+
+def variants(run: Path, config: Config) -> list[str]:
+    """What is trained, in the table's order: `plain`, a variant per source of intents, `none`."""
+    found = sorted(path.parent.name for path in (run / "localize").glob("*/manifest.json"))
+    order = [name for name in ("llm", *config.infer.controls) if name in found]
+    sources = order + [name for name in found if name not in order]
+    plain = ["plain"] if config.train.plain or not sources else []
+    return plain + sources + (["none"] if sources and "none" in config.infer.controls else [])
+
+
+def train_job(job: Job, report: Report) -> str:
+    """Train one model; runs in a process of its own where several are trained side by side."""
+    prepared = _prepared(job.run / "prepare")
+    device = pick_device(job.config.train.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    catalogue = catalogue_hash(prepared.catalogue)
+    intents = _intents(job, catalogue)
+    facts = {"variant": job.variant, "llm": job.config.infer.llm if job.variant == "llm" else None}
+    return train_model(
+        job.folder,
+        _recipe(job, prepared, intents),
+        _material(job, prepared, catalogue, None if job.variant == "none" else intents),
+        job.config.train,
+        seed=job.seed,
+        report=report,
+        facts=facts,
+    )
+
+
+@lru_cache(maxsize=1)
+def _prepared(folder: Path) -> Prepared:
+    """The run's data, read once per process."""
+    return load(folder)
+
+
+def _intents(job: Job, catalogue: str) -> IntentStore | None:
+    """The variant's intents; `none` gets those of another variant, for their shape only."""
+    if job.variant == "plain":
+        return None
+    source = job.variant
+    if source == "none":
+        source = next(name for name in variants(job.run, job.config) if name not in ("plain", "none"))
+    folder = job.run / "localize" / source
+    intents = IntentStore.open(folder)
+    if intents.catalogue_hash != catalogue:
+        raise StoreError(
+            f"{folder}: made for another catalogue than {job.run / 'prepare'}; run localize again"
+        )
+    return intents
+
+
+def _recipe(job: Job, prepared: Prepared, intents: IntentStore | None) -> Recipe:
+    settings = job.config.train
+    recipe = Recipe(prepared.catalogue.size, settings.dim, settings.backbone, settings.options)
+    if intents is None:
+        return recipe
+    names = tuple(intents.perspectives)
+    return recipe._replace(
+        fuser=settings.fuser,
+        fuser_options=settings.fuser_options,
+        perspectives=names,
+        horizons=tuple(_horizon(name) for name in names),
+        text_dim=intents.dim,
+    )
+
+
+def _horizon(perspective: str) -> Horizon:
+    return registry.load("perspectives", perspective).horizon  # type: ignore[attr-defined, no-any-return]
+
+
+def _material(job: Job, prepared: Prepared, catalogue: str, intents: IntentStore | None) -> Material:
+    valid, selected_on = prepared.samples["valid"], "valid"
+    if not len(valid.key):
+        # The paper has no validation part and takes the best epoch on the test set. Only its own protocol
+        # does so here, and says it.
+        paper = prepared.stats.get("split") == "paper"
+        selected_on = "test" if paper else "none"
+        valid = prepared.samples["test"] if paper else valid
+    material = Material(
+        prepared.sessions, prepared.train, prepared.samples["train"], valid, selected_on, catalogue
+    )
+    if intents is None:
+        return material
+    return material._replace(
+        train_intents=SampleIntents.of(intents, material.train),
+        select_intents=SampleIntents.of(intents, material.select),
+    )
+
+
+def _workers(config: Config) -> int:
+    return config.train.workers or min(os.cpu_count() or 1, MOST_WORKERS)
+
+
+def _finished(folder: Path) -> bool:
+    record = folder / RECORD
+    return record.exists() and "stopped" not in read_json(record).get("facts", {})

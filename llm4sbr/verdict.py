@@ -1,0 +1,106 @@
+"""What the final table shows and what it does not, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+LEVEL = 0.05
+"""A difference with a larger p-value is not called one."""
+
+
+class Comparison(NamedTuple):
+    """One row against another."""
+
+    gain: float | None
+    """Relative difference, None where the other row is 0."""
+    p: float
+    """Two-sided p-value."""
+
+    @property
+    def better(self) -> bool:
+        """The gain is positive and significant."""
+        return self.p < LEVEL and (self.gain is None or self.gain > 0)
+
+    @property
+    def worse(self) -> bool:
+        """The gain is negative and significant."""
+        return self.p < LEVEL and self.gain is not None and self.gain < 0
+
+    def __str__(self) -> str:
+        size = "from zero" if self.gain is None else f"{self.gain:+.1%}"
+        return f"{size}, p = {self.p:.2g}"
+
+
+def verdict(
+    comparisons: Mapping[tuple[str, str], Comparison],
+    *,
+    llm: str,
+    metric: str,
+    samples: int,
+    coverage: float | None,
+    seeds: int,
+    selected_on: Sequence[str],
+) -> str:
+    """One sentence on whether a gain is the LLM's own.
+
+    A gain counts as the LLM's only if its row beats the plain backbone and both `item-text` (the items'
+    own words in place of answers) and `shuffled` (another session's answers), each significantly.
+
+    Args:
+        comparisons: (row, other row) -> comparison by `metric`.
+        llm: name of the LLM.
+        metric: name of the metric compared.
+        samples: M of the test part.
+        coverage: share of test samples with an LLM answer; None without an LLM.
+        seeds: repetitions.
+        selected_on: where best epochs were chosen.
+    """
+    ground = f"on {samples:,} test samples" + (f" and {seeds} seeds" if seeds > 1 else " and a single seed")
+    if coverage is not None and coverage < 1:
+        ground += f", {coverage:.0%} of them with an answer"
+    if "test" in selected_on:
+        ground += ", with the best epoch chosen on the test set as in the paper, which flatters every row"
+    return f"By {metric} {ground}, {_finding(comparisons, llm)}."
+
+
+def _finding(comparisons: Mapping[tuple[str, str], Comparison], llm: str) -> str:
+    against_plain = comparisons.get(("llm", "plain"))
+    controls = {name: comparisons[pair] for pair in comparisons for name in [pair[1]] if pair[0] == "llm"}
+    controls.pop("plain", None)
+    if against_plain is None and not controls:
+        return _without_llm(comparisons)
+    start = f"the intents of {llm}"
+    if against_plain is None:
+        return f"{start} {_against(controls)}; the plain backbone was not trained, so no gain is known"
+    if against_plain.worse:
+        return f"{start} make the backbone worse ({against_plain})"
+    if not against_plain.better:
+        return f"{start} change nothing that can be told from chance ({against_plain} against plain)"
+    gain = f"{start} raise the plain backbone ({against_plain})"
+    if not controls:
+        return f"{gain}, but without controls nothing shows that the gain is the LLM's"
+    asked = [controls[name] for name in ("item-text", "shuffled") if name in controls]
+    if len(asked) == 2 and all(one.better for one in asked):
+        return f"{gain} and {_against(controls)}, so the gain is the LLM's own"
+    return f"{gain}, but {_against(controls)}, so the gain cannot be credited to what the LLM said"
+
+
+def _against(controls: Mapping[str, Comparison]) -> str:
+    groups: dict[str, list[str]] = {}
+    for name, one in controls.items():
+        word = "beat" if one.better else "fall behind" if one.worse else "do not differ from"
+        groups.setdefault(word, []).append(f"{name} ({one})")
+    return ", ".join(f"{word} {' and '.join(names)}" for word, names in groups.items())
+
+
+def _without_llm(comparisons: Mapping[tuple[str, str], Comparison]) -> str:
+    floors = {first: one for (first, second), one in comparisons.items() if second == "plain"}
+    beaten = [f"{name} ({one})" for name, one in floors.items() if one.worse]
+    level = [f"{name} ({one})" for name, one in floors.items() if not one.worse]
+    parts = ["only the plain backbone was trained, so nothing is shown about an LLM"]
+    if beaten:
+        parts.append(f"it stands above {' and '.join(beaten)}")
+    if level:
+        parts.append(f"it does not stand above {' and '.join(level)}")
+    return "; ".join(parts)
