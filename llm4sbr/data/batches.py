@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """bool (B, T), true at clicks."""
     target: Tensor
     """int64 (B,), the next item's catalogue id."""
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides `tuple.index`, which a batch has no use for
     """int64 (B,), which of the samples these are."""
 
 
@@ -46,26 +46,30 @@ def batches(
         batch_size: B; the last batch may be smaller.
         generator: shuffles samples and batches, anew at every call; without one the order is by length.
     """
-    lengths = samples.end - samples.start
+    for index in _parts(samples.end - samples.start, batch_size, generator):
+        yield collate(sessions, samples, index)
+
+
+def _parts(lengths: Tensor, batch_size: int, generator: torch.Generator | None) -> list[Tensor]:
+    """Numbers of the samples of each batch."""
+    count = len(lengths)
+    if not count:
+        return []
+    starts = range(batch_size, count, batch_size)
     if generator is None:
-        yield from (
-            collate(sessions, samples, index) for index in lengths.argsort(stable=True).split(batch_size)
-        )
-        return
-    order = torch.randperm(len(lengths), generator=generator)
-    chunk = torch.arange(len(order)) // (CHUNK * batch_size)
-    width = int(lengths.max()) + 1 if len(lengths) else 1
-    parts = order[(chunk * width + lengths[order]).argsort(stable=True)].split(batch_size)
-    for number in torch.randperm(len(parts), generator=generator).tolist():
-        if len(parts[number]):
-            yield collate(sessions, samples, parts[number])
+        return list(lengths.argsort(stable=True).tensor_split(list(starts)))
+    order = torch.randperm(count, generator=generator)
+    chunk = torch.arange(count) // (CHUNK * batch_size)
+    by_length = (chunk * (int(lengths.max()) + 1) + lengths[order]).argsort(stable=True)
+    parts = order[by_length].tensor_split(list(starts))
+    return [parts[number] for number in torch.randperm(len(parts), generator=generator).tolist()]
 
 
 def collate(sessions: Sessions, samples: Samples, index: Tensor) -> Batch:
-    """The samples `index` (int64 (B,)) as one batch."""
+    """The samples `index` (int64 (B,), B >= 1) as one batch."""
     start, end = samples.start[index], samples.end[index]
     lengths = end - start
-    steps = torch.arange(int(lengths.max()) if len(index) else 0)
+    steps = torch.arange(int(lengths.max()))
     mask = steps < lengths[:, None]
     positions = torch.where(mask, start[:, None] + steps, 0)
     return Batch(sessions.items[positions] * mask, mask, sessions.items[end], index)

@@ -1,0 +1,99 @@
+"""The user's files as bytes, and one clear line for whatever is wrong with them."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from llm4sbr.errors import DataError
+
+_PIECE = 1 << 22
+_GZIP = b"\x1f\x8b"
+
+
+def find(folder: Path, stem: str, endings: Sequence[str], *, holds: str) -> Path:
+    """The file `stem` + one of `endings` in `folder`, the first that exists.
+
+    Raises:
+        DataError: the folder or the file is missing; `holds` says what the file should hold.
+    """
+    if not folder.is_dir():
+        what = "not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {what}; it should hold {stem}{endings[0]} ({holds})")
+    for ending in endings:
+        if (folder / f"{stem}{ending}").is_file():
+            return folder / f"{stem}{ending}"
+    raise DataError(
+        f"{folder}: no {' or '.join(stem + ending for ending in endings)} ({holds}) in this folder"
+    )
+
+
+def content(path: Path, *, encoding: str | None = None) -> bytes:
+    """A file's bytes, unpacked if it is gzip, and as UTF-8 if `encoding` names another encoding.
+
+    Raises:
+        DataError: missing, not readable, empty, a gzip file that breaks off, or not in `encoding`.
+    """
+    try:
+        with path.open("rb") as stream:
+            packed = stream.read(2) == _GZIP
+            stream.seek(0)
+            data = _unpacked(path, stream) if packed else stream.read()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    if not data.strip():
+        raise DataError(f"{path}: the file is empty")
+    return data if encoding is None else _recoded(path, data, encoding)
+
+
+def first_line(path: Path, *, encoding: str | None = None) -> str:
+    """A text file's first line, its byte order mark and line end removed; errors as those of `content`."""
+    if encoding is not None:
+        return content(path, encoding=encoding).split(b"\n", 1)[0].decode().lstrip("\ufeff").rstrip("\r")
+    try:
+        with path.open("rb") as stream:
+            packed = stream.read(2) == _GZIP
+            stream.seek(0)
+            line = (gzip.GzipFile(fileobj=stream) if packed else stream).readline()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except (EOFError, zlib.error):
+        line = content(path)
+    check_utf8(path, line)
+    return line.decode("utf-8-sig").rstrip("\r\n")
+
+
+def check_utf8(path: Path, data: bytes) -> None:
+    """Raise a `DataError` that names the first row of `data` that is not UTF-8, if there is one."""
+    _recoded(path, data, "utf-8")
+
+
+def _unpacked(path: Path, stream: BinaryIO) -> bytes:
+    pieces = bytearray()
+    try:
+        with gzip.GzipFile(fileobj=stream) as unpacker:
+            while piece := unpacker.read(_PIECE):
+                pieces += piece
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        row = pieces.count(b"\n") + 1
+        raise DataError(
+            f"{path}:{row}: the gzip file is truncated or damaged here; get a whole copy of it"
+        ) from None
+    return bytes(pieces)
+
+
+def _recoded(path: Path, data: bytes, encoding: str) -> bytes:
+    try:
+        return data.decode(codecs.lookup(encoding).name).encode()
+    except LookupError:
+        raise DataError(f"{path}: no encoding {encoding!r}; for instance utf-8, latin-1, utf-16") from None
+    except UnicodeError as error:
+        row = data.count(b"\n", 0, getattr(error, "start", 0)) + 1
+        raise DataError(
+            f"{path}:{row}: the text is not {encoding}; name its encoding, for instance "
+            "--set data.options.encoding=latin-1"
+        ) from None

@@ -1,0 +1,209 @@
+"""From single clicks to sessions.
+
+Clicks are ordered by time within their user or session; clicks of one time keep the order of the source
+file. The same item at the same time of the same user or session is one click: repeats are dropped and
+counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llm4sbr.errors import DataError
+from llm4sbr.protocols import RawData
+
+Rule = Literal["session", "user", "gap", "bins"]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+class Log(NamedTuple):
+    """Sessions with items by code; session s is `items[offsets[s]:offsets[s + 1]]`, oldest click first."""
+
+    items: Ints
+    """(clicks,), row numbers of `keys`."""
+    offsets: Ints
+    """(sessions + 1,), starts at 0."""
+    start: NDArray[np.float64]
+    """(sessions,), time of the first click."""
+    end: NDArray[np.float64]
+    """(sessions,), time of the last click."""
+    names: pl.Series
+    """str (sessions,)."""
+    keys: pl.Series
+    """str, the user's item ids, in order of their first click in the source."""
+
+    @property
+    def lengths(self) -> Ints:
+        """(sessions,), clicks of each."""
+        return np.diff(self.offsets)
+
+    @property
+    def owner(self) -> Ints:
+        """(clicks,), the session of each click."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+
+def default_rule(raw: RawData) -> Rule:
+    """The session column if there is one, else `gap` with a clock, else `user`."""
+    if "session" in raw.interactions.columns:
+        return "session"
+    return "user" if raw.ordered_only else "gap"
+
+
+def cut(raw: RawData, rule: Rule, *, seconds: float) -> tuple[Log, int]:
+    """Sessions of a raw log, by the time of their last click (by first appearance without a clock).
+
+    Args:
+        raw: at least one click.
+        rule: `session`, a column; `user`, everything of a user; `gap`, a pause of more than `seconds`
+            starts a new session of the user; `bins`, one session per user and `floor(time / seconds)`.
+        seconds: of `gap` and `bins`.
+
+    Returns:
+        The sessions, and how many repeated clicks were dropped.
+
+    Raises:
+        DataError: the log has no such column, or `gap` or `bins` is asked of a log without a clock.
+    """
+    owner = "session" if rule == "session" else "user"
+    _check(raw, rule, owner)
+    clicks, owners, keys = _coded(raw.interactions, owner)
+    before = clicks.height
+    clicks = clicks.unique(["owner", "item", "time"], keep="first", maintain_order=True)
+    repeats = before - clicks.height
+    clicks = clicks.sort("owner", "time", maintain_order=True)
+    who, times = clicks["owner"].to_numpy(), clicks["time"].cast(pl.Float64).to_numpy()
+    first = np.flatnonzero(_starts(who, times, rule, seconds))
+    offsets = np.append(first, len(who)).astype(np.int64)
+    log = Log(
+        clicks["item"].to_numpy().astype(np.int64),
+        offsets,
+        times[first],
+        times[offsets[1:] - 1],
+        _names(owners, who[first], numbered=rule in ("gap", "bins")),
+        keys,
+    )
+    return (log if raw.ordered_only else take(log, np.argsort(log.end, kind="stable"))), repeats
+
+
+def take(log: Log, chosen: Ints | Mask) -> Log:
+    """The sessions `chosen`, by number (in that order) or by mask."""
+    numbers = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
+    lengths = log.lengths[numbers]
+    offsets = _offsets(lengths)
+    positions = np.repeat(log.offsets[numbers] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return log._replace(
+        items=log.items[positions],
+        offsets=offsets,
+        start=log.start[numbers],
+        end=log.end[numbers],
+        names=log.names[numbers],
+    )
+
+
+def join(logs: Sequence[Log]) -> Log:
+    """The sessions of several logs of the same `keys`, one log after the other."""
+    return Log(
+        np.concatenate([log.items for log in logs]),
+        _offsets(np.concatenate([log.lengths for log in logs])),
+        np.concatenate([log.start for log in logs]),
+        np.concatenate([log.end for log in logs]),
+        pl.concat([log.names for log in logs]),
+        logs[0].keys,
+    )
+
+
+def keep_clicks(log: Log, keep: Mask, *, min_length: int) -> Log:
+    """The log without the clicks not in `keep` (clicks,), then without sessions that became too short."""
+    lengths = np.bincount(log.owner[keep], minlength=len(log.lengths))
+    shorter = log._replace(items=log.items[keep], offsets=_offsets(lengths))
+    return drop_short(shorter, min_length)
+
+
+def drop_short(log: Log, min_length: int) -> Log:
+    """The sessions of at least `min_length` clicks."""
+    long_enough = log.lengths >= min_length
+    return log if long_enough.all() else take(log, long_enough)
+
+
+def drop_rare(log: Log, min_item_count: int, *, min_length: int) -> Log:
+    """Once: items clicked less often than `min_item_count` go, then sessions shorter than `min_length`."""
+    counts = np.bincount(log.items, minlength=len(log.keys))
+    return keep_clicks(log, counts[log.items] >= min_item_count, min_length=min_length)
+
+
+def settle(log: Log, min_item_count: int, *, min_length: int) -> Log:
+    """`drop_rare` until nothing changes any more: its fixed point."""
+    while True:
+        fewer = drop_rare(log, min_item_count, min_length=min_length)
+        if len(fewer.items) == len(log.items):
+            return fewer
+        log = fewer
+
+
+def thin(log: Log, *, sample: float | None, max_sessions: int | None, min_length: int, seed: int) -> Log:
+    """A part of the sessions: a random share `sample`, of these the last `max_sessions`; None is no limit."""
+    if sample is None and max_sessions is None:
+        return log
+    log = drop_short(log, min_length)
+    count = len(log.lengths)
+    if sample is not None:
+        size = max(1, round(sample * count)) if count else 0
+        chosen = np.random.default_rng(seed).choice(count, size, replace=False, shuffle=False)
+        log = take(log, np.sort(chosen))
+    if max_sessions is not None and len(log.lengths) > max_sessions:
+        log = take(log, np.arange(len(log.lengths) - max_sessions, len(log.lengths)))
+    return log
+
+
+def _check(raw: RawData, rule: Rule, owner: str) -> None:
+    if raw.ordered_only and rule in ("gap", "bins"):
+        raise DataError(
+            f"data.sessions={rule} needs timestamps and this data has an order only: "
+            "use data.sessions=user or session"
+        )
+    if owner not in raw.interactions.columns:
+        others = "user, gap or bins" if owner == "session" else "session"
+        raise DataError(f"data.sessions={rule} needs a {owner} column and this data has none: use {others}")
+
+
+def _coded(clicks: pl.DataFrame, owner: str) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """Owners and items as numbers by first appearance, with the texts they stand for."""
+    texts = {}
+    out = clicks.select(pl.col(owner).alias("owner"), "item", "time")
+    for name in ("owner", "item"):
+        known = out.select(pl.col(name).unique(maintain_order=True)).with_row_index("code")
+        texts[name] = known[name]
+        out = out.join(known, on=name, how="left", maintain_order="left").drop(name).rename({"code": name})
+    return out, texts["owner"], texts["item"]
+
+
+def _starts(who: NDArray[np.uint32], times: NDArray[np.float64], rule: Rule, seconds: float) -> Mask:
+    """Which clicks are the first of a session."""
+    starts = np.ones(len(who), np.bool_)
+    starts[1:] = who[1:] != who[:-1]
+    if rule == "gap":
+        starts[1:] |= np.diff(times) > seconds
+    elif rule == "bins":
+        starts[1:] |= np.diff(np.floor(times / seconds)) != 0
+    return starts
+
+
+def _names(owners: pl.Series, who: NDArray[np.uint32], *, numbered: bool) -> pl.Series:
+    """The owner's name, with the session's number within the owner where there can be several."""
+    names = owners[who.astype(np.int64)].alias("session")
+    if not numbered:
+        return names
+    table = pl.DataFrame({"session": names, "who": who})
+    number = pl.int_range(1, pl.len() + 1).over("who")
+    return table.select(pl.format("{}/{}", "session", number).alias("session"))["session"]
+
+
+def _offsets(lengths: Ints) -> Ints:
+    return np.append(0, np.cumsum(lengths)).astype(np.int64)

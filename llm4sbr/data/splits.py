@@ -1,0 +1,192 @@
+"""Which sessions or samples are for training, validation and testing.
+
+`temporal` and `random` cut whole sessions before any prefix is expanded, and everything that is counted
+(which items exist, which are too rare) is counted in the training part alone: clicks of the other parts on
+items outside it are dropped. `paper` and `leave-last-out` are as the literature has them, and leak.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from llm4sbr.config import DataConfig
+from llm4sbr.data import sessions as rules
+from llm4sbr.data.sessions import Ints, Log
+from llm4sbr.errors import DataError
+
+Prefixes = Literal["last", "all"]
+
+
+class Known(NamedTuple):
+    """What the paper does with one of its data sets (section 4.1.1 and Table 1), recognised by its size."""
+
+    items: int
+    clicks: int
+    prefixes: Prefixes
+    test: int
+    """Test samples."""
+
+
+PAPER = (
+    Known(items=12_101, clicks=198_502, prefixes="all", test=18_000),  # Beauty
+    Known(items=3_416, clicks=986_910, prefixes="last", test=5_313),  # MovieLens-1M in bins of 600 s
+)
+
+
+class Split(NamedTuple):
+    """A log cut in three; positions are those of the flat `log.items`."""
+
+    log: Log
+    """Every session that is left."""
+    train: Log
+    """The sessions that `fit` may see."""
+    samples: dict[str, tuple[Ints, Ints]]
+    """`train`, `valid`, `test` -> start and end of the prefixes, not yet cut to a greatest length."""
+    dropped: dict[str, int]
+    """What was dropped on the way, by name."""
+    prefixes: Prefixes
+    """The rule in force."""
+
+
+def split(log: Log, config: DataConfig, *, rule: str) -> Split:
+    """Cut a log by `rule`: `temporal`, `random`, `paper` or `leave-last-out`.
+
+    Raises:
+        DataError: nothing is left to train or to test on; the message names the settings that decide it.
+    """
+    if not (log.lengths >= config.min_length).any():
+        raise DataError(
+            f"no session has {config.min_length} clicks or more (sessions: {len(log.lengths)}, clicks: "
+            f"{len(log.items)}); choose another data.sessions, a greater data.gap_seconds or a smaller "
+            "data.min_length"
+        )
+    if rule == "paper":
+        result = _paper(log, config)
+    elif rule == "leave-last-out":
+        result = _leave_last_out(log, config)
+    else:
+        result = _by_sessions(log, config, by_time=rule == "temporal")
+    _check(result, config)
+    return result
+
+
+def expand(log: Log, prefixes: Prefixes) -> tuple[Ints, Ints]:
+    """Start and end of every session's prefixes: one for its last click, or for all clicks but the first."""
+    if prefixes == "last":
+        keep = log.lengths >= 2
+        return log.offsets[:-1][keep], log.offsets[1:][keep] - 1
+    start = np.repeat(log.offsets[:-1], log.lengths)
+    end = np.arange(len(log.items), dtype=np.int64)
+    return start[end > start], end[end > start]
+
+
+def _by_sessions(log: Log, config: DataConfig, *, by_time: bool) -> Split:
+    short = len(log.items)
+    log = rules.drop_short(log, config.min_length)
+    dropped = {"clicks of sessions too short": short - len(log.items)}
+    ends = _sizes(log, config)
+    if by_time:
+        # A session that ends with the first one of a later part belongs there: training ends before it.
+        ends = [
+            int(np.searchsorted(log.end, log.end[end])) if 0 < end < len(log.end) else end for end in ends
+        ]
+    else:
+        log = rules.take(log, np.random.default_rng(config.seed).permutation(len(log.lengths)))
+    whole, valid, test = (rules.take(log, part) for part in np.split(np.arange(len(log.lengths)), ends))
+    train = rules.settle(whole, config.min_item_count, min_length=config.min_length)
+    known = np.zeros(len(log.keys), np.bool_)
+    known[train.items] = True
+    parts = [train]
+    dropped["train clicks on rare items"] = len(whole.items) - len(train.items)
+    for name, part in (("valid", valid), ("test", test)):
+        kept = rules.keep_clicks(part, known[part.items], min_length=config.min_length)
+        dropped[f"{name} clicks on items not in train"] = int((~known[part.items]).sum())
+        dropped[f"{name} sessions too short without them"] = len(part.lengths) - len(kept.lengths)
+        parts.append(kept)
+    prefixes = config.prefixes or "all"
+    samples = {}
+    before = 0
+    for name, part in zip(("train", "valid", "test"), parts, strict=True):
+        start, end = expand(part, prefixes)
+        samples[name] = (start + before, end + before)
+        before += len(part.items)
+    return Split(rules.join(parts), train, samples, dropped, prefixes)
+
+
+def _sizes(log: Log, config: DataConfig) -> list[int]:
+    """Number of sessions before validation, and before testing."""
+    count = len(log.lengths)
+    test = max(1, round(config.test * count))
+    valid = max(1, round(config.valid * count)) if config.valid else 0
+    return [max(0, count - test - valid), max(0, count - test)]
+
+
+def _paper(log: Log, config: DataConfig) -> Split:
+    """Samples at random, sizes of Table 1 for the paper's own data sets, no validation part.
+
+    The paper drops items with fewer than 5 clicks, then sessions of one click, once (its 3,416 items of
+    MovieLens-1M are those of the raw log), so this does the same. A session's samples can be on both
+    sides: `fit` sees each session up to its last training sample.
+    """
+    before = len(log.items)
+    log = rules.drop_rare(log, config.min_item_count, min_length=config.min_length)
+    found = (len(np.unique(log.items)), len(log.items))
+    known = next((one for one in PAPER if (one.items, one.clicks) == found), None)
+    prefixes = config.prefixes or (known.prefixes if known else "all")
+    start, end = expand(log, prefixes)
+    size = known.test if known and known.prefixes == prefixes else round(config.test * len(end))
+    order = np.random.default_rng(config.seed).permutation(len(end))
+    test, train = np.sort(order[:size]), np.sort(order[size:])
+    last = np.full(len(log.lengths), -1, np.int64)
+    np.maximum.at(last, np.searchsorted(log.offsets, start[train], side="right") - 1, end[train])
+    seen = np.arange(len(log.items)) <= last[log.owner]
+    none = np.zeros(0, np.int64)
+    samples = {
+        "train": (start[train], end[train]),
+        "valid": (none, none),
+        "test": (start[test], end[test]),
+    }
+    dropped = {"clicks on rare items or in short sessions": before - len(log.items)}
+    return Split(log, rules.keep_clicks(log, seen, min_length=1), samples, dropped, prefixes)
+
+
+def _leave_last_out(log: Log, config: DataConfig) -> Split:
+    """Every session's last click is for testing, the one before for validation, what is left for training."""
+    before = len(log.items)
+    log = rules.settle(log, config.min_item_count, min_length=config.min_length)
+    prefixes = config.prefixes or "all"
+    start, last = log.offsets[:-1], log.offsets[1:] - 1
+    long_enough = last - start >= 2
+    train = rules.keep_clicks(log, np.arange(len(log.items)) < (last - 1)[log.owner], min_length=1)
+    if prefixes == "last":
+        enough = last - start >= 3
+        train_start, train_end = start[enough], last[enough] - 2
+    else:
+        train_start, train_end = expand(log, "all")
+        inside = train_end < np.repeat(last - 1, np.maximum(log.lengths - 1, 0))
+        train_start, train_end = train_start[inside], train_end[inside]
+    samples = {
+        "train": (train_start, train_end),
+        "valid": (start[long_enough], last[long_enough] - 1),
+        "test": (start, last),
+    }
+    dropped = {"clicks on rare items or in short sessions": before - len(log.items)}
+    return Split(log, train, samples, dropped, prefixes)
+
+
+def _check(result: Split, config: DataConfig) -> None:
+    items = len(np.unique(result.train.items))
+    for name in ("train", "test"):
+        if not len(result.samples[name][0]):
+            raise DataError(
+                f"no {name} sample is left ({len(result.train.lengths)} training sessions, {items} items): "
+                "the data is too small or its times too equal for "
+                f"data.min_item_count={config.min_item_count}, data.min_length={config.min_length} and this "
+                "data.split; lower the first two or choose data.split=random"
+            )
+    if items < 2:
+        raise DataError(
+            f"{items} item is left after data.min_item_count={config.min_item_count}; 2 are needed"
+        )

@@ -1,0 +1,176 @@
+"""Stage `prepare`: a raw log becomes a catalogue, sessions and the samples of three splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from llm4sbr import registry
+from llm4sbr.config import Config, DataConfig
+from llm4sbr.data import catalogue as catalogues
+from llm4sbr.data import prepared as files
+from llm4sbr.data import sessions as rules
+from llm4sbr.data import splits
+from llm4sbr.data.batches import sample_keys
+from llm4sbr.data.prepared import Prepared
+from llm4sbr.data.sessions import Log
+from llm4sbr.data.splits import Split
+from llm4sbr.errors import DataError
+from llm4sbr.progress import Progress
+from llm4sbr.protocols import Catalogue, RawData, Samples, Sessions
+
+SHOWN = 5
+"""Rejected rows that are shown and kept in the statistics."""
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+def prepare(run: Path, out: Path, config: Config, progress: Progress) -> None:
+    """Write the data of a run into `out`.
+
+    Args:
+        run: the run directory; nothing in it is read.
+        out: folder to write into.
+        config: its section `data`.
+        progress: told what was decided, dropped or mended.
+
+    Raises:
+        DataError: input that cannot be used, or nothing left of it; file, row and field are named.
+        StoreError: `out` cannot be written.
+    """
+    data = config.data
+    raw = _read(data, progress)
+    rule = data.sessions or rules.default_rule(raw)
+    split_rule = _split_rule(data, raw, progress)
+    log, repeats = rules.cut(raw, rule, seconds=data.gap_seconds)
+    log = rules.thin(
+        log, sample=data.sample, max_sessions=data.max_sessions, min_length=data.min_length, seed=data.seed
+    )
+    split = splits.split(log, data, rule=split_rule)
+    catalogue, codes, mended = _catalogue(split, raw.items)
+    result = _assemble(split, catalogue, codes, data)
+    dropped = {"repeated clicks": repeats, **split.dropped}
+    for what, count in {**dropped, **mended}.items():
+        if count:
+            progress.note(f"{what}: {count:,}")
+    stats = _stats(raw, log, split, result, data) | {
+        "rules": _rules(data, rule, split_rule, split),
+        "dropped": dropped,
+        "mended": mended,
+    }
+    files.save(
+        out,
+        result._replace(stats=stats),
+        names=split.log.names,
+        times=pl.Series(split.log.start, dtype=pl.Float64),
+    )
+
+
+def _read(data: DataConfig, progress: Progress) -> RawData:
+    reader = registry.create("readers", data.reader, path=data.path, **data.options)
+    if hasattr(reader, "progress"):
+        reader.progress = progress
+    raw: RawData = reader.read()
+    for note in raw.notes:
+        progress.note(note)
+    if raw.rejected and data.strict:
+        raise DataError(f"{raw.rejected[0]} (data.strict; {len(raw.rejected):,} rows cannot be read)")
+    if raw.rejected:
+        progress.note(f"{len(raw.rejected):,} rows cannot be read and are left out, the first ones:")
+        for line in raw.rejected[:SHOWN]:
+            progress.note(f"  {line}")
+    return raw
+
+
+def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:
+    if data.split == "temporal" and raw.ordered_only:
+        raise DataError(
+            "data.split=temporal needs timestamps and this data has an order only: "
+            "use data.split=random, paper or leave-last-out"
+        )
+    if data.split is None and raw.ordered_only:
+        progress.note(
+            "the data has an order but no clock: whole sessions are split at random (data.split=random)"
+        )
+        return "random"
+    if data.split == "leave-last-out":
+        progress.note(
+            "data.split=leave-last-out lets training see clicks that are later than those it is tested on: "
+            "its numbers are too good"
+        )
+    return data.split or "temporal"
+
+
+def _catalogue(split: Split, items: pl.DataFrame) -> tuple[Catalogue, torch.Tensor, dict[str, int]]:
+    """The catalogue, and the catalogue id of each item code (0 where it has none)."""
+    used = np.unique(split.log.items)
+    keys = split.log.keys[used]
+    catalogue, mended = catalogues.build(keys, items)
+    order = pl.DataFrame({"item": catalogue.keys}).with_row_index("id", offset=1)
+    ids = pl.DataFrame({"item": keys}).join(order, on="item", how="left", maintain_order="left")["id"]
+    codes = torch.zeros(len(split.log.keys), dtype=torch.int64)
+    codes[torch.from_numpy(used)] = torch.from_numpy(ids.cast(pl.Int64).to_numpy().copy())
+    return catalogue, codes, mended
+
+
+def _assemble(split: Split, catalogue: Catalogue, codes: torch.Tensor, data: DataConfig) -> Prepared:
+    sessions = _sessions(split.log, codes)
+    samples = {}
+    for name, (start, end) in split.samples.items():
+        first, last = torch.from_numpy(np.maximum(start, end - data.max_length)), torch.from_numpy(end)
+        samples[name] = Samples(first, last, sample_keys(sessions, first, last))
+    return Prepared(catalogue, sessions, _sessions(split.train, codes), samples, {})
+
+
+def _sessions(log: Log, codes: torch.Tensor) -> Sessions:
+    return Sessions(codes[torch.from_numpy(log.items)], torch.from_numpy(log.offsets))
+
+
+def _rules(data: DataConfig, rule: str, split_rule: str, split: Split) -> dict[str, Any]:
+    return {
+        "sessions": rule,
+        "gap_seconds": data.gap_seconds if rule in ("gap", "bins") else None,
+        "split": split_rule,
+        "prefixes": split.prefixes,
+        "max_length": data.max_length,
+    }
+
+
+def _stats(raw: RawData, log: Log, split: Split, result: Prepared, data: DataConfig) -> dict[str, Any]:
+    """Statistics as `stats.json` has them.
+
+    On top the data set as the paper's Table 1 counts it (rare items dropped once, then short sessions);
+    `splits` holds what is really trained and tested on.
+    """
+    table = rules.drop_rare(log, data.min_item_count, min_length=data.min_length)
+    lengths = table.lengths
+    return {
+        "sessions": len(lengths),
+        "clicks": len(table.items),
+        "items": len(np.unique(table.items)),
+        "average_length": round(float(lengths.mean()) - 1, 2) if len(lengths) else None,
+        "average_length_with_target": round(float(lengths.mean()), 2) if len(lengths) else None,
+        "length_quantiles": {str(q): float(np.quantile(lengths, q)) for q in QUANTILES}
+        if len(lengths)
+        else {},
+        "catalogue": result.catalogue.size,
+        "samples": sum(len(one.end) for one in result.samples.values()),
+        "splits": {name: _part(split, name) for name in files.SPLITS},
+        "clock": not raw.ordered_only,
+        "first_click": float(log.start.min()),
+        "last_click": float(log.end.max()),
+        "rows": raw.interactions.height + len(raw.rejected),
+        "rejected": len(raw.rejected),
+        "rejected_first": raw.rejected[:SHOWN],
+    }
+
+
+def _part(split: Split, name: str) -> dict[str, int]:
+    """Sessions that a split's samples come from, all their clicks, and the samples."""
+    start = split.samples[name][0]
+    owners = np.unique(np.searchsorted(split.log.offsets, start, side="right") - 1)
+    return {"sessions": len(owners), "clicks": int(split.log.lengths[owners].sum()), "samples": len(start)}
