@@ -1,0 +1,256 @@
+"""What is wrong with this installation, and how to mend it; nothing here changes anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, requires, version
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from packaging.requirements import Requirement
+
+from llm4sbr import registry, store
+from llm4sbr.registry import CORE, Component
+
+Level = Literal["ok", "warn", "error"]
+
+GIGABYTE = 10**9
+LITTLE_DISK = 5 * GIGABYTE
+"""Less free space than this in the cache folder is worth a warning: models and answers go there."""
+
+TIMEOUT = 60.0
+"""Seconds that a component's module may take to import."""
+
+TENSORRT = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13")
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    level: Level
+    subject: str
+    """What was looked at, such as `torch` or `llms/embedded`."""
+    what: str
+    """What was found."""
+    mend: str = ""
+    """What to do about it."""
+    facts: dict[str, Any] = {}
+    """The same as values, where there is more to know."""
+
+
+class Diagnosis(NamedTuple):
+    """All findings, in the order looked at."""
+
+    findings: list[Finding]
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing is an error; warnings are allowed."""
+        return all(finding.level != "error" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"healthy": self.healthy, "findings": [finding._asdict() for finding in self.findings]}
+
+
+def diagnose() -> Diagnosis:
+    """Look at the machine, the packages, the cache folder and the plugins of other packages."""
+    parts = (_machine(), _torch(), _dependencies(), _onnxruntime(), _tensorrt(), _cache(), _components())
+    return Diagnosis([finding for part in parts for finding in part])
+
+
+def check_plugins(found: Sequence[Component] | None = None, *, timeout: float = TIMEOUT) -> Diagnosis:
+    """Import components, each module in a process of its own.
+
+    One that raises, hangs, prints or crashes breaks nothing else.
+
+    Args:
+        found: the components; all installed ones by default.
+        timeout: seconds after which a module's import is given up.
+    """
+    every = registry.components() if found is None else found
+    modules = [list(group) for _, group in groupby(sorted(every, key=_module), key=_module)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checked = pool.map(lambda group: _check_module(group, timeout), modules)
+    by_component = {component: finding for part in checked for component, finding in part.items()}
+    return Diagnosis([by_component[component] for component in every])
+
+
+def _machine() -> Iterator[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = f"Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores"
+    yield Finding("ok", "machine", f"{text}, {memory / GIGABYTE:.1f} GB memory")
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        yield Finding("error", "torch", reason, "pip install --force-reinstall torch")
+        return
+    number = torch.__version__
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        text = f"{number}, CUDA {torch.version.cuda}, {torch.cuda.device_count()} x {properties.name}"
+        yield Finding("ok", "torch", f"{text}, {properties.total_memory / GIGABYTE:.1f} GB each")
+    elif torch.version.cuda:
+        mend = "update the NVIDIA driver; without a GPU all is well, only slower"
+        yield Finding("warn", "torch", f"{number}, made for CUDA {torch.version.cuda}, finds no GPU", mend)
+    elif shutil.which("nvidia-smi"):
+        mend = f"install a CUDA build of torch {number.partition('+')[0]}"
+        yield Finding(
+            "warn", "torch", f"{number}, made for the CPU, on a machine with an NVIDIA driver", mend
+        )
+    else:
+        yield Finding("ok", "torch", f"{number}, CPU")
+
+
+def _dependencies() -> Iterator[Finding]:
+    installed = []
+    for text in requires(CORE) or []:
+        needed = Requirement(text)
+        if needed.marker and not needed.marker.evaluate({"extra": ""}):
+            continue
+        number = _version(needed.name)
+        if number and needed.specifier.contains(number, prereleases=True):
+            installed.append(f"{needed.name} {number}")
+        else:
+            what = f"{needed.name} {number} does not suit" if number else f"{needed.name} is not installed"
+            yield Finding("error", "packages", what, f'pip install "{needed.name}{needed.specifier}"')
+    yield Finding("ok", "packages", f"{CORE} {registry.core_version()} with {', '.join(installed)}")
+
+
+def _onnxruntime() -> Iterator[Finding]:
+    found = _installed("onnxruntime", "onnxruntime-gpu")
+    if len(found) == 2:
+        yield Finding(
+            "error",
+            "onnxruntime",
+            f"{' and '.join(found)} overwrite each other's files",
+            "pip uninstall onnxruntime onnxruntime-gpu, then install the one you want",
+        )
+    else:
+        yield Finding("ok", "onnxruntime", found[0] if found else "not installed")
+
+
+def _tensorrt() -> Iterator[Finding]:
+    yield Finding("ok", "tensorrt", ", ".join(_installed(*TENSORRT)) or "not installed")
+
+
+def _cache() -> Iterator[Finding]:
+    folder = store.cache_dir()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    text = f"{folder}, {_size(folder) / GIGABYTE:.2f} GB used, {free / GIGABYTE:.1f} GB free"
+    elsewhere = "set LLM4SBR_CACHE to a folder elsewhere"
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        yield Finding("error", "cache", f"{folder} cannot be written", elsewhere)
+    elif free < LITTLE_DISK:
+        yield Finding("warn", "cache", text, f"free some space, or {elsewhere}")
+    else:
+        yield Finding("ok", "cache", text)
+
+
+def _components() -> Iterator[Finding]:
+    found = registry.components()
+    counts = Counter(component.kind for component in found)
+    yield Finding("ok", "components", ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    for (kind, name), number in Counter((c.kind, c.name) for c in found).items():
+        if number > 1:
+            choices = " or ".join(f"{c.package}:{name}" for c in found if (c.kind, c.name) == (kind, name))
+            yield Finding("warn", f"{kind}/{name}", "offered by several packages", f"ask for {choices}")
+    # Our own components need nothing but the packages checked above.
+    yield from check_plugins([component for component in found if component.package != CORE]).findings
+
+
+_CHILD = """
+import json, os, sys, time
+result = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what a plugin prints must not mix with the result
+from llm4sbr import registry
+from llm4sbr.errors import RegistryError
+for kind, name in json.loads(sys.argv[1]):
+    started, error = time.perf_counter(), ""
+    try:
+        registry.load(kind, name)
+    except RegistryError as found:
+        error = str(found)
+    print(json.dumps([time.perf_counter() - started, error]), file=result, flush=True)
+os._exit(0)  # without waiting for what a plugin may have started
+"""
+
+
+def _module(component: Component) -> tuple[str, str]:
+    return component.package, component.entry_point.module
+
+
+def _check_module(group: Sequence[Component], timeout: float) -> dict[Component, Finding]:
+    names = [(c.kind, f"{c.package}:{c.name}") for c in group]
+    command = [sys.executable, "-P", "-c", _CHILD, json.dumps(names)]
+    lines, reason = _run(command, timeout)
+    missing = (None, f"cannot be imported: {reason}")
+    results = [*map(json.loads, lines), *[missing] * (len(group) - len(lines))]
+    return {c: _finding(c, *result) for c, result in zip(group, results, strict=True)}
+
+
+def _run(command: list[str], timeout: float) -> tuple[list[str], str]:
+    """Lines of a child's output, and how it ended if it did not end well."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,  # so that what it started can be ended with it
+    ) as child:
+        try:
+            output, _ = child.communicate(timeout=timeout)
+            reason = f"its process ended with code {child.returncode}"
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            output, _ = child.communicate()
+            reason = f"not done after {timeout:g} s"
+    return output.splitlines(), reason
+
+
+def _finding(component: Component, seconds: float | None, error: str) -> Finding:
+    facts = {
+        "package": component.package,
+        "version": component.version,
+        "origin": component.target,
+        "seconds": None if seconds is None else round(seconds, 3),
+    }
+    subject = f"{component.kind}/{component.name}"
+    origin = f"{component.package} {component.version}, {component.target}"
+    if not error:
+        return Finding("ok", subject, f"{origin}, {seconds:.1f} s", "", facts)
+    mend = f"pip install --force-reinstall {component.package}, or pip uninstall {component.package}"
+    text = error if component.package in error else f"{origin} {error}"
+    return Finding("error", subject, text, "" if "pip install" in error else mend, facts)
+
+
+def _installed(*packages: str) -> list[str]:
+    found = ((package, _version(package)) for package in packages)
+    return [f"{package} {number}" for package, number in found if number]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
