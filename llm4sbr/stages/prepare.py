@@ -54,9 +54,8 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress) -> None:
     catalogue, codes, mended = _catalogue(split, raw.items)
     result = _assemble(split, catalogue, codes, data)
     dropped = {"repeated clicks": repeats, **split.dropped}
-    for what, count in {**dropped, **mended}.items():
-        if count:
-            progress.note(f"{what}: {count:,}")
+    _tell(progress, "left out", dropped)
+    _tell(progress, "mended", mended)
     stats = _stats(raw, log, split, result, data) | {
         "rules": _rules(data, rule, split_rule, split),
         "dropped": dropped,
@@ -86,6 +85,12 @@ def _read(data: DataConfig, progress: Progress) -> RawData:
     return raw
 
 
+def _tell(progress: Progress, what: str, counts: dict[str, int]) -> None:
+    shown = [f"{count:,} {name}" for name, count in counts.items() if count]
+    if shown:
+        progress.note(f"{what}: {'; '.join(shown)}")
+
+
 def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:
     if data.split == "temporal" and raw.ordered_only:
         raise DataError(
@@ -93,9 +98,7 @@ def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:
             "use data.split=random, paper or leave-last-out"
         )
     if data.split is None and raw.ordered_only:
-        progress.note(
-            "the data has an order but no clock: whole sessions are split at random (data.split=random)"
-        )
+        progress.note("the data has no clock: whole sessions are split at random (data.split=random)")
         return "random"
     if data.split == "leave-last-out":
         progress.note(

@@ -54,7 +54,7 @@ def toy_sessions(*, items: int = 20, sessions: int = 60, length: int = 6) -> Ses
 
 
 def toy_catalogue(items: int = 20) -> Catalogue:
-    """Items with keys `i01`, `i02` ..., titles such as `Red Lamp (1990)` and a `category`; 40 titles differ."""
+    """Items with keys `i01`, `i02` ..., titles such as `Red Lamp (1990)` and a `category`, up to 40."""
     colours = [_COLOURS[i % len(_COLOURS)] for i in range(items)]
     things = [_THINGS[i % len(_THINGS)] for i in range(items)]
     titles = [f"{c} {t} ({1990 + i % 30})" for i, (c, t) in enumerate(zip(colours, things, strict=True))]

@@ -1,0 +1,125 @@
+"""Reader `amazon`: product reviews as clicks, from the 5-core review files and their metadata.
+
+The files are at https://jmcauley.ucsd.edu/data/amazon/ (2014, the paper's Beauty) and its successors: for
+Beauty `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Put both into one folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from llm4sbr.data import columns, lines
+from llm4sbr.errors import DataError
+from llm4sbr.protocols import RawData
+
+_WHERE = "reviews_*_5.json.gz and meta_*.json.gz, from https://jmcauley.ucsd.edu/data/amazon/"
+_ASIN = re.compile(r"""["']asin["']\s*:\s*["']([^"']+)["']""")
+_FIELDS = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
+_ATTRIBUTES = ("category", "price", "brand")
+
+
+class Amazon:
+    """Reviews and metadata, one JSON object (in the older metadata: one Python literal) per line.
+
+    Args:
+        path: a folder with one review file and one `meta_*` file, or the review file itself.
+        reviews, meta: the two files, where they have other names.
+
+    The date of a review is a day: clicks of one day keep the order of the file.
+    """
+
+    def __init__(
+        self, path: Path | None = None, *, reviews: Path | None = None, meta: Path | None = None
+    ) -> None:
+        self.path = path
+        self.reviews = reviews
+        self.meta = meta
+
+    def read(self) -> RawData:
+        """Every review as a click; `DataError` with file and row on what cannot be used."""
+        reviews, meta = self._files()
+        rejected: list[str] = []
+        rows = [
+            (row, *(_text(review.get(field)) for field in _FIELDS.values()))
+            for row, review in lines.read(reviews, rejected)
+        ]
+        table = pl.DataFrame(
+            rows, schema={"row": pl.Int64, **dict.fromkeys(_FIELDS.values(), pl.String)}, orient="row"
+        )
+        raw = columns.interactions(table, _FIELDS, where=reviews)
+        items, bad = read_metadata(meta, set(raw.interactions["item"].unique()))
+        return raw._replace(items=items, rejected=rejected + raw.rejected + bad)
+
+    def _files(self) -> tuple[Path, Path]:
+        start = self.reviews or self.path
+        if start is None:
+            raise DataError(f"the reader 'amazon' needs --data FOLDER with {_WHERE}")
+        folder = Path(start) if Path(start).is_dir() else Path(start).parent
+        reviews = Path(start) if Path(start) != folder else _only(folder, meta=False)
+        return reviews, Path(self.meta) if self.meta else _only(folder, meta=True)
+
+
+def read_metadata(path: Path, wanted: set[str]) -> tuple[pl.DataFrame, list[str]]:
+    """Title, category, price and brand of the items `wanted`; and one line per row that cannot be read."""
+    rejected: list[str] = []
+
+    def parse(text: str) -> Any:
+        found = _ASIN.search(text)
+        # Most products of a category are in no 5-core review; literals are slow to parse.
+        return {} if found and found[1] not in wanted else _literal(text)
+
+    rows = [
+        _product(value) for _, value in lines.read(path, rejected, parse=parse) if value.get("asin") in wanted
+    ]
+    schema = dict.fromkeys(("item", "title", *_ATTRIBUTES), pl.String)
+    return pl.DataFrame(rows, schema=schema, orient="row"), rejected
+
+
+def _only(folder: Path, *, meta: bool) -> Path:
+    """The one review or metadata file of a folder."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; it should hold {_WHERE}")
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name.endswith((".json", ".json.gz", ".jsonl", ".jsonl.gz"))
+        and path.name.startswith("meta") == meta
+    ]
+    if len(found) == 1:
+        return found[0]
+    option, kind = ("meta", "metadata file meta_*.json.gz") if meta else ("reviews", "review file *.json.gz")
+    names = ", ".join(path.name for path in found) or "none"
+    raise DataError(
+        f"{folder}: expected one {kind}, found {names}; name it with --set data.options.{option}=FILE "
+        f"(the files are {_WHERE})"
+    )
+
+
+def _literal(text: str) -> Any:
+    """JSON, or the Python literal that the metadata of 2014 has instead."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return ast.literal_eval(text)
+
+
+def _product(value: dict[str, Any]) -> tuple[str, ...]:
+    path = value.get("categories") or value.get("category") or []
+    if path and isinstance(path, list) and isinstance(path[0], list):
+        path = path[0]
+    category = " > ".join(map(str, path)) if isinstance(path, list) else str(path)
+    price, brand = value.get("price"), value.get("brand")
+    title = value.get("title")
+    texts = (str(value["asin"]), title, category, price, brand)
+    return tuple(html.unescape(str(text)) if text is not None else "" for text in texts)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

