@@ -34,8 +34,6 @@ class IntentWriter:
     Args:
         folder: made if missing; what an interrupted attempt left in it is removed.
         perspectives: their names, P of them.
-        dim: E.
-        f: F, items per answer.
         about: what the intents were made from, for the manifest: at least `catalogue`, the catalogue's hash.
         rows: rows per shard.
     """
@@ -45,23 +43,22 @@ class IntentWriter:
         folder: Path,
         perspectives: Sequence[str],
         *,
-        dim: int,
-        f: int,
         about: Mapping[str, Any],
         rows: int = ROWS,
     ) -> None:
         self.folder = folder
-        self.about = {"perspectives": list(perspectives), "dim": dim, "f": f, **about}
+        self.about = {"perspectives": list(perspectives), **about}
         self.rows = rows
         self._shards: list[dict[str, Any]] = []
         self._last: int | None = None
+        self._pending: list[Tensor] | None = None
         with store.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for path in [folder / MANIFEST, *folder.glob("intents-*.safetensors")]:
                 path.unlink(missing_ok=True)
 
     def add(self, keys: Tensor, intents: Tensor, items: Tensor, weights: Tensor) -> None:
-        """Write m rows, as one shard or several.
+        """Add m rows, m may be 0; a shard is written whenever there are enough. The first call fixes E and F.
 
         Args:
             keys: int64 (m,), strictly ascending and above all keys written before.
@@ -72,35 +69,44 @@ class IntentWriter:
         Raises:
             StoreError: keys out of order, a value that float16 cannot hold, or a file that cannot be written.
         """
-        if not len(keys):
-            return
-        if (keys[1:] <= keys[:-1]).any() or (self._last is not None and keys[0] <= self._last):
+        order = torch.cat([keys.new_tensor([] if self._last is None else [self._last]), keys])
+        if (order[1:] <= order[:-1]).any():  # no difference: it could overflow
             raise StoreError(f"{self.folder}: keys must be written in strictly ascending order")
         half = intents.half()
         if not half.isfinite().all():
             raise StoreError(f"{self.folder}: an intent holds a value that is not finite in float16")
-        parts = (keys.long(), half, items.int(), weights.float())
-        for start in range(0, len(keys), self.rows):
-            piece = [part[start : start + self.rows].clone() for part in parts]
-            self._write(dict(zip(TYPES, piece, strict=True)))
-        self._last = int(keys[-1])
+        parts = [keys.long(), half, items.int(), weights.float()]
+        self._last = int(keys[-1]) if len(keys) else self._last
+        if self._pending:
+            parts = [torch.cat(pair) for pair in zip(self._pending, parts, strict=True)]
+        self._pending = parts
+        while len(self._pending[0]) >= self.rows:
+            self._write_shard(self._pending)
 
     def close(self, statistics: Mapping[str, Any] = {}) -> None:
-        """Write the manifest; without one the folder counts as unfinished."""
+        """Write what is left and the manifest; without one the folder counts as unfinished."""
+        pending = self._pending or [torch.zeros(0, 0, 0)] * len(TYPES)
+        dim, f = pending[1].shape[2], pending[2].shape[2]
+        if len(pending[0]):
+            self._write_shard(pending)
         content = {
             "format": FORMAT,
             **self.about,
+            "dim": dim,
+            "f": f,
             "dtype": "float16",
             "statistics": dict(statistics),
             "shards": self._shards,
         }
         store.write_json(self.folder / MANIFEST, content)
 
-    def _write(self, tensors: dict[str, Tensor]) -> None:
+    def _write_shard(self, pending: list[Tensor]) -> None:
         path = self.folder / f"intents-{len(self._shards):05}.safetensors"
+        tensors = {name: part[: self.rows] for name, part in zip(TYPES, pending, strict=True)}
         store.write_tensors(path, tensors)
         rows = len(tensors["keys"])
         self._shards.append({"file": path.name, "rows": rows, "sha256": store.file_sha256(path)})
+        self._pending = [part[rows:] for part in pending]
 
 
 class _Shard(NamedTuple):
