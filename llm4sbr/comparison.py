@@ -1,4 +1,4 @@
-"""The table of a run: every model's metrics over seeds, its gain over the plain backbone, its significance."""
+"""The table of a run: metrics over seeds, gain over the plain backbone, significance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr import metrics
-from llm4sbr.verdict import Comparison, verdict
+from llm4sbr.verdict import Comparison, Ground, verdict
 
 PLAIN, LLM = "plain", "llm"
 """Names of the rows that others are compared with."""
@@ -49,19 +49,17 @@ def table(
     tested = _test(values, pairs, groups)
     headline = f"MRR@{max(ks)}"
     found = {pair: Comparison(_gain(values, pair, headline), tested[pair][headline]) for pair in pairs}
-    context = {
-        "samples": len(groups),
-        "coverage": coverage,
-        "seeds": max((len(row.ranks) for row in rows), default=0),
-        "selected_on": sorted(
-            {facts["selected_on"] for row in rows for facts in row.facts if "seed" in facts}
-        ),
-    }
+    ground = Ground(
+        samples=len(groups),
+        coverage=coverage,
+        seeds=max((len(row.ranks) for row in rows), default=0),
+        selected_on=sorted({one["selected_on"] for row in rows for one in row.facts if "seed" in one}),
+    )
     return {
         "k": list(ks),
-        **context,
+        **ground._asdict(),
         "rows": [_line(row, ks, values, tested.get((row.name, PLAIN))) for row in rows],
-        "verdict": verdict(found, llm=llm, metric=headline, **context),
+        "verdict": verdict(found, ground, llm=llm, metric=headline),
     }
 
 

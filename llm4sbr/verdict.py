@@ -32,15 +32,21 @@ class Comparison(NamedTuple):
         return f"{size}, p = {self.p:.2g}"
 
 
+class Ground(NamedTuple):
+    """What a table rests on."""
+
+    samples: int
+    """M of the test part."""
+    coverage: float | None
+    """Share of test samples with an LLM answer; None without an LLM."""
+    seeds: int
+    """Repetitions."""
+    selected_on: Sequence[str]
+    """Where best epochs were chosen: `valid`, `test` or `none`."""
+
+
 def verdict(
-    comparisons: Mapping[tuple[str, str], Comparison],
-    *,
-    llm: str,
-    metric: str,
-    samples: int,
-    coverage: float | None,
-    seeds: int,
-    selected_on: Sequence[str],
+    comparisons: Mapping[tuple[str, str], Comparison], ground: Ground, *, llm: str, metric: str
 ) -> str:
     """One sentence on whether a gain is the LLM's own.
 
@@ -49,19 +55,17 @@ def verdict(
 
     Args:
         comparisons: (row, other row) -> comparison by `metric`.
+        ground: what the table rests on.
         llm: name of the LLM.
         metric: name of the metric compared.
-        samples: M of the test part.
-        coverage: share of test samples with an LLM answer; None without an LLM.
-        seeds: repetitions.
-        selected_on: where best epochs were chosen.
     """
-    ground = f"on {samples:,} test samples" + (f" and {seeds} seeds" if seeds > 1 else " and a single seed")
-    if coverage is not None and coverage < 1:
-        ground += f", {coverage:.0%} of them with an answer"
-    if "test" in selected_on:
-        ground += ", with the best epoch chosen on the test set as in the paper, which flatters every row"
-    return f"By {metric} {ground}, {_finding(comparisons, llm)}."
+    text = f"on {ground.samples:,} test samples"
+    text += f" and {ground.seeds} seeds" if ground.seeds > 1 else " and a single seed"
+    if ground.coverage is not None and ground.coverage < 1:
+        text += f", {ground.coverage:.0%} of them with an answer"
+    if "test" in ground.selected_on:
+        text += ", with the best epoch chosen on the test set as in the paper, which flatters every row"
+    return f"By {metric} {text}, {_finding(comparisons, llm)}."
 
 
 def _finding(comparisons: Mapping[tuple[str, str], Comparison], llm: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm4sbr import memory, registry, store
+from llm4sbr import registry, store
 from llm4sbr.comparison import Row, table
 from llm4sbr.config import Config
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
@@ -54,7 +54,7 @@ def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
         llm=config.infer.llm,
         coverage=_coverage(run, prepared),
     )
-    split = prepared.stats.get("split", config.data.split)
+    split = prepared.stats["rules"]["split"]
     store.write_json(out / "metrics.json", {"split": split} | content)
 
 
@@ -67,11 +67,10 @@ def _check(run: Path, prepared: Prepared, ks: Sequence[int]) -> None:
 
 
 def _baseline(name: str, prepared: Prepared, config: Config, advance: Advance) -> Row:
-    memory.reset_peak()
     started = time.perf_counter()
     baseline = registry.create("baselines", name, num_items=prepared.catalogue.size)
     baseline.fit(prepared.train)
-    facts = {"seconds": round(time.perf_counter() - started, 3), "peak_memory": memory.peak()}
+    facts = {"seconds": round(time.perf_counter() - started, 3)}
     ranks = rank_all(
         lambda batch: baseline.score(batch.items, batch.mask),
         prepared.sessions,
@@ -90,9 +89,8 @@ def _models(
     rows: dict[str, Row] = {}
     for folder in sorted(folders, key=_order):
         variant = folder.parent.name
-        row = rows.setdefault(
-            variant, Row(variant, KINDS.get(variant, "control"), _label(variant, config), [], [])
-        )
+        empty = Row(variant, KINDS.get(variant, "control"), _label(variant, config), [], [])
+        row = rows.setdefault(variant, empty)
         ranks, facts = _model(run, folder, prepared, config, catalogue)
         row.ranks.append(ranks)
         row.facts.append(facts)

@@ -135,6 +135,8 @@ def _intents(job: Job, catalogue: str) -> IntentStore | None:
         raise StoreError(
             f"{folder}: made for another catalogue than {job.run / 'prepare'}; run localize again"
         )
+    if not len(intents):
+        raise StoreError(f"{folder}: no sample has an answer; raise infer.budget, or train with infer.llm=none")
     return intents
 
 
@@ -162,7 +164,7 @@ def _material(job: Job, prepared: Prepared, catalogue: str, intents: IntentStore
     if not len(valid.key):
         # The paper has no validation part and takes the best epoch on the test set. Only its own protocol
         # does so here, and says it.
-        paper = prepared.stats.get("split") == "paper"
+        paper = prepared.stats["rules"]["split"] == "paper"
         selected_on = "test" if paper else "none"
         valid = prepared.samples["test"] if paper else valid
     material = Material(

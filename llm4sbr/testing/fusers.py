@@ -1,0 +1,80 @@
+"""What every fuser must do; subclass `FuserContract` in a plugin's tests.
+
+class TestMine(FuserContract):
+    name = "my-fuser"
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llm4sbr import registry
+from llm4sbr.protocols import Fuser
+
+BATCH, DIM = 6, 16
+PERSPECTIVES = (1, 2, 3, 5)
+
+
+class FuserContract:
+    """Tests of one fuser."""
+
+    name: str
+    """Its installed name."""
+
+    def fuser(self, perspectives: int) -> nn.Module:
+        """A fuser with fixed weights."""
+        torch.manual_seed(0)
+        fuser: nn.Module = registry.create("fusers", self.name, dim=DIM, perspectives=perspectives)
+        return fuser.eval()
+
+    def inputs(self, perspectives: int) -> tuple[Tensor, Tensor]:
+        """Behavioural and semantic vectors, float (B, P, D)."""
+        torch.manual_seed(1)
+        return torch.randn(BATCH, perspectives, DIM), torch.randn(BATCH, perspectives, DIM)
+
+    def test_satisfies_the_protocol(self) -> None:
+        """It has the members."""
+        assert isinstance(self.fuser(2), Fuser)
+
+    def test_any_number_of_perspectives(self) -> None:
+        """(B, P, D) twice gives (B, D)."""
+        for count in PERSPECTIVES:
+            fused = self.fuser(count)(*self.inputs(count))
+            assert fused.shape == (BATCH, DIM)
+            assert fused.isfinite().all()
+
+    def test_rows_are_independent(self) -> None:
+        """A session's result does not depend on its company."""
+        fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
+        together = fuser(behavioural, semantic)
+        alone = torch.cat([fuser(behavioural[i : i + 1], semantic[i : i + 1]) for i in range(BATCH)])
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+    def test_both_sides_count(self) -> None:
+        """Other behaviour or other intents, another result."""
+        fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
+        fused = fuser(behavioural, semantic)
+        assert not torch.allclose(fused, fuser(behavioural.roll(1, 0), semantic), atol=1e-3)
+        assert not torch.allclose(fused, fuser(behavioural, semantic.roll(1, 0)), atol=1e-4)
+
+    def test_missing_intents(self) -> None:
+        """Without intents the result is finite and tells sessions apart; other rows do not notice."""
+        fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
+        without = fuser(behavioural, torch.zeros_like(semantic))
+        assert without.isfinite().all()
+        assert torch.pdist(without).min() > 1e-3
+        partly = semantic.clone()
+        partly[0] = 0
+        fused = fuser(behavioural, partly)
+        torch.testing.assert_close(fused[0], without[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(fused[1:], fuser(behavioural, semantic)[1:], atol=1e-5, rtol=1e-5)
+
+    def test_gradient_reaches_every_parameter(self) -> None:
+        """Nothing is left untrained, with intents; without them nothing breaks."""
+        fuser, (behavioural, semantic) = self.fuser(3).train(), self.inputs(3)
+        fuser(behavioural, semantic).square().sum().backward()
+        idle = [name for name, p in fuser.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert idle == []
+        fuser(behavioural, torch.zeros_like(semantic)).square().sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in fuser.parameters())

@@ -1,0 +1,97 @@
+"""A run directory with its first stages done on toy data, without any reader, LLM or encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from llm4sbr.data.batches import sample_keys
+from llm4sbr.data.prepared import Prepared, catalogue_hash, save
+from llm4sbr.intents import IntentWriter
+from llm4sbr.protocols import Samples, Sessions
+from llm4sbr.testing.toy import toy_catalogue, toy_sessions
+
+WIDTH = 8
+"""E of the toy intents."""
+
+
+def toy_run(
+    run: Path,
+    *,
+    items: int = 20,
+    sessions: int = 60,
+    sources: Sequence[str] = ("llm", "item-text", "shuffled"),
+    perspectives: Sequence[str] = ("long", "short"),
+    split: str = "temporal",
+    valid: bool = True,
+) -> Path:
+    """Write `prepare` and `localize` of a run and return it.
+
+    Item i is followed by item i + 1. The last sixth of the sessions is the test part, the sixth before it
+    the validation part, unless `valid` is false. The intents of `shuffled` are another sample's; those of
+    the other sources tell the next item, and leave out every fifth sample.
+    """
+    whole = toy_sessions(items=items, sessions=sessions)
+    catalogue = toy_catalogue(items)
+    sixth = sessions // 6
+    first_valid = sessions - sixth * (2 if valid else 1)
+    parts = {
+        "train": range(first_valid),
+        "valid": range(first_valid, sessions - sixth),
+        "test": range(sessions - sixth, sessions),
+    }
+    samples = {name: _prefixes(whole, part) for name, part in parts.items()}
+    end = int(whole.offsets[first_valid])
+    train = Sessions(whole.items[:end].clone(), whole.offsets[: first_valid + 1].clone())
+    (run / "prepare").mkdir(parents=True)
+    prepared = Prepared(catalogue, whole, train, samples, {"rules": {"split": split}})
+    save(
+        run / "prepare",
+        prepared,
+        names=pl.Series([f"u{number}" for number in range(sessions)]),
+        times=pl.Series([float(number) for number in range(sessions)]),
+    )
+    for source in sources:
+        _intents(run / "localize" / source, prepared, perspectives, shuffled=source == "shuffled")
+    return run
+
+
+def _prefixes(sessions: Sessions, part: range) -> Samples:
+    pairs = [
+        (int(sessions.offsets[one]), end)
+        for one in part
+        for end in range(int(sessions.offsets[one]) + 1, int(sessions.offsets[one + 1]))
+    ]
+    start, end = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T.contiguous()
+    return Samples(start, end, sample_keys(sessions, start, end))
+
+
+def _intents(folder: Path, prepared: Prepared, perspectives: Sequence[str], *, shuffled: bool) -> None:
+    every = list(prepared.samples.values())
+    keys = torch.cat([samples.key for samples in every])
+    targets = prepared.sessions.items[torch.cat([samples.end for samples in every])]
+    keys, index = _unique(keys)
+    targets = targets[index]
+    if shuffled:
+        targets = targets.roll(7)
+    answered = torch.arange(len(keys)) % 5 > 0
+    keys, targets = keys[answered], targets[answered]
+    vectors = torch.randn(prepared.catalogue.size, WIDTH, generator=torch.Generator().manual_seed(0))
+    intents = vectors[targets - 1].unsqueeze(1).expand(-1, len(perspectives), -1)
+    about = {"catalogue": catalogue_hash(prepared.catalogue), "dim": WIDTH, "f": 1}
+    writer = IntentWriter(folder, perspectives, about=about)
+    located = targets[:, None, None].expand(-1, len(perspectives), 1)
+    writer.add(keys, intents, located, torch.ones(located.shape))
+    writer.close()
+
+
+def _unique(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct keys in ascending order, and where each stands first."""
+    order = keys.argsort(stable=True)
+    kept = keys[order]
+    first = torch.cat([torch.tensor([True]), kept[1:] != kept[:-1]])
+    return kept[first], order[first]

@@ -1,0 +1,14 @@
+"""The contract over every installed fuser; a newly registered one is tested without a change here."""
+
+from __future__ import annotations
+
+from llm4sbr import registry
+from llm4sbr.testing.fusers import FuserContract
+
+for _component in registry.components("fusers"):
+    _title = "Test" + "".join(part.title() for part in _component.name.split("-"))
+    globals()[_title] = type(_title, (FuserContract,), {"name": _component.name})
+
+
+def test_there_are_some() -> None:
+    assert any(name.startswith("Test") for name in globals())
