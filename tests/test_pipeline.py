@@ -1,0 +1,118 @@
+"""What is redone, what is fresh, and that the reason is said."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from llm4sbr import pipeline, store
+from llm4sbr.config import Settings, nest
+from llm4sbr.errors import ConfigError, StoreError
+from llm4sbr.progress import Progress
+from llm4sbr.testing.toy import toy_log
+
+
+@pytest.fixture
+def chosen(tmp_path: Path) -> Settings:
+    toy_log(tmp_path / "log")
+    return nest({"data.reader": "csv", "data.path": str(tmp_path / "log"), "data.min_item_count": 1})
+
+
+def _execute(run: Path, chosen: Settings, **options: object) -> list[str]:
+    """The stages' lines that a run said."""
+    said = io.StringIO()
+    progress = Progress(console=Console(file=said, width=200))
+    pipeline.execute(run, chosen, progress=progress, **options)  # type: ignore[arg-type]
+    return [line for line in said.getvalue().splitlines() if line.split(":")[0] in pipeline.STAGE_NAMES]
+
+
+def test_fresh_stages_are_skipped(tmp_path: Path, chosen: Settings) -> None:
+    run = tmp_path / "run"
+    assert _execute(run, chosen, until="prepare") == ["prepare: to do"]
+    assert _execute(run, chosen, until="prepare") == ["prepare: fresh"]
+    assert _execute(run, {}, until="prepare") == ["prepare: fresh"]  # config.toml of before holds
+
+
+def test_a_changed_setting_is_named(tmp_path: Path, chosen: Settings) -> None:
+    run = tmp_path / "run"
+    _execute(run, chosen, until="prepare")
+    assert _execute(run, nest({"data.max_length": 3}), until="prepare") == [
+        "prepare: redone, data.max_length: 50 -> 3"
+    ]
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path, chosen: Settings) -> None:
+    run = tmp_path / "run"
+    _execute(run, chosen, until="prepare")
+    with (tmp_path / "log" / "items.csv").open("a") as stream:
+        stream.write("\n")
+    assert _execute(run, {}, until="prepare") == ["prepare: redone, files of data.path changed"]
+
+
+def test_force_redoes_and_equal_output_keeps_what_follows_fresh(tmp_path: Path, chosen: Settings) -> None:
+    run = tmp_path / "run"
+    _execute(run, chosen, until="localize")
+    before = store.read_stamp(run / "prepare")
+    assert _execute(run, {}, until="prepare", force=True) == ["prepare: redone as asked"]
+    after = store.read_stamp(run / "prepare")
+    assert before is not None
+    assert after is not None
+    assert before.content == after.content
+    assert _execute(run, {}, until="localize") == ["prepare: fresh", "infer: fresh", "localize: fresh"]
+
+
+def test_neutral_settings_redo_nothing(tmp_path: Path, chosen: Settings) -> None:
+    run = tmp_path / "run"
+    _execute(run, chosen, until="infer")
+    lines = _execute(
+        run, nest({"train.workers": 2, "infer.cache": str(tmp_path / "a.sqlite")}), until="infer"
+    )
+    assert lines == ["prepare: fresh", "infer: fresh"]
+
+
+def test_suggestions_fill_only_what_nobody_chose(tmp_path: Path) -> None:
+    _, config = pipeline.configure(None, nest({"data.reader": "ml-100k"}))
+    assert config.data.sessions is not None
+    _, config = pipeline.configure(None, nest({"data.reader": "ml-100k", "data.sessions": "user"}))
+    assert config.data.sessions == "user"
+
+
+def test_default_run_is_a_plain_folder_name() -> None:
+    chosen = nest({"data.reader": "csv", "infer.llm": "transformers:/some/where"})
+    assert pipeline.default_run(chosen) == Path("runs/csv-transformers--some-where")
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, chosen: Settings) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_bytes(b"x")
+    with pytest.raises(StoreError, match="holds other files and no run"):
+        pipeline.execute(tmp_path / "photos", chosen, until="prepare", progress=Progress(quiet=True))
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["me.jpg"]
+
+
+def test_two_processes_do_not_share_a_run(tmp_path: Path, chosen: Settings) -> None:
+    run = tmp_path / "run"
+    with (
+        pipeline._locked(run),
+        pytest.raises(StoreError, match="another llm4sbr process"),
+        pipeline._locked(run),
+    ):
+        pass
+
+
+def test_missing_data_folder(tmp_path: Path) -> None:
+    chosen = nest({"data.reader": "csv", "data.path": str(tmp_path / "nowhere")})
+    with pytest.raises(ConfigError, match=r"nowhere does not exist"):
+        pipeline.execute(tmp_path / "run", chosen, until="prepare", progress=Progress(quiet=True))
+
+
+def test_a_run_of_another_version(tmp_path: Path, chosen: Settings) -> None:
+    run = tmp_path / "run"
+    _execute(run, chosen, until="prepare")
+    stamp = store.read_json(run / "prepare" / "stage.json")
+    store.write_json(run / "prepare" / "stage.json", stamp | {"format": 99})
+    with pytest.raises(StoreError, match=r"written in run format 99, this version reads 1"):
+        _execute(run, {}, until="prepare")
