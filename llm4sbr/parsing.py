@@ -1,0 +1,121 @@
+"""Text that is not ours made safe and plain: titles for prompts, titles out of answers.
+
+Answers of small models wrap the title in words ("The item I'm referring to is ..."). The rules below each
+remove something and are applied until nothing changes, so parsing what was parsed changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["one_line", "parse_answer"]
+
+TITLE_LENGTH = 120
+"""Characters of a title, or of all attributes of an item, that a prompt shows."""
+
+ANSWER_LENGTH = 200
+"""Characters of a parsed answer; a longer one is no title."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line separators, reordering marks and lone surrogates."""
+
+
+def one_line(text: str, limit: int = TITLE_LENGTH) -> str:
+    """Text of the data made fit for a prompt: no line breaks or control characters, and a visible cut."""
+    text = " ".join(_CONTROL.sub(" ", text).split())
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def parse_answer(answer: str) -> str:
+    """The item that an answer names, without the words around it; "" for a refusal or nothing.
+
+    `The item is "Toy Story (1995)_12".` becomes `Toy Story (1995)`.
+    """
+    text = _line(answer)
+    while (shorter := _unwrapped(text)) != text:  # every rule only removes, so this ends
+        text = shorter
+    return text if len(text) <= ANSWER_LENGTH else ""
+
+
+def _line(answer: str) -> str:
+    """The first line that says something; a line that announces the answer gives way to the next."""
+    lines = [clean for line in answer.splitlines() if (clean := one_line(line, ANSWER_LENGTH * 2))]
+    announced = len(lines) > 1 and lines[0].endswith(":")
+    return lines[announced] if lines else ""
+
+
+def _unwrapped(text: str) -> str:
+    """One round of all rules."""
+    text = text.strip(" *`_,;:")
+    for rule in _LEADS:
+        text = rule.sub("", text, count=1)
+    text = _unquoted(text)
+    for rule in _TAILS:
+        text = rule.sub("", text, count=1)
+    return "" if any(rule.match(text) for rule in _UNUSABLE) else text
+
+
+def _unquoted(text: str) -> str:
+    """What stands in quotation marks, if the text begins with one and no more of a title follows."""
+    closing = _QUOTES.get(text[:1])
+    if closing is None:
+        return text
+    inner, found, rest = text[1:].partition(closing)
+    if not found:
+        return inner
+    return inner if inner.strip() and _AFTER_QUOTE.match(rest) else text
+
+
+_QUOTES = {'"': '"', "“": "”", "«": "»", "„": "“", "'": "'"}
+_AFTER_QUOTE = re.compile(r"$|[.,;:!?)_\d]|\s+[a-z(\-\u2013]")
+
+_KIND = "(?:item|movie|film|product|book|song|game)"
+_THING = f"(?:{_KIND}|title|name|answer|guess|choice|recommendation|suggestion|prediction)"
+_A_KIND = rf"(?:(?:the|an?) )?{_KIND}s?(?: (?:titled|called|named))?"
+_DO = r"(?:to )?(?:like|love|enjoy|want|prefer|watch|see|read|buy|play|choose|pick|try|get|have|be|also|next)"
+_LIKES = rf"(?:might|may|would|could|will|should|wants?|likes?|loves?|is likely|is)(?: {_DO}| interested in)*"
+_IS = "(?:is|was|would be|could be|might be|may be|will be)"
+
+# What follows a wrapper is matched with its capitals, so that titles such as "It" or "Like Water" survive.
+_LEADS = [
+    re.compile(pattern)
+    for pattern in (
+        r"^(?:[-*•>#]+|\(?\d{1,3}[.)])\s+",
+        r"^(?i:sure|certainly|of course|okay|ok|absolutely)\s*[,!.:]\s+",
+        rf"^(?i:assistant|output|response|{_THING}(?: name| title)?)\s*:\s*",
+        r"^(?i:based on)\b[^\"“:]{0,200}?[,:]\s+",
+        rf"^(?i:here(?:'s| is) )?(?i:the|an?|one|my|your|this|another)\s+(?:[\w-]+\s+){{0,3}}?"
+        rf"(?i:{_THING})s?\b[^.:\"“]{{0,100}}?\s{_IS}\b:?\s+(?=\S)",
+        rf"^(?i:(?:the|this|a) user|they|you)\s+(?:chose|requested|selected|{_LIKES})"
+        rf"(?: {_A_KIND})?:?\s+(?=\S)",
+        rf"^I(?:'d| would|'ll| will)?\s+(?:guess|recommend|suggest|choose|pick|say|think|believe)\b"
+        rf"(?: (?:that|trying|watching|reading|{_A_KIND}))*(?: {_IS})?:?\s+(?=\S)",
+        rf"^[Tt]he {_KIND}(?: (?:titled|called|named))?,?\s+(?=[\"“«])",
+    )
+]
+
+_TAILS = [
+    re.compile(pattern)
+    for pattern in (
+        r"[.,;]?\s+(?:because|since|as it|as the|which is|that is|who is)\s.*$",
+        r"[.!?]\s+(?:The|This|It|I|They|Based|Because|As|However|Please|If|Here|He|She|You|Note)\b:?\s+[a-z'].*$",
+        r"\s+\((?i:note|explanation|because|only)\b.*$",
+        r"_\d+\W*$",
+        r"[\"”»]+[.,]*$",
+        r"(?<!\b[A-Z])(?<!\bJr)(?<!\bSr)(?<!\bInc)(?<!\bCo)(?<!\bLtd)(?<!\bVol)(?<!\.)\.$",
+        r"[\s,;:]+$",
+    )
+]
+
+_UNUSABLE = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"^(?:i'm |i am )?(?:very )?sorry\b,? (?:but|i\b|for\b)",
+        r"^as an? (?:ai|language|large)\b",
+        r"^i (?:can't|cannot|can not|could not|am unable|am not able|do not|don't|need more)\b.*"
+        r"\b(?:guess|predict|recommend|provide|help|assist|answer|know|determine|have|access|information)\b",
+        r"^(?:unknown|none|nothing|n/?a|no item|no answer|(?:the )?(?:item|title)|item ?name)\W*$",
+        r"^there (?:is|are) no\b.*\b(?:item|answer|information|title)s?\b",
+        r"^\W*$",
+    )
+]

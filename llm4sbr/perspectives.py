@@ -1,0 +1,169 @@
+"""Ways to ask the LLM about a session: long, short and normal, in the words of a wording file.
+
+A wording is a TOML file with one table per perspective, so new words need no code:
+
+    [short]
+    prompt = "The user chose {items}, most recently {last}. Name one more item. Only its title."
+    item = "{title}{attributes}"     # also {number}, {id} (catalogue id), {key} (the data's own id)
+    separator = ", "
+    items = 3                        # optional: only a session's most recent items
+
+`paper` and `natural` are shipped with the package. Titles come from data and are not trusted: they are
+held to one line and a visible length, whatever they contain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from string import Formatter
+from typing import Any, NamedTuple
+
+from llm4sbr.config import read_toml
+from llm4sbr.errors import ConfigError
+from llm4sbr.parsing import one_line, parse_answer
+from llm4sbr.protocols import Horizon, Item
+
+__all__ = ["Long", "Normal", "Short", "Worded", "Wording", "load_wording"]
+
+
+class Wording(NamedTuple):
+    """How one perspective puts its question."""
+
+    prompt: str
+    """Template with {items} and, if wanted, {last}."""
+    item: str
+    """Template of one item: {title}, and if wanted {attributes}, {number}, {id}, {key}."""
+    separator: str
+    """Between two items."""
+    items: int | None = None
+    """At most this many of the most recent items; None shows as many as the setting allows."""
+
+
+class Worded:
+    """A perspective in the words of a wording file.
+
+    Args:
+        view: the table of the wording file: `long`, `short`, `normal`.
+        horizon: the representation its answers are aligned with, `long` or `short`.
+        wording: `paper`, `natural`, or the path of a TOML file.
+        max_items: a prompt names this many of a session's most recent items at most.
+        attributes: item attributes named behind the title; one that an item lacks is left out.
+
+    Raises:
+        ConfigError: the wording cannot be used; the message names file and key.
+    """
+
+    def __init__(
+        self,
+        view: str,
+        horizon: Horizon,
+        *,
+        wording: str | Path = "paper",
+        max_items: int = 50,
+        attributes: Sequence[str] = (),
+    ) -> None:
+        self.horizon = horizon
+        self._wording = load_wording(wording, view)
+        self._attributes = tuple(attributes)
+        if self._attributes and "{attributes}" not in self._wording.item:
+            raise ConfigError(
+                f"{wording}: {view}.item: has no {{attributes}}, but infer.attributes asks for some"
+            )
+        self._shown = min(max_items, self._wording.items or max_items)
+
+    def prompt(self, items: Sequence[Item]) -> str:
+        """The question about a session, oldest item first; of a long session the most recent items only."""
+        shown = [
+            self._wording.item.format(
+                number=number,
+                title=one_line(item.title) or f"item {item.id}",
+                id=item.id,
+                key=one_line(item.key),
+                attributes=self._of(item),
+            )
+            for number, item in enumerate(items[-self._shown :], start=1)
+        ]
+        last = one_line(items[-1].title) or f"item {items[-1].id}"
+        return self._wording.prompt.format(items=self._wording.separator.join(shown), last=last)
+
+    def parse(self, answer: str) -> str:
+        """The item that an answer names; see `parsing.parse_answer`."""
+        return parse_answer(answer)
+
+    def _of(self, item: Item) -> str:
+        values = [item.attributes[name] for name in self._attributes if item.attributes.get(name)]
+        return f" ({one_line(', '.join(values))})" if values else ""
+
+
+Long = partial(Worded, "long", "long")
+"""The whole session, with the paper's qualifier "long-term"."""
+Short = partial(Worded, "short", "short")
+"""The latest interest, with the paper's qualifier "short-term"."""
+Normal = partial(Worded, "normal", "long")
+"""The same question without words of perspective, as a check on what these words do."""
+
+
+def load_wording(wording: str | Path, view: str) -> Wording:
+    """The table `view` of a shipped wording or of a TOML file.
+
+    Raises:
+        ConfigError: there is no such wording, file or table, or a template has a wrong placeholder.
+    """
+    path = _find(str(wording))
+    tables = read_toml(path)
+    table = tables.get(view)
+    if not isinstance(table, dict):
+        there = ", ".join(f"[{name}]" for name in tables) or "nothing"
+        raise ConfigError(f"{path}: no table [{view}] for the perspective {view!r}; it has {there}")
+    return _checked(table, f"{path}: {view}")
+
+
+def _find(wording: str) -> Path:
+    folder = Path(str(files("llm4sbr") / "wordings"))
+    shipped = sorted(path.stem for path in folder.glob("*.toml"))
+    if wording in shipped:
+        return folder / f"{wording}.toml"
+    if not Path(wording).is_file():
+        names = " or ".join(shipped)
+        raise ConfigError(
+            f"infer.wording = {wording!r}: no such file; take {names}, or the path of a TOML file"
+        )
+    return Path(wording)
+
+
+def _checked(table: dict[str, Any], where: str) -> Wording:
+    allowed = {"prompt": {"items", "last"}, "item": {"title", "attributes", "number", "id", "key"}}
+    unknown = sorted(table.keys() - set(Wording._fields))
+    if unknown:
+        raise ConfigError(f"{where}.{unknown[0]}: unknown key; known: {', '.join(Wording._fields)}")
+    for key in ("prompt", "item", "separator"):
+        if not isinstance(table.get(key), str):
+            raise ConfigError(f"{where}.{key}: expected a text, found {table.get(key)!r}")
+    items = table.get("items")
+    if items is not None and (type(items) is not int or items < 1):
+        raise ConfigError(f"{where}.items: expected a whole number from 1, found {items!r}")
+    for key, names in allowed.items():
+        _check_placeholders(table[key], names, f"{where}.{key}")
+    if "title" not in _placeholders(table["item"]):
+        raise ConfigError(f"{where}.item: needs {{title}}")
+    if not _placeholders(table["prompt"]):
+        raise ConfigError(f"{where}.prompt: needs {{items}} or {{last}}")
+    return Wording(table["prompt"], table["item"], table["separator"], items)
+
+
+def _check_placeholders(template: str, allowed: set[str], where: str) -> None:
+    try:
+        fields = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}; write {{{{ and }}}} for braces") from None
+    for _, name, spec, conversion in fields:
+        if name is not None and (name not in allowed or spec or conversion):
+            known = ", ".join(f"{{{field}}}" for field in sorted(allowed))
+            raise ConfigError(f"{where}: unknown placeholder {{{name}}}; known: {known}")
+
+
+def _placeholders(template: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(template) if name}
