@@ -15,6 +15,9 @@ from llm4sbr.protocols import Catalogue, Encoder, Localization
 
 CELLS = 2**24
 """Similarities held at once (64 MiB); the full (M, N) matrix never exists."""
+GRAIN = 2**16
+"""Cosines are compared in steps of 1 / GRAIN: rounding noise, which differs with what else is in a batch,
+must not choose between two items of the same title."""
 
 
 class Nearest:
@@ -91,7 +94,7 @@ class Nearest:
 
 
 def top(queries: Tensor, vectors: Tensor, k: int, *, cells: int = CELLS) -> tuple[Tensor, Tensor]:
-    """The k rows of `vectors` with the highest cosine similarity to each query (Eq. 3), exactly.
+    """The k rows of `vectors` with the highest cosine similarity to each query (Eq. 3); no approximate index.
 
     Works block by block, on at most about `cells` similarities at once.
 
@@ -102,7 +105,8 @@ def top(queries: Tensor, vectors: Tensor, k: int, *, cells: int = CELLS) -> tupl
         cells: similarities held at once.
 
     Returns:
-        Cosines float32 (m, k), best first, and row numbers int64 (m, k); equal cosines come in row order.
+        Cosines float32 (m, k), best first, and row numbers int64 (m, k); cosines that differ by less than
+        about 1 / GRAIN count as equal and come in row order.
         A zero vector on either side has no direction: its similarity is -inf.
     """
     width = min(len(vectors), max(k, 4 * isqrt(cells)))
@@ -118,16 +122,18 @@ def top(queries: Tensor, vectors: Tensor, k: int, *, cells: int = CELLS) -> tupl
         for start in range(0, len(unit), width):
             block = query @ unit[start : start + width].T  # (height, width)
             block.masked_fill_(lost[start : start + width] | blind, -torch.inf)
-            value, at = block.topk(min(k, block.shape[1]), dim=1)
-            best, index = _merge(torch.cat([best, value], 1), torch.cat([index, at + start], 1), k)
+            at = (block * GRAIN).round().topk(min(k, block.shape[1]), dim=1).indices
+            best, index = torch.cat([best, block.gather(1, at)], 1), torch.cat([index, at + start], 1)
+            best, index = _sorted(best, index, k)
         parts.append((best, index))
     if not parts:
         return queries.new_zeros(0, k, dtype=torch.float32), torch.zeros(0, k, dtype=torch.int64)
     return torch.cat([value for value, _ in parts]), torch.cat([at for _, at in parts])
 
 
-def _merge(value: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of each row, equal values in the order of their index."""
+def _sorted(value: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of each row, those that count as equal in the order of their index."""
     index, order = index.sort(dim=1)
-    value, best = value.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return value[:, :k], index.gather(1, best)[:, :k]
+    value = value.gather(1, order)
+    best = (value * GRAIN).round().sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return value.gather(1, best), index.gather(1, best)

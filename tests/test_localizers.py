@@ -123,6 +123,6 @@ def test_blocks_give_what_the_whole_matrix_gives(m: int, n: int, k: int, cells: 
     vectors = torch.randn(n, 5, generator=generator)
     similarity, index = top(queries, vectors, k, cells=cells)
     whole = torch.nn.functional.cosine_similarity(queries.unsqueeze(1), vectors.unsqueeze(0), dim=2)
-    torch.testing.assert_close(similarity, whole.topk(k, dim=1).values, atol=1e-6, rtol=0)
+    torch.testing.assert_close(similarity, whole.topk(k, dim=1).values, atol=2e-5, rtol=0)
     torch.testing.assert_close(whole.gather(1, index), similarity, atol=1e-6, rtol=0)
     assert all(len(set(row)) == k for row in index.tolist())

@@ -1,0 +1,193 @@
+"""Stage `localize`: ties the answers to items of the catalogue and stores them as intents, by sample.
+
+What stands for an item in text space is chosen by `localize.item_text`; encoder and localizer see a
+catalogue whose titles are that text. All sources of answers share one memo of encoded texts, so the
+catalogue and answers that several of them have are encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from llm4sbr import registry, store
+from llm4sbr.config import Config
+from llm4sbr.data.batches import collate
+from llm4sbr.data.prepared import Prepared, catalogue_hash, load
+from llm4sbr.encoders import Memo
+from llm4sbr.errors import StoreError
+from llm4sbr.intents import IntentStore, IntentWriter
+from llm4sbr.progress import Progress
+from llm4sbr.protocols import Catalogue, Localizer, Samples
+
+BLOCK = 16_384
+"""Samples localized at once."""
+
+
+class Space(NamedTuple):
+    """What all sources of answers have in common."""
+
+    prepared: Prepared
+    samples: Samples
+    """Of all splits, sorted by key."""
+    catalogue: Catalogue
+    """Its titles are the texts that stand for the items."""
+    encoder: Memo
+    localizer: Localizer
+    items: Tensor
+    """float32 (N, E), the encoder's vectors of the items."""
+    about: dict[str, Any]
+    """What goes into every manifest."""
+
+
+def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
+    """Turn the answers in `run/infer` into intents.
+
+    Writes a folder of intents per source of answers, `items.safetensors` with the items' vectors, and
+    `localize.json` with what the answers turned out to be. Without answers only the last is written.
+    Sources that an interrupted attempt finished are kept.
+
+    Raises:
+        StoreError: files of an earlier stage are missing, damaged, or do not belong together.
+        ModelUnavailableError: the encoder's weights cannot be had here.
+        RegistryError: no such encoder or localizer, or an option that it does not take.
+        ConfigError: a setting that the encoder or the localizer cannot work with.
+    """
+    names = list(config.infer.perspectives)
+    answers = {folder.name: _answers(folder, names) for folder in _sources(run / "infer")}
+    summary: dict[str, Any] = {"sources": {}}
+    if answers:
+        todo = {source: table for source, table in answers.items() if not _finished(out / source)}
+        prepared = load(run / "prepare")
+        catalogue = _texts(prepared.catalogue, config.localize.item_text)
+        distinct = set(catalogue.titles).union(*(table[name] for table in todo.values() for name in names))
+        with progress.task("localize", len(distinct), unit="texts") as advance:
+            space = _space(run, config, prepared, catalogue, advance)
+            store.write_tensors(out / "items.safetensors", {"items": space.items})
+            for source, table in todo.items():
+                _localize_source(out / source, source, table, names, space)
+        summary |= space.about
+    for source in answers:
+        summary["sources"][source] = IntentStore.open(out / source).manifest["statistics"]
+    store.write_json(out / "localize.json", summary)
+
+
+def _sources(infer: Path) -> list[Path]:
+    """The folders of answers, those of the LLM first."""
+    folders = [path for path in infer.iterdir() if path.is_dir()] if infer.exists() else []
+    return sorted(folders, key=lambda path: (path.name != "llm", path.name))
+
+
+def _finished(folder: Path) -> bool:
+    try:
+        IntentStore.open(folder).verify()
+    except StoreError:
+        return False
+    return True
+
+
+def _answers(folder: Path, names: Sequence[str]) -> pl.DataFrame:
+    """Parsed answers: `key` ascending, and a column per perspective, "" where there is none."""
+    table = pl.DataFrame({"key": pl.Series([], dtype=pl.Int64)})
+    for name in names:
+        path = folder / f"{name}.parquet"
+        part = store.read_table(path, ["key", "parsed"]).rename({"parsed": name})
+        if part["key"].n_unique() != len(part):
+            raise StoreError(f"{path}: a sample has two answers; delete {folder.parent} and run infer again")
+        table = table.join(part, on="key", how="full", coalesce=True)
+    return table.with_columns(pl.col(names).fill_null("")).sort("key")
+
+
+def _texts(catalogue: Catalogue, kind: str) -> Catalogue:
+    return Catalogue(catalogue.keys, catalogue.texts() if kind == "full" else catalogue.titles)
+
+
+def _space(run: Path, config: Config, prepared: Prepared, catalogue: Catalogue, advance: Any) -> Space:
+    chosen = config.localize
+    encoder = registry.create("encoders", chosen.encoder, **chosen.encoder_options)
+    localizer = registry.create("localizers", chosen.localizer, f=chosen.f, **chosen.options)
+    memo = Memo(encoder, advance=advance)
+    stamp = store.read_stamp(run / "infer")
+    about = {
+        "catalogue": catalogue_hash(prepared.catalogue),
+        "prompts": stamp.fingerprint if stamp else "",
+        "encoder": encoder.fingerprint,
+        "pooling": getattr(encoder, "pooling", "as the encoder has it"),
+        "localizer": {"name": chosen.localizer, "f": chosen.f, **chosen.options},
+        "item_text": chosen.item_text,
+    }
+    parts = zip(*prepared.samples.values(), strict=True)
+    samples = Samples(*(torch.cat(part) for part in parts))
+    order = samples.key.argsort()
+    samples = Samples(*(part[order] for part in samples))
+    return Space(prepared, samples, catalogue, memo, localizer, memo.encode(catalogue.titles), about)
+
+
+def _localize_source(
+    folder: Path, source: str, table: pl.DataFrame, names: Sequence[str], space: Space
+) -> None:
+    keys = table["key"].to_torch()
+    index = torch.searchsorted(space.samples.key, keys).clamp_max(len(space.samples.key) - 1)
+    if not torch.equal(space.samples.key[index], keys):
+        raise StoreError(
+            f"{folder.name}: answers for sessions that prepare does not have; run infer again with --force"
+        )
+    writer = IntentWriter(folder, names, about={"source": source, **space.about})
+    sums = _localize_block(writer, table[:0], names, space, index[:0, None])  # fixes E and F, adds no rows
+    for start in range(0, len(table), BLOCK):
+        block = slice(start, start + BLOCK)
+        clicked = collate(space.prepared.sessions, space.samples, index[block]).items
+        sums += _localize_block(writer, table[block], names, space, clicked)
+    writer.close(_statistics(table, names, space.prepared.catalogue, sums))
+
+
+def _localize_block(
+    writer: IntentWriter, table: pl.DataFrame, names: Sequence[str], space: Space, clicked: Tensor
+) -> Tensor:
+    """Write the intents of m samples.
+
+    Returns:
+        float64 (P, 3): answers tied to an item, sum of their cosines with the best one, and how many of
+        these best items the session (`clicked`, int64 (m, T)) already has.
+    """
+    texts = [text for name in names for text in table[name]]
+    found = space.localizer.localize(texts, space.catalogue, space.encoder)
+    # P answers of each of m samples, from (P * m, .) to (m, P, .)
+    items, weights, embeddings = (
+        part.reshape(len(names), len(table), part.shape[1]).transpose(0, 1) for part in found
+    )
+    writer.add(table["key"].to_torch(), embeddings, items, weights)
+    if not found.items.shape[1]:
+        return torch.zeros(len(names), 3, dtype=torch.float64)
+    best = found.items[:, 0]
+    tied = best > 0
+    cosine = cosine_similarity(space.encoder.encode(texts), space.items[(best - 1).clamp_min(0)]) * tied
+    again = (best.unsqueeze(1) == clicked.repeat(len(names), 1)).any(1) & tied
+    sums = torch.stack([tied, cosine, again], 1).double()
+    totals: Tensor = sums.reshape(len(names), len(table), 3).sum(1)
+    return totals
+
+
+def _statistics(
+    table: pl.DataFrame, names: Sequence[str], catalogue: Catalogue, sums: Tensor
+) -> dict[str, Any]:
+    """What the answers of one source are like: shares are of the answers that are not empty."""
+    titles = pl.Series(catalogue.titles).str.to_lowercase().unique()
+    found: dict[str, Any] = {"samples": len(table), "perspectives": {}}
+    for name, (tied, cosine, again) in zip(names, sums.tolist(), strict=True):
+        given = table[name].filter(table[name] != "")
+        exact = given.str.to_lowercase().is_in(titles.implode()).sum()
+        found["perspectives"][name] = {
+            "empty": len(table) - len(given),
+            "distinct": given.n_unique(),
+            "exact_title": round(exact / len(given), 4) if len(given) else None,
+            "grounding": round(cosine / tied, 4) if tied else None,
+            "repeats_session": round(again / tied, 4) if tied else None,
+        }
+    return found
