@@ -1,0 +1,175 @@
+"""The answer cache: what an LLM said to a prompt, asked once and kept for every run.
+
+One SQLite file in WAL mode, safe with several processes at once. Every `put_many` is one transaction, so
+a process killed at any moment loses the batch in flight and nothing else. The key is a hash of the LLM's
+fingerprint and the prompt; parsing is not part of it, so a better parser costs no calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from llm4sbr.errors import StoreError
+
+__all__ = ["Answer", "AnswerCache", "answer_key"]
+
+APPLICATION_ID = 0x4C345342
+"""Marks an SQLite file as ours ("L4SB")."""
+
+VERSION = 1
+"""Version of the table's layout."""
+
+WAIT = 60.0
+"""Seconds to wait for another process's transaction."""
+
+AT_ONCE = 500
+"""Keys per query."""
+
+
+class Answer(NamedTuple):
+    """What the LLM said and what it cost."""
+
+    text: str
+    """Raw, as the LLM gave it."""
+    seconds: float
+    """Wall time; a batch's time is shared evenly by its prompts."""
+    tokens: int
+    """Of prompt and answer together; 0 if the LLM does not count."""
+
+
+def answer_key(fingerprint: str, prompt: str) -> bytes:
+    """32 bytes: sha256 of the LLM's fingerprint and the prompt, which cannot run into each other."""
+    digest = hashlib.sha256(f"{len(fingerprint)}:{fingerprint}".encode())
+    digest.update(prompt.encode())
+    return digest.digest()
+
+
+class AnswerCache:
+    """Answers by key. Use it in a `with` block, or call `close`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> AnswerCache:
+        """Open the cache at `path`, made if missing.
+
+        Raises:
+            StoreError: the file is damaged, another program's database, of a newer version, or cannot be
+                written; the message says what to do.
+        """
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+            try:
+                _prepare(connection, path)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
+        """The answers that are known, by key."""
+        found = {}
+        with _explained(self.path):
+            for some in _groups(keys):
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, answer, seconds, tokens FROM answers WHERE key IN ({marks})"
+                found.update({row[0]: Answer(*row[1:]) for row in self._connection.execute(query, some)})
+        return found
+
+    def put_many(self, answers: Mapping[bytes, Answer]) -> None:
+        """Add answers in one transaction; where another process was first, its answer stays."""
+        rows = [(key, *answer) for key, answer in answers.items()]
+        with _explained(self.path), _transaction(self._connection):
+            self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", rows)
+
+    def __len__(self) -> int:
+        with _explained(self.path):
+            return int(self._connection.execute("SELECT count(*) FROM answers").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file; what was put stays."""
+        self._connection.close()
+
+    def __enter__(self) -> AnswerCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    with _transaction(connection):  # two processes may make the file at the same moment
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if tables and application != APPLICATION_ID:
+            raise StoreError(
+                f"{path}: another program's database, not an answer cache; choose another infer.cache"
+            )
+        if tables and version != VERSION:
+            raise StoreError(
+                f"{path}: an answer cache of version {version}, this program writes {VERSION}; "
+                "choose another infer.cache"
+            )
+        if not tables:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute(
+                "CREATE TABLE answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL, "
+                "seconds REAL NOT NULL, tokens INTEGER NOT NULL) WITHOUT ROWID"
+            )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; a power cut may
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # a full disk has rolled back by itself
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot make the answer cache: {error.strerror}; choose another infer.cache"
+        ) from None
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {_advice(error)}") from error
+
+
+def _advice(error: sqlite3.Error) -> str:
+    # The low byte is the kind of error, the rest its detail (sqlite.org/rescode.html).
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if kind == sqlite3.SQLITE_FULL:
+        return "no space left for the answer cache; free some and run again, finished answers are kept"
+    if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return f"not a whole answer cache ({error}); move it away, its prompts will be asked again"
+    if kind == sqlite3.SQLITE_BUSY:
+        return f"another process has held the answer cache for {WAIT:.0f} s; run again when it has ended"
+    return f"cannot use the answer cache: {error}; check the file's permissions or choose another infer.cache"
+
+
+def _groups(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
+    keys = list(keys)
+    for begin in range(0, len(keys), AT_ONCE):
+        yield keys[begin : begin + AT_ONCE]
