@@ -165,7 +165,7 @@ def _cache() -> Iterator[Finding]:
 def _components() -> Iterator[Finding]:
     found = registry.components()
     counts = Counter(component.kind for component in found)
-    yield Finding("ok", "components", ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    yield Finding("ok", "components", ", ".join(f"{kind} {count}" for kind, count in counts.items()))
     for (kind, name), number in Counter((c.kind, c.name) for c in found).items():
         if number > 1:
             choices = " or ".join(f"{c.package}:{name}" for c in found if (c.kind, c.name) == (kind, name))

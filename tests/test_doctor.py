@@ -96,7 +96,7 @@ def test_diagnosis_covers_the_machine_the_packages_and_the_cache(
     assert [finding.subject for finding in found.findings][:2] == ["machine", "torch"]
     assert "polars" in about(found, "packages")[0].what
     assert about(found, "cache")[0].what.startswith(f"{tmp_path / 'cache'}, 0.03 GB used, ")
-    assert "1 backbones" in about(found, "components")[0].what
+    assert "backbones 1" in about(found, "components")[0].what
 
 
 def test_diagnosis_loads_plugins_of_other_packages_and_names_clashes(install: Install) -> None:

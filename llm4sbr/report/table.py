@@ -1,0 +1,186 @@
+"""What each command prints for people, on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from llm4sbr import store
+from llm4sbr.report.layout import MISSING, count, duration, grid, pairs, show
+from llm4sbr.report.metrics import metrics_tables
+
+if TYPE_CHECKING:
+    from llm4sbr.doctor import Diagnosis
+    from llm4sbr.registry import Component
+
+MARKS = {"ok": "ok", "warn": "WARN", "error": "ERROR"}
+"""How a finding's level is shown; colour only repeats it."""
+
+COLOURS = {"ok": "", "warn": "yellow", "error": "red"}
+
+STAGES = ("prepare", "infer", "localize", "train", "evaluate")
+"""Stages whose time and memory stand below the final table, in order."""
+
+LONGEST = 300
+"""Characters of a value that a stage's summary shows."""
+
+
+class Result(Protocol):
+    """Anything that is plain values underneath."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values as for JSON."""
+        ...
+
+
+def show_stage(run: Path, stage: str) -> None:
+    """Print what a finished stage found.
+
+    Raises:
+        StoreError: the stage's summary is missing or damaged.
+    """
+    folder = run / stage
+    if stage == "prepare":
+        show(*stats_tables(store.read_json(folder / "stats.json")))
+    elif stage == "train":
+        show(models_table([store.read_json(path) for path in sorted(folder.glob("*/seed-*/model.json"))]))
+    elif stage == "evaluate":
+        show(*metrics_tables(store.read_json(folder / "metrics.json"), _timings(run)))
+    else:
+        show(summary_table(store.read_json(folder / f"{stage}.json")))
+
+
+def stats_tables(stats: Mapping[str, Any]) -> list[RenderableType]:
+    """The data of a run: `prepare/stats.json`."""
+    rules = {key: value for key, value in stats.get("rules", {}).items() if value is not None}
+    length = f"{stats['average_length']} ({stats['average_length_with_target']} with the target)"
+    facts = [
+        ("sessions", count(stats["sessions"])),
+        ("clicks", count(stats["clicks"])),
+        ("items", count(stats["items"])),
+        ("average length", length),
+        ("rules", ", ".join(f"{key} {value}" for key, value in rules.items())),
+    ]
+    if stats.get("clock"):
+        facts.append(("time", f"{_day(stats['first_click'])} to {_day(stats['last_click'])}"))
+    facts += [(what, count(number)) for what, number in stats.get("dropped", {}).items() if number]
+    facts += [(what, count(number)) for what, number in stats.get("mended", {}).items() if number]
+    if stats.get("rejected"):
+        facts.append(("rows not read", f"{stats['rejected']:,} of {stats['rows']:,}"))
+        facts += [("", line) for line in stats.get("rejected_first", [])]
+    splits = [
+        [name, count(part["sessions"]), count(part["clicks"]), count(part["samples"])]
+        for name, part in stats["splits"].items()
+    ]
+    return [pairs(facts), grid(["split", "sessions", "clicks", "samples"], splits)]
+
+
+def models_table(records: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The trained models of a run, from the `model.json` of each."""
+    header = ["variant", "seed", "epochs", "best", "valid MRR@20", "parameters", "time"]
+    lines = []
+    for record in records:
+        facts = record["facts"]
+        valid = facts.get("valid", {}).get("MRR@20")
+        lines.append(
+            [
+                facts["variant"],
+                str(facts["seed"]),
+                count(facts["epochs"]),
+                count(facts["best_epoch"]),
+                MISSING if valid is None else f"{100 * valid:.2f}",
+                count(record["parameters"]),
+                duration(facts["seconds"]),
+            ]
+        )
+    return grid(header, lines)
+
+
+def summary_table(summary: Mapping[str, Any]) -> RenderableType:
+    """A stage's summary as names and values, long ones cut."""
+    return pairs([(name, _short(value)) for name, value in _flat(summary)])
+
+
+def show_recommendation(found: Result) -> None:
+    """Print a recommendation: the list, and below it what the LLM said and the items that was tied to."""
+    show(*recommendation_tables(found.as_dict()))
+
+
+def recommendation_tables(found: Mapping[str, Any]) -> list[RenderableType]:
+    """A recommendation's parts.
+
+    Args:
+        found: `items` with `title` and `score`, best first; `intents` with `perspective`, `answer` and
+            `located` (`title` and `weight` each), if there are any.
+    """
+    lines = [
+        [str(rank), item["title"], f"{item['score']:.3f}"] for rank, item in enumerate(found["items"], 1)
+    ]
+    parts: list[RenderableType] = [grid(["", "title", "score"], lines, left=2)]
+    for intent in found.get("intents", []):
+        parts.append(Text(f"{intent['perspective']}: the LLM said {intent['answer']!r}"))
+        located = [[item["title"], f"{item['weight']:.2f}"] for item in intent["located"]]
+        if located:
+            parts.append(grid(["tied to", "weight"], located))
+    return parts
+
+
+def show_components(components: Sequence[Component]) -> None:
+    """Print installed components."""
+    show(components_table(components))
+
+
+def components_table(components: Sequence[Component]) -> RenderableType:
+    """Installed components, one a line."""
+    lines = [[c.kind, c.name, f"{c.package} {c.version}", c.target] for c in components]
+    return grid(["kind", "name", "package", "origin"], lines, left=4)
+
+
+def show_diagnosis(diagnosis: Diagnosis) -> None:
+    """Print what a doctor found and what to do about it."""
+    show(diagnosis_table(diagnosis))
+
+
+def diagnosis_table(diagnosis: Diagnosis) -> RenderableType:
+    """Findings, one a line, the remedy below."""
+    lines: list[list[str | Text]] = []
+    for finding in diagnosis.findings:
+        mark = Text(MARKS[finding.level], style=COLOURS[finding.level])
+        lines.append([mark, finding.subject, finding.what])
+        if finding.mend:
+            lines.append(["", "", Text(f"-> {finding.mend}", style=COLOURS[finding.level])])
+    return grid(["", "subject", "found"], lines, left=3)
+
+
+def _timings(run: Path) -> dict[str, dict[str, Any]]:
+    """Seconds and peak memory of every stage that is finished."""
+    stamps = [store.read_stamp(run / stage) for stage in STAGES]
+    return {s.stage: {"seconds": s.seconds, "peak_memory": s.peak_memory} for s in stamps if s}
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+
+
+def _flat(summary: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in summary.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name} ")
+        else:
+            found.append((prefix + name, value))
+    return found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
