@@ -89,7 +89,8 @@ def test_no_session_is_on_two_sides_and_no_test_item_is_unknown(lists, rule, pre
         name: set(np.searchsorted(result.log.offsets, start, side="right") - 1)
         for name, (start, _) in result.samples.items()
     }
-    assert not (owners["train"] & owners["test"] or owners["train"] & owners["valid"])
+    assert not owners["train"] & owners["test"]
+    assert not owners["train"] & owners["valid"]
     assert not owners["valid"] & owners["test"]
     assert set(result.log.items.tolist()) == set(result.train.items.tolist())
     assert min(np.bincount(result.train.items)[np.unique(result.train.items)]) >= 2

@@ -61,6 +61,8 @@ class Amazon:
         start = self.reviews or self.path
         if start is None:
             raise DataError(f"the reader 'amazon' needs --data FOLDER with {_WHERE}")
+        if not Path(start).exists():
+            raise DataError(f"{start}: no such file or folder; it should hold {_WHERE}")
         folder = Path(start) if Path(start).is_dir() else Path(start).parent
         reviews = Path(start) if Path(start) != folder else _only(folder, meta=False)
         return reviews, Path(self.meta) if self.meta else _only(folder, meta=True)
@@ -84,8 +86,6 @@ def read_metadata(path: Path, wanted: set[str]) -> tuple[pl.DataFrame, list[str]
 
 def _only(folder: Path, *, meta: bool) -> Path:
     """The one review or metadata file of a folder."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it should hold {_WHERE}")
     found = [
         path
         for path in sorted(folder.iterdir())

@@ -113,7 +113,9 @@ def interactions(table: pl.DataFrame, columns: dict[str, str], *, where: Path) -
 def items(table: pl.DataFrame, names: Names, *, where: Path) -> pl.DataFrame:
     """The items table with our column names, all text; rows without an item id are left out."""
     found = [name for name in table.columns if name != "row"]
-    item = require(["item"], found, names, where=where)["item"]
+    # The option names the column of the clicks; the items table may call it something else.
+    own = names if names.item in found else names._replace(item=None)
+    item = require(["item"], found, own, where=where)["item"]
     title = require(["title"], found, names, where=where)["title"]
     extra = [name for name in found if name not in (item, title)]
     if names.attributes is not None:

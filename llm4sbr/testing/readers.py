@@ -1,0 +1,101 @@
+"""What every reader must do; subclass `ReaderContract` in a plugin's tests.
+
+class TestMine(ReaderContract):
+    name = "my-reader"
+
+    def write(self, folder):
+        ...  # a small log in the reader's own format
+        return folder
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from llm4sbr import config, registry
+from llm4sbr.data.prepared import load
+from llm4sbr.errors import DataError
+from llm4sbr.progress import Progress
+from llm4sbr.protocols import RawData, Reader
+from llm4sbr.stages.prepare import prepare
+from llm4sbr.testing.toy import toy_log
+
+
+class ReaderContract:
+    """Tests of one reader."""
+
+    name: str
+    """Its installed name."""
+
+    def write(self, folder: Path) -> Path:
+        """Write a small log, at least 10 sessions, and return what `--data` would be given."""
+        return toy_log(folder)
+
+    def read(self, path: Path) -> RawData:
+        """The log at `path`, read."""
+        reader = registry.create("readers", self.name, path=path)
+        assert isinstance(reader, Reader)
+        return reader.read()
+
+    def refusal(self, path: Path) -> str:
+        """What reading says is wrong, "" if it reads."""
+        try:
+            self.read(path)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    def test_gives_our_columns(self, tmp_path: Path) -> None:
+        """Text keys, numeric times, positive rows, nothing missing."""
+        raw = self.read(self.write(tmp_path))
+        clicks = raw.interactions
+        assert {"session", "user"} & set(clicks.columns)
+        assert {"item", "time", "row"} <= set(clicks.columns)
+        assert all(clicks.schema[name] == pl.String for name in clicks.columns if name not in ("time", "row"))
+        assert clicks.schema["time"] == (pl.Int64 if raw.ordered_only else pl.Float64)
+        assert clicks.schema["row"] == pl.Int64
+        assert clicks.null_count().sum_horizontal().item() == 0
+        assert clicks["row"].min() > 0  # type: ignore[operator]
+        assert {"item", "title"} <= set(raw.items.columns)
+        assert all(dtype == pl.String for dtype in raw.items.schema.values())
+        assert raw.rejected == []
+
+    def test_reads_the_same_twice(self, tmp_path: Path) -> None:
+        """Same rows, same order."""
+        path = self.write(tmp_path)
+        first, second = self.read(path), self.read(path)
+        assert first.interactions.equals(second.interactions)
+        assert first.items.equals(second.items)
+
+    def test_can_be_prepared(self, tmp_path: Path) -> None:
+        """Training and test samples over titled items come out."""
+        settings = {"data": {"reader": self.name, "path": str(self.write(tmp_path / "log"))}}
+        out = tmp_path / "prepare"
+        out.mkdir()
+        prepare(tmp_path, out, config.build(settings), Progress(quiet=True))
+        prepared = load(out)
+        assert len(prepared.samples["train"].end) > 0
+        assert len(prepared.samples["test"].end) > 0
+        assert all(prepared.catalogue.titles)
+
+    def test_a_missing_path_is_said_when_read(self, tmp_path: Path) -> None:
+        """Constructing opens nothing; reading names the path in one line."""
+        with pytest.raises(DataError, match="nowhere") as caught:
+            self.read(tmp_path / "nowhere")
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("share", [0.0, 0.4, 0.95])
+    def test_a_cut_file_is_read_or_refused(self, share: float, tmp_path: Path) -> None:
+        """Whichever file breaks off, wherever: what is left is read, or one line says what is wrong."""
+        names = sorted(path.name for path in self.write(tmp_path / "whole").rglob("*") if path.is_file())
+        for name in names:
+            path = self.write(tmp_path / name)
+            victim = next(file for file in path.rglob("*") if file.name == name)
+            content = victim.read_bytes()
+            victim.write_bytes(content[: int(share * len(content))])
+            message = self.refusal(path)
+            assert "\n" not in message
+            assert message or share > 0

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from llm4sbr import store
+from llm4sbr.data import download, movielens
+from llm4sbr.data.amazon import Amazon
+from llm4sbr.data.jsonl import JsonLines
+from llm4sbr.data.movielens import MovieLens1M, MovieLens100K, tidy_titles
+from llm4sbr.data.tables import Csv, Parquet
+from llm4sbr.errors import DataError
+from llm4sbr.progress import Progress
+from llm4sbr.registry import suggestions
+
+ITEMS = "item_id,title\na,A\nb,B\n"
+
+
+def write(folder: Path, **files: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
+    return folder
+
+
+def log(folder: Path, clicks: str) -> Path:
+    return write(folder, interactions__csv=clicks, items__csv=ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds", "notes"),
+    [
+        (["10", "20.5"], [10.0, 20.5], []),
+        (
+            ["1700000000000", "1700000001500"],
+            [1.7e9, 1700000001.5],
+            ["interactions.csv: timestamps are milliseconds"],
+        ),
+        (
+            ["1700000000000000", "1700000000500000"],
+            [1.7e9, 1700000000.5],
+            ["interactions.csv: timestamps are microseconds"],
+        ),
+        (["1970-01-02", "1970-01-02 00:00:01"], [86400.0, 86401.0], []),
+        (["1970-01-01T01:00:00Z", "1970-01-01T01:00:00+01:00"], [3600.0, 0.0], []),
+        (["1970-01-01T00:00:00.25", "1970-01-01 00:01"], [0.25, 60.0], []),
+    ],
+)
+def test_times_are_seconds_whatever_their_form(tmp_path, values, seconds, notes):
+    raw = Csv(log(tmp_path, "user_id,item_id,timestamp\n" + "".join(f"u,a,{v}\n" for v in values))).read()
+    assert raw.interactions["time"].to_list() == seconds
+    assert raw.notes == notes
+    assert not raw.ordered_only
+
+
+@pytest.mark.parametrize(
+    "header", ["userId,movieId,ts", "USER-ID,Item ID,Timestamp", "reviewerID,asin,unixReviewTime"]
+)
+def test_common_names_are_recognised(tmp_path, header):
+    raw = Csv(log(tmp_path, f"{header}\nu,a,1\n")).read()
+    assert raw.interactions.rows() == [("u", "a", 1.0, 2)]
+
+
+def test_session_and_user_order_and_own_names(tmp_path):
+    raw = Csv(log(tmp_path, "session_id,user,item_id,order\ns,u,a,2\n\ns,u,b,1\n")).read()
+    assert raw.ordered_only
+    assert raw.interactions.rows() == [("s", "u", "a", 2, 2), ("s", "u", "b", 1, 4)]
+    folder = write(
+        tmp_path / "own",
+        clicks__txt="who;what;when\n u ;a;5\n",
+        films__txt="what;label;genre;year\na;A;Drama;1990\n",
+    )
+    raw = Csv(
+        folder / "clicks.txt",
+        items=folder / "films.txt",
+        user="who",
+        item="what",
+        time="when",
+        title="label",
+        attributes=["genre"],
+        separator=";",
+    ).read()
+    assert raw.interactions.rows() == [("u", "a", 5.0, 2)]
+    assert raw.items.to_dicts() == [{"item": "a", "title": "A", "genre": "Drama"}]
+
+
+def test_byte_order_mark_quotes_and_carriage_returns(tmp_path):
+    folder = write(
+        tmp_path, interactions__csv='\ufeffuser_id,item_id,timestamp\r\n"u,1",a,5\r\n', items__csv=ITEMS
+    )
+    assert Csv(folder).read().interactions.rows() == [("u,1", "a", 5.0, 2)]
+
+
+def test_a_title_with_an_unquoted_comma_is_rejected_not_cut(tmp_path):
+    folder = write(
+        tmp_path,
+        interactions__csv="user_id,item_id,timestamp\nu,a,5\n",
+        items__csv="item_id,title\na,A, B\nb,B\n",
+    )
+    raw = Csv(folder).read()
+    assert raw.items["item"].to_list() == ["b"]
+    assert raw.rejected == [f"{folder / 'items.csv'}:2: 3 fields where the header has 2"]
+
+
+def test_parquet_takes_numbers_dates_and_lists(tmp_path):
+    times = pl.Series(["1970-01-01 00:00:10"]).str.to_datetime()
+    pl.DataFrame({"user_id": [7], "item_id": [1], "timestamp": times}).write_parquet(
+        tmp_path / "interactions.parquet"
+    )
+    items = pl.DataFrame({"item_id": [1], "title": ["A"], "genres": [["Drama", "War"]]})
+    items.write_parquet(tmp_path / "items.parquet")
+    raw = Parquet(tmp_path).read()
+    assert raw.interactions.rows() == [("7", "1", 10.0, 1)]
+    assert raw.items.rows() == [("1", "A", "Drama War")]
+
+
+def test_jsonl_times_titles_and_bad_lines(tmp_path):
+    lines = [
+        {"session": "s", "items": ["a", "b", "a"], "titles": ["A", "B", "A"], "time": 100},
+        {"session": "t", "items": [3], "titles": ["C"], "time": [7]},
+        {"session": "x", "items": []},
+        {"session": "y", "items": ["a"], "time": [1, 2]},
+        {"session": "z", "items": ["a"]},
+    ]
+    path = tmp_path / "sessions.jsonl"
+    path.write_text("\n".join([*map(json.dumps, lines), "{broken", "[1]"]))
+    raw = JsonLines(path).read()
+    assert raw.interactions.select("session", "item", "time").rows() == [
+        ("s", "a", 100.0),
+        ("s", "b", 101.0),
+        ("s", "a", 102.0),
+        ("t", "3", 7.0),
+    ]
+    assert raw.items.rows() == [("a", "A"), ("b", "B"), ("3", "C")]
+    assert [line.removeprefix(f"{path}:") for line in raw.rejected] == [
+        "3: items: not a list of at least one item",
+        "4: time: 2 times for 1 items",
+        "6: not a JSON object: {broken",
+        "7: not a JSON object: [1]",
+        "5: time: missing",
+    ]
+
+
+def test_jsonl_without_times_keeps_repeats_and_needs_titles_somewhere(tmp_path):
+    path = tmp_path / "sessions.jsonl"
+    path.write_text(json.dumps({"session": "s", "items": ["a", "b", "a"]}))
+    with pytest.raises(DataError, match=r"no items\.jsonl .* and no session has a list 'titles'"):
+        JsonLines(tmp_path).read()
+    write(tmp_path, items__csv=ITEMS)
+    raw = JsonLines(tmp_path).read()
+    assert raw.ordered_only
+    assert raw.interactions["item"].to_list() == ["a", "b", "a"]
+    assert raw.interactions["time"].is_unique().all()
+
+
+def test_amazon_reads_json_and_python_literals(tmp_path):
+    reviews = [{"reviewerID": "U", "asin": asin, "unixReviewTime": 86400} for asin in ("B1", "B2")]
+    write(tmp_path, reviews_Beauty_5__json="\n".join([*map(json.dumps, reviews), "nonsense"]))
+    meta = [
+        "{'asin': 'B1', 'title': 'Soap &amp; Co', 'categories': [['Beauty', 'Bath']], 'price': 3.5}",
+        '{"asin": "B2", "title": "Comb", "category": ["Beauty", "Hair"], "price": "$2.00"}',
+        "{'asin': 'B3', 'title': 'never reviewed'}",
+        "{'asin': 'B1', 'title': __import__('os').abort()}",
+    ]
+    write(tmp_path, meta_Beauty__json="\n".join(meta))
+    raw = Amazon(tmp_path).read()
+    assert raw.interactions.rows() == [("U", "B1", 86400.0, 1), ("U", "B2", 86400.0, 2)]
+    assert raw.items.rows() == [
+        ("B1", "Soap & Co", "Beauty > Bath", "3.5", ""),
+        ("B2", "Comb", "Beauty > Hair", "$2.00", ""),
+    ]
+    assert [line.split(": ")[0].rpartition("/")[2] for line in raw.rejected] == [
+        "reviews_Beauty_5.json:3",
+        "meta_Beauty.json:4",
+    ]
+
+
+def test_amazon_asks_for_what_it_lacks(tmp_path):
+    with pytest.raises(DataError, match="needs --data FOLDER with reviews_"):
+        Amazon().read()
+    write(tmp_path, one__json="{}", two__json="{}")
+    with pytest.raises(DataError, match=r"expected one review file \*\.json\.gz, found one\.json, two\.json"):
+        Amazon(tmp_path).read()
+
+
+@pytest.mark.parametrize(
+    ("title", "year", "expected"),
+    [
+        ("Empire Strikes Back, The (1980)", "", ("The Empire Strikes Back (1980)", "1980")),
+        ("Toy Story", "1995", ("Toy Story (1995)", "1995")),
+        ("Promesse, La", "1996", ("La Promesse (1996)", "1996")),
+        (
+            "Confessional, The (Le Confessionnal) (1995)",
+            "",
+            ("The Confessional (Le Confessionnal) (1995)", "1995"),
+        ),
+        ("Beautiful Girls, Dying, A (1996)", "", ("A Beautiful Girls, Dying (1996)", "1996")),
+        ("Good, The Bad and The Ugly, The (1966)", "", ("The Good, The Bad and The Ugly (1966)", "1966")),
+        ("unknown", "unkonwn", ("unknown", "")),
+        ("1984", "", ("1984", "")),
+    ],
+)
+def test_titles_read_as_people_write_them(title, year, expected):
+    table = pl.DataFrame({"item": ["1"], "title": [title], "year": [year], "category": ["Drama|War"]})
+    assert tidy_titles(table).rows() == [("1", *expected, "Drama War")]
+
+
+def atomic(folder: Path) -> Path:
+    """A small ml-100k as RecBole has it."""
+    inter = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t50\t5\t881250949\n"
+    header = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"
+    item = f'{header}\n50\tFull "Monty, The\t1997\tComedy\n'
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ml-100k.inter").write_text(inter)
+    (folder / "ml-100k.item").write_text(item)
+    return folder
+
+
+def test_movielens_from_atomic_files_zip_and_csv(tmp_path):
+    raw = MovieLens100K(atomic(tmp_path / "atomic")).read()
+    assert raw.interactions.rows() == [("1", "50", 881250949.0, 2)]
+    assert raw.items.rows() == [("50", 'The Full "Monty (1997)', "1997", "Comedy")]
+
+    archive = tmp_path / "ml-1m.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("ml-1m/ratings.dat", "1::2::5::978300760\n")
+        opened.writestr("ml-1m/movies.dat", "2::Misérables, Les (1995)::Drama|Musical\n".encode("latin-1"))
+    raw = MovieLens1M(archive).read()
+    assert raw.interactions.rows() == [("1", "2", 978300760.0, 1)]
+    assert raw.items.rows() == [("2", "Les Misérables (1995)", "1995", "Drama Musical")]
+
+    raw = MovieLens1M(log(tmp_path / "csv", "user_id,item_id,timestamp\nu,a,1\n")).read()
+    assert raw.items["title"].to_list() == ["A", "B"]
+
+
+def test_movielens_genres_come_from_the_flags(tmp_path):
+    flags = ["0"] * 19
+    flags[1] = flags[18] = "1"
+    write(
+        tmp_path,
+        u__data="1\t2\t5\t9\n",
+        u__item=f"2|Young Guns (1988)|01-Jan-1988||http://x|{'|'.join(flags)}\n",
+    )
+    assert MovieLens100K(tmp_path).read().items.rows() == [
+        ("2", "Young Guns (1988)", "1988", "Action Western")
+    ]
+
+
+def test_movielens_says_what_it_looked_for(tmp_path):
+    with pytest.raises(
+        DataError, match=r"not ml-1m: looked for u\.data and u\.item; ratings\.dat and movies\.dat"
+    ):
+        MovieLens1M(tmp_path).read()
+    (tmp_path / "ml-1m.zip").write_bytes(b"PK but no zip")
+    with pytest.raises(DataError, match="not a whole zip file"):
+        MovieLens1M(tmp_path / "ml-1m.zip").read()
+
+
+def test_movielens_suggests_the_papers_rules():
+    assert suggestions("readers", "ml-1m") == {"data.sessions": "bins", "data.prefixes": "last"}
+
+
+def test_cached_data_is_read_without_any_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLM4SBR_CACHE", str(tmp_path))
+    monkeypatch.setattr(download.subprocess, "run", None)
+    monkeypatch.setattr(download.urllib.request, "urlopen", None)
+    atomic(store.cache_dir() / "datasets" / "ml-100k")
+    assert MovieLens100K().read().interactions.height == 1
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No index and no host to be reached; pip looks for wheels in the folder that this returns."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    monkeypatch.setenv("LLM4SBR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    monkeypatch.setattr(movielens, "_URL", "https://127.0.0.1:9/{name}.zip")
+    return wheels
+
+
+def test_without_network_one_line_says_what_to_do(offline, tmp_path):
+    reader = MovieLens100K()
+    with pytest.raises(
+        DataError, match=r"cannot be fetched: .*get ml-100k\.zip elsewhere and give its path with --data"
+    ) as caught:
+        reader.read()
+    assert "\n" not in str(caught.value)
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def wheel(folder: Path, source: Path) -> Path:
+    path = folder / "recbole-1.2.1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as opened:
+        for file in source.iterdir():
+            opened.write(file, f"recbole/dataset_example/ml-100k/{file.name}")
+        opened.writestr("../evil.py", "raise SystemExit")
+        opened.writestr(
+            "recbole-1.2.1.dist-info/METADATA", "Metadata-Version: 2.1\nName: recbole\nVersion: 1.2.1\n"
+        )
+        opened.writestr("recbole-1.2.1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+    return path
+
+
+def test_the_wheel_is_fetched_checked_and_unpacked_but_never_installed(offline, tmp_path, monkeypatch):
+    made = wheel(offline, atomic(tmp_path / "source"))
+    monkeypatch.setattr(movielens, "_WHEEL_SHA256", store.file_sha256(made))
+    assert MovieLens100K().read().interactions.height == 1
+    files = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert files == {"ml-100k.inter", "ml-100k.item"}
+    assert not list(tmp_path.rglob("evil.py"))
+
+
+def test_another_wheel_of_that_name_is_refused(offline, tmp_path):
+    wheel(offline, atomic(tmp_path / "source"))
+    with pytest.raises(
+        DataError, match=r"recbole-1\.2\.1-py3-none-any\.whl: its sha256 is .* expected 9c99482"
+    ):
+        download.from_wheel(
+            movielens._WHEEL,
+            sha256=movielens._WHEEL_SHA256,
+            members=movielens._WHEEL_MEMBERS,
+            folder=tmp_path / "out",
+            progress=Progress(quiet=True),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_member_that_swells_is_refused(tmp_path):
+    archive = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("big", b"\0" * 1_000_000)
+    with pytest.raises(DataError, match="larger than the 1,000 bytes"):
+        download.read_member(archive, "big", limit=1000)
+    with pytest.raises(DataError, match="no small in this archive"):
+        download.read_member(archive, "small")
+    archive.write_bytes(archive.read_bytes()[:200])
+    with pytest.raises(DataError, match="not a whole zip file"):
+        download.read_member(archive, "big")
+
+
+def test_a_download_is_limited_and_checked(tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 5000)
+    target = tmp_path / "cache" / "target"
+    options = {"md5": "0" * 32, "progress": Progress(quiet=True)}
+    with pytest.raises(DataError, match="larger than the 100 bytes"):
+        download.from_url(source.as_uri(), target, limit=100, **options)
+    with pytest.raises(DataError, match=r"its md5 is .* expected 0000"):
+        download.from_url(source.as_uri(), target, **options)
+    assert list(target.parent.iterdir()) == []
+    shutil.rmtree(target.parent)
