@@ -160,9 +160,11 @@ def _import(component: Component) -> Callable[..., Any]:
     try:
         return component.entry_point.load()  # type: ignore[no-any-return]
     except ModuleNotFoundError as error:
+        missing = _top(error.name)
+        own = missing == _top(component.entry_point.module)
         raise RegistryError(
             f"{origin} needs the module {error.name!r}, which is not installed: "
-            f"pip install --force-reinstall {component.package}, or pip install {_top(error.name)}"
+            f"pip install --force-reinstall {component.package}{'' if own else f', or pip install {missing}'}"
         ) from error
     except (Exception, SystemExit) as error:  # whatever a plugin does at import stays its own affair
         reason = " ".join(f"{type(error).__name__}: {error}".split())
