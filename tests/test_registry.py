@@ -118,7 +118,7 @@ def test_module_that_is_missing_is_named_with_the_pip_command(install: Install) 
 def test_module_of_its_own_that_is_missing_asks_to_install_the_plugin_again(install: Install) -> None:
     install("sbr-gone", {"llms": {"gone": "gone_a:Gone"}})
     with pytest.raises(
-        RegistryError, match="needs the module 'gone_a'.*pip install --force-reinstall sbr-gone$"
+        RegistryError, match=r"needs the module 'gone_a'.*pip install --force-reinstall sbr-gone$"
     ):
         registry.load("llms", "gone")
 
