@@ -7,6 +7,7 @@ asked for by name, under names of our own, up to a size limit.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import subprocess
 import sys
 import tempfile
@@ -74,7 +75,7 @@ def from_url(url: str, path: Path, *, md5: str, progress: Progress, limit: int =
                         advance(len(piece))
                         if stream.tell() > limit:
                             raise DataError(f"{url}: larger than the {limit:,} bytes it may have")
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise DataError(f"{url}: cannot be fetched: {getattr(error, 'reason', error)}") from None
         check(temporary, md5=md5, name=url)
 
