@@ -23,6 +23,9 @@ from llm4sbr.report.table import (
     stats_tables,
     summary_table,
 )
+from llm4sbr.serving.intents import Explanation, Thought, Tied
+from llm4sbr.serving.recommend import Recommendation, Recommended
+from llm4sbr.serving.titles import Resolved
 
 
 def text(*parts: RenderableType) -> str:
@@ -225,24 +228,32 @@ def test_statistics_without_a_clock_have_no_dates() -> None:
     assert "time" not in text(*stats_tables(STATS | {"clock": False, "rejected_first": [], "rejected": 0}))
 
 
-def test_recommendation_shows_list_answer_and_what_it_was_tied_to() -> None:
-    found = {
-        "items": [{"title": "Toy [red] Story", "score": 2.5}, {"title": "Babe", "score": -1.0}],
-        "intents": [
-            {
-                "perspective": "long",
-                "answer": "Heat\n(1995)",
-                "located": [{"title": "Heat (1995)", "weight": 0.75}],
-            },
-            {"perspective": "short", "answer": "", "located": []},
-        ],
-    }
-    shown = text(*recommendation_tables(found))
+def recommendation(intents: Explanation | None, variant: str = "llm") -> str:
+    items = [Recommended(7, "a", "Toy [red] Story", 2.5), Recommended(3, "b", "Babe", -1.0)]
+    session = [Resolved("heat", 5, "c", "Heat (1995)", "title"), Resolved("6", 6, "d", "Casino", "key")]
+    return text(*recommendation_tables(Recommendation(items, session, variant, 4, intents).as_dict()))
+
+
+def test_recommendation_shows_the_list_and_what_the_llm_said() -> None:
+    thoughts = [
+        Thought("long", "Heat", [Tied(5, "c", "Heat (1995)", 0.75), Tied(6, "d", "Casino", 0.25)]),
+        Thought("short", "", []),
+    ]
+    shown = recommendation(Explanation("cache", ["Heat (1995)", "Casino"], thoughts))
+    assert shown.splitlines()[0] == "After Heat (1995) | Casino (model llm, seed 4):"
     assert line_of(shown, "1").split() == ["1", "Toy", "[red]", "Story", "2.500"]
     assert line_of(shown, "2").split() == ["2", "Babe", "-1.000"]
-    assert r"long: the LLM said 'Heat\n(1995)'" in shown
+    assert "\nWhat the LLM said about this very session:\n\nlong: Heat\n" in shown
     assert line_of(shown, "Heat (1995)").split() == ["Heat", "(1995)", "0.75"]
-    assert shown.splitlines()[-1] == "short: the LLM said ''"
+    assert shown.splitlines()[-1] == "short: nothing that could be used"
+
+
+def test_recommendation_says_whose_words_of_which_session_were_used() -> None:
+    shown = recommendation(Explanation("nearest", ["Ran", "Dreams"]), "item-text")
+    assert shown.splitlines()[-1] == "What item-text said about the nearest known session, Ran | Dreams:"
+    shown = recommendation(Explanation("none"))
+    assert shown.splitlines()[-1] == "No intents were used."
+    assert "intents" not in recommendation(None, "plain")
 
 
 def test_findings_carry_their_level_in_words_and_the_remedy() -> None:

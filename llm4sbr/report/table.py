@@ -112,21 +112,36 @@ def show_recommendation(found: Result) -> None:
 
 
 def recommendation_tables(found: Mapping[str, Any]) -> list[RenderableType]:
-    """A recommendation's parts.
-
-    Args:
-        found: `items` with `title` and `score`, best first; `intents` with `perspective`, `answer` and
-            `located` (`title` and `weight` each), if there are any.
-    """
+    """A recommendation's parts; `found` is `Recommendation.as_dict()` of `serving.recommend`."""
+    session = " | ".join(item["title"] for item in found["session"])
     lines = [
         [str(rank), item["title"], f"{item['score']:.3f}"] for rank, item in enumerate(found["items"], 1)
     ]
-    parts: list[RenderableType] = [grid(["", "title", "score"], lines, left=2)]
-    for intent in found.get("intents", []):
-        parts.append(Text(f"{intent['perspective']}: the LLM said {intent['answer']!r}"))
-        located = [[item["title"], f"{item['weight']:.2f}"] for item in intent["located"]]
-        if located:
-            parts.append(grid(["tied to", "weight"], located))
+    parts: list[RenderableType] = [
+        Text(f"After {session} (model {found['variant']}, seed {found['seed']}):"),
+        grid(["", "title", "score"], lines, left=2),
+    ]
+    if found["intents"] is not None:
+        parts += _intent_tables(
+            found["intents"], "the LLM" if found["variant"] == "llm" else found["variant"]
+        )
+    return parts
+
+
+def _intent_tables(intents: Mapping[str, Any], who: str) -> list[RenderableType]:
+    known = " | ".join(intents["session"])
+    origin = {
+        "cache": f"What {who} said about this very session:",
+        "nearest": f"What {who} said about the nearest known session, {known}:",
+        "none": "No intents were used.",
+    }
+    parts: list[RenderableType] = [Text(origin[intents["source"]])]
+    for thought in intents["thoughts"]:
+        said = thought["answer"] or "nothing that could be used"
+        parts.append(Text(f"{thought['perspective']}: {said}"))
+        if thought["items"]:
+            tied = [[item["title"], f"{item['weight']:.2f}"] for item in thought["items"]]
+            parts.append(grid(["tied to", "weight"], tied))
     return parts
 
 
