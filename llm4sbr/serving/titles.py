@@ -1,0 +1,184 @@
+"""What a person typed, as items of the catalogue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal, NamedTuple
+
+from llm4sbr.errors import InputError
+from llm4sbr.protocols import Catalogue
+
+How = Literal["id", "key", "title", "letter case", "year or article", "spelling"]
+"""By what a text was recognised; the last three name what was different."""
+
+CLOSE = 0.85
+"""Similarity (`difflib`, 0 to 1) from which a misspelt title is taken for the real one."""
+
+_YEAR = re.compile(r"\s*\((\d{4})\)$")
+_ARTICLE = re.compile(r"^(.*), (the|a|an|le|la|les|il|el|los|las|der|die|das)$")
+_SPLIT = re.compile(r"[|\n]")
+_PIECE = re.compile(r'\s*"([^"]*)"\s*(?:,|$)|([^,]*)(?:,|$)')
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An item of a session, and the text that stood for it."""
+
+    text: str
+    id: int
+    key: str
+    title: str
+    how: How
+
+
+class _Bare(NamedTuple):
+    """A title without letter case and year, its article in front."""
+
+    name: str
+    year: str
+
+
+class Titles:
+    """The catalogue's titles and keys, made ready for looking up."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.commas = max((title.count(",") for title in catalogue.titles), default=0)
+        """The most commas that a title has."""
+        self._keys = _first(catalogue.keys)
+        self._titles = _first(catalogue.titles)
+        self._folded = _first(_fold(title) for title in catalogue.titles)
+        self._names: dict[str, list[int]] = {}
+        for id, title in enumerate(catalogue.titles, 1):
+            self._names.setdefault(_bare(title).name, []).append(id)
+
+    def resolve(self, item: str | int) -> Resolved:
+        """The item meant by a catalogue id (int), or by a key or title (str), if need be a misspelt one.
+
+        Raises:
+            InputError: nothing is called so, with the nearest titles, or several items are.
+        """
+        if isinstance(item, int):
+            if not 1 <= item <= self.catalogue.size:
+                raise InputError(f"no item has the catalogue id {item}; ids are 1 to {self.catalogue.size}")
+            return self._resolved(str(item), item, "id")
+        found = self.match(item) or self.close(item)
+        if found is None:
+            near = "; ".join(repr(title) for title in self._near(item))
+            raise InputError(f"no item is called {item!r}; the nearest titles are {near}")
+        return found
+
+    def match(self, text: str) -> Resolved | None:
+        """The item with this key or title; letter case, a missing year and the article's place do not matter.
+
+        Raises:
+            InputError: without its year the title is that of several items.
+        """
+        text = text.strip()
+        exact: tuple[tuple[dict[str, int], str, How], ...] = (
+            (self._keys, text, "key"),
+            (self._titles, text, "title"),
+            (self._folded, _fold(text), "letter case"),
+        )
+        for table, key, how in exact:
+            if key in table:
+                return self._resolved(text, table[key], how)
+        return self._one(text, self._names.get(_bare(text).name, []), "year or article")
+
+    def close(self, text: str) -> Resolved | None:
+        """The item whose title is this but for its spelling; the numbers in it must be right.
+
+        Raises:
+            InputError: several items have that title, apart from the year.
+        """
+        name = _bare(text).name
+        for near in get_close_matches(name, self._names, n=3, cutoff=CLOSE):
+            if _NUMBER.findall(near) == _NUMBER.findall(name):
+                found = self._one(text.strip(), self._names[near], "spelling")
+                if found:
+                    return found
+        return None
+
+    def _one(self, text: str, ids: list[int], how: How) -> Resolved | None:
+        """The one item of `ids` whose year does not contradict the text's."""
+        year, titles = _bare(text).year, self.catalogue.titles
+        fitting = [id for id in ids if not year or _bare(titles[id - 1]).year in ("", year)]
+        names = list(dict.fromkeys(titles[id - 1] for id in fitting))
+        if len(names) > 1:
+            raise InputError(f"{text!r} could be {' or '.join(map(repr, names[:4]))}; give the whole title")
+        return self._resolved(text, fitting[0], how) if fitting else None
+
+    def _near(self, text: str) -> list[str]:
+        folded = _fold(text)
+        inside = [title for title in self._folded if folded and folded in title][:3]
+        near = dict.fromkeys([*inside, *get_close_matches(folded, self._folded, n=3, cutoff=0)])
+        return [self.catalogue.titles[self._folded[title] - 1] for title in list(near)[:3]]
+
+    def _resolved(self, text: str, id: int, how: How) -> Resolved:
+        return Resolved(text, id, self.catalogue.keys[id - 1], self.catalogue.titles[id - 1], how)
+
+
+def parse_session(text: str, catalogue: Catalogue) -> list[str]:
+    """The titles or keys in one line of text, oldest first.
+
+    Lines and `|` separate for certain, and quotation marks hold a title together. Commas separate, too, but
+    also stand in titles: where several pieces joined are a title, they are one.
+
+    Raises:
+        InputError: nothing is in the text, or a title without its year is that of several items.
+    """
+    titles = Titles(catalogue)
+    found = [one.strip() for part in _SPLIT.split(text) for one in _by_commas(part, titles)]
+    found = [one for one in found if one]
+    if not found:
+        raise InputError("the session is empty; give at least one title or key")
+    return found
+
+
+def _by_commas(text: str, titles: Titles) -> list[str]:
+    pieces = [(m[2] if m[1] is None else m[1], m[1] is not None) for m in _PIECE.finditer(text) if m[0]]
+    found, at = [], 0
+    while at < len(pieces):
+        piece, quoted = pieces[at]
+        length = 1
+        if piece.strip() and not quoted:
+            end = next((i for i in range(at, len(pieces)) if pieces[i][1]), len(pieces))
+            end = min(end, at + titles.commas + 1)
+            piece, length = _longest([part for part, _ in pieces[at:end]], titles)
+        found.append(piece)
+        at += length
+    return found
+
+
+def _longest(pieces: list[str], titles: Titles) -> tuple[str, int]:
+    """The most of the first pieces that make a title, rather well spelt than not; else the first alone."""
+    for look in (titles.match, titles.close):
+        for length in range(len(pieces), 0, -1):
+            joined = ",".join(pieces[:length]).strip()
+            if joined and look(joined):
+                return joined, length
+    return pieces[0], 1
+
+
+def _first(texts: Iterable[str]) -> dict[str, int]:
+    """Text -> the first id that has it."""
+    found: dict[str, int] = {}
+    for id, text in enumerate(texts, 1):
+        found.setdefault(text, id)
+    return found
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _bare(text: str) -> _Bare:
+    folded = _fold(text)
+    year = _YEAR.search(folded)
+    name = folded[: year.start()] if year else folded
+    article = _ARTICLE.match(name)
+    return _Bare(f"{article[2]} {article[1]}" if article else name, year[1] if year else "")
