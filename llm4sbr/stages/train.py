@@ -24,7 +24,7 @@ from llm4sbr.intents import IntentStore
 from llm4sbr.parallel import Report
 from llm4sbr.parallel import run as run_jobs
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import Horizon
+from llm4sbr.protocols import Horizon, Perspective
 from llm4sbr.ranking import SampleIntents, pick_device
 from llm4sbr.store import read_json
 from llm4sbr.training import Material, train_model
@@ -156,7 +156,8 @@ def _recipe(job: Job, prepared: Prepared, intents: IntentStore | None) -> Recipe
 
 
 def _horizon(perspective: str) -> Horizon:
-    return registry.load("perspectives", perspective).horizon  # type: ignore[attr-defined, no-any-return]
+    made: Perspective = registry.create("perspectives", perspective)
+    return made.horizon
 
 
 def _material(job: Job, prepared: Prepared, catalogue: str, intents: IntentStore | None) -> Material:

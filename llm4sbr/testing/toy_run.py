@@ -82,7 +82,7 @@ def _intents(folder: Path, prepared: Prepared, perspectives: Sequence[str], *, s
     keys, targets = keys[answered], targets[answered]
     vectors = torch.randn(prepared.catalogue.size, WIDTH, generator=torch.Generator().manual_seed(0))
     intents = vectors[targets - 1].unsqueeze(1).expand(-1, len(perspectives), -1)
-    about = {"catalogue": catalogue_hash(prepared.catalogue), "dim": WIDTH, "f": 1}
+    about = {"catalogue": catalogue_hash(prepared.catalogue)}
     writer = IntentWriter(folder, perspectives, about=about)
     located = targets[:, None, None].expand(-1, len(perspectives), 1)
     writer.add(keys, intents, located, torch.ones(located.shape))

@@ -1,0 +1,197 @@
+"""Stage `evaluate` on toy runs, the table's arithmetic, and the sentence under it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from llm4sbr.comparison import Row, table
+from llm4sbr.config import build
+from llm4sbr.data.prepared import load
+from llm4sbr.errors import ConfigError, StoreError
+from llm4sbr.progress import Progress
+from llm4sbr.ranking import rank_all
+from llm4sbr.stages.evaluate import evaluate
+from llm4sbr.stages.train import train
+from llm4sbr.store import read_tensors
+from llm4sbr.testing.toy_run import toy_run
+from llm4sbr.verdict import Comparison, Ground, verdict
+
+QUIET = Progress(quiet=True)
+K = (1, 5, 10)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Several threads gain nothing on toys."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def settings(k=K, **changes):
+    base = {"dim": 8, "epochs": 2, "learning_rate": 0.01, "workers": 1, "device": "cpu"}
+    return build({"infer": {"llm": "embedded"}, "train": base | changes, "evaluate": {"k": list(k)}})
+
+
+def evaluated(run, config):
+    for name, stage in (("train", train), ("evaluate", evaluate)):
+        (run / name).mkdir()
+        stage(run, run / name, config, QUIET)
+    return json.loads((run / "evaluate/metrics.json").read_text())
+
+
+def test_table_of_a_whole_run(tmp_path):
+    run = toy_run(tmp_path / "run")
+    found = evaluated(run, settings(seeds=2))
+    ranks = read_tensors(run / "evaluate/ranks.safetensors")
+    variants = ["plain", "llm", "item-text", "shuffled", "none"]
+    assert set(ranks) == {"popularity"} | {f"{name}/seed-{seed}" for name in variants for seed in (0, 1)}
+    samples = len(load(run / "prepare").samples["test"].key)
+    assert all(one.dtype == torch.int64 and one.shape == (samples,) for one in ranks.values())
+    assert all(int(one.min()) >= 1 and int(one.max()) <= 20 for one in ranks.values())
+    assert [row["name"] for row in found["rows"]] == ["popularity", *variants]
+    assert [row["kind"] for row in found["rows"]] == ["baseline", "plain", "intents"] + ["control"] * 3
+    assert (found["k"], found["samples"], found["split"]) == ([1, 5, 10], samples, "temporal")
+    assert (found["seeds"], found["selected_on"]) == (2, ["valid"])
+    assert 0.7 < found["coverage"] < 0.9  # every fifth sample has no intent
+    rows = {row["name"]: row for row in found["rows"]}
+    assert rows["llm"]["label"] == "sr-gnn, intents of embedded"
+    assert rows["plain"]["gain"] == rows["plain"]["p"] == {}
+    expected = [(ranks[f"llm/seed-{seed}"] <= 5).double().mean().item() for seed in (0, 1)]
+    assert rows["llm"]["metrics"]["HR@5"]["values"] == pytest.approx(expected)
+    assert rows["llm"]["metrics"]["HR@5"]["mean"] == pytest.approx(sum(expected) / 2)
+    base = rows["plain"]["metrics"]["MRR@10"]["mean"]
+    assert rows["llm"]["gain"]["MRR@10"] == pytest.approx(rows["llm"]["metrics"]["MRR@10"]["mean"] / base - 1)
+    assert 0 < rows["llm"]["p"]["MRR@10"] <= 1
+    assert rows["llm"]["parameters"] > rows["plain"]["parameters"] > 0
+    assert rows["llm"]["peak_memory"] > 0
+    assert rows["popularity"]["parameters"] is None
+
+
+def test_popularity_by_hand(tmp_path):
+    run = toy_run(tmp_path / "run", sources=())
+    evaluated(run, settings())
+    prepared = load(run / "prepare")
+    counts = torch.bincount(prepared.train.items, minlength=21)[1:]
+    targets = prepared.sessions.items[prepared.samples["test"].end]
+    expected = [int((counts >= counts[target - 1]).sum()) for target in targets.tolist()]
+    assert read_tensors(run / "evaluate/ranks.safetensors")["popularity"].tolist() == expected
+
+
+def test_batch_size_does_not_matter(tmp_path):
+    run = toy_run(tmp_path / "run", sources=())
+    prepared = load(run / "prepare")
+    test, size = prepared.samples["test"], prepared.catalogue.size
+    scores = torch.rand(50, size)
+
+    def score(batch):
+        return scores[batch.items.sum(1) % 50]
+
+    found = [rank_all(score, prepared.sessions, test, num_items=size, batch_size=b) for b in (1, 7, 1000)]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert found[0].float().std() > 0
+
+
+@pytest.mark.parametrize("k", [(5, 21), (0,), ()])
+def test_list_longer_than_the_catalogue(tmp_path, k):
+    run = toy_run(tmp_path / "run", sources=())
+    (run / "train").mkdir()
+    with pytest.raises(ConfigError, match=r"evaluate\.k = .*1 to 20 items") as error:
+        evaluate(run, run, settings(k=k), QUIET)
+    assert "\n" not in str(error.value)
+
+
+def test_model_of_another_catalogue(tmp_path):
+    run = toy_run(tmp_path / "run", sources=())
+    (run / "train").mkdir()
+    train(run, run / "train", settings(), QUIET)
+    record = run / "train/plain/seed-0/model.json"
+    record.write_text(record.read_text().replace('"catalogue": "', '"catalogue": "0'))
+    with pytest.raises(StoreError, match=r"another catalogue .* run train again"):
+        evaluate(run, run, settings(), QUIET)
+
+
+def row(name, kind, *ranks):
+    facts = [{"seed": seed, "selected_on": "valid", "seconds": 2.0 * seed} for seed in range(len(ranks))]
+    return Row(name, kind, name, [torch.tensor(one) for one in ranks], facts)
+
+
+def test_arithmetic_by_hand():
+    # HR@2 of plain: 1/4 and 3/4, mean 1/2, deviation sqrt(2 * (1/4)^2 / 1). Of the other: 4/4, gain 100%.
+    plain = row("plain", "plain", [1, 3, 3, 3], [1, 1, 1, 3])
+    other = row("shuffled", "control", [1, 2, 1, 1])
+    found = table([plain, other], [2], groups=torch.arange(4), llm="none", coverage=None)
+    first, second = found["rows"]
+    assert first["metrics"]["HR@2"]["mean"] == 0.5
+    assert first["metrics"]["HR@2"]["std"] == pytest.approx(0.125**0.5)
+    assert second["gain"]["HR@2"] == pytest.approx(1.0)
+    assert first["seconds"] == 1.0  # mean of 0 and 2
+    # Differences 0, 1/2, 1/2, 1: of 8 sign vectors of the last three, +++ and --- are as extreme.
+    assert second["p"]["HR@2"] == pytest.approx(2 / 8, abs=0.02)
+
+
+def test_gain_over_nothing_is_unknown():
+    found = table(
+        [row("plain", "plain", [9, 9]), row("llm", "intents", [1, 9])],
+        [5],
+        groups=torch.arange(2),
+        llm="x",
+        coverage=1.0,
+    )
+    assert found["rows"][1]["gain"]["HR@5"] is None
+    json.dumps(found)
+
+
+GROUND = Ground(samples=1000, coverage=1.0, seeds=3, selected_on=["valid"])
+UP, LEVEL, DOWN = Comparison(0.2, 0.001), Comparison(0.01, 0.4), Comparison(-0.1, 0.001)
+
+
+def said(ground=GROUND, **found):
+    pairs = {("llm", name.replace("_", "-")): one for name, one in found.items()}
+    return verdict(pairs, ground, llm="embedded", metric="MRR@20")
+
+
+def test_a_gain_that_is_the_llms_own():
+    text = said(plain=UP, item_text=UP, shuffled=UP, none=UP)
+    assert "so the gain is the LLM's own" in text
+    assert text.count(".") >= 1
+    assert text.endswith(".")
+    assert "1,000 test samples and 3 seeds" in text
+
+
+@pytest.mark.parametrize("control", ["item_text", "shuffled"])
+@pytest.mark.parametrize("shared", [LEVEL, DOWN])
+def test_a_gain_that_a_control_shares_is_not_the_llms(control, shared):
+    text = said(**({"plain": UP, "item_text": UP, "shuffled": UP} | {control: shared}))
+    assert "cannot be credited to what the LLM said" in text
+    assert control.replace("_", "-") in text
+
+
+def test_other_findings():
+    assert "cannot be credited" in said(plain=UP, shuffled=UP)  # item-text was not trained
+    assert "without controls" in said(plain=UP)
+    assert "told from chance" in said(plain=LEVEL, item_text=UP, shuffled=UP)
+    assert "worse" in said(plain=DOWN, item_text=UP, shuffled=UP)
+    assert "plain backbone was not trained" in said(item_text=UP, shuffled=UP)
+
+
+def test_the_ground_is_named():
+    ground = Ground(samples=61, coverage=0.25, seeds=1, selected_on=["test"])
+    text = said(ground, plain=LEVEL)
+    assert "a single seed" in text
+    assert "25% of them with an answer" in text
+    assert "test set as in the paper" in text
+
+
+def test_without_an_llm_nothing_is_claimed():
+    plain = Comparison(-0.5, 0.001)
+    text = verdict({("popularity", "plain"): plain}, GROUND, llm="none", metric="MRR@20")
+    assert "nothing is shown about an LLM" in text
+    assert "it stands above popularity" in text
+    level = verdict({("popularity", "plain"): LEVEL}, GROUND, llm="none", metric="MRR@20")
+    assert "does not stand above popularity" in level
