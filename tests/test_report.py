@@ -280,6 +280,7 @@ def test_summary_is_flat_and_cuts_what_is_long() -> None:
     assert line_of(shown, "llm long asked").endswith("1,234")
     assert shown.count("x") == 300
     assert line_of(shown, "list").endswith("1, a")
+    assert text(summary_table({"sources": {}})) == "nothing to report\n"
 
 
 def test_stages_are_shown_from_a_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ def models_table(records: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def summary_table(summary: Mapping[str, Any]) -> RenderableType:
     """A stage's summary as names and values, long ones cut."""
-    return pairs([(name, _short(value)) for name, value in _flat(summary)])
+    return pairs([(name, _short(value)) for name, value in _flat(summary)] or [("nothing to report", "")])
 
 
 def show_recommendation(found: Result) -> None:
