@@ -138,6 +138,8 @@ class Encoded(NamedTuple):
     """Scalar loss of the backbone's own, added to the training loss."""
     states: Tensor | None = None
     """float (B, T, D): per-click states, for backbones whose `score` needs them."""
+    mask: Tensor | None = None
+    """bool (B, T): which of the states are clicks, for the same backbones."""
 
 
 @runtime_checkable
