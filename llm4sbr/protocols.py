@@ -206,12 +206,12 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Localizer(Protocol):
-    """Ties answers to catalogue items."""
+    """Ties answers to catalogue items. Constructor: `f`, items per answer, and own options."""
 
     def localize(
         self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder
     ) -> Localization:
-        """Localize M answers; an empty answer gives a zero row."""
+        """Localize M answers; an empty answer gives a zero row. `catalogue.titles` is the items' text."""
         ...
 
 
