@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from llm4sbr.serving.recommend import Recommender
 
 
-def run(folder: str | Path, *, until: str = "evaluate", quiet: bool = True, **settings: Any) -> dict[str, Any]:
+def run(
+    folder: str | Path, *, until: str = "evaluate", quiet: bool = True, **settings: Any
+) -> dict[str, Any]:
     """Bring a run up to date and return what its last stage found.
 
     Args:
@@ -42,13 +44,15 @@ SUMMARIES = {
     "prepare": "stats.json",
     "infer": "infer.json",
     "localize": "localize.json",
-    "train": "train.json",
     "evaluate": "metrics.json",
 }
-"""The JSON file in which each stage says what it found."""
+"""The JSON file in which a stage says what it found; `train` says it per model."""
 
 
 def summary(run: Path, stage: str) -> dict[str, Any]:
     """What a finished stage found."""
+    if stage == "train":
+        models = sorted((run / stage).glob("*/seed-*/model.json"))
+        return {"models": [store.read_json(path) for path in models]}
     found: dict[str, Any] = store.read_json(run / stage / SUMMARIES[stage])
     return found

@@ -47,13 +47,15 @@ def _bring(
 
 def _show(run: Path, stage: str, as_json: bool) -> None:
     from llm4sbr.api import summary
+    from llm4sbr.pipeline import timings
 
+    found = summary(run, stage)
     if as_json:
-        _print_json(summary(run, stage))
+        _print_json(found)
     else:
         from llm4sbr.report.table import show_stage
 
-        show_stage(run, stage)
+        show_stage(stage, found, timings(run))
 
 
 def _print_json(value: object) -> None:

@@ -10,18 +10,20 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr import registry, store
+from llm4sbr import memory, registry, store
 from llm4sbr.config import Config, Settings, build, flatten, merge, nest, read_toml, to_settings, to_toml
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.progress import Progress
 
 NEUTRAL = frozenset({"train.workers", "train.device", "infer.cache", "evaluate.batch_size"})
 """Settings that change how fast or where something is done, not what comes out."""
+
+LOCK = ".lock"
 
 
 class Stage(NamedTuple):
@@ -132,10 +134,10 @@ def default_run(chosen: Settings) -> Path:
     return Path("runs") / "".join(c if c.isalnum() or c in "-._" else "-" for c in label)
 
 
-def stamps(run: Path) -> dict[str, store.Stamp]:
-    """The stamps of the stages that are finished, in order."""
-    found = ((stage.name, store.read_stamp(run / stage.name)) for stage in STAGES)
-    return {name: stamp for name, stamp in found if stamp}
+def timings(run: Path) -> dict[str, dict[str, float]]:
+    """`seconds` and `peak_memory` (bytes) of every finished stage, in order."""
+    found = [store.read_stamp(run / stage.name) for stage in STAGES]
+    return {s.stage: {"seconds": s.seconds, "peak_memory": s.peak_memory} for s in found if s}
 
 
 def stamp_for(run: Path, stage: Stage, config: Config) -> store.Stamp:
@@ -169,11 +171,13 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
     progress.note(f"{stage.name}: {_why(old, stamp)}")
     with store.stage_folder(folder, stamp) as out:
         started = time.monotonic()
-        _reset_peak()
+        memory.reset_peak()
+        before = _largest_child()
         stage.function(run, out, config, progress)
+        child = _largest_child()
         done = stamp._replace(
             seconds=round(time.monotonic() - started, 2),
-            peak_memory=_peak(),
+            peak_memory=max(memory.peak(), child if child > before else 0),
             content=store.folder_sha256(out),
         )
         store.write_stamp(out, done)
@@ -204,11 +208,12 @@ def _locked(run: Path) -> Iterator[None]:
 
     if run.exists() and not run.is_dir():
         raise StoreError(f"{run}: not a folder; name a run directory, such as runs/demo")
-    if run.is_dir() and any(run.iterdir()) and not (run / "config.toml").exists():
+    names = {path.name for path in run.iterdir()} if run.is_dir() else set()
+    if names - {LOCK} and "config.toml" not in names:
         raise StoreError(f"{run}: holds other files and no run; name a new or empty folder")
     with store.explained(run):
         run.mkdir(parents=True, exist_ok=True)
-        lock = (run / ".lock").open("w")
+        lock = (run / LOCK).open("w")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -231,17 +236,6 @@ def _listing(path: Path) -> list[list[Any]]:
     return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
 
-def _reset_peak() -> None:
-    with suppress(OSError):  # not Linux: the peak is then that of the whole process
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> int:
-    """Peak resident memory in bytes of this process since `_reset_peak`, or of its largest child."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return max(children, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    own = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return max(children, int(own.split()[1]) * 1024)
+def _largest_child() -> int:
+    """Bytes: the largest resident set of any finished child process so far."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import RenderableType
 
-from llm4sbr import store
 from llm4sbr.doctor import Diagnosis, Finding
-from llm4sbr.errors import StoreError
 from llm4sbr.registry import components
 from llm4sbr.report.layout import WIDTH, count, duration, show, size
 from llm4sbr.report.metrics import metrics_tables
@@ -283,22 +280,19 @@ def test_summary_is_flat_and_cuts_what_is_long() -> None:
     assert text(summary_table({"sources": {}})) == "nothing to report\n"
 
 
-def test_stages_are_shown_from_a_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store.write_json(tmp_path / "prepare" / "stats.json", STATS)
-    store.write_json(tmp_path / "infer" / "infer.json", {"asked": 3})
-    store.write_json(tmp_path / "evaluate" / "metrics.json", metrics(PLAIN))
-    store.write_stamp(tmp_path / "evaluate", store.Stamp("evaluate", {}, 2.0, 10**9))
-    store.write_stamp(tmp_path / "prepare", store.Stamp("prepare", {}, 1.0, 10**8))
-    show_stage(tmp_path, "prepare")
+def test_stages_are_shown_each_in_its_way(capsys: pytest.CaptureFixture[str]) -> None:
+    timings = {
+        "prepare": {"seconds": 1.0, "peak_memory": 10**8},
+        "evaluate": {"seconds": 2.0, "peak_memory": 10**9},
+    }
+    show_stage("prepare", STATS, timings)
     assert "53,671" in capsys.readouterr().out
-    show_stage(tmp_path, "infer")
+    show_stage("infer", {"asked": 3}, timings)
     assert capsys.readouterr().out == "asked  3\n"
-    show_stage(tmp_path, "evaluate")
+    show_stage("evaluate", metrics(PLAIN), timings)
     shown = capsys.readouterr().out
     assert shown.index("prepare  ") < shown.index("evaluate ")
     assert line_of(shown, "all").split() == ["all", "3.0", "s", "1.00", "GB"]
-    with pytest.raises(StoreError, match="localize"):
-        show_stage(tmp_path, "localize")
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from llm4sbr import store
 from llm4sbr.report.layout import MISSING, count, duration, grid, pairs, show
 from llm4sbr.report.metrics import metrics_tables
 
@@ -23,8 +21,8 @@ MARKS = {"ok": "ok", "warn": "WARN", "error": "ERROR"}
 
 COLOURS = {"ok": "", "warn": "yellow", "error": "red"}
 
-STAGES = ("prepare", "infer", "localize", "train", "evaluate")
-"""Stages whose time and memory stand below the final table, in order."""
+Timings = Mapping[str, Mapping[str, float]]
+"""Stage -> `seconds` and `peak_memory` in bytes."""
 
 LONGEST = 300
 """Characters of a value that a stage's summary shows."""
@@ -38,21 +36,22 @@ class Result(Protocol):
         ...
 
 
-def show_stage(run: Path, stage: str) -> None:
+def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
     """Print what a finished stage found.
 
-    Raises:
-        StoreError: the stage's summary is missing or damaged.
+    Args:
+        stage: its name.
+        found: its summary, as `--json` prints it.
+        timings: seconds and peak bytes of every finished stage, in order.
     """
-    folder = run / stage
     if stage == "prepare":
-        show(*stats_tables(store.read_json(folder / "stats.json")))
+        show(*stats_tables(found))
     elif stage == "train":
-        show(models_table([store.read_json(path) for path in sorted(folder.glob("*/seed-*/model.json"))]))
+        show(models_table(found["models"]))
     elif stage == "evaluate":
-        show(*metrics_tables(store.read_json(folder / "metrics.json"), _timings(run)))
+        show(*metrics_tables(found, timings))
     else:
-        show(summary_table(store.read_json(folder / f"{stage}.json")))
+        show(summary_table(found))
 
 
 def stats_tables(stats: Mapping[str, Any]) -> list[RenderableType]:
@@ -170,12 +169,6 @@ def diagnosis_table(diagnosis: Diagnosis) -> RenderableType:
         if finding.mend:
             lines.append(["", "", Text(f"-> {finding.mend}", style=COLOURS[finding.level])])
     return grid(["", "subject", "found"], lines, left=3)
-
-
-def _timings(run: Path) -> dict[str, dict[str, Any]]:
-    """Seconds and peak memory of every stage that is finished."""
-    stamps = [store.read_stamp(run / stage) for stage in STAGES]
-    return {s.stage: {"seconds": s.seconds, "peak_memory": s.peak_memory} for s in stamps if s}
 
 
 def _day(seconds: float) -> str:
