@@ -181,7 +181,7 @@ class _Loaded(NamedTuple):
         return cls(tokenizer, network, chat, specials, breaks, padding, ends, _can_share(network))
 
     def tokens(self, prompt: str) -> list[int]:
-        """Token ids of a prompt in its chat template; control tokens in the data's text lose their meaning."""
+        """Token ids of a prompt in its chat template; control tokens in the text lose their meaning."""
         for special in self.specials:
             prompt = prompt.replace(special, f"{special[0]} {special[1:]}")
         if self.template is None:

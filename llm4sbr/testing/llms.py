@@ -1,0 +1,111 @@
+"""What every LLM and every control must do; subclass the contract in a plugin's tests.
+
+class TestMine(LLMContract):
+create = staticmethod(lambda: MyLLM(model=tiny_llama(folder)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from llm4sbr.perspectives import Long, Short
+from llm4sbr.protocols import LLM, Control, Item
+
+PROMPTS = [
+    "Name a lamp.",
+    "The order in which users click on items is as follows:\n1. Red Lamp_1\n2. Oak Chair_2\nGuess one.",
+    "Ünïcödé 日本 and <|im_end|> and </s> are text like any other.",
+    "Name a lamp.",
+]
+
+ITEMS = [Item(i, f"k{i}", f"Title {i}", {"category": f"c{i}"}) for i in range(1, 5)]
+SESSIONS = [ITEMS[:1], ITEMS[:2], ITEMS, ITEMS[2:]]
+
+
+def tiny_llama(folder: Path, *, seed: int = 0) -> Path:
+    """Save a random two-layer Llama with a byte tokenizer, and return `folder`: `transformers:FOLDER`."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {token: i for i, token in enumerate(["<|end|>", "<|user|>", *letters])}
+    plain = Tokenizer(models.BPE(vocab=words, merges=[]))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=plain, eos_token="<|end|>", additional_special_tokens=["<|user|>"]
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|user|>You answer. {{ m.content }}<|end|>{% endfor %}Answer: "
+    )
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        eos_token_id=0,
+        bos_token_id=None,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+class LLMContract:
+    """Tests of one LLM."""
+
+    create: Callable[[], LLM]
+    """Makes the LLM; its weights must be on this machine."""
+
+    def test_satisfies_the_protocol(self) -> None:
+        """It has the members, is no control, and says what it is."""
+        llm = self.create()
+        assert isinstance(llm, LLM)
+        assert not isinstance(llm, Control)
+        assert llm.fingerprint
+        assert llm.fingerprint == self.create().fingerprint
+
+    def test_one_answer_per_prompt(self) -> None:
+        """As many texts as prompts; nothing in, nothing out."""
+        llm = self.create()
+        answers = llm.generate(PROMPTS)
+        assert len(answers) == len(PROMPTS)
+        assert all(isinstance(answer, str) for answer in answers)
+        assert llm.generate([]) == []
+
+    def test_repeatable(self) -> None:
+        """The same prompts in the same order get the same answers."""
+        llm = self.create()
+        assert llm.generate(PROMPTS) == llm.generate(PROMPTS)
+
+
+class ControlContract:
+    """Tests of one control."""
+
+    create: Callable[[], Control]
+    """Makes the control."""
+
+    def test_satisfies_the_protocol(self) -> None:
+        """It has the members, is no LLM, and says what it is."""
+        control = self.create()
+        assert isinstance(control, Control)
+        assert not isinstance(control, LLM)
+        assert control.fingerprint
+
+    def test_one_answer_per_session(self) -> None:
+        """As many texts as sessions, whatever the perspective; the same again when asked again."""
+        answers = ["a", "b", "", "d"]
+        for perspective in (Long(), Short()):
+            given = self.create().answer(SESSIONS, perspective, answers)
+            assert len(given) == len(SESSIONS)
+            assert all(isinstance(text, str) for text in given)
+            assert given == self.create().answer(SESSIONS, perspective, answers)
+            assert self.create().answer([], perspective, []) == []
