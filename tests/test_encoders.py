@@ -179,7 +179,7 @@ def test_memo_asks_once_and_in_blocks() -> None:
     memo = Memo(inner, advance=said.append, block=2)
     assert memo.encode(["a", "bbb", "a", "cc"]).tolist() == [[1, 1], [3, 1], [1, 1], [2, 1]]
     assert memo.encode(["cc", "dddd"]).tolist() == [[2, 1], [4, 1]]
-    assert inner.calls == [["a", "bbb"], ["cc"], ["dddd"]]
+    assert inner.calls == [["bbb", "cc"], ["a"], ["dddd"]]
     assert said == [2, 1, 1]
     assert memo.encode([]).shape == (0, 2)
 
@@ -190,7 +190,7 @@ def test_memo_is_right_beyond_its_limit() -> None:
     memo.encode(["a", "bb"])
     for _ in range(2):
         assert memo.encode(["ccc", "a"]).tolist() == [[3, 1], [1, 1]]
-    assert inner.calls == [["a", "bb"], ["ccc"], ["ccc"]]
+    assert inner.calls == [["bb", "a"], ["ccc"], ["ccc"]]
 
 
 @pytest.fixture(scope="module")
