@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+CONTROLS = ("item-text", "shuffled")
+"""What an LLM's intents have to beat before a gain is called its own."""
+
 LEVEL = 0.05
 """A difference with a larger p-value is not called one."""
 
@@ -84,8 +87,10 @@ def _finding(comparisons: Mapping[tuple[str, str], Comparison], llm: str) -> str
     gain = f"{start} raise the plain backbone ({against_plain})"
     if not controls:
         return f"{gain}, but without controls nothing shows that the gain is the LLM's"
-    asked = [controls[name] for name in ("item-text", "shuffled") if name in controls]
-    if len(asked) == 2 and all(one.better for one in asked):
+    if llm in CONTROLS:
+        return f"{gain} and {_against(controls)}; no LLM was asked"
+    asked = [controls[name] for name in CONTROLS if name in controls]
+    if len(asked) == len(CONTROLS) and all(one.better for one in asked):
         return f"{gain} and {_against(controls)}, so the gain is the LLM's own"
     return f"{gain}, but {_against(controls)}, so the gain cannot be credited to what the LLM said"
 
@@ -100,11 +105,8 @@ def _against(controls: Mapping[str, Comparison]) -> str:
 
 def _without_llm(comparisons: Mapping[tuple[str, str], Comparison]) -> str:
     floors = {first: one for (first, second), one in comparisons.items() if second == "plain"}
-    beaten = [f"{name} ({one})" for name, one in floors.items() if one.worse]
-    level = [f"{name} ({one})" for name, one in floors.items() if not one.worse]
     parts = ["only the plain backbone was trained, so nothing is shown about an LLM"]
-    if beaten:
-        parts.append(f"it stands above {' and '.join(beaten)}")
-    if level:
-        parts.append(f"it does not stand above {' and '.join(level)}")
+    for name, one in floors.items():
+        place = "lies below it" if one.worse else "does better" if one.better else "does as well"
+        parts.append(f"{name} {place} ({one})")
     return "; ".join(parts)

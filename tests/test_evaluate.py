@@ -180,6 +180,13 @@ def test_other_findings():
     assert "plain backbone was not trained" in said(item_text=UP, shuffled=UP)
 
 
+def test_a_control_in_place_of_an_llm_is_called_one():
+    pairs = {("llm", "plain"): UP, ("llm", "shuffled"): UP}
+    text = verdict(pairs, GROUND, llm="item-text", metric="MRR@20")
+    assert "no LLM was asked" in text
+    assert "own" not in text
+
+
 def test_the_ground_is_named():
     ground = Ground(samples=61, coverage=0.25, seeds=1, selected_on=["test"])
     text = said(ground, plain=LEVEL)
@@ -192,6 +199,6 @@ def test_without_an_llm_nothing_is_claimed():
     plain = Comparison(-0.5, 0.001)
     text = verdict({("popularity", "plain"): plain}, GROUND, llm="none", metric="MRR@20")
     assert "nothing is shown about an LLM" in text
-    assert "it stands above popularity" in text
+    assert "popularity lies below it (-50.0%, p = 0.001)" in text
     level = verdict({("popularity", "plain"): LEVEL}, GROUND, llm="none", metric="MRR@20")
-    assert "does not stand above popularity" in level
+    assert "popularity does as well" in level
