@@ -36,6 +36,7 @@ CATALOGUE = Catalogue([f"m{i}" for i in range(1, len(MOVIES) + 1)], MOVIES)
         ("Toy Story", 1, "year or article"),
         ("toy story 2", 7, "year or article"),
         ("the empire strikes back", 8, "year or article"),
+        ("Empire Strikes Back", 8, "year or article"),
         ("The Good, the Bad and the Ugly (1966)", 3, "year or article"),
         ("Jumangi (1995)", 2, "spelling"),
         ("The Empire Strikes Bakc", 8, "spelling"),

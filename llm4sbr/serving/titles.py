@@ -18,6 +18,7 @@ CLOSE = 0.85
 """Similarity (`difflib`, 0 to 1) from which a misspelt title is taken for the real one."""
 
 _YEAR = re.compile(r"\s*\((\d{4})\)$")
+_LEADING = re.compile(r"^(the|a|an) (?=.)")
 _ARTICLE = re.compile(r"^(.*), (the|a|an|le|la|les|il|el|los|las|der|die|das)$")
 _SPLIT = re.compile(r"[|\n]")
 _PIECE = re.compile(r'\s*"([^"]*)"\s*(?:,|$)|([^,]*)(?:,|$)')
@@ -36,7 +37,7 @@ class Resolved:
 
 
 class _Bare(NamedTuple):
-    """A title without letter case and year, its article in front."""
+    """A title without letter case, year and English article; another article stands in front."""
 
     name: str
     year: str
@@ -73,7 +74,7 @@ class Titles:
         return found
 
     def match(self, text: str) -> Resolved | None:
-        """The item with this key or title; letter case, a missing year and the article's place do not matter.
+        """The item with this key or title; letter case and a missing year or article do not matter.
 
         Raises:
             InputError: without its year the title is that of several items.
@@ -181,4 +182,5 @@ def _bare(text: str) -> _Bare:
     year = _YEAR.search(folded)
     name = folded[: year.start()] if year else folded
     article = _ARTICLE.match(name)
-    return _Bare(f"{article[2]} {article[1]}" if article else name, year[1] if year else "")
+    name = f"{article[2]} {article[1]}" if article else name
+    return _Bare(_LEADING.sub("", name), year[1] if year else "")
