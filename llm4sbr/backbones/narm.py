@@ -1,0 +1,72 @@
+"""NARM: a recurrent encoder with attention over its own states (Li, Ren, Chen, Ren, Lian & Ma, CIKM 2017).
+
+With h_1..h_T the states of a GRU over the clicks, sections 3.2 to 3.4 of the paper:
+
+    c_global = h_T
+    a_j      = v . sigmoid(A_1 h_T + A_2 h_j)
+    c_local  = sum_j a_j h_j
+    score of item i = e_i . B [c_global; c_local]
+
+The decoder B is folded into the session vector, long = B [c_global; c_local], so that a score is a dot
+product of D-wide vectors.
+
+Deviations from the authors' released code:
+
+- The attention's weights are not normalised, as the paper has it; the code takes a softmax over them.
+- sigmoid instead of its piecewise linear approximation, and the library's GRU (see `recurrent`).
+- Items and states have one width D (there 50 and 100).
+- Parameters start uniform instead of orthogonal and Gaussian.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llm4sbr.backbones.clicks import embed, item_table, last_click
+from llm4sbr.backbones.recurrent import GRU
+from llm4sbr.protocols import Encoded, Sessions
+
+
+class NARM(nn.Module):
+    """Session encoder: the last recurrent state and an attention over all of them.
+
+    Args:
+        num_items: N.
+        dim: D, of items and states.
+        embedding_dropout: chance that an entry of a click's vector is dropped in training.
+        state_dropout: the same for [c_global; c_local].
+    """
+
+    plain_readout = "long"
+
+    def __init__(
+        self, num_items: int, dim: int, *, embedding_dropout: float = 0.25, state_dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.items = item_table(num_items, dim)
+        self.gru = GRU(dim)
+        self.attend_last = nn.Linear(dim, dim, bias=False)  # A_1
+        self.attend_all = nn.Linear(dim, dim, bias=False)  # A_2
+        self.attention = nn.Linear(dim, 1, bias=False)  # v
+        self.decode = nn.Linear(2 * dim, dim, bias=False)  # B
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.state_dropout = nn.Dropout(state_dropout)
+
+    def fit(self, sessions: Sessions) -> None:
+        """Nothing to prepare."""
+
+    def item_embeddings(self) -> Tensor:
+        """What scores are computed with, float (N, D)."""
+        return self.items
+
+    def forward(self, items: Tensor, mask: Tensor) -> Encoded:
+        """Encode int64 (B, T) under bool (B, T): long as above, short the last click's embedding."""
+        clicks = embed(items, self.items)  # (B, T, D)
+        states = self.gru(self.embedding_dropout(clicks))  # (B, T, D)
+        overall = last_click(states, mask)  # (B, D)
+        hidden = torch.sigmoid(self.attend_last(overall).unsqueeze(1) + self.attend_all(states))
+        weights = self.attention(hidden) * mask.unsqueeze(2)  # (B, T, 1)
+        local = (weights * states).sum(1)
+        long = self.decode(self.state_dropout(torch.cat([overall, local], 1)))
+        return Encoded(long=long, short=last_click(clicks, mask))
