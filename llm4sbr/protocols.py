@@ -140,6 +140,8 @@ class Encoded(NamedTuple):
     """float (B, T, D): per-click states, for backbones whose `score` needs them."""
     mask: Tensor | None = None
     """bool (B, T): which of the states are clicks, for the same backbones."""
+    items: Tensor | None = None
+    """float (N, D): the item embeddings, where the forward pass computed them and `score` needs them again."""
 
 
 @runtime_checkable
@@ -224,7 +226,7 @@ class Backbone(Protocol):
         ...
 
     def item_embeddings(self) -> Tensor:
-        """float (N, D), as used for scoring."""
+        """Float (N, D), as used for scoring."""
         ...
 
     def __call__(self, items: Tensor, mask: Tensor) -> Encoded:

@@ -1,0 +1,60 @@
+"""From the states of clicks to vectors of sessions: what several backbones share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MASKED = -1e4
+"""Logit of what a softmax must leave out: its weight is exactly 0, and in half precision it is still finite,
+so that a row with nothing to attend to (padding) gives a number."""
+
+
+def mean_click(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean state of each session's clicks, (B, T, D) -> (B, D)."""
+    return (states * mask.unsqueeze(2)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last dimension, in which only places where `mask` is true take part."""
+    return logits.masked_fill(~mask, MASKED).softmax(-1)
+
+
+class ReversedPositionAttention(nn.Module):
+    """Soft attention that knows how far each click is from the end of its session.
+
+    With x_1 ... x_m the states of the clicks, p_k the vector of the k-th last place and s the mean state:
+
+        z_t = tanh(W_1 [x_t; p_{m-t+1}] + b)
+        a_t = q . sigmoid(W_2 z_t + W_3 s + c)
+        vector = sum_t a_t x_t
+
+    The weights a_t are not normalised. Used by GCE-GNN (Wang et al. 2020, section 4.3) and S2-DHCN (Xia et
+    al. 2021, section "Session representation").
+
+    Args:
+        dim: D.
+        positions: places with a vector of their own; clicks further back share the last one's.
+    """
+
+    def __init__(self, dim: int, *, positions: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.empty(positions, dim))
+        self.from_state = nn.Linear(dim, dim, bias=False)
+        self.from_position = nn.Linear(dim, dim)
+        self.from_place = nn.Linear(dim, dim)
+        self.from_mean = nn.Linear(dim, dim, bias=False)
+        self.attention = nn.Linear(dim, 1, bias=False)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) under bool (B, T) -> (B, D)."""
+        steps = torch.arange(states.shape[1], device=states.device)
+        back = mask.sum(1, keepdim=True) - 1 - steps  # (B, T), 0 at the last click
+        back = back.clamp(min=0, max=self.positions.shape[0] - 1)
+        # W_1 is applied to the few places, not to every click's copy of one.
+        places = functional.embedding(back, self.from_position(self.positions))  # (B, T, D)
+        placed = torch.tanh(self.from_state(states) + places)
+        mean = self.from_mean(mean_click(states, mask)).unsqueeze(1)
+        weights: Tensor = self.attention(torch.sigmoid(self.from_place(placed) + mean)) * mask.unsqueeze(2)
+        return (weights * states).sum(1)
