@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -238,6 +241,47 @@ def test_finished_sources_of_an_interrupted_attempt_are_kept(run: Path, prepared
     assert (out / "llm" / shard).stat().st_mtime_ns == written["llm"]
     assert (out / "shuffled" / shard).stat().st_mtime_ns > written["shuffled"]
     IntentStore.open(out / "item-text").verify()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from llm4sbr import config, intents, registry
+from llm4sbr.progress import Progress
+from llm4sbr.stages import localize as stage
+from llm4sbr.testing.localizers import LetterEncoder
+
+def die(self, pending):
+    write(self, pending)
+    if self.folder.name == "shuffled":
+        os.kill(os.getpid(), signal.SIGKILL)  # the shard is there, the manifest is not
+
+create, write = registry.create, intents.IntentWriter._write_shard
+registry.create = lambda kind, *a, **o: LetterEncoder() if kind == "encoders" else create(kind, *a, **o)
+intents.IntentWriter._write_shard = die
+run = Path(sys.argv[1])
+settings = config.build({"localize": {"encoder": "letters", "f": 2}})
+stage.localize(run, run / "localize.tmp", settings, Progress(quiet=True))
+"""
+
+
+def test_kill_9_loses_the_source_at_work_only(run: Path, prepared: Prepared) -> None:
+    titles = last_titles(prepared)
+    for source in ("llm", "shuffled"):
+        write_answers(run, source, {"long": titles, "short": titles})
+    out = run / "localize.tmp"
+    out.mkdir()
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(run)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert (out / "shuffled" / "intents-00000.safetensors").exists()
+    assert not (out / "shuffled" / "manifest.json").exists()
+    kept = (out / "llm" / "intents-00000.safetensors").stat().st_mtime_ns
+    localize(run)
+    assert (out / "llm" / "intents-00000.safetensors").stat().st_mtime_ns == kept
+    for source in ("llm", "shuffled"):
+        opened = IntentStore.open(out / source)
+        opened.verify()
+        assert len(opened) == len(titles)
 
 
 @pytest.mark.parametrize(
