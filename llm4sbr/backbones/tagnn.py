@@ -30,7 +30,7 @@ from llm4sbr.backbones.readout import MASKED
 from llm4sbr.backbones.sr_gnn import SRGNN
 from llm4sbr.protocols import Encoded, Sessions
 
-BLOCK = 1024
+BLOCK = 512
 """Items scored at once: bounds the attention to (B, T, BLOCK), or to 64 blocks of a large catalogue."""
 KEPT = 2**24
 """Attention weights (B x T x N) that a training step keeps for its backward pass; beyond, it computes them

@@ -88,6 +88,7 @@ def _parse(record: Any, path: Path) -> tuple[Recipe, str, str, dict[str, Any]]:
 
 
 def _load_weights(model: LLM4SBR, weights: Mapping[str, Tensor], path: Path) -> None:
+    _make_room(model, weights)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -97,3 +98,12 @@ def _load_weights(model: LLM4SBR, weights: Mapping[str, Tensor], path: Path) -> 
                 f"{path}: tensor {name}: the file has {has}, the model needs {needs}; train again"
             )
     model.load_state_dict(dict(weights))
+
+
+def _make_room(model: LLM4SBR, weights: Mapping[str, Tensor]) -> None:
+    """Give buffers that are empty until `fit` the shapes that the file has."""
+    for name, buffer in list(model.named_buffers()):
+        found = weights.get(name)
+        if found is not None and not buffer.numel() and found.ndim == buffer.ndim:
+            module, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(module), leaf, torch.empty_like(found, dtype=buffer.dtype))

@@ -1,0 +1,214 @@
+"""S2-DHCN: items convolved over a hypergraph of all sessions (Xia et al., AAAI 2021).
+
+Hypergraph channel. A training session is an edge that joins its items: H is (items, sessions), D the number
+of sessions of each item, B the number of items of each session. L layers without weights, averaged:
+
+    X_{l+1} = D^-1 H B^-1 H^T X_l        X = 1 / (L + 1) sum_l X_l
+
+An item's row becomes the mean, over its sessions, of the mean of their items. A session's vector is soft
+attention with reversed positions over its items' rows of X (`ReversedPositionAttention`), and scores are its
+products with X.
+
+Line graph channel, in training only. The sessions of the batch are joined by the Jaccard index of their item
+sets; with A that matrix and D_A its row sums, starting from the mean of each session's rows of X_0:
+
+    Y_{l+1} = D_A^-1 (A + I) Y_l         Y = 1 / (L + 1) sum_l Y_l
+
+The two views of one session shall agree, and shall not agree with a corrupted one (rows and columns
+shuffled):
+
+    L_s = -log sigmoid(X_s . Y_s) - log(1 - sigmoid(X~_s . Y_s))
+
+beta L_s is the auxiliary loss. The line graph depends on the company in the batch, so no score uses it.
+
+X is constant once the weights are: going into evaluation mode computes it once, and scoring takes it as it
+takes any embedding. (Weights that are changed in evaluation mode want another call of `eval()`; loading does
+that itself.) A training step convolves all N items once: per layer two means over lists of rows, and as much
+again for the gradient, never an (N, N) matrix.
+
+Unlike the authors' released code: layers are averaged as in the paper (they are summed there); L_s is the
+mean over the batch, not the sum; a session is one edge, while there every prefix that the data was expanded
+into is one, without its target; gradients flow into the line graph channel too (there a detour through NumPy
+cuts them off); scoring does not compute the line graph.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llm4sbr.backbones.clicks import embed, item_table, last_click
+from llm4sbr.backbones.global_graph import hypergraph
+from llm4sbr.backbones.readout import ReversedPositionAttention, mean_click
+from llm4sbr.protocols import Encoded, Sessions
+
+
+class S2DHCN(nn.Module):
+    """Session encoder over item ids; `long` is its session vector, `short` the last item's row of X.
+
+    Args:
+        num_items: N.
+        dim: D.
+        layers: L, of both channels.
+        beta: weight of the self-supervised loss.
+        positions: places from the end of a session that have a vector of their own.
+    """
+
+    plain_readout = "long"
+    edges: Tensor
+    sizes: Tensor
+    offsets: Tensor
+    sessions: Tensor
+    starts: Tensor
+    folded: Tensor | None
+
+    def __init__(
+        self, num_items: int, dim: int, *, layers: int = 3, beta: float = 0.1, positions: int = 200
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.beta = beta
+        self.items = item_table(num_items, dim)
+        self.readout = ReversedPositionAttention(dim, positions=positions)
+        for parameter in self.readout.parameters():
+            nn.init.uniform_(parameter, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
+        # The training sessions' items, flat, and how many each has: empty until `fit`, saved with the model.
+        self.register_buffer("edges", torch.zeros(0, dtype=torch.int32))
+        self.register_buffer("sizes", torch.zeros(0, dtype=torch.int32))
+        # What follows from them, and X in evaluation mode.
+        for name in ("offsets", "sessions", "starts", "folded"):
+            self.register_buffer(name, None, persistent=False)
+        self._index()
+        self.register_load_state_dict_post_hook(_index_again)  # type: ignore[no-untyped-call]
+
+    def fit(self, sessions: Sessions) -> None:
+        """Make each training session an edge of the hypergraph."""
+        device = self.edges.device
+        edges, offsets = hypergraph(sessions, num_items=len(self.items))
+        self.edges, self.sizes = edges.to(device), offsets.diff().to(device)
+        self._index()
+
+    def train(self, mode: bool = True) -> S2DHCN:
+        """Switch between training and evaluation; the latter folds the convolution into constants."""
+        super().train(mode)
+        with torch.no_grad():
+            self.folded = None if mode else self._convolved()
+        return self
+
+    def item_embeddings(self) -> Tensor:
+        """X, what scores are computed with, float (N, D)."""
+        return self._convolved() if self.folded is None else self.folded
+
+    def forward(self, items: Tensor, mask: Tensor) -> Encoded:
+        """Encode int64 (B, T) under bool (B, T)."""
+        table = self.item_embeddings()
+        states = embed(items, table)  # (B, T, D)
+        long = self.readout(states, mask)
+        loss = self._agreement(items, mask, long) if self.training else None
+        return Encoded(long=long, short=last_click(states, mask), auxiliary=loss, items=table)
+
+    def score(self, fused: Tensor, encoded: Encoded) -> Tensor:
+        """Scores float (B, N) of session vectors (B, D), with the item rows that encoded them."""
+        assert encoded.items is not None  # `forward` gives them
+        return fused @ encoded.items.T
+
+    def _convolved(self) -> Tensor:
+        graph = Incidence(self.edges, self.offsets, self.sessions, self.starts)
+        return cast(Tensor, Convolution.apply(self.items, graph, self.layers))  # type: ignore[no-untyped-call]
+
+    def _index(self) -> None:
+        """Derive where each session begins, and the sessions of each item."""
+        rows, order = self.edges.sort(stable=True)
+        owner = torch.arange(len(self.sizes), device=rows.device).repeat_interleave(self.sizes.long())
+        every = torch.arange(len(self.items) + 1, device=rows.device)
+        zero = self.sizes.new_zeros(1)
+        self.offsets = torch.cat([zero, self.sizes.cumsum(0, dtype=torch.int32)])
+        self.sessions = owner[order].int()
+        self.starts = torch.searchsorted(rows, every.int(), out_int32=True)
+        self.train(self.training)  # what was folded is out of date
+
+    def _agreement(self, items: Tensor, mask: Tensor, long: Tensor) -> Tensor:
+        """The auxiliary loss beta L_s, a scalar."""
+        line = self._line_channel(items, mask)  # (B, D)
+        rows, columns = (torch.randperm(size, device=long.device) for size in long.shape)
+        true, false = (long * line).sum(1), (long[rows][:, columns] * line).sum(1)
+        # -log sigmoid(x) = softplus(-x), and -log(1 - sigmoid(x)) = softplus(x)
+        return self.beta * (functional.softplus(-true) + functional.softplus(false)).mean()
+
+    def _line_channel(self, items: Tensor, mask: Tensor) -> Tensor:
+        """Y, float (B, D)."""
+        join = jaccard(items, mask, num_items=len(self.items))  # with ones in the diagonal: A + I
+        join = join / join.sum(1, keepdim=True)
+        layer = total = mean_click(embed(items, self.items), mask)
+        for _ in range(self.layers):
+            layer = join @ layer
+            total = total + layer
+        return total / (self.layers + 1)
+
+
+def _index_again(model: S2DHCN, _: object) -> None:
+    model._index()
+
+
+class Incidence(NamedTuple):
+    """The hypergraph read both ways; all int32."""
+
+    items: Tensor
+    """(C,), rows of the items of session after session."""
+    offsets: Tensor
+    """(sessions + 1,)."""
+    sessions: Tensor
+    """(C,), numbers of the sessions of item after item."""
+    starts: Tensor
+    """(N + 1,)."""
+
+    def mean(self, table: Tensor) -> Tensor:
+        """D^-1 H B^-1 H^T x, float (N, D): over an item's sessions, the mean of the session's items."""
+        session = _means(table, self.items, self.offsets)
+        return _means(session, self.sessions, self.starts)
+
+
+class Convolution(torch.autograd.Function):
+    """X of X_0: the mean of layers 0..L. Linear, so the gradient needs nothing of the forward pass.
+
+    With P = 1 / (L + 1) sum_l (D^-1 S)^l, S = H B^-1 H^T being symmetric, P^T = D P D^-1: the gradient is a
+    convolution too, between a division and a product with the items' degrees.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, graph: Incidence, layers: int) -> Tensor:
+        """Float (N, D) -> float (N, D)."""
+        ctx.graph, ctx.layers = graph, layers
+        return _mean_of_layers(table, graph, layers)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of the table."""
+        degree = ctx.graph.starts.diff().clamp(min=1).unsqueeze(1)
+        return degree * _mean_of_layers(gradients[0] / degree, ctx.graph, ctx.layers), None, None
+
+
+def jaccard(items: Tensor, mask: Tensor, *, num_items: int) -> Tensor:
+    """Shared items / all items of each two sessions of the batch, float (B, B); 1 in the diagonal."""
+    present = torch.zeros(len(items), num_items + 1, device=items.device)
+    present = present.scatter(1, items * mask, 1.0)[:, 1:]  # (B, N); padding went to column 0
+    shared = present @ present.T
+    size = shared.diagonal()
+    return shared / (size.unsqueeze(1) + size - shared)
+
+
+def _mean_of_layers(table: Tensor, graph: Incidence, layers: int) -> Tensor:
+    layer = total = table
+    for _ in range(layers):
+        layer = graph.mean(layer)
+        total = total + layer
+    return total / (layers + 1)
+
+
+def _means(table: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
+    """The mean of each list of rows, zeros for an empty one."""
+    return functional.embedding_bag(rows, table, offsets, mode="mean", include_last_offset=True)
