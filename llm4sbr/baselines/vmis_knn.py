@@ -1,0 +1,151 @@
+"""VMIS-kNN: sessions that resemble the one at hand vote for their items (Kersbergen et al., SIGMOD 2022).
+
+The definition of Serenade's recommender, an indexed form of VS-kNN (Ludewig & Jannach 2018). With s the
+session at hand, |s| its distinct items, p_i the place of the last click on item i (1 = the first click), and
+H the training sessions, h_j of which hold item j:
+
+    pi_i = p_i / |s|                                   decay: later clicks weigh more
+    M    = the m most recent sessions of H that share an item with s
+    r_n  = sum of pi_i over the items that n shares with s,   for n in M
+    K    = the k sessions of M with the greatest r_n, the more recent one where they tie
+    l_n  = max(0, 1 - 0.1 q_n),  q_n = how many clicks back the latest shared item is (1 = the last click)
+    score of j = log(|H| / h_j) * sum over n in K that hold j of l_n r_n
+
+The last item itself scores 0, as in the authors' released code. Deviations from that code: l_n stops at 0,
+where the code's grows negative behind the tenth click; |H| counts sessions, where the code counts clicks;
+sessions of any length are indexed, where the code leaves out the longest 0.5%.
+
+A later training session is a more recent one: `prepare` sorts them by their end, except under
+`data.split = "random"` or without a clock, where recency has no meaning and m merely bounds the cost.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llm4sbr.baselines.incidence import Incidence, Ints, chunks
+from llm4sbr.errors import ConfigError
+from llm4sbr.protocols import Sessions
+
+
+class _Clicks(NamedTuple):
+    """The latest click on each distinct item of each session of a batch."""
+
+    row: Ints
+    """Which session of the batch, in ascending order."""
+    item: Ints
+    """Which item, as a row number."""
+    place: Ints
+    """p_i."""
+
+
+class _Neighbours(NamedTuple):
+    """Training sessions that share items with those of a batch; those of a row stand together."""
+
+    row: Ints
+    """Which session of the batch, in ascending order."""
+    session: Ints
+    """Which training session."""
+    overlap: Ints
+    """The sum of the places of the shared items, r_n |s|: a whole number, so that ties are ties."""
+    latest: Ints
+    """The greatest of these places."""
+
+
+class VMISKNN:
+    """Scores items by the sessions that hold them and share items with the session at hand.
+
+    Args:
+        num_items: N.
+        m: most recent sessions looked at.
+        k: neighbours that vote.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    def __init__(self, num_items: int, *, m: int = 500, k: int = 100) -> None:
+        if m < 1 or k < 1:
+            raise ConfigError(f"vmis-knn: m = {m}, k = {k}: both must be 1 or more")
+        self.num_items = num_items
+        self.m = m
+        self.k = k
+        nothing = Sessions(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+        self.index = Incidence.of(nothing, num_items)
+        self.idf = np.zeros(num_items)
+
+    def fit(self, sessions: Sessions) -> None:
+        """Index the sessions."""
+        self.index = Incidence.of(sessions, self.num_items)
+        holding = self.index.sessions.lengths
+        self.idf = np.log(len(self.index.items.lengths) / holding.clip(min=1))
+
+    def score(self, items: Tensor, mask: Tensor) -> Tensor:
+        """The neighbours' votes, float32 (B, N), 0 where nobody votes."""
+        scores = np.zeros((len(items), self.num_items), np.float32)
+        clicks = _latest_clicks(items.numpy() - 1, mask.numpy(), self.num_items)
+        length = mask.sum(1).numpy()
+        reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
+        costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
+        for part in chunks(costs):
+            inside = slice(*np.searchsorted(clicks.row, [part[0], part[-1] + 1]))
+            some = _Clicks(*(field[inside] for field in clicks))._replace(row=clicks.row[inside] - part[0])
+            scores[part] = self._votes(some, length[part])
+        last = np.take_along_axis(items.numpy(), (length[:, None] - 1).clip(min=0), 1) - 1
+        np.put_along_axis(scores, last.clip(min=0), 0, 1)
+        return torch.from_numpy(scores)
+
+    def _votes(self, clicks: _Clicks, length: Ints) -> NDArray[np.float64]:
+        """Scores of a few sessions of `length` clicks each, (rows, N)."""
+        near = _closest(_recent(self.index, clicks, self.m), self.k)
+        distinct = np.bincount(clicks.row, minlength=len(length))
+        back = length[near.row] - near.latest + 1  # q_n
+        weight = np.maximum(0, 1 - 0.1 * back) * near.overlap / distinct[near.row]  # l_n r_n
+        items, voter = self.index.items.take(near.session)
+        cells = near.row[voter] * self.num_items + items
+        votes = np.bincount(cells, weight[voter], minlength=len(length) * self.num_items)
+        return votes.reshape(len(length), self.num_items) * self.idf
+
+
+def _latest_clicks(items: Ints, mask: NDArray[np.bool_], num_items: int) -> _Clicks:
+    row, step = np.nonzero(mask)
+    cells = row * num_items + items[row, step]
+    _, backwards = np.unique(cells[::-1], return_index=True)  # the first from behind is the latest
+    latest = np.sort(len(cells) - 1 - backwards)
+    return _Clicks(row[latest], items[row, step][latest], step[latest] + 1)
+
+
+def _recent(index: Incidence, clicks: _Clicks, m: int) -> _Neighbours:
+    """M: the m most recent sessions that share an item, most recent first.
+
+    Each item's own m most recent sessions suffice: beyond them there are m more recent ones already.
+    """
+    total = len(index.items.lengths)
+    width = int(clicks.place.max(initial=0)) + 1
+    where, click = index.sessions.positions(clicks.item, most=m)
+    age = total - 1 - index.sessions.values[where]
+    # One number holds row, age and place, so that one sort brings together what belongs together.
+    pairs, place = np.divmod(np.sort((clicks.row[click] * total + age) * width + clicks.place[click]), width)
+    first = np.flatnonzero(np.diff(pairs, prepend=-1))
+    row, age = np.divmod(pairs[first], total)
+    overlap = np.add.reduceat(place, first) if len(first) else first
+    latest = place[np.append(first[1:], len(place)) - 1] if len(first) else first
+    return _keep(_Neighbours(row, total - 1 - age, overlap, latest), m)
+
+
+def _closest(found: _Neighbours, k: int) -> _Neighbours:
+    """K: of each row the k with the greatest overlap; a stable sort leaves the more recent one first."""
+    most = int(found.overlap.max(initial=0)) + 1
+    order = np.argsort(found.row * most + (most - 1 - found.overlap), kind="stable")
+    return _keep(_Neighbours(*(field[order] for field in found)), k)
+
+
+def _keep(found: _Neighbours, most: int) -> _Neighbours:
+    """The first so many of each row."""
+    rank = np.arange(len(found.row)) - np.searchsorted(found.row, found.row)
+    return _Neighbours(*(field[rank < most] for field in found))
