@@ -1,0 +1,176 @@
+"""Asking an LLM about many samples: what the cache knows is free, equal prompts are asked once.
+
+A sample has one prompt per perspective and counts as answered when all of them are.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from llm4sbr.errors import ConfigError, Llm4sbrError
+from llm4sbr.llms.answers import Answer, AnswerCache, answer_key
+from llm4sbr.protocols import LLM
+
+__all__ = ["Asker", "Budget", "parse_budget"]
+
+BLOCK = 512
+"""Samples looked up in the cache at once."""
+
+BATCHES = 4
+"""Most batches asked in one round; prompts of a round are sorted by length, so a long round pads less."""
+
+ROUND = 10.0
+"""Seconds that a round should take: a slow LLM gets short rounds, so that a time budget holds."""
+
+BATCH = 32
+"""Prompts per batch of an LLM that has no `batch_size` of its own."""
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Budget(NamedTuple):
+    """Where asking stops; answers from the cache are free."""
+
+    prompts: int | None = None
+    seconds: float | None = None
+
+
+def parse_budget(text: str | None) -> Budget:
+    """`20000` prompts, `90s`, `30m`, `2h`; None and `none` are no limit.
+
+    Raises:
+        ConfigError: the text is none of these.
+    """
+    if text is None or text == "none":
+        return Budget()
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])|(\d+)", text.strip())
+    if not found:
+        raise ConfigError(
+            f"infer.budget = {text!r}: expected prompts (20000), a time (90s, 30m, 2h), or none"
+        )
+    amount, unit, prompts = found.groups()
+    return Budget(prompts=int(prompts)) if prompts else Budget(seconds=float(amount) * UNITS[unit])
+
+
+class Asker:
+    """Brings answers into the cache, a batch at a time.
+
+    Args:
+        llm: is asked.
+        cache: what was asked before, by any run.
+        budget: where to stop.
+        advance: called with a number of samples looked at and a note on what was asked.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        cache: AnswerCache,
+        *,
+        budget: Budget,
+        advance: Callable[..., None] = lambda n=1, note="": None,
+    ) -> None:
+        self.llm = llm
+        self.cache = cache
+        self.budget = budget
+        self.advance = advance
+        self.asked: set[bytes] = set()
+        """Keys of the prompts that the LLM was asked here."""
+        self.seconds = 0.0
+        """Wall time of the LLM."""
+        self.tokens = 0
+        """Tokens of prompts and answers."""
+        self._known: set[bytes] = set()
+        self._waiting: dict[bytes, str] = {}
+        self._spent = False
+        self._started = time.monotonic()
+        self._size: int = getattr(llm, "batch_size", BATCH)
+        self._round = max(1, self._size // 4)
+
+    def ask(self, samples: Sequence[int], prompts: Callable[[int], list[str]]) -> dict[int, list[bytes]]:
+        """Ask about samples, in this order, until the budget is spent.
+
+        Args:
+            samples: numbers of the samples.
+            prompts: the prompts of a sample, one per perspective.
+
+        Returns:
+            The answered samples with the keys of their answers, one per perspective.
+        """
+        keys: dict[int, list[bytes]] = {}
+        for begin in range(0, len(samples), BLOCK):
+            block = {sample: prompts(sample) for sample in samples[begin : begin + BLOCK]}
+            found = {s: [answer_key(self.llm.fingerprint, p) for p in block[s]] for s in block}
+            unknown = {key for sample in found.values() for key in sample} - self._known
+            self._known |= self.cache.get_many(sorted(unknown)).keys()
+            looked = 0
+            for sample, texts in block.items():
+                self._queue(dict(zip(found[sample], texts, strict=True)))
+                looked += 1
+                if len(self._waiting) >= self._round:
+                    self._flush(looked)
+                    looked = 0
+            self.advance(looked, self._note())
+            keys |= found
+        self._flush(0)
+        return {sample: own for sample, own in keys.items() if self._known.issuperset(own)}
+
+    def _queue(self, prompts: dict[bytes, str]) -> None:
+        missing = {
+            key: p for key, p in prompts.items() if key not in self._known and key not in self._waiting
+        }
+        if missing and not self._over(len(missing)):
+            self._waiting |= missing
+
+    def _over(self, more: int) -> bool:
+        limit = self.budget.prompts
+        return self._spent or (limit is not None and len(self.asked) + len(self._waiting) + more > limit)
+
+    def _flush(self, looked: int) -> None:
+        """Ask everything that waits, and see for how much more there is time."""
+        began = time.monotonic()
+        waiting = sorted(self._waiting.items(), key=lambda pair: (len(pair[1]), pair[0]))
+        batches = [waiting[i : i + self._size] for i in range(0, len(waiting), self._size)]
+        for number, batch in enumerate(batches, start=1):
+            self.cache.put_many(self._answers(dict(batch)))
+            self.asked.update(key for key, _ in batch)
+            self._known.update(key for key, _ in batch)
+            share = looked * number // len(batches) - looked * (number - 1) // len(batches)
+            self.advance(share, self._note())
+        if waiting:
+            took = time.monotonic() - began
+            fitting = round(len(waiting) * ROUND / max(took, 1e-9))
+            self._round = max(1, self._size // 4, min(fitting, BATCHES * self._size))
+            self._waiting.clear()
+            if self.budget.seconds is not None:  # half a round early or late is right on average
+                self._spent = time.monotonic() - self._started + took / 2 >= self.budget.seconds
+
+    def _answers(self, batch: dict[bytes, str]) -> dict[bytes, Answer]:
+        prompts = list(batch.values())
+        began = time.monotonic()
+        texts = self.llm.generate(prompts)
+        seconds = time.monotonic() - began
+        if len(texts) != len(prompts):
+            raise Llm4sbrError(
+                f"infer: the LLM gave {len(texts)} answers to {len(prompts)} prompts; "
+                "its generate() must give one per prompt"
+            )
+        self.seconds += seconds
+        count = getattr(self.llm, "count_tokens", lambda texts: [0] * len(texts))
+        tokens = [a + b for a, b in zip(count(prompts), count(texts), strict=True)]
+        self.tokens += sum(tokens)
+        share = seconds / len(prompts)
+        return {k: Answer(t, share, n) for k, t, n in zip(batch, texts, tokens, strict=True)}
+
+    def _note(self) -> str:
+        rate = f" at {len(self.asked) / self.seconds:.1f}/s" if self.seconds else ""
+        text = (
+            f"{len(self.asked):,} prompts asked{rate}, {len(self._known) - len(self.asked):,} from the cache"
+        )
+        if self.budget.seconds is None:
+            return text
+        left = max(0.0, self.budget.seconds - (time.monotonic() - self._started))
+        return f"{text}, budget spent" if self._spent else f"{text}, budget ends in {left:.0f}s"
