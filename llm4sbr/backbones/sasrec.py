@@ -28,11 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llm4sbr.backbones.clicks import embed, item_table, last_click
+from llm4sbr.backbones.readout import MASKED
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Encoded, Sessions
-
-_NEVER = -1e4
-"""Added to the logits of clicks that may not be seen; finite, and within reach of half precision."""
 
 
 class SASRec(nn.Module):
@@ -89,11 +87,11 @@ class SASRec(nn.Module):
         states = clicks + functional.embedding(back.clamp(0, len(self.positions) - 1), self.positions)
         states = self.dropout(states)
         hidden = ~(seen.unsqueeze(1) & (steps.unsqueeze(1) >= steps))  # (B, T, T)
-        bias = (hidden * _NEVER).unsqueeze(1)  # (B, 1, T, T), for all heads
+        bias = (hidden * MASKED).unsqueeze(1)  # (B, 1, T, T), for all heads
         *inner, final = self.blocks
         for block in inner:
             states = block(states, states, bias)
-        bias = (~seen * _NEVER)[:, None, None]  # (B, 1, 1, T)
+        bias = (~seen * MASKED)[:, None, None]  # (B, 1, 1, T)
         long = final(last_click(states, mask).unsqueeze(1), states, bias).squeeze(1)
         return Encoded(long=self.norm(long), short=last_click(clicks, mask))
 

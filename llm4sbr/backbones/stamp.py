@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr.backbones.clicks import embed, item_table, last_click
+from llm4sbr.backbones.readout import mean_click
 from llm4sbr.protocols import Encoded, Sessions
 
 
@@ -58,12 +59,11 @@ class STAMP(nn.Module):
 
     def forward(self, items: Tensor, mask: Tensor) -> Encoded:
         """Encode int64 (B, T) under bool (B, T): long is h_s * h_t, short is h_t."""
-        real = mask.unsqueeze(2)
-        clicks = embed(items, self.items) * real  # (B, T, D)
-        mean = clicks.sum(1) / real.sum(1).clamp(min=1)  # (B, D)
-        last = last_click(clicks, mask)
-        drive = self.attend_last(last) + self.attend_mean(mean)
-        weights = self.attention(torch.sigmoid(self.attend_all(clicks) + drive.unsqueeze(1)))  # (B, T, 1)
-        attended = (weights * clicks).sum(1)  # padding is zero in `clicks`
+        clicks = embed(items, self.items)  # (B, T, D)
+        last = last_click(clicks, mask)  # (B, D)
+        drive = self.attend_last(last) + self.attend_mean(mean_click(clicks, mask))
+        hidden = torch.sigmoid(self.attend_all(clicks) + drive.unsqueeze(1))
+        weights = self.attention(hidden) * mask.unsqueeze(2)  # (B, T, 1)
+        attended = (weights * clicks).sum(1)
         current = torch.tanh(self.current(last))
         return Encoded(long=torch.tanh(self.general(attended)) * current, short=current)
