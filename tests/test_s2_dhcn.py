@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4sbr.backbones.global_graph import hypergraph
 from llm4sbr.backbones.s2_dhcn import S2DHCN, jaccard
+from llm4sbr.errors import StoreError
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
 from llm4sbr.protocols import Sessions
@@ -152,6 +154,15 @@ def test_what_was_folded_follows_the_weights():
     assert torch.equal(model.item_embeddings(), other.item_embeddings())
     model.fit(flat([[1, 6]]))
     assert not torch.equal(model.item_embeddings(), other.item_embeddings())
+
+
+def test_file_that_does_not_fit_is_refused(tmp_path):
+    recipe = Recipe(ITEMS, 8, "s2-dhcn")
+    model = build(recipe).eval()
+    model.backbone.edges = torch.zeros(2, 2, dtype=torch.int32)
+    save_model(tmp_path, model, recipe=recipe, catalogue="c", facts={})
+    with pytest.raises(StoreError, match=r"backbone\.edges: the file has \(2, 2\), the model needs \(0,\)"):
+        load_model(tmp_path)
 
 
 def test_hypergraph_is_saved_and_training_can_go_on(tmp_path):

@@ -198,7 +198,7 @@ def jaccard(items: Tensor, mask: Tensor, *, num_items: int) -> Tensor:
     present = present.scatter(1, items * mask, 1.0)[:, 1:]  # (B, N); padding went to column 0
     shared = present @ present.T
     size = shared.diagonal()
-    return shared / (size.unsqueeze(1) + size - shared)
+    return shared / (size.unsqueeze(1) + size - shared).clamp(min=1)
 
 
 def _mean_of_layers(table: Tensor, graph: Incidence, layers: int) -> Tensor:
