@@ -191,13 +191,16 @@ def bert(
 
 
 class Memo:
-    """An encoder that encodes each distinct text once in its life, for texts that come back.
+    """An encoder that encodes each distinct line of text once in its life, for texts that come back.
+
+    A text of several lines names several things; its vector has the direction of the mean of its lines'
+    vectors, and their mean length. So answers that list items cost no more than the items.
 
     Args:
         encoder: does the work.
-        advance: called with the number of texts whenever some were really encoded.
-        block: texts handed to `encoder` at once.
-        limit: bytes of vectors remembered; beyond that, new texts are encoded each time they come.
+        advance: called with the number of lines whenever some were really encoded.
+        block: lines handed to `encoder` at once.
+        limit: bytes of vectors remembered; beyond that, new lines are encoded each time they come.
     """
 
     def __init__(
@@ -217,19 +220,32 @@ class Memo:
         self._known: dict[str, Tensor] = {}
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """float32 (len(texts), E), as the wrapped encoder gives it."""
-        if not texts:
+        """float32 (len(texts), E); texts of one line as the wrapped encoder gives them."""
+        parts = [text.split("\n") for text in texts]
+        vectors = self._lines([line for lines in parts for line in lines])
+        if len(vectors) == len(texts):
+            return vectors
+        count = torch.tensor([len(lines) for lines in parts])
+        whole = torch.arange(len(texts)).repeat_interleave(count)
+        sums = torch.zeros(len(texts), self.dim).index_add_(0, whole, vectors)
+        lengths = torch.zeros(len(texts)).index_add_(0, whole, vectors.norm(dim=1))
+        # the length of a sum of n vectors becomes the mean of theirs; a single line is left as it is
+        scale = torch.where(count > 1, lengths / count / sums.norm(dim=1).clamp_min(1e-12), 1.0)
+        return sums * scale.unsqueeze(1)
+
+    def _lines(self, lines: Sequence[str]) -> Tensor:
+        if not lines:
             return torch.zeros(0, self.dim)
         fresh: dict[str, Tensor] = {}
         # longest first: blocks of like length need little padding, and what is left goes faster, not slower
-        missing = sorted({text for text in texts if text not in self._known}, key=lambda t: (-len(t), t))
+        missing = sorted({line for line in lines if line not in self._known}, key=lambda t: (-len(t), t))
         for start in range(0, len(missing), self.block):
             part = missing[start : start + self.block]
             fresh |= zip(part, self.encoder.encode(part).unbind(), strict=True)
             self.advance(len(part))
         if len(self._known) + len(fresh) <= self.room:
             self._known |= fresh
-        return torch.stack([fresh[text] if text in fresh else self._known[text] for text in texts])
+        return torch.stack([fresh[line] if line in fresh else self._known[line] for line in lines])
 
 
 def _is_folder(model: str) -> bool:

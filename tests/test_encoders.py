@@ -184,6 +184,17 @@ def test_memo_asks_once_and_in_blocks() -> None:
     assert memo.encode([]).shape == (0, 2)
 
 
+def test_lines_are_encoded_apart_and_averaged() -> None:
+    inner = Lengths()
+    first, second, both = Memo(inner).encode(["aaa", "b", "aaa\nb"])
+    assert inner.calls == [["aaa", "b"]]
+    # (3, 1) + (1, 1) = (4, 2), scaled to the mean of the lengths sqrt(10) and sqrt(2)
+    length = (10**0.5 + 2**0.5) / 2
+    torch.testing.assert_close(both, torch.tensor([4.0, 2.0]) / 20**0.5 * length)
+    assert first.tolist() == [3, 1]
+    assert second.tolist() == [1, 1]
+
+
 def test_memo_is_right_beyond_its_limit() -> None:
     inner = Lengths()
     memo = Memo(inner, limit=2 * 2 * 4)  # room for two vectors

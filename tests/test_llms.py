@@ -175,7 +175,7 @@ ITEMS = [
 
 def test_item_text_is_the_last_item_or_the_last_three():
     assert ItemText().answer([ITEMS, ITEMS[:1]], Short(), None) == ["Vase", "Lamp, light"]
-    assert ItemText().answer([ITEMS, ITEMS[:2]], Long(), None) == ["Vase, Rug, Chair", "Chair, Lamp, light"]
+    assert ItemText().answer([ITEMS, ITEMS[:2]], Long(), None) == ["Vase\nRug\nChair", "Chair\nLamp, light"]
 
 
 @pytest.mark.parametrize("count", [2, 3, 50])

@@ -25,9 +25,9 @@ class ItemText:
     def answer(
         self, sessions: Sequence[Sequence[Item]], perspective: Perspective, answers: Sequence[str] | None
     ) -> list[str]:
-        """The last item's text for a short horizon, else the last three items' texts, most recent first."""
+        """The last item's text for a short horizon, else the last three items', a line each, newest first."""
         count = 1 if perspective.horizon == "short" else RECENT
-        return [", ".join(item.text for item in reversed(items[-count:])) for items in sessions]
+        return ["\n".join(item.text for item in reversed(items[-count:])) for items in sessions]
 
 
 class Shuffled:

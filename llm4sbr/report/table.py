@@ -136,7 +136,7 @@ def _intent_tables(intents: Mapping[str, Any], who: str) -> list[RenderableType]
     }
     parts: list[RenderableType] = [Text(origin[intents["source"]])]
     for thought in intents["thoughts"]:
-        said = thought["answer"] or "nothing that could be used"
+        said = " / ".join(thought["answer"].splitlines()) or "nothing that could be used"
         parts.append(Text(f"{thought['perspective']}: {said}"))
         if thought["items"]:
             tied = [[item["title"], f"{item['weight']:.2f}"] for item in thought["items"]]

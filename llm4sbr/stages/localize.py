@@ -66,8 +66,11 @@ def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
         todo = {source: table for source, table in answers.items() if not _finished(out / source)}
         prepared = load(run / "prepare")
         catalogue = _texts(prepared.catalogue, config.localize.item_text)
-        distinct = set(catalogue.titles).union(*(table[name] for table in todo.values() for name in names))
-        with progress.task("localize", len(distinct), unit="texts") as advance:
+        given = pl.concat(
+            [pl.Series(catalogue.titles), *(t[name].rename("") for t in todo.values() for name in names)]
+        )
+        distinct = given.unique().str.split("\n").list.explode().n_unique()
+        with progress.task("localize", distinct, unit="texts") as advance:
             space = _space(run, config, prepared, catalogue, advance)
             store.write_tensors(out / "items.safetensors", {"items": space.items})
             for source, table in todo.items():
