@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from llm4sbr import registry
+# One thread each, here and in child processes: small tensors gain nothing from more, and threads that wait
+# for each other on a busy machine take many times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from llm4sbr import registry  # noqa: E402
 
 Install = Callable[..., Path]
 
