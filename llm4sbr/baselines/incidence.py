@@ -11,7 +11,7 @@ from llm4sbr.protocols import Sessions
 
 Ints = NDArray[np.int64]
 
-MOST_PAIRS = 2**22
+MOST_PAIRS = 2**20
 """Pairs expanded at once: about 100 MB of intermediate arrays."""
 
 

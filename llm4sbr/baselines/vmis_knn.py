@@ -17,6 +17,8 @@ sessions of any length are indexed, where the code leaves out the longest 0.5%.
 
 A later training session is a more recent one: `prepare` sorts them by their end, except under
 `data.split = "random"` or without a clock, where recency has no meaning and m merely bounds the cost.
+Where a split puts prefixes of one session on both sides (`paper` with every prefix a sample), that session
+is its own nearest neighbour and may hold the target: such a row shows the split's leak.
 """
 
 from __future__ import annotations
