@@ -158,6 +158,9 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> store.Stamp:
         parts[f"output of {name}"] = upstream.content
     if stage.name == "prepare" and config.data.path:
         parts["files of data.path"] = _listing(config.data.path)
+    wording = Path(config.infer.wording)
+    if stage.name == "infer" and wording.is_file():
+        parts["text of infer.wording"] = store.file_sha256(wording)
     return store.Stamp(stage.name, parts)
 
 

@@ -32,6 +32,7 @@ Horizon = Literal["long", "short"]
 PLUGIN_API = 1
 """Version of the protocols in this module; a plugin states the one it was written for."""
 
+
 class Item(NamedTuple):
     """One catalogue item as a perspective sees it."""
 
@@ -210,9 +211,7 @@ class Encoder(Protocol):
 class Localizer(Protocol):
     """Ties answers to catalogue items. Constructor: `f`, items per answer, and own options."""
 
-    def localize(
-        self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder
-    ) -> Localization:
+    def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
         """Localize M answers; an empty answer gives a zero row. `catalogue.titles` is the items' text."""
         ...
 

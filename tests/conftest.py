@@ -13,7 +13,7 @@ import pytest
 # for each other on a busy machine take many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from llm4sbr import registry  # noqa: E402
+from llm4sbr import registry
 
 Install = Callable[..., Path]
 

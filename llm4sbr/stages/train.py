@@ -136,7 +136,9 @@ def _intents(job: Job, catalogue: str) -> IntentStore | None:
             f"{folder}: made for another catalogue than {job.run / 'prepare'}; run localize again"
         )
     if not len(intents):
-        raise StoreError(f"{folder}: no sample has an answer; raise infer.budget, or train with infer.llm=none")
+        raise StoreError(
+            f"{folder}: no sample has an answer; raise infer.budget, or train with infer.llm=none"
+        )
     return intents
 
 
