@@ -35,8 +35,8 @@ def test_perspectives_differ_in_the_qualifier_only():
 
 def test_natural_wording_has_no_ids_and_a_short_view_of_three_items():
     items = [Item(i, str(i), f"Title {chr(64 + i)}") for i in range(1, 15)]
-    assert "Title K, Title L, Title M, Title N. " in Long(wording="natural").prompt(items)
-    assert "Title D" not in Long(wording="natural").prompt(items)
+    long = Long(wording="natural").prompt(items).splitlines()
+    assert long[1:-1] == [f"Title {letter}" for letter in "GHIJKLMN"]
     short = Short(wording="natural").prompt(items)
     assert "order: Title L, Title M, Title N. The user just chose Title N." in short
 
