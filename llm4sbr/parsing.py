@@ -86,6 +86,7 @@ _LEADS = [
         r"^(?i:based on)\b[^\"“:]{0,200}?[,:]\s+",
         rf"^(?i:here(?:'s| is) )?(?i:the|an?|one|my|your|this|another)\s+(?:[\w-]+\s+){{0,3}}?"
         rf"(?i:{_THING})s?\b[^.:\"“]{{0,100}}?\s{_IS}\b:?\s+(?=\S)",
+        rf"^[^.\"“]{{0,80}}[\"“][^\"”]{{1,120}}[\"”][^.\"“]{{0,80}}?\s{_IS}:?\s+(?=[\"“])",
         rf"^(?i:(?:the|this|a) user|they|you)\s+(?:chose|requested|selected|{_LIKES})"
         rf"(?: {_A_KIND})?:?\s+(?=\S)",
         rf"^I(?:'d| would|'ll| will)?\s+(?:guess|recommend|suggest|choose|pick|say|think|believe)\b"

@@ -4,7 +4,7 @@ A wording is a TOML file with one table per perspective, so new words need no co
 
     [short]
     prompt = "The user chose {items}, most recently {last}. Name one more item. Only its title."
-    item = "{title}{attributes}"     # also {number}, {id} (catalogue id), {key} (the data's own id)
+    item = "{title}{attributes}"     # also {name} (title without a year), {number}, {id}, {key} (of the data)
     separator = ", "
     items = 3                        # optional: only a session's most recent items
 
@@ -14,6 +14,7 @@ held to one line and a visible length, whatever they contain.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
@@ -33,9 +34,9 @@ class Wording(NamedTuple):
     """How one perspective puts its question."""
 
     prompt: str
-    """Template with {items} and, if wanted, {last}."""
+    """Template with {items} and, if wanted, {last} or {last_name}."""
     item: str
-    """Template of one item: {title}, and if wanted {attributes}, {number}, {id}, {key}."""
+    """Template of one item: {title} or {name}, and if wanted {attributes}, {number}, {id}, {key}."""
     separator: str
     """Between two items."""
     items: int | None = None
@@ -79,15 +80,17 @@ class Worded:
         shown = [
             self._wording.item.format(
                 number=number,
-                title=one_line(item.title) or f"item {item.id}",
+                title=_title(item),
+                name=_name(item),
                 id=item.id,
                 key=one_line(item.key),
                 attributes=self._of(item),
             )
             for number, item in enumerate(items[-self._shown :], start=1)
         ]
-        last = one_line(items[-1].title) or f"item {items[-1].id}"
-        return self._wording.prompt.format(items=self._wording.separator.join(shown), last=last)
+        last = items[-1]
+        listed = self._wording.separator.join(shown)
+        return self._wording.prompt.format(items=listed, last=_title(last), last_name=_name(last))
 
     def parse(self, answer: str) -> str:
         """The item that an answer names; see `parsing.parse_answer`."""
@@ -96,6 +99,15 @@ class Worded:
     def _of(self, item: Item) -> str:
         values = [item.attributes[name] for name in self._attributes if item.attributes.get(name)]
         return f" ({one_line(', '.join(values))})" if values else ""
+
+
+def _title(item: Item) -> str:
+    return one_line(item.title) or f"item {item.id}"
+
+
+def _name(item: Item) -> str:
+    """The title without a year behind it, which costs small models tokens and lures them into copying years."""
+    return re.sub(r"(?<=\S) *\(\d{4}\)$", "", _title(item))
 
 
 Long = partial(Worded, "long", "long")
@@ -135,7 +147,10 @@ def _find(wording: str) -> Path:
 
 
 def _checked(table: dict[str, Any], where: str) -> Wording:
-    allowed = {"prompt": {"items", "last"}, "item": {"title", "attributes", "number", "id", "key"}}
+    allowed = {
+        "prompt": {"items", "last", "last_name"},
+        "item": {"title", "name", "attributes", "number", "id", "key"},
+    }
     unknown = sorted(table.keys() - set(Wording._fields))
     if unknown:
         raise ConfigError(f"{where}.{unknown[0]}: unknown key; known: {', '.join(Wording._fields)}")
@@ -147,10 +162,10 @@ def _checked(table: dict[str, Any], where: str) -> Wording:
         raise ConfigError(f"{where}.items: expected a whole number from 1, found {items!r}")
     for key, names in allowed.items():
         _check_placeholders(table[key], names, f"{where}.{key}")
-    if "title" not in _placeholders(table["item"]):
-        raise ConfigError(f"{where}.item: needs {{title}}")
+    if not _placeholders(table["item"]) & {"title", "name"}:
+        raise ConfigError(f"{where}.item: needs {{title}} or {{name}}")
     if not _placeholders(table["prompt"]):
-        raise ConfigError(f"{where}.prompt: needs {{items}} or {{last}}")
+        raise ConfigError(f"{where}.prompt: needs {{items}}, {{last}} or {{last_name}}")
     return Wording(table["prompt"], table["item"], table["separator"], items)
 
 

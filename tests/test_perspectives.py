@@ -33,12 +33,23 @@ def test_perspectives_differ_in_the_qualifier_only():
     assert [view().horizon for view in (Long, Short, Normal)] == ["long", "short", "long"]
 
 
-def test_natural_wording_has_no_ids_and_a_short_view_of_three_items():
+def test_natural_wording_has_no_ids_and_a_short_view_of_one_item():
     items = [Item(i, str(i), f"Title {chr(64 + i)}") for i in range(1, 15)]
     long = Long(wording="natural").prompt(items).splitlines()
     assert long[1:-1] == [f"Title {letter}" for letter in "GHIJKLMN"]
     short = Short(wording="natural").prompt(items)
-    assert "order: Title L, Title M, Title N. The user just chose Title N." in short
+    assert short == Short(wording="natural").prompt(items[-1:])
+    assert 'like "Title N" would' in short
+
+
+def test_a_name_is_a_title_without_its_year():
+    for title, name in {
+        "Heat (1995)": "Heat",
+        "1984": "1984",
+        "Blade (1998) uncut": "Blade (1998) uncut",
+    }.items():
+        assert f'"{name}"' in Short(wording="natural").prompt([Item(1, "1", title)])
+    assert '"(1995)"' in Short(wording="natural").prompt([Item(1, "1", "(1995)")])
 
 
 def test_max_items_keeps_the_most_recent_and_numbers_from_one():
@@ -93,7 +104,10 @@ def test_a_wording_of_ones_own_needs_no_code(tmp_path):
             "short.prompt: unknown placeholder {items.x}",
         ),
         ('[short]\nprompt = "{items"\nitem = "{title}"\nseparator = ""', "short.prompt: expected '}'"),
-        ('[short]\nprompt = "hi"\nitem = "{title}"\nseparator = ""', "short.prompt: needs {items} or {last}"),
+        (
+            '[short]\nprompt = "hi"\nitem = "{title}"\nseparator = ""',
+            "short.prompt: needs {items}, {last} or {last_name}",
+        ),
         ('[short]\nprompt = "{items}"\nitem = "{id}"\nseparator = ""', "short.item: needs {title}"),
         (
             '[short]\nprompt = "{items}"\nitem = "{title}"\nseparator = ""\nitems = 0',
@@ -129,6 +143,7 @@ def test_attributes_need_a_place_in_the_wording(tmp_path):
         ("Toy Story (1995)", "Toy Story (1995)"),
         ("Toy Story (1995)_12", "Toy Story (1995)"),
         ('The item is "Toy Story (1995)".', "Toy Story (1995)"),
+        ('One other title that people who like "Heat" would also like is "Casino" by', "Casino"),
         ("The item name is: Toy Story (1995)_3.", "Toy Story (1995)"),
         ("1. Toy Story (1995)_12\n2. Heat (1995)", "Toy Story (1995)"),
         ("Sure! Here is my guess:\n\n**Toy Story**", "Toy Story"),
