@@ -27,9 +27,10 @@ that itself.) A training step convolves all N items once: per layer two means ov
 again for the gradient, never an (N, N) matrix.
 
 Unlike the authors' released code: layers are averaged as in the paper (they are summed there); L_s is the
-mean over the batch, not the sum; a session is one edge, while there every prefix that the data was expanded
-into is one, without its target; gradients flow into the line graph channel too (there a detour through NumPy
-cuts them off); scoring does not compute the line graph.
+mean over the batch, not the sum, and weighs a tenth of theirs (0.01 times a sum over 100 sessions would be
+beta = 1); a session is one edge, while there every prefix that the data was expanded into is one, without its
+target; gradients flow into the line graph channel too (there a detour through NumPy cuts them off); scoring
+does not compute the line graph.
 """
 
 from __future__ import annotations
