@@ -30,7 +30,7 @@ class EmbeddedLLM(TransformersLLM):
         ModelUnavailableError: the package is not installed.
     """
 
-    suggests = {"infer.wording": "natural", "infer.budget": "4m", "localize.encoder": "embedded"}
+    suggests = {"infer.wording": "natural", "infer.budget": "5m", "localize.encoder": "embedded"}
 
     def __init__(
         self,
