@@ -148,7 +148,7 @@ class TrainConfig(Section):
     """Weight of alignment + uniformity (Eq. 12)."""
     intent_dropout: float = Field(0.0, ge=0, lt=1)
     """Chance that a training sample's intents are withheld, so that the model learns to do without."""
-    baselines: tuple[str, ...] = ("popularity",)
+    baselines: tuple[str, ...] = ("popularity", "item-knn")
     """Names of kind `baselines` that appear in the table."""
     plain: bool = True
     """Also train the plain backbone, for comparison."""

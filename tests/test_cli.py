@@ -54,7 +54,7 @@ def test_json_goes_to_stdout_alone(finished: Path, capsys: Output) -> None:
     assert _guarded(["evaluate", str(finished), "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)
     names = [row["name"] for row in metrics["rows"]]
-    assert names[:2] == ["popularity", "plain"]
+    assert names[:3] == ["popularity", "item-knn", "plain"]
     assert {"llm", "shuffled", "none"} <= set(names)
 
 
