@@ -76,7 +76,7 @@ def run_(
 ) -> None:
     """Do every stage that is not fresh, from the raw log to the table.
 
-    RUN is the run directory; without it, runs/DATASET-LLM.
+    RUN is the run directory; without it, runs/DATASET-LLM[-PROTOCOL].
     """
     _show(_bring(run, "evaluate", file, assignments, force, quiet, options), "evaluate", as_json)
 

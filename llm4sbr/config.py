@@ -1,8 +1,8 @@
 """Every setting of a run: one frozen tree.
 
-Values come from, weakest first: the defaults below; what the chosen components suggest (`suggests`); a
-TOML file (`--config`); `--set section.key=value`; the command line's own options. `config.toml` in a run
-directory holds what was chosen, `resolved.toml` every value in force.
+Values come from, weakest first: the defaults below; what the chosen components suggest (`suggests`); the
+protocol (`PROTOCOLS`); a TOML file (`--config`); `--set section.key=value`; the command line's own options.
+`config.toml` in a run directory holds what was chosen, `resolved.toml` every value in force.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class LocalizeConfig(Section):
 
 
 class TrainConfig(Section):
-    """Stage `train`. Optimizer, width, batch and tau are the paper's (section 4.1.3); the decay is gentler."""
+    """Stage `train`. Optimizer, width, batch and tau are the paper's (section 4.1.3), but for the decay."""
 
     backbone: str = "sr-gnn"
     """An installed name of kind `backbones`."""
@@ -174,11 +174,41 @@ class EvaluateConfig(Section):
 class Config(Section):
     """All settings of a run, by stage."""
 
+    protocol: Literal["default", "paper"] = "default"
+    """`paper`: what the paper does with data and training, best epoch on the test set included; see
+    `PROTOCOLS`. What is chosen besides it wins, and is named where the numbers are shown."""
     data: DataConfig = DataConfig()
     infer: InferConfig = InferConfig()
     localize: LocalizeConfig = LocalizeConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "data.split": "paper",  # without a validation part: the best epoch is chosen on the test set
+        "data.min_item_count": 5,
+        "data.min_length": 2,
+        "data.gap_seconds": 600,
+        "localize.f": 5,
+        "train.dim": 100,
+        "train.batch_size": 100,
+        "train.learning_rate": 1e-3,
+        "train.decay": 0.1,
+        "train.decay_every": 3,
+        "train.l2": 1e-5,
+        "train.tau": 0.1,
+    },
+}
+"""Protocol -> the settings that it brings, by dotted key (LLM4SBR, sections 4.1.1 and 4.1.3). What the paper
+compares (LLM, wording, encoder, backbone, fuser) is not part of it."""
+
+
+def departures(config: Config) -> list[str]:
+    """Where the settings in force differ from their protocol's, as `train.dim=64`."""
+    flat = flatten(to_settings(config))
+    return [f"{key}={flat[key]}" for key, value in PROTOCOLS[config.protocol].items() if flat[key] != value]
 
 
 def build(*layers: Settings) -> Config:

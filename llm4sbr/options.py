@@ -13,12 +13,19 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
-SECTIONS = {"data": "prepare", "infer": "infer", "localize": "localize", "train": "train"}
-"""Section of the configuration -> the stage it belongs to."""
+SECTIONS = {
+    "protocol": "prepare",
+    "data": "prepare",
+    "infer": "infer",
+    "localize": "localize",
+    "train": "train",
+}
+"""Section of the configuration -> the stage it belongs to, the first of those it changes."""
 
 STAGES = ("prepare", "infer", "localize", "train", "evaluate")
 
 SESSION_RULES = click.Choice(["session", "user", "gap", "bins"])
+PROTOCOLS = click.Choice(["default", "paper"])
 SPLITS = click.Choice(["temporal", "random", "paper", "leave-last-out"])
 
 
@@ -47,6 +54,14 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting("--dataset", "data.reader", "How to read the log: ml-100k, ml-1m, amazon, csv ...", "ml-100k"),
     Setting("--data", "data.path", "Its file or folder.", "fetched if possible", metavar="PATH"),
+    Setting(
+        "--protocol",
+        "protocol",
+        "paper: the paper's split and training, best epoch on the test set.",
+        "default",
+        PROTOCOLS,
+        None,
+    ),
     Setting("--sessions", "data.sessions", "What makes a session.", "by the data", SESSION_RULES, None),
     Setting("--split", "data.split", "How test data is set apart.", "by the data", SPLITS, None),
     Setting("--max-sessions", "data.max_sessions", "Keep the N most recent sessions.", "all", int, "N"),

@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm4sbr import memory, registry, store
-from llm4sbr.config import Config, Settings, build, flatten, merge, nest, read_toml, to_settings, to_toml
+from llm4sbr.config import (
+    PROTOCOLS,
+    Config,
+    Settings,
+    build,
+    flatten,
+    merge,
+    nest,
+    read_toml,
+    to_settings,
+    to_toml,
+)
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.progress import Progress
 
@@ -64,7 +75,7 @@ STAGES = (
     Stage("train", ("train", "infer.controls"), ("prepare", "localize"), _train_components),
     Stage(
         "evaluate",
-        ("evaluate", "train.baselines"),
+        ("evaluate", "train.baselines", "protocol", *PROTOCOLS["paper"]),  # its table names the protocol
         ("prepare", "localize", "train"),
         lambda c: [("baselines", name) for name in c.train.baselines],
     ),
@@ -82,8 +93,8 @@ def configure(run: Path | None, chosen: Settings) -> tuple[Settings, Config]:
         chosen: settings of the command line, already merged.
 
     Returns:
-        The settings somebody chose, and the configuration, in which the chosen components' suggestions
-        fill what nobody chose.
+        The settings somebody chose, and the configuration, in which the protocol, and behind it the chosen
+        components' suggestions, fill what nobody chose.
     """
     before = run / "config.toml" if run else None
     if before and before.exists():
@@ -93,6 +104,7 @@ def configure(run: Path | None, chosen: Settings) -> tuple[Settings, Config]:
     suggested = [
         nest(registry.suggestions("readers", config.data.reader)),
         nest(registry.suggestions("llms", config.infer.llm)),
+        nest(PROTOCOLS[config.protocol]),
     ]
     return chosen, build(*suggested, chosen)
 
@@ -128,9 +140,10 @@ def execute(
 
 
 def default_run(chosen: Settings) -> Path:
-    """`runs/DATASET-LLM`: the run directory where none is named."""
+    """`runs/DATASET-LLM`, or `runs/DATASET-LLM-PROTOCOL`: the run directory where none is named."""
     config = build(chosen)
     label = f"{config.data.reader}-{config.infer.llm}"
+    label += "" if config.protocol == "default" else f"-{config.protocol}"
     return Path("runs") / "".join(c if c.isalnum() or c in "-._" else "-" for c in label)
 
 

@@ -143,7 +143,8 @@ class _Trainer:
         self.checkpoint.remove()
         state = self.checkpoint
         seconds = sum(line["seconds"] for line in state.history)
-        chosen = f", {SELECT_BY} {100 * state.best_value:.2f}%" if self.material.selected_on != "none" else ""
+        where = {"valid": "", "test": " ON THE TEST SET"}.get(self.material.selected_on)
+        chosen = "" if where is None else f", {SELECT_BY} {100 * state.best_value:.2f}%{where}"
         return f"{state.epoch} epochs in {seconds:.1f}s, best {state.best_epoch}{chosen}"
 
     def stopped(self, error: TrainingError, facts: dict[str, Any]) -> TrainingError:

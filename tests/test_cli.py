@@ -102,6 +102,25 @@ def test_k_beyond_the_catalogue(finished: Path, tmp_path: Path, capsys: Output) 
     assert _guarded(["evaluate", str(finished), "--quiet", "--set", "evaluate.k=[1,5,20]"]) == 0
 
 
+def test_protocol_paper_is_named_wherever_its_numbers_are(tmp_path: Path, capsys: Output) -> None:
+    arguments = [str(tmp_path / "run"), "--dataset", "csv", "--data", str(toy_log(tmp_path / "log"))]
+    arguments += ["--protocol", "paper", "--epochs", "2", "--workers", "1", "--set", "train.dim=8"]
+    arguments += ["--set", "evaluate.k=[5]"]
+    assert _guarded(["run", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("PROTOCOL PAPER, but train.dim=8. Percent over")
+    shown = " ".join(printed.out.split())
+    assert "BEST EPOCH CHOSEN ON THE TEST SET" in shown
+    assert "with the best epoch chosen on the test set as in the paper" in shown
+    assert "ON THE TEST SET" in printed.err
+    assert _guarded(["train", str(tmp_path / "run"), "--quiet"]) == 0
+    assert "TEST MRR@20" in capsys.readouterr().out
+    assert _guarded(["evaluate", str(tmp_path / "run"), "--quiet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["protocol"], found["protocol_changes"]) == ("paper", ["train.dim=8"])
+    assert (found["split"], found["selected_on"]) == ("paper", ["test"])
+
+
 def test_list_and_config(capsys: Output) -> None:
     assert _guarded(["plugins", "list", "backbones", "--json"]) == 0
     assert "sr-gnn" in [c["name"] for c in json.loads(capsys.readouterr().out)]

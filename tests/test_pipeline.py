@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from llm4sbr import pipeline, store
-from llm4sbr.config import Settings, nest
+from llm4sbr.config import PROTOCOLS, Settings, departures, flatten, merge, nest, to_settings
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.testing.toy import toy_log
@@ -80,9 +80,36 @@ def test_suggestions_fill_only_what_nobody_chose(tmp_path: Path) -> None:
     assert config.data.sessions == "user"
 
 
+def test_protocol_stands_between_suggestions_and_choices() -> None:
+    _, config = pipeline.configure(None, nest({"data.reader": "ml-1m", "protocol": "paper"}))
+    flat = flatten(to_settings(config))
+    assert {key: flat[key] for key in PROTOCOLS["paper"]} == PROTOCOLS["paper"]
+    assert (config.data.split, config.train.decay, config.data.sessions) == ("paper", 0.1, "bins")
+    assert departures(config) == []
+    chosen = nest({"protocol": "paper", "train.decay": 0.5, "data.split": "random"})
+    _, config = pipeline.configure(None, chosen)
+    assert (config.data.split, config.train.decay, config.train.decay_every) == ("random", 0.5, 3)
+    assert departures(config) == ["data.split=random", "train.decay=0.5"]
+
+
+def test_protocol_can_be_taken_back_and_is_not_confused_with_choices(
+    tmp_path: Path, chosen: Settings
+) -> None:
+    run = tmp_path / "run"
+    _execute(run, merge(chosen, nest({"protocol": "paper"})), until="prepare")
+    assert "split" not in (run / "config.toml").read_text()
+    resolved = (run / "resolved.toml").read_text()
+    assert resolved.startswith('protocol = "paper"')
+    assert 'split = "paper"' in resolved
+    (line,) = _execute(run, nest({"protocol": "default"}), until="prepare")
+    assert "data.split: paper -> None" in line
+    assert store.read_json(run / "prepare" / "stats.json")["rules"]["split"] == "temporal"
+
+
 def test_default_run_is_a_plain_folder_name() -> None:
     chosen = nest({"data.reader": "csv", "infer.llm": "transformers:/some/where"})
     assert pipeline.default_run(chosen) == Path("runs/csv-transformers--some-where")
+    assert pipeline.default_run(nest({"protocol": "paper"})) == Path("runs/ml-100k-none-paper")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, chosen: Settings) -> None:

@@ -142,6 +142,14 @@ def test_best_epoch_chosen_on_the_test_set_cannot_be_overlooked() -> None:
     assert "BEST EPOCH CHOSEN ON THE TEST SET" in " ".join(shown.split())
 
 
+def test_protocol_and_what_departs_from_it_stand_first() -> None:
+    named = metrics(PLAIN, protocol="paper", protocol_changes=["train.dim=8", "localize.f=3"])
+    shown = text(*metrics_tables(named, {}))
+    assert shown.startswith("PROTOCOL PAPER, but train.dim=8, localize.f=3. Percent over 4,321")
+    shown = text(*metrics_tables(metrics(PLAIN, protocol="default", protocol_changes=[]), {}))
+    assert shown.startswith("Percent over 4,321")
+
+
 def test_shorter_lists_cost_and_stages_stand_below() -> None:
     shown = text(*metrics_tables(metrics(POPULARITY, PLAIN), TIMINGS))
     headers = [" ".join(line.split()) for line in shown.splitlines() if line.startswith("model")]
@@ -270,6 +278,9 @@ def test_models_are_listed_with_their_validation_metric() -> None:
     shown = text(models_table(records)).splitlines()
     assert shown[2].split() == ["llm", "1", "9", "6", "5.12", "1,000", "12.0", "s"]
     assert shown[3].split()[4] == "-"
+    assert "valid MRR@20" in shown[0]
+    facts |= {"selected_on": "test"}
+    assert "TEST MRR@20" in text(models_table([{"parameters": 1, "facts": facts}]))
 
 
 def test_summary_is_flat_and_cuts_what_is_long() -> None:

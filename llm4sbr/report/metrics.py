@@ -46,7 +46,16 @@ def _ground(metrics: Mapping[str, Any]) -> Text:
         facts.append(f"{metrics['coverage']:.0%} with an LLM answer")
     if "test" in metrics.get("selected_on", ()):
         facts.append("BEST EPOCH CHOSEN ON THE TEST SET")
-    return Text(f"Percent over {', '.join(facts)}; full ranking.")
+    return Text(f"{_protocol(metrics)}Percent over {', '.join(facts)}; full ranking.")
+
+
+def _protocol(metrics: Mapping[str, Any]) -> str:
+    """`PROTOCOL PAPER, but train.dim=64. `; nothing under the default protocol."""
+    name, changes = metrics.get("protocol", "default"), metrics.get("protocol_changes", [])
+    if name == "default":
+        return ""
+    but = f", but {', '.join(changes)}" if changes else ""
+    return f"PROTOCOL {name.upper()}{but}. "
 
 
 def _main_table(rows: Sequence[Row], k: int) -> RenderableType:

@@ -81,7 +81,9 @@ def stats_tables(stats: Mapping[str, Any]) -> list[RenderableType]:
 
 def models_table(records: Sequence[Mapping[str, Any]]) -> RenderableType:
     """The trained models of a run, from the `model.json` of each."""
-    header = ["variant", "seed", "epochs", "best", "valid MRR@20", "parameters", "time"]
+    on_test = any(record["facts"].get("selected_on") == "test" for record in records)
+    metric = f"{'TEST' if on_test else 'valid'} MRR@20"  # on which the best epoch was chosen
+    header = ["variant", "seed", "epochs", "best", metric, "parameters", "time"]
     lines = []
     for record in records:
         facts = record["facts"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm4sbr import registry, store
 from llm4sbr.comparison import Row, table
-from llm4sbr.config import Config
+from llm4sbr.config import Config, departures
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.fusion.saved import RECORD, load_model
@@ -55,7 +55,8 @@ def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
         coverage=_coverage(run, prepared),
     )
     split = prepared.stats["rules"]["split"]
-    store.write_json(out / "metrics.json", {"split": split} | content)
+    named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": split}
+    store.write_json(out / "metrics.json", named | content)
 
 
 def _check(run: Path, prepared: Prepared, ks: Sequence[int]) -> None:
