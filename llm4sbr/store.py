@@ -249,8 +249,13 @@ def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
     with explained(final):
         mend_folder(final)
         _begin(temporary, stamp)
-    with explained(final, only_full=True):  # any other `OSError` of the stage is not about this folder
-        yield temporary
+    try:
+        with explained(final, only_full=True):  # any other `OSError` of the stage is not about this folder
+            yield temporary
+    except BaseException:
+        if {path.name for path in temporary.iterdir()} <= {BEGUN}:  # nothing done that is worth keeping
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
     with explained(final):
         if not (temporary / STAMP).exists():
             write_stamp(temporary, stamp._replace(content=folder_sha256(temporary)))

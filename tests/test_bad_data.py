@@ -12,6 +12,7 @@ from rich.console import Console
 
 from llm4sbr import config
 from llm4sbr.data.prepared import Prepared, load
+from llm4sbr.data.tables import Csv
 from llm4sbr.errors import DataError
 from llm4sbr.progress import Progress
 from llm4sbr.stages.prepare import prepare
@@ -206,3 +207,12 @@ def test_not_parquet(log, content):
     path = log / "interactions.parquet"
     path.write_bytes(path.read_bytes()[:500] if content is None else content)
     assert "interactions.parquet: not a whole Parquet file" in refused(log, "parquet")
+
+
+def test_a_broken_first_time_spoils_its_own_row_only(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title\na,A\nb,B\n")
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n1,a,soon\n1,b,20\n2,a,30\n")
+    raw = Csv(tmp_path).read()
+    assert raw.interactions["time"].to_list() == [20.0, 30.0]
+    assert len(raw.rejected) == 1
+    assert "interactions.csv:2: timestamp: cannot read 'soon'" in raw.rejected[0]

@@ -431,3 +431,10 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, t
     assert store.cache_dir() == tmp_path / "llm4sbr"
     monkeypatch.setenv("LLM4SBR_CACHE", os.fspath(tmp_path / "own"))
     assert store.cache_dir() == tmp_path / "own"
+
+
+def test_a_stage_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
+    stamp = store.Stamp("prepare", {})
+    with pytest.raises(ValueError, match="no"), store.stage_folder(tmp_path / "prepare", stamp):
+        raise ValueError("no")
+    assert not list(tmp_path.iterdir())
