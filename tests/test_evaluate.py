@@ -72,6 +72,10 @@ def test_table_of_a_whole_run(tmp_path):
     assert rows["llm"]["parameters"] > rows["plain"]["parameters"] > 0
     assert rows["llm"]["peak_memory"] > 0
     assert rows["popularity"]["parameters"] is None
+    (seen,) = found["breakdown"]["target"]  # each toy item is clicked about 13 times in training
+    assert (seen["name"], seen["samples"], set(seen["rows"])) == ("common", samples, set(rows))
+    assert seen["rows"]["llm"]["HR@10"] == pytest.approx(rows["llm"]["metrics"]["HR@10"]["mean"])
+    assert sum(group["samples"] for group in found["breakdown"]["length"]) == samples
 
 
 def test_popularity_by_hand(tmp_path):

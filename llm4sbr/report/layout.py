@@ -16,6 +16,9 @@ WIDTH = 100
 
 MISSING = "-"
 
+BEST = ">"
+"""Stands before the best value of a column."""
+
 
 def show(*parts: RenderableType, file: IO[str] | None = None) -> None:
     """Print tables and paragraphs on standard output, or `file`, an empty line between them."""

@@ -8,13 +8,11 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from llm4sbr.report.layout import MISSING, count, duration, grid, size
+from llm4sbr.report.breakdown import breakdown_tables
+from llm4sbr.report.layout import BEST, MISSING, count, duration, grid, size
 
 STARS = ((0.01, "**"), (0.05, "*"))
 """Below this p-value a gain carries this mark."""
-
-BEST = ">"
-"""Stands before the best value of a column."""
 
 Row = Mapping[str, Any]
 
@@ -30,6 +28,7 @@ def metrics_tables(metrics: Mapping[str, Any], timings: Mapping[str, Row]) -> li
     parts: list[RenderableType] = [_ground(metrics), _main_table(metrics["rows"], longest)]
     parts.append(_legend(metrics["rows"]))
     parts += [_short_table(metrics["rows"], fewer[i : i + 2]) for i in range(0, len(fewer), 2)]
+    parts += breakdown_tables(metrics)
     parts.append(_cost_table(metrics["rows"]))
     if timings:
         parts.append(_stage_table(timings))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr import registry, store
+from llm4sbr.breakdown import breakdown, numbers_of
 from llm4sbr.comparison import Row, table
 from llm4sbr.config import Config, departures
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
@@ -54,6 +55,8 @@ def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
         llm=config.infer.llm,
         coverage=_coverage(run, prepared),
     )
+    ranks = {row.name: row.ranks for row in rows}
+    content["breakdown"] = breakdown(ranks, numbers_of(prepared), max(config.evaluate.k))
     split = prepared.stats["rules"]["split"]
     named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": split}
     store.write_json(out / "metrics.json", named | content)
