@@ -6,23 +6,45 @@ class TestMine(BackboneContract):
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
+import pytest
 import torch
 from torch import Tensor
+from torch.export import Dim
 
+from llm4sbr import config, registry
+from llm4sbr.data import prepared as stored
 from llm4sbr.data.batches import collate, sample_keys
 from llm4sbr.fusion.losses import joint_loss
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
 from llm4sbr.metrics import ranks
-from llm4sbr.protocols import Backbone, Samples
+from llm4sbr.protocols import Backbone, Horizon, Samples
+from llm4sbr.stages.train import Job, train_job
+from llm4sbr.store import read_tensors
 from llm4sbr.testing.toy import toy_sessions
+from llm4sbr.testing.toy_run import toy_run
 
 ITEMS = 20
 DIM = 16
 SESSIONS = [[3], [1, 2, 3, 4, 5], [7, 7, 7], [2, 9, 2, 9, 4, 2], [5, 20]]
 """One click, all different, one item only, a cycle, the last item of the catalogue."""
+
+TEXT_DIM = 8
+"""E of fused models."""
+
+HORIZONS: tuple[tuple[Horizon, ...], ...] = (("long",), ("long", "short"), ("long", "short") * 2)
+"""1, 2 and 4 perspectives."""
+
+OTHER_SHAPES = ([[3]], [[1, 2, 3], [4]], [list(range(1, 20))] * 7)
+"""Batches unlike `SESSIONS`, which an exported model has to score as well."""
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+"""Packages without which nothing is exported to ONNX."""
 
 
 def pad(sessions: list[list[int]], *, width: int = 0) -> tuple[Tensor, Tensor]:
@@ -50,6 +72,22 @@ class BackboneContract:
     def recipe(self) -> Recipe:
         """What `model` is built from."""
         return Recipe(ITEMS, DIM, self.name)
+
+    def fused(self, fuser: str = "gated", horizons: tuple[Horizon, ...] = ("long", "short")) -> LLM4SBR:
+        """The backbone, fitted on toy sessions, with a fuser and one perspective per horizon."""
+        torch.manual_seed(0)
+        names = tuple(f"perspective-{number}" for number in range(len(horizons)))
+        recipe = self.recipe()._replace(fuser=fuser, perspectives=names, horizons=horizons, text_dim=TEXT_DIM)
+        model = build(recipe)
+        model.backbone.fit(toy_sessions(items=ITEMS))
+        return model
+
+    def each_fused(self) -> Iterator[tuple[LLM4SBR, Tensor]]:
+        """A model for every installed fuser and 1, 2 and 4 perspectives, and intents (B, P, E) for it."""
+        for fuser in registry.components("fusers"):
+            for horizons in HORIZONS:
+                model = self.fused(f"{fuser.package}:{fuser.name}", horizons)
+                yield model, torch.randn(len(SESSIONS), len(horizons), TEXT_DIM)
 
     def test_satisfies_the_protocol(self) -> None:
         """It has the members and is a module."""
@@ -96,12 +134,96 @@ class BackboneContract:
         model = self.model().train()
         losses = joint_loss(model.represent(*pad(SESSIONS)), torch.tensor([1, 2, 3, 4, 5]), tau=0.1)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-        assert idle == []
+        assert _idle(model) == []
 
-    def test_same_seed_same_model(self) -> None:
-        """Building, fitting and scoring repeat themselves exactly."""
-        assert torch.equal(self.model().eval()(*pad(SESSIONS)), self.model().eval()(*pad(SESSIONS)))
+    def test_fused_with_every_fuser(self) -> None:
+        """1, 2 and 4 perspectives: finite scores (B, N), and a gradient for every parameter."""
+        for model, intents in self.each_fused():
+            output = model.train().represent(*pad(SESSIONS), intents)
+            assert output.scores.shape == (len(SESSIONS), ITEMS)
+            assert output.scores.isfinite().all()
+            losses = joint_loss(output, torch.tensor([1, 2, 3, 4, 5]), tau=0.1)
+            losses.total.backward()  # type: ignore[no-untyped-call]
+            assert _idle(model) == [], (type(model.fuser), model.horizons)
+
+    def test_fused_with_missing_intents(self) -> None:
+        """No intents and zero intents are the same; one session's intents are its own affair."""
+        for model, intents in self.each_fused():
+            model.eval()
+            full = model(*pad(SESSIONS), intents)
+            assert torch.equal(model(*pad(SESSIONS)), model(*pad(SESSIONS), torch.zeros_like(intents)))
+            intents[0] = 0
+            partly = model(*pad(SESSIONS), intents)
+            torch.testing.assert_close(partly[1:], full[1:], atol=self.tolerance, rtol=self.tolerance)
+            assert (partly[0] - full[0]).abs().max() > 1e-3 * full[0].std()
+
+    def test_same_seed_same_model(self, tmp_path: Path) -> None:
+        """Building, fitting, scoring (dropout too) and saving repeat themselves to the last bit."""
+        found = []
+        for folder in (tmp_path / "one", tmp_path / "other"):
+            model = self.model().train()
+            scores = torch.cat([model(*pad(SESSIONS)), model.eval()(*pad(SESSIONS))])
+            save_model(folder, model, recipe=self.recipe(), catalogue="c", facts={})
+            found.append((scores.tolist(), {file.name: file.read_bytes() for file in folder.iterdir()}))
+        assert found[0] == found[1]
+
+    def test_scoring_leaves_no_trace(self) -> None:
+        """What was scored before changes neither the model nor later scores."""
+        model = self.model().eval()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        expected = model(*pad(SESSIONS))
+        for sessions in OTHER_SHAPES:
+            model(*pad(sessions))
+        after = model.state_dict()
+        assert [name for name in before if not torch.equal(before[name], after[name])] == []
+        assert torch.equal(model(*pad(SESSIONS)), expected)
+
+    def test_test_sessions_leave_no_trace(self, tmp_path: Path) -> None:
+        """Graphs come from training sessions: trained beside other test sessions, the same weights."""
+        toy_run(tmp_path / "run", items=ITEMS, sources=())
+        data = stored.load(tmp_path / "run" / "prepare")
+        first = int(data.samples["test"].start.min())
+        items = data.sessions.items.clone()
+        items[first:] = items[first:] % ITEMS + 1
+        other = data._replace(sessions=data.sessions._replace(items=items))
+        count = len(data.sessions.offsets) - 1
+        (tmp_path / "other" / "prepare").mkdir(parents=True)
+        names, times = pl.Series(["s"] * count), pl.Series([0.0] * count)
+        stored.save(tmp_path / "other" / "prepare", other, names=names, times=times)
+        one, two = (self._trained(tmp_path / name) for name in ("run", "other"))
+        assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+    def _trained(self, run: Path) -> dict[str, Tensor]:
+        """The weights and graphs of a plain model, trained in a run for one epoch."""
+        options = self.recipe().backbone_options
+        chosen = {"backbone": self.name, "options": options, "dim": DIM, "epochs": 1, "device": "cpu"}
+        job = Job(run, run / "model", config.build({"train": chosen}), "plain", 0)
+        train_job(job, lambda count, note: None)
+        return read_tensors(run / "model" / "model.safetensors")
+
+    def test_can_be_traced(self) -> None:
+        """`torch.export` takes it, for any number of sessions."""
+        model, (items, mask) = self.fused().eval(), pad(SESSIONS)
+        intents = torch.randn(len(SESSIONS), 2, TEXT_DIM)
+        any_batch = {0: Dim.AUTO}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, about its recurrent units
+            program = torch.export.export(model, (items, mask, intents), dynamic_shapes=(any_batch,) * 3)
+        fewer = (items[:2], mask[:2], intents[:2])
+        torch.testing.assert_close(program.module()(*fewer), model(*fewer))
+
+    def test_exports_to_onnx(self, tmp_path: Path) -> None:
+        """One graph scores any number of sessions of any length as the model does; skipped without ONNX."""
+        *_, runtime = (pytest.importorskip(name, reason=f"needs {', '.join(NEEDED)}") for name in NEEDED)
+        model = self.fused().eval()
+        _export(model, tmp_path / "model.onnx")
+        session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        for sessions in OTHER_SHAPES:
+            items, mask = pad(sessions)
+            intents = torch.randn(len(sessions), 2, TEXT_DIM)
+            inputs = {"items": items.numpy(), "mask": mask.numpy(), "intents": intents.numpy()}
+            found = torch.from_numpy(session.run(None, inputs)[0])
+            torch.testing.assert_close(found, model(items, mask, intents), atol=1e-5, rtol=1e-5)
 
     def test_saved_model_scores_the_same(self, tmp_path: Path) -> None:
         """A model read back needs no `fit`: what came from data is in the file."""
@@ -124,3 +246,27 @@ class BackboneContract:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         assert (ranks(model.eval()(batch.items, batch.mask), batch.target) == 1).all()
+
+
+def _idle(model: torch.nn.Module) -> list[str]:
+    """Parameters that no gradient reached."""
+    return [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+def _export(model: LLM4SBR, path: Path) -> None:
+    """Write a fused model as ONNX, batch and length free."""
+    sessions = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        program = torch.onnx.export(
+            model,
+            (*pad(SESSIONS), torch.randn(len(SESSIONS), 2, TEXT_DIM)),
+            dynamo=True,
+            opset_version=20,
+            verbose=False,
+            optimize=False,
+            input_names=("items", "mask", "intents"),
+            dynamic_shapes=(sessions, sessions, {0: Dim.DYNAMIC}),
+        )
+    assert program is not None
+    program.save(path)
