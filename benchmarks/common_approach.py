@@ -1,0 +1,127 @@
+"""SR-GNN with intents as it is commonly written, to measure against; same weights, equations and results.
+
+Every batch is made from Python lists in random order and padded to its longest session; each session's
+graph is built with NumPy, its nodes by `unique`, its edges click by click, into padded adjacency matrices;
+text embeddings are kept as strings and parsed with `ast.literal_eval` when a batch needs them.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from llm4sbr.backbones.graph import SessionGraph
+from llm4sbr.backbones.sr_gnn import SRGNN
+from llm4sbr.fusion.losses import joint_loss
+from llm4sbr.fusion.model import LLM4SBR, Recipe, build
+from llm4sbr.protocols import Encoded, Samples, Sessions
+
+
+class CommonSRGNN(SRGNN):
+    """SR-GNN on the nodes of each session's graph; its parameters are those of `SRGNN`."""
+
+    def forward(self, items: Tensor, mask: Tensor) -> Encoded:
+        """As in `SRGNN`: int64 (B, T) under bool (B, T)."""
+        nodes, graph, place = session_graphs(items.numpy(), mask.sum(1).tolist())
+        states = self.gnn(functional.embedding((nodes - 1).clamp(min=0), self.items), graph)  # per node
+        clicks = states.gather(1, place.unsqueeze(2).expand(-1, -1, states.shape[2]))  # (B, T, D)
+        short = clicks[torch.arange(len(clicks)), mask.sum(1) - 1]  # (B, D)
+        hidden = torch.sigmoid(self.attend_last(short).unsqueeze(1) + self.attend_all(clicks))
+        long = (self.attention(hidden) * clicks * mask.unsqueeze(2)).sum(1)
+        return Encoded(long=long, short=short)
+
+
+def session_graphs(items: np.ndarray, lengths: list[int]) -> tuple[Tensor, SessionGraph, Tensor]:
+    """Nodes int64 (B, U), their graph (B, U, U), and each click's node, int64 (B, T)."""
+    width = max(len(np.unique(row[:length])) for row, length in zip(items, lengths, strict=True))
+    nodes, into, out, place = [], [], [], []
+    for row, length in zip(items, lengths, strict=True):
+        node = np.unique(row[:length])
+        adjacency = np.zeros((width, width), np.float32)
+        for i in range(length - 1):
+            u, v = np.where(node == row[i])[0][0], np.where(node == row[i + 1])[0][0]
+            adjacency[u][v] = 1
+        incoming, outgoing = np.sum(adjacency, 0), np.sum(adjacency, 1)
+        incoming[incoming == 0] = 1
+        outgoing[outgoing == 0] = 1
+        into.append(np.divide(adjacency, incoming).transpose())
+        out.append(np.divide(adjacency.transpose(), outgoing).transpose())
+        nodes.append(node.tolist() + [0] * (width - len(node)))
+        clicked = [np.where(node == item)[0][0] for item in row[:length]]
+        place.append(clicked + [0] * (len(row) - length))
+    graph = SessionGraph(torch.from_numpy(np.array(into)), torch.from_numpy(np.array(out)))
+    return torch.tensor(nodes), graph, torch.from_numpy(np.array(place))
+
+
+def common_model(recipe: Recipe) -> LLM4SBR:
+    """The recipe's SR-GNN model with the backbone above; it takes the `state_dict` of `build(recipe)`."""
+    model = build(recipe)
+    model.backbone = CommonSRGNN(recipe.num_items, recipe.dim, **recipe.backbone_options)
+    return model
+
+
+class CommonBatch(NamedTuple):
+    """What a training step gets."""
+
+    items: Tensor
+    """int64 (B, T)."""
+    mask: Tensor
+    """bool (B, T)."""
+    target: Tensor
+    """int64 (B,)."""
+    intents: Tensor | None
+    """float32 (B, P, E)."""
+
+
+class CommonData:
+    """Samples as Python lists and intents as text.
+
+    Args:
+        sessions: what the samples' positions refer to.
+        samples: M samples.
+        intents: float (M, P, E), or None for the plain model.
+    """
+
+    def __init__(self, sessions: Sessions, samples: Samples, intents: Tensor | None = None) -> None:
+        clicks = sessions.items.tolist()
+        spans = zip(samples.start.tolist(), samples.end.tolist(), strict=True)
+        self.prefixes = [clicks[start:end] for start, end in spans]
+        self.targets = [clicks[end] for end in samples.end.tolist()]
+        self.texts = None
+        if intents is not None:
+            self.texts = [[str(vector.tolist()) for vector in sample] for sample in intents]
+
+    def batches(self, batch_size: int, seed: int) -> Iterator[CommonBatch]:
+        """All samples once, in random order."""
+        order = list(range(len(self.prefixes)))
+        random.Random(seed).shuffle(order)
+        for first in range(0, len(order), batch_size):
+            yield self.batch(order[first : first + batch_size])
+
+    def batch(self, numbers: list[int]) -> CommonBatch:
+        """The samples of these numbers."""
+        prefixes = [self.prefixes[number] for number in numbers]
+        width = max(map(len, prefixes))
+        items = torch.tensor([prefix + [0] * (width - len(prefix)) for prefix in prefixes])
+        target = torch.tensor([self.targets[number] for number in numbers])
+        return CommonBatch(items, items > 0, target, self._parsed(numbers))
+
+    def _parsed(self, numbers: list[int]) -> Tensor | None:
+        if self.texts is None:
+            return None
+        return torch.tensor([[ast.literal_eval(text) for text in self.texts[n]] for n in numbers])
+
+
+def train_step(model: LLM4SBR, optimizer: torch.optim.Optimizer, batch: CommonBatch, tau: float) -> None:
+    """One step on the loss of the fast path."""
+    losses = joint_loss(model.represent(batch.items, batch.mask, batch.intents), batch.target, tau=tau)
+    optimizer.zero_grad()
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
