@@ -106,7 +106,7 @@ def _title(item: Item) -> str:
 
 
 def _name(item: Item) -> str:
-    """The title without a year behind it, which costs small models tokens and lures them into copying years."""
+    """The title without a year behind it, which costs small models tokens and misleads them."""
     return re.sub(r"(?<=\S) *\(\d{4}\)$", "", _title(item))
 
 

@@ -142,7 +142,7 @@ class Encoded(NamedTuple):
     mask: Tensor | None = None
     """bool (B, T): which of the states are clicks, for the same backbones."""
     items: Tensor | None = None
-    """float (N, D): the item embeddings, where the forward pass computed them and `score` needs them again."""
+    """float (N, D): item embeddings that the forward pass computed and `score` needs again."""
 
 
 @runtime_checkable
@@ -239,6 +239,27 @@ class Fuser(Protocol):
 
     def __call__(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
         """(B, P, D) and (B, P, D) -> (B, D)."""
+        ...
+
+
+@runtime_checkable
+class CatalogueFuser(Fuser, Protocol):
+    """A fuser by which text reaches the catalogue. Constructor: `num_items` and `text_dim` besides.
+
+    Its class says so by `needs_catalogue = True`. What `fit` takes over is a buffer, saved with the model.
+    """
+
+    needs_catalogue: bool
+
+    def fit(self, titles: Tensor) -> None:
+        """Take over the catalogue's text vectors, float (N, E), before training."""
+        ...
+
+    def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
+        """Scores (B, N) of the backbone for `fused` (B, D) -> scores (B, N) that text has its part in.
+
+        `intents` are (B, p, E), p <= P, with zero rows where none is known, or None: the same as zeros.
+        """
         ...
 
 
