@@ -68,7 +68,7 @@ def split(log: Log, config: DataConfig, *, rule: str) -> Split:
         result = _leave_last_out(log, config)
     else:
         result = _by_sessions(log, config, by_time=rule == "temporal")
-    _check(result, config)
+    _check(result, config, rule, sessions=len(log.lengths))
     return result
 
 
@@ -176,15 +176,16 @@ def _leave_last_out(log: Log, config: DataConfig) -> Split:
     return Split(log, train, samples, dropped, prefixes)
 
 
-def _check(result: Split, config: DataConfig) -> None:
+def _check(result: Split, config: DataConfig, rule: str, *, sessions: int) -> None:
     items = len(np.unique(result.train.items))
     for name in ("train", "test"):
         if not len(result.samples[name][0]):
             raise DataError(
-                f"no {name} sample is left ({len(result.train.lengths)} training sessions, {items} items): "
-                "the data is too small or its times too equal for "
-                f"data.min_item_count={config.min_item_count}, data.min_length={config.min_length} and this "
-                "data.split; lower the first two or choose data.split=random"
+                f"no {name} sample is left ({len(result.train.lengths)} training sessions, {items} items) of "
+                f"{sessions} sessions under data.split={rule}: the data is too small or its times too equal; "
+                f"add sessions, lower data.min_item_count={config.min_item_count} or "
+                f"data.min_length={config.min_length}"
+                + ("" if rule == "random" else ", or choose data.split=random")
             )
     if items < 2:
         raise DataError(

@@ -45,6 +45,8 @@ def _ground(metrics: Mapping[str, Any]) -> Text:
         facts.append(f"{metrics['coverage']:.0%} with an LLM answer")
     if "test" in metrics.get("selected_on", ()):
         facts.append("BEST EPOCH CHOSEN ON THE TEST SET")
+    if "none" in metrics.get("selected_on", ()):
+        facts.append("last epoch kept for want of validation samples")
     return Text(f"{_protocol(metrics)}Percent over {', '.join(facts)}; full ranking.")
 
 

@@ -24,7 +24,7 @@ from llm4sbr.intents import IntentStore
 from llm4sbr.parallel import Report
 from llm4sbr.parallel import run as run_jobs
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import Horizon, Perspective
+from llm4sbr.protocols import Horizon, Perspective, Samples
 from llm4sbr.ranking import SampleIntents, pick_device
 from llm4sbr.store import read_json
 from llm4sbr.training import Material, train_model
@@ -59,9 +59,12 @@ def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
         StoreError: a file is missing or belongs to another catalogue.
         RegistryError: a component is unknown.
     """
-    samples = len(load(run / "prepare").samples["train"].key)
+    prepared = load(run / "prepare")
+    samples = len(prepared.samples["train"].key)
     if not samples:
         raise TrainingError(f"{run / 'prepare'}: no training samples; use more sessions or smaller data.test")
+    if _selection(prepared)[1] == "none":
+        progress.note("train: no validation samples, so the last epoch is kept; a larger data.valid mends it")
     seeds = range(config.train.seed, config.train.seed + config.train.seeds)
     every = [
         Job(run, out / variant / f"seed-{seed}", config, variant, seed)
@@ -163,13 +166,7 @@ def _horizon(perspective: str) -> Horizon:
 
 
 def _material(job: Job, prepared: Prepared, catalogue: str, intents: IntentStore | None) -> Material:
-    valid, selected_on = prepared.samples["valid"], "valid"
-    if not len(valid.key):
-        # The paper has no validation part and takes the best epoch on the test set. Only its own protocol
-        # does so here, and says it.
-        paper = prepared.stats["rules"]["split"] == "paper"
-        selected_on = "test" if paper else "none"
-        valid = prepared.samples["test"] if paper else valid
+    valid, selected_on = _selection(prepared)
     material = Material(
         prepared.sessions, prepared.train, prepared.samples["train"], valid, selected_on, catalogue
     )
@@ -179,6 +176,18 @@ def _material(job: Job, prepared: Prepared, catalogue: str, intents: IntentStore
         train_intents=SampleIntents.of(intents, material.train),
         select_intents=SampleIntents.of(intents, material.select),
     )
+
+
+def _selection(prepared: Prepared) -> tuple[Samples, str]:
+    """Samples on which the best epoch is chosen, and where they are from: `valid`, `test` or `none`."""
+    valid = prepared.samples["valid"]
+    if len(valid.key):
+        return valid, "valid"
+    # The paper has no validation part and takes the best epoch on the test set. Only its own protocol
+    # does so here, and says it.
+    if prepared.stats["rules"]["split"] == "paper":
+        return prepared.samples["test"], "test"
+    return valid, "none"
 
 
 def _workers(config: Config) -> int:

@@ -1,0 +1,137 @@
+"""Bad input at the command line: one clear line each, exit code 2, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import llm4sbr.training
+from llm4sbr.cli import _guarded
+from llm4sbr.fusion.saved import load_model
+from llm4sbr.testing.encoders import tiny_bert
+from llm4sbr.testing.toy import toy_log
+
+Output = pytest.CaptureFixture[str]
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Command:
+    """`run("train", "--epochs", "2", sessions=3)`: a stage of `tmp_path/run`, on a toy log."""
+
+    def command(stage: str, *arguments: str, sessions: int = 60) -> int:
+        if not (tmp_path / "log").exists():
+            toy_log(tmp_path / "log", sessions=sessions)
+        every = [stage, str(tmp_path / "run"), "--dataset", "csv", "--data", str(tmp_path / "log")]
+        every += ["--set", "data.min_item_count=1"]
+        if stage == "train":
+            every += ["--workers", "1", "--set", "train.dim=8"]
+        return _guarded([*every, *arguments])
+
+    return command
+
+
+def error_of(capsys: Output) -> str:
+    """The one line that says what is wrong; nothing is on standard output."""
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert "Traceback" not in printed.err
+    (line,) = [line for line in printed.err.splitlines() if "error" in line]
+    assert printed.err.splitlines()[-1] == line
+    assert line.startswith("error: ")
+    return line
+
+
+def test_f_larger_than_the_catalogue(run: Command, tmp_path: Path, capsys: Output) -> None:
+    encoder = f"transformers:{tiny_bert(tmp_path / 'bert')}"
+    capsys.readouterr()
+    arguments = ["--llm", "item-text", "--encoder", encoder]
+    assert run("localize", *arguments, "-f", "21") == 2
+    assert "localize.f = 21: the catalogue has only 20 items; set localize.f to 20 or less" in error_of(
+        capsys
+    )
+    assert not (tmp_path / "run" / "localize").exists()
+    assert run("localize", *arguments, "-f", "20", "--quiet") == 0
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+def test_data_too_small_for_a_temporal_split(
+    run: Command, tmp_path: Path, capsys: Output, sessions: int
+) -> None:
+    assert run("prepare", sessions=sessions) == 2
+    line = error_of(capsys)
+    assert f"(0 training sessions, 0 items) of {sessions} sessions under data.split=temporal" in line
+    assert "choose data.split=random" in line
+    assert not (tmp_path / "run" / "prepare").exists()
+
+
+def test_random_is_no_way_out_of_random(run: Command, capsys: Output) -> None:
+    assert run("prepare", "--split", "random", sessions=2) == 2
+    line = error_of(capsys)
+    assert "under data.split=random: the data is too small" in line
+    assert "choose" not in line
+
+
+def test_empty_validation_split(run: Command, tmp_path: Path, capsys: Output) -> None:
+    assert run("train", "--epochs", "2", "--set", "data.valid=0") == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "validation" in line]
+    assert said == ["train: no validation samples, so the last epoch is kept; a larger data.valid mends it"]
+    assert load_model(tmp_path / "run/train/plain/seed-0").facts["best_epoch"] == 2
+    assert run("evaluate", "--quiet", "--set", "evaluate.k=[5]") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "last epoch kept for want of validation samples" in shown
+
+
+def test_session_with_unknown_items(run: Command, tmp_path: Path, capsys: Output) -> None:
+    assert run("train", "--epochs", "1", "--quiet") == 0
+    capsys.readouterr()
+    recommend = ["recommend", str(tmp_path / "run"), "--session"]
+    for session in ("Casablanca", "Red Lamp (1990) | Casablanca", "Casablanca | i01"):
+        assert _guarded([*recommend, session]) == 2
+        assert "Casablanca" in error_of(capsys)
+    assert _guarded([*recommend, " , "]) == 2
+    assert "session" in error_of(capsys)
+
+
+def test_loss_that_is_no_number_at_once(run: Command, tmp_path: Path, capsys: Output) -> None:
+    assert run("train", "--set", "train.learning_rate=1e30") == 2
+    line = error_of(capsys)
+    assert "the loss of epoch 1, batch " in line
+    assert "lower train.learning_rate (now 1e+30); no epoch was finished" in line
+    assert not (tmp_path / "run" / "train").exists()
+
+
+def test_loss_that_becomes_no_number_leaves_the_last_good_model(
+    run: Command, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, real = [], llm4sbr.training.joint_loss
+
+    def broken(*arguments: object, **options: object) -> object:
+        steps.append(1)
+        losses = real(*arguments, **options)  # type: ignore[arg-type]
+        # Three batches an epoch: the second batch of the second epoch.
+        return losses._replace(total=losses.total * torch.nan) if len(steps) == 5 else losses
+
+    monkeypatch.setattr(llm4sbr.training, "joint_loss", broken)
+    assert run("train", "--epochs", "9", "--set", "train.batch_size=100") == 2
+    line = error_of(capsys)
+    assert "the loss of epoch 2, batch 2 is not a finite number" in line
+    folder = tmp_path / "run/train.tmp/plain/seed-0"
+    assert f"the model of epoch 1 is in {folder}" in line
+    kept = load_model(folder)
+    assert kept.facts["epochs"] == 1
+    assert all(bool(value.isfinite().all()) for value in kept.model.state_dict().values())
+    assert not (tmp_path / "run" / "train").exists()
+
+
+def test_item_without_a_title(run: Command, tmp_path: Path, capsys: Output) -> None:
+    items = toy_log(tmp_path / "log") / "items.csv"
+    items.write_text(items.read_text().replace("Blue Chair (1991)", ""))
+    assert run("prepare", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["mended"]["items without a title"] == 1
+    assert "mended: 1 items without a title" in printed.err.splitlines()
