@@ -18,7 +18,7 @@ suits it (`{"infer.wording": "natural"}`); it is used where the user did not cho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -177,6 +177,14 @@ class Control(Protocol):
     ) -> list[str]:
         """One parsed answer per session; `answers` are those of the run's own LLM, None if it has none."""
         ...
+
+
+def is_control(component: object) -> TypeGuard[Control]:
+    """Whether a component of kind `llms` is a control.
+
+    `isinstance` would read the fingerprint, which may need a model that is not there.
+    """
+    return callable(getattr(type(component), "answer", None))
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ import pytest
 
 from llm4sbr import registry
 from llm4sbr.errors import ModelUnavailableError
-from llm4sbr.protocols import Control
+from llm4sbr.protocols import is_control
 from llm4sbr.testing.llms import ControlContract, LLMContract, tiny_llama
 
 NAMES = [component.name for component in registry.components("llms")]
@@ -57,7 +57,7 @@ def test_a_preset_without_its_model_is_one_line(name, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     llm = registry.create("llms", name)
-    assert not isinstance(llm, Control)
+    assert not is_control(llm)
     with pytest.raises(ModelUnavailableError) as caught:
         llm.generate(["a prompt"])
     message = str(caught.value)

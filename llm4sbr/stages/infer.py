@@ -24,7 +24,7 @@ from llm4sbr.errors import ConfigError
 from llm4sbr.llms.answers import AnswerCache
 from llm4sbr.llms.asking import Asker, parse_budget
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import LLM, Control, Item, Perspective
+from llm4sbr.protocols import LLM, Control, Item, Perspective, is_control
 
 ROWS = 20_000
 """Answers read from the cache at once."""
@@ -106,7 +106,7 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
         beside = [name for name in settings.controls if name not in (settings.llm, "none")]
         controls = {name: _control(name, settings.seed) for name in beside}  # before anything is asked
         model = registry.create("llms", settings.llm, **settings.options)
-        if isinstance(model, Control):
+        if is_control(model):
             rows = list(range(len(samples.keys)))
             tables = _stand_in(model, samples, rows, views, None)
         else:
@@ -142,7 +142,7 @@ def _check_attributes(settings: InferConfig, prepared: Prepared) -> None:
 def _control(name: str, seed: int) -> Control:
     seeded = "seed" in inspect.signature(registry.load("llms", name)).parameters
     control = registry.create("llms", name, **({"seed": seed} if seeded else {}))
-    if not isinstance(control, Control):
+    if not is_control(control):
         raise ConfigError(f"infer.controls: {name!r} is an LLM, not a control; give it as infer.llm")
     return control
 
