@@ -2,7 +2,7 @@
 
 What makes it fast: prefixes are gathered out of one flat tensor, batches hold samples of about one length,
 intents are looked up once and gathered from memory-mapped shards, the session graph is a few tensor
-operations, and nothing runs once per sample in Python.
+operations, matrix products go where the CPU is fastest, and nothing runs once per sample in Python.
 
 What makes it repeatable: every epoch draws its random numbers from its own seed, so that the checkpoint
 needs weights and optimizer state only, and a resumed run ends with the very weights of an undisturbed one.
@@ -27,6 +27,7 @@ from llm4sbr.errors import TrainingError
 from llm4sbr.fusion.losses import Losses, joint_loss
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
+from llm4sbr.onednn import faster_products
 from llm4sbr.parallel import Report
 from llm4sbr.protocols import Samples, Sessions
 from llm4sbr.ranking import SampleIntents, pick_device, rank_all, scorer
@@ -117,6 +118,7 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), config.learning_rate, weight_decay=config.l2, fused=True
         )
+        self.products = faster_products()
         self.checkpoint = Checkpoint.open(folder, self.model, self.optimizer)
 
     def epochs(self, report: Report) -> Iterator[str]:
@@ -164,7 +166,8 @@ class _Trainer:
         losses: list[Tensor] = []
         material, size = self.material, self.config.batch_size
         for batch in batches(material.sessions, material.train, batch_size=size, generator=random):
-            losses.append(torch.stack(self._step(batch, random)).detach())
+            with self.products:
+                losses.append(torch.stack(self._step(batch, random)).detach())
             if len(losses) % CHECK_EVERY == 0:
                 self._check(losses[-CHECK_EVERY:], epoch, len(losses) - CHECK_EVERY)
             report(len(batch.index), "")

@@ -1,0 +1,82 @@
+"""Matrix products of training by oneDNN, where PyTorch's own choice for float32 leaves speed unused.
+
+PyTorch multiplies float32 matrices on x86 with MKL, which on processors that are not Intel's runs at half
+their vector width; oneDNN, which PyTorch brings along, uses all of it. Inside the context below, `linear`
+and products of two matrices go there, forward and backward, in full float32: the same numbers but for the
+order of additions. Models know nothing of it.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+_MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def faster_products() -> AbstractContextManager[Any]:
+    """`OneDNN` where it wins (Linux, AVX-512, not Intel); elsewhere a context that does nothing."""
+    built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    wide = built and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if wide and _CPUINFO.exists() and "GenuineIntel" not in _CPUINFO.read_text():
+        return OneDNN()
+    return nullcontext()
+
+
+class OneDNN(TorchFunctionMode):
+    """A context in which float32 matrix products on the CPU, and their gradients, are oneDNN's."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Take over `linear` and `matmul` of matrices, leave everything else."""
+        if not kwargs:
+            if func is functional.linear and _ours(args[0], args[1]):
+                return _Linear.apply(*args, *[None] * (3 - len(args)))  # type: ignore[no-untyped-call]
+            if func in _MATMUL and args[0].ndim == args[1].ndim == 2 and _ours(args[0], args[1]):
+                return _Linear.apply(args[0], args[1].t(), None)  # type: ignore[no-untyped-call]
+        return func(*args, **(kwargs or {}))
+
+
+def _ours(given: Tensor, weight: Tensor) -> bool:
+    both = (given, weight)
+    return given.ndim >= 2 and all(
+        one.dtype == torch.float32 and one.device.type == "cpu" and one.numel() for one in both
+    )
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., K) and (N, K) -> (..., N)."""
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], ""))
+
+
+class _Linear(torch.autograd.Function):
+    """given . weight^T + bias."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(given, weight)
+        return _product(given, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        given, weight = ctx.saved_tensors
+        needs_given, needs_weight, needs_bias = ctx.needs_input_grad
+        to_given = _product(gradient, weight.t()) if needs_given else None
+        flat = gradient.flatten(0, -2)  # (M, N)
+        to_weight = _weight_gradient(given.flatten(0, -2), flat) if needs_weight else None
+        return to_given, to_weight, flat.sum(0) if needs_bias else None
+
+
+def _weight_gradient(given: Tensor, gradient: Tensor) -> Tensor:
+    """(M, K) and (M, N) -> (N, K); the order that oneDNN is faster in depends on which is wider."""
+    if gradient.shape[1] >= given.shape[1]:
+        return _product(given.t(), gradient.t()).t()
+    return _product(gradient.t(), given.t())
