@@ -23,7 +23,7 @@ from llm4sbr.fusion.losses import joint_loss
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
 from llm4sbr.metrics import ranks
-from llm4sbr.protocols import Backbone, Horizon, Samples
+from llm4sbr.protocols import Backbone, CatalogueFuser, Horizon, Samples
 from llm4sbr.stages.train import Job, train_job
 from llm4sbr.store import read_tensors
 from llm4sbr.testing.toy import toy_sessions
@@ -80,6 +80,8 @@ class BackboneContract:
         recipe = self.recipe()._replace(fuser=fuser, perspectives=names, horizons=horizons, text_dim=TEXT_DIM)
         model = build(recipe)
         model.backbone.fit(toy_sessions(items=ITEMS))
+        if isinstance(model.fuser, CatalogueFuser):
+            model.fuser.fit(torch.randn(ITEMS, TEXT_DIM))
         return model
 
     def each_fused(self) -> Iterator[tuple[LLM4SBR, Tensor]]:
