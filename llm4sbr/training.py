@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
 from llm4sbr.onednn import faster_products
 from llm4sbr.parallel import Report
-from llm4sbr.protocols import Samples, Sessions
+from llm4sbr.protocols import CatalogueFuser, Samples, Sessions
 from llm4sbr.ranking import SampleIntents, pick_device, rank_all, scorer
 
 SELECT_BY = "MRR@20"
@@ -56,6 +56,8 @@ class Material(NamedTuple):
     """Hash of the catalogue."""
     train_intents: SampleIntents | None = None
     select_intents: SampleIntents | None = None
+    titles: Tensor | None = None
+    """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
 
 
 def train_model(
@@ -114,6 +116,8 @@ class _Trainer:
         torch.manual_seed(seed)
         self.model = build(recipe)
         self.model.backbone.fit(material.fit)
+        if material.titles is not None:
+            cast(CatalogueFuser, self.model.fuser).fit(material.titles)
         self.model.to(self.device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), config.learning_rate, weight_decay=config.l2, fused=True

@@ -2,7 +2,7 @@
 
     items, mask --backbone--> long, short (B, D) --per perspective--> behavioural (B, P, D) -+
     intents (B, P, E) --linear map, Eq. 6--> semantic (B, P, D) ----------------------------+--fuser--> (B, D)
-    scores = fused . item embeddings (Eq. 10)
+    scores = fused . item embeddings (Eq. 10), or the backbone's own; a `CatalogueFuser` adds what text says
 
 Without perspectives it is the plain backbone with its own readout, W [short; long].
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr import registry
-from llm4sbr.protocols import Backbone, Encoded, Fuser, Horizon
+from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
 
 
 class Output(NamedTuple):
@@ -62,6 +62,7 @@ class LLM4SBR(nn.Module):
         self.horizons = tuple(horizons)
         self.text_dim = text_dim
         self.fuser = fuser
+        self.rescores = getattr(fuser, "needs_catalogue", False)
         dim = backbone.item_embeddings().shape[1]
         if fuser is not None:
             self.text = nn.Linear(text_dim, dim)  # Eq. 6, one map for all perspectives
@@ -83,7 +84,10 @@ class LLM4SBR(nn.Module):
         behavioural = torch.stack([encoded.long if one == "long" else encoded.short for one in order], 1)
         semantic, known = self._semantic(behavioural, intents)
         fused = self.fuser(behavioural, semantic)
-        return Output(self._score(fused, encoded), encoded, behavioural, semantic, known)
+        scores = self._score(fused, encoded)
+        if self.rescores:
+            scores = cast(CatalogueFuser, self.fuser).rescore(scores, fused, intents)
+        return Output(scores, encoded, behavioural, semantic, known)
 
     def _semantic(self, behavioural: Tensor, intents: Tensor | None) -> tuple[Tensor, Tensor]:
         # A zero intent stays zero: the map's bias must not speak for an LLM that said nothing.
@@ -145,8 +149,18 @@ def build(recipe: Recipe) -> LLM4SBR:
     if recipe.fuser is not None:
         count = len(slots(recipe.horizons))
         options = recipe.fuser_options
+        if needs_catalogue(recipe):
+            options = {**options, "num_items": recipe.num_items, "text_dim": recipe.text_dim}
         fuser = registry.create("fusers", recipe.fuser, dim=recipe.dim, perspectives=count, **options)
     return LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim)
+
+
+def needs_catalogue(recipe: Recipe) -> bool:
+    """Whether the fuser wants the catalogue's text vectors (`CatalogueFuser.fit`) before training."""
+    if recipe.fuser is None:
+        return False
+    name, _ = registry.split_argument("fusers", recipe.fuser, {})
+    return bool(getattr(registry.load("fusers", name), "needs_catalogue", False))
 
 
 def _small(layer: nn.Linear) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from llm4sbr import registry
 from llm4sbr.config import Config
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import StoreError, TrainingError
-from llm4sbr.fusion.model import Recipe
+from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.intents import IntentStore
 from llm4sbr.parallel import Report
@@ -26,7 +27,7 @@ from llm4sbr.parallel import run as run_jobs
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Horizon, Perspective, Samples
 from llm4sbr.ranking import SampleIntents, pick_device
-from llm4sbr.store import read_json
+from llm4sbr.store import read_json, read_tensors
 from llm4sbr.training import Material, train_model
 
 MOST_WORKERS = 4
@@ -108,10 +109,14 @@ def train_job(job: Job, report: Report) -> str:
     catalogue = catalogue_hash(prepared.catalogue)
     intents = _intents(job, catalogue)
     facts = {"variant": job.variant, "llm": job.config.infer.llm if job.variant == "llm" else None}
+    recipe = _recipe(job, prepared, intents)
+    material = _material(job, prepared, catalogue, None if job.variant == "none" else intents)
+    if needs_catalogue(recipe):
+        material = material._replace(titles=_titles(job, recipe))
     return train_model(
         job.folder,
-        _recipe(job, prepared, intents),
-        _material(job, prepared, catalogue, None if job.variant == "none" else intents),
+        recipe,
+        material,
         job.config.train,
         seed=job.seed,
         report=report,
@@ -143,6 +148,18 @@ def _intents(job: Job, catalogue: str) -> IntentStore | None:
             f"{folder}: no sample has an answer; raise infer.budget, or train with infer.llm=none"
         )
     return intents
+
+
+def _titles(job: Job, recipe: Recipe) -> Tensor:
+    """The catalogue's text vectors, float32 (N, E)."""
+    path = job.run / "localize" / "items.safetensors"
+    titles = read_tensors(path).get("items", torch.zeros(0))
+    expected = (recipe.num_items, recipe.text_dim)
+    if titles.shape != expected:
+        raise StoreError(
+            f"{path}: items {tuple(titles.shape)}, catalogue and intents need {expected}; run localize again"
+        )
+    return titles
 
 
 def _recipe(job: Job, prepared: Prepared, intents: IntentStore | None) -> Recipe:

@@ -6,13 +6,16 @@ class TestMine(FuserContract):
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from llm4sbr import registry
-from llm4sbr.protocols import Fuser
+from llm4sbr.protocols import CatalogueFuser, Fuser
 
 BATCH, DIM = 6, 16
+ITEMS, TEXT_DIM = 9, 5
 PERSPECTIVES = (1, 2, 3, 5)
 
 
@@ -25,13 +28,28 @@ class FuserContract:
     def fuser(self, perspectives: int) -> nn.Module:
         """A fuser with fixed weights."""
         torch.manual_seed(0)
-        fuser: nn.Module = registry.create("fusers", self.name, dim=DIM, perspectives=perspectives)
-        return fuser.eval()
+        options = {"dim": DIM, "perspectives": perspectives}
+        if not getattr(registry.load("fusers", self.name), "needs_catalogue", False):
+            return cast(nn.Module, registry.create("fusers", self.name, **options)).eval()
+        fuser = registry.create("fusers", self.name, num_items=ITEMS, text_dim=TEXT_DIM, **options)
+        fuser.fit(torch.randn(ITEMS, TEXT_DIM))
+        return cast(nn.Module, fuser).eval()
 
     def inputs(self, perspectives: int) -> tuple[Tensor, Tensor]:
         """Behavioural and semantic vectors, float (B, P, D)."""
         torch.manual_seed(1)
         return torch.randn(BATCH, perspectives, DIM), torch.randn(BATCH, perspectives, DIM)
+
+    def result(self, fuser: nn.Module, behavioural: Tensor, semantic: Tensor) -> Tensor:
+        """The fused vectors, or the scores where a `CatalogueFuser` makes them; intents are made up."""
+        fused: Tensor = fuser(behavioural, semantic)
+        if not isinstance(fuser, CatalogueFuser):
+            return fused
+        return fuser.rescore(fused @ torch.ones(DIM, ITEMS), fused, self.intents(semantic))
+
+    def intents(self, semantic: Tensor) -> Tensor:
+        """Float (B, P, E), zero where `semantic` is."""
+        return semantic[:, :, :TEXT_DIM] * 0.5
 
     def test_satisfies_the_protocol(self) -> None:
         """It has the members."""
@@ -73,8 +91,25 @@ class FuserContract:
     def test_gradient_reaches_every_parameter(self) -> None:
         """Nothing is left untrained, with intents; without them nothing breaks."""
         fuser, (behavioural, semantic) = self.fuser(3).train(), self.inputs(3)
-        fuser(behavioural, semantic).square().sum().backward()
+        loss = self.result(fuser, behavioural, semantic).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         idle = [name for name, p in fuser.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert idle == []
-        fuser(behavioural, torch.zeros_like(semantic)).square().sum().backward()
+        loss = self.result(fuser, behavioural, torch.zeros_like(semantic)).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         assert all(p.grad is not None and p.grad.isfinite().all() for p in fuser.parameters())
+
+    def test_scores_of_text(self) -> None:
+        """Of a `CatalogueFuser`: rows are independent, and no intents are zero intents."""
+        fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
+        if not isinstance(fuser, CatalogueFuser):
+            return
+        semantic[0] = 0
+        together = self.result(fuser, behavioural, semantic)
+        assert together.shape == (BATCH, ITEMS)
+        rows = [self.result(fuser, behavioural[[i]], semantic[[i]]) for i in range(BATCH)]
+        torch.testing.assert_close(together, torch.cat(rows), atol=1e-5, rtol=1e-5)
+        fused, scores = torch.randn(BATCH, DIM), torch.randn(BATCH, ITEMS)
+        without = fuser.rescore(scores, fused, None)
+        assert torch.equal(without, fuser.rescore(scores, fused, torch.zeros(BATCH, 2, TEXT_DIM)))
+        assert not torch.allclose(without, fuser.rescore(scores, fused, self.intents(semantic.roll(1, 0))))

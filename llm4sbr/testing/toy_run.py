@@ -13,6 +13,7 @@ from llm4sbr.data.batches import sample_keys
 from llm4sbr.data.prepared import Prepared, catalogue_hash, save
 from llm4sbr.intents import IntentWriter
 from llm4sbr.protocols import Samples, Sessions
+from llm4sbr.store import write_tensors
 from llm4sbr.testing.toy import toy_catalogue, toy_sessions
 
 WIDTH = 8
@@ -57,6 +58,8 @@ def toy_run(
     )
     for source in sources:
         _intents(run / "localize" / source, prepared, perspectives, shuffled=source == "shuffled")
+    if sources:
+        write_tensors(run / "localize" / "items.safetensors", {"items": _vectors(items)})
     return run
 
 
@@ -80,13 +83,18 @@ def _intents(folder: Path, prepared: Prepared, perspectives: Sequence[str], *, s
         targets = targets.roll(7)
     answered = torch.arange(len(keys)) % 5 > 0
     keys, targets = keys[answered], targets[answered]
-    vectors = torch.randn(prepared.catalogue.size, WIDTH, generator=torch.Generator().manual_seed(0))
+    vectors = _vectors(prepared.catalogue.size)
     intents = vectors[targets - 1].unsqueeze(1).expand(-1, len(perspectives), -1)
     about = {"catalogue": catalogue_hash(prepared.catalogue)}
     writer = IntentWriter(folder, perspectives, about=about)
     located = targets[:, None, None].expand(-1, len(perspectives), 1)
     writer.add(keys, intents, located, torch.ones(located.shape))
     writer.close()
+
+
+def _vectors(items: int) -> Tensor:
+    """What stands for the items in text space, float32 (N, `WIDTH`)."""
+    return torch.randn(items, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
 def _unique(keys: Tensor) -> tuple[Tensor, Tensor]:

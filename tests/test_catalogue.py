@@ -1,0 +1,205 @@
+"""Fusers by which text reaches the catalogue: golden values, their files, and a known answer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from llm4sbr.config import build as configured
+from llm4sbr.errors import StoreError
+from llm4sbr.fusion.catalogue import FIRST_WEIGHT, Catalogue, TextMetric, Titles
+from llm4sbr.fusion.losses import joint_loss
+from llm4sbr.fusion.model import Recipe, build
+from llm4sbr.fusion.saved import load_model, save_model
+from llm4sbr.metrics import ranks
+from llm4sbr.progress import Progress
+from llm4sbr.serving.recommend import Recommender
+from llm4sbr.stages.train import train
+from llm4sbr.store import read_tensors, write_tensors
+from llm4sbr.testing.backbones import pad
+from llm4sbr.testing.toy_run import WIDTH, toy_run
+
+N, D, E = 9, 6, 5
+NAMES = ("catalogue", "text-metric")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def recipe(fuser="catalogue", backbone="sr-gnn", items=N, dim=D, text_dim=E, **options):
+    horizons = ("long", "short")
+    return Recipe(items, dim, backbone, {}, fuser, options, horizons, horizons, text_dim)
+
+
+def made(fuser="catalogue", backbone="sr-gnn"):
+    torch.manual_seed(0)
+    model = build(recipe(fuser, backbone))
+    model.fuser.fit(torch.randn(N, E))
+    for parameter in model.fuser.parameters():  # what begins at zero would hide what it does
+        torch.nn.init.normal_(parameter)
+    return model.eval()
+
+
+def test_titles_are_constants():
+    titles = Titles(2, 2)
+    assert not titles(torch.ones(1, 2)).any()
+    titles.fit(torch.tensor([[1.0, 2.0], [3.0, -1.0]]))
+    assert titles(torch.tensor([[10.0, 1.0]])).tolist() == [[12.0, 29.0]]
+    assert not list(titles.parameters())
+
+
+def golden(fuser):
+    fuser.fit(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+    with torch.no_grad():
+        fuser.weights.log.copy_(torch.tensor([2.0, 0.5]).log())
+    scores = torch.tensor([[100.0, 200.0, 300.0]])
+    return scores, torch.tensor([[3.0]]), torch.tensor([[[1.0, 0.0], [0.0, 4.0]]])
+
+
+def test_catalogue_by_hand():
+    fuser = Catalogue(1, 2, num_items=3, text_dim=2)
+    scores, fused, intents = golden(fuser)
+    # Untrained, M is zero: 2 (1, 0) + 0.5 (0, 4) = (2, 2), so 2, 2 and 4 for the three titles.
+    torch.testing.assert_close(fuser.rescore(scores, fused, intents), torch.tensor([[102.0, 202.0, 304.0]]))
+    assert torch.equal(fuser.rescore(scores, fused, None), scores)
+    with torch.no_grad():
+        fuser.to_text.weight.copy_(torch.tensor([[1.0], [-10.0]]))
+    # M^T v = 3 (1, -10) = (3, -30): 3, -30 and -27 besides.
+    torch.testing.assert_close(fuser.rescore(scores, fused, intents), torch.tensor([[105.0, 172.0, 277.0]]))
+    torch.testing.assert_close(fuser.rescore(scores, fused, None), torch.tensor([[103.0, 170.0, 273.0]]))
+
+
+def test_text_metric_by_hand():
+    fuser = TextMetric(1, 2, num_items=3, text_dim=2, rank=1)
+    scores, fused, intents = golden(fuser)
+    with torch.no_grad():
+        fuser.into.weight.copy_(torch.tensor([[1.0, 2.0]]))
+        fuser.back.weight.copy_(torch.tensor([[0.0], [-1.0]]))
+    # The query (2, 2); V (2, 2) = 6; back to (0, -6): together (2, -4).
+    torch.testing.assert_close(fuser.rescore(scores, fused, intents), torch.tensor([[102.0, 196.0, 298.0]]))
+    assert torch.equal(fuser.rescore(scores, fused, None), scores)
+
+
+def test_an_item_is_its_id_embedding_and_its_mapped_title():
+    model = made()
+    items, mask = pad([[1, 2, 3], [4]])
+    fused = model.fuser(model.represent(items, mask).behavioural, torch.zeros(2, 2, D))
+    whole = model.backbone.item_embeddings() + model.fuser.titles.vectors.float() @ model.fuser.to_text.weight
+    torch.testing.assert_close(model(items, mask), fused @ whole.T)
+
+
+@pytest.mark.parametrize("fuser", NAMES)
+@pytest.mark.parametrize("backbone", ["tagnn", "s2-dhcn"])
+def test_a_backbones_own_score_stands(fuser, backbone):
+    model = made(fuser, backbone)
+    items, mask = pad([[1, 2, 3], [4]])
+    intents = torch.randn(2, 2, E)
+    output = model.represent(items, mask, intents)
+    fused = model.fuser(output.behavioural, output.semantic)
+    own = model.backbone.score(fused, output.encoded)
+    torch.testing.assert_close(output.scores, model.fuser.rescore(own, fused, intents))
+    assert not torch.allclose(output.scores, own, atol=1e-2)
+
+
+@pytest.mark.parametrize("fuser", NAMES)
+def test_saved_with_its_titles(fuser, tmp_path):
+    model = made(fuser)
+    save_model(tmp_path, model, recipe=recipe(fuser), catalogue="c", facts={})
+    items, mask = pad([[1, 2, 3], [4]])
+    intents = torch.randn(2, 2, E)
+    loaded = load_model(tmp_path).model
+    assert torch.equal(loaded(items, mask, intents), model(items, mask, intents))
+    titles = read_tensors(tmp_path / "model.safetensors")["fuser.titles.vectors"]
+    assert (titles.dtype, tuple(titles.shape)) == (torch.float16, (N, E))
+
+
+@pytest.mark.parametrize("fuser", NAMES)
+def test_traced_for_any_batch_and_length(fuser):
+    model = made(fuser)
+    items, mask = pad([[1, 2, 3], [4, 5]])
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    shapes = (free, free, {0: torch.export.Dim.DYNAMIC})
+    program = torch.export.export(model, (items, mask, torch.randn(2, 2, E)), dynamic_shapes=shapes)
+    other = (*pad([[1], [2, 3, 4, 5, 6], [7]]), torch.randn(3, 2, E))
+    torch.testing.assert_close(program.module()(*other), model(*other))
+
+
+def new_items(fuser, *, items=40, dim=16):
+    """Mean rank of targets that training never saw, where a session's intent is its target's title.
+
+    Items 1 to 30 occur in training, in any order; the other ten do not. Only intents tell what comes next.
+    """
+    torch.manual_seed(0)
+    titles = functional.normalize(torch.randn(items, dim), dim=1)
+    model = build(recipe(fuser, items=items, dim=dim, text_dim=dim))
+    if fuser != "gated":
+        model.fuser.fit(titles)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(60):
+        clicked, target = torch.randint(1, 31, (64, 3)), torch.randint(1, 31, (64,))
+        intents = titles[target - 1].unsqueeze(1).expand(-1, 2, -1)
+        output = model.represent(clicked, clicked > 0, intents)
+        optimizer.zero_grad()
+        joint_loss(output, target, tau=0.1).total.backward()
+        optimizer.step()
+    target = torch.arange(31, 41)
+    clicked = torch.randint(1, 31, (10, 3))
+    scores = model.eval()(clicked, clicked > 0, titles[target - 1].unsqueeze(1).expand(-1, 2, -1))
+    return ranks(scores, target).double().mean().item()
+
+
+@pytest.mark.parametrize("fuser", NAMES)
+def test_finds_items_that_training_never_saw(fuser):
+    assert new_items(fuser) <= 2
+
+
+def test_gated_cannot_find_items_that_training_never_saw():
+    assert new_items("gated") > 20  # behind half of the catalogue
+
+
+def settings(**changes):
+    base = {"dim": 8, "epochs": 2, "learning_rate": 0.01, "workers": 1, "device": "cpu", "batch_size": 32}
+    return configured({"infer": {"llm": "embedded"}, "train": base | changes})
+
+
+@pytest.mark.parametrize("fuser", NAMES)
+def test_trained_in_a_run_and_served_from_it(fuser, tmp_path):
+    run = toy_run(tmp_path / "run")
+    (run / "train").mkdir()
+    train(run, run / "train", settings(fuser=fuser), Progress(quiet=True))
+    items = read_tensors(run / "localize" / "items.safetensors")["items"]
+    variants = ("llm", "item-text", "shuffled", "none")
+    for variant in variants:
+        held = load_model(run / "train" / variant / "seed-0").model.fuser.titles.vectors
+        assert torch.equal(held, items.half())
+    weights = load_model(run / "train" / "llm" / "seed-0").model.fuser.weights.log.exp()
+    assert (weights != FIRST_WEIGHT).all()
+    (run / "localize" / "items.safetensors").unlink()  # a trained model needs it no more
+    recommender = Recommender.load(run)
+    with_text = recommender.recommend([3, 4], k=5)
+    without = recommender.recommend([3, 4], k=5, intents="none")
+    assert with_text.intents is not None
+    assert [one.score for one in with_text.items] != [one.score for one in without.items]
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda path: path.unlink(), "items.safetensors"),
+        (lambda path: write_tensors(path, {"items": torch.zeros(3, WIDTH)}), r"items \(3, 8\), .* \(20, 8\)"),
+        (lambda path: write_tensors(path, {"other": torch.zeros(3)}), r"items \(0,\), .* \(20, 8\)"),
+    ],
+)
+def test_missing_or_foreign_titles_are_one_line(harm, message, tmp_path):
+    run = toy_run(tmp_path / "run")
+    harm(run / "localize" / "items.safetensors")
+    (run / "train").mkdir()
+    with pytest.raises(StoreError, match=message) as error:
+        train(run, run / "train", settings(fuser="catalogue", plain=False), Progress(quiet=True))
+    assert "\n" not in str(error.value)
