@@ -63,7 +63,7 @@ def from_url(url: str, path: Path, *, md5: str | None = None, progress: Progress
     """Fetch `url` to `path`, whole or not at all.
 
     Raises:
-        DataError: no network, more than `limit` bytes, or not the file whose `md5` its publisher states, if any.
+        DataError: no network, more than `limit` bytes, or not the file of that `md5`, if one is known.
     """
     with store.writing(path) as temporary:
         try:
