@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from llm4sbr import hub
 from llm4sbr.errors import ConfigError, ModelUnavailableError
 from llm4sbr.protocols import Encoder
 
@@ -156,13 +155,13 @@ class TransformersEncoder:
         unusable = (OSError, ValueError, KeyError, ImportError, SafetensorError)
         here = _is_folder(self.model)
         try:
-            with _quiet():
+            with hub.quiet():
                 return loader(self.model, local_files_only=True, **options)
         except unusable as error:
             if here:
                 raise _unavailable(self.model, error) from error
         try:
-            _probe(self.model, options["revision"])
+            hub.probe(self.model, options["revision"])
             return loader(self.model, **options)
         except Exception as error:  # HTTP clients have error trees of their own
             raise _unavailable(self.model, error) from error
@@ -253,13 +252,6 @@ def _is_folder(model: str) -> bool:
     return Path(model).is_dir() or model.startswith((".", "/")) or Path(model).is_absolute()
 
 
-def _probe(model: str, revision: str) -> None:
-    """Ask the hub once; the loaders would try five times, half a minute, before they give up."""
-    from huggingface_hub import HfApi
-
-    HfApi().model_info(model, revision=revision, timeout=10)
-
-
 def _unavailable(model: str, error: Exception) -> ModelUnavailableError:
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     if not Path(model).is_dir():
@@ -288,18 +280,3 @@ def _folder_hash(folder: Path) -> str:
                 stream.seek(size * i // SAMPLED)
                 digest.update(stream.read(4096))
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers from reporting the loading of local files; its settings are put back."""
-    logging: Any = import_module("transformers.utils.logging")
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

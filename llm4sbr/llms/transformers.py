@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from llm4sbr import hub
 from llm4sbr.errors import ConfigError
-from llm4sbr.llms.weights import Weights, quiet
+from llm4sbr.llms.weights import Weights
 
 __all__ = ["TransformersLLM"]
 
@@ -127,7 +128,7 @@ class TransformersLLM:
         settings = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=self.max_new_tokens, pad_token_id=loaded.padding, eos_token_id=loaded.ends
         )
-        with quiet():
+        with hub.quiet():
             found = loaded.network.generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),

