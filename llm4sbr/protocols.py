@@ -142,7 +142,7 @@ class Encoded(NamedTuple):
     mask: Tensor | None = None
     """bool (B, T): which of the states are clicks, for the same backbones."""
     items: Tensor | None = None
-    """float (N, D): item embeddings that the forward pass computed and `score` needs again."""
+    """float (N, D): item embeddings that the forward pass computed, and that sessions are scored with."""
 
 
 @runtime_checkable
@@ -255,6 +255,8 @@ class CatalogueFuser(Fuser, Protocol):
     """A fuser by which text reaches the catalogue. Constructor: `num_items` and `text_dim` besides.
 
     Its class says so by `needs_catalogue = True`. What `fit` takes over is a buffer, saved with the model.
+    Optional besides: `titles.vectors` (N, E) and `query(fused, intents) -> (B, E)`, linear in `fused`, if all
+    that `rescore` adds is their product; an exported graph then scores items and titles in one.
     """
 
     needs_catalogue: bool

@@ -84,7 +84,7 @@ def test_equals_its_paper():
     encoded = model(*pad(BATCH))
     np.testing.assert_allclose(encoded.long[0].detach().numpy(), vector, atol=1e-5)
     np.testing.assert_allclose(encoded.short[0].detach().numpy(), x[SESSION[-1] - 1], atol=1e-5)
-    np.testing.assert_allclose(model.score(encoded.long, encoded)[0].detach().numpy(), x @ vector, atol=1e-5)
+    np.testing.assert_allclose((encoded.long @ encoded.items.T)[0].detach().numpy(), x @ vector, atol=1e-5)
     assert encoded.auxiliary is None
 
 

@@ -112,11 +112,6 @@ class S2DHCN(nn.Module):
         loss = self._agreement(items, mask, long) if self.training else None
         return Encoded(long=long, short=last_click(states, mask), auxiliary=loss, items=table)
 
-    def score(self, fused: Tensor, encoded: Encoded) -> Tensor:
-        """Scores float (B, N) of session vectors (B, D), with the item rows that encoded them."""
-        assert encoded.items is not None  # `forward` gives them
-        return fused @ encoded.items.T
-
     def _convolved(self) -> Tensor:
         graph = Incidence(self.edges, self.offsets, self.sessions, self.starts)
         return cast(Tensor, Convolution.apply(self.items, graph, self.layers))  # type: ignore[no-untyped-call]

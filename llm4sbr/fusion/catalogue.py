@@ -100,11 +100,13 @@ class Catalogue(nn.Module):
 
     def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
         """Add what text says to float (B, N); `fused` (B, D), `intents` (B, p, E) with p <= P."""
-        query = self.to_text(fused)
-        if intents is not None:
-            query = query + self.weights(intents)
-        added: Tensor = scores + self.titles(query)
+        added: Tensor = scores + self.titles(self.query(fused, intents))
         return added
+
+    def query(self, fused: Tensor, intents: Tensor | None) -> Tensor:
+        """What titles are multiplied with, float (B, E); arguments as for `rescore`."""
+        query: Tensor = self.to_text(fused)
+        return query if intents is None else query + self.weights(intents)
 
 
 class TextMetric(nn.Module):
@@ -149,6 +151,12 @@ class TextMetric(nn.Module):
         """Add what the intents (B, p, E), p <= P, say to float (B, N); nothing where there are none."""
         if intents is None:
             return scores
-        told = self.weights(intents)
-        added: Tensor = scores + self.titles(told + self.back(self.into(told)))
+        added: Tensor = scores + self.titles(self.query(fused, intents))
         return added
+
+    def query(self, fused: Tensor, intents: Tensor | None) -> Tensor:
+        """What titles are multiplied with, float (B, E); arguments as for `rescore`."""
+        if intents is None:
+            return fused.new_zeros(len(fused), self.titles.vectors.shape[1])
+        told: Tensor = self.weights(intents)
+        return told + self.back(self.into(told))

@@ -31,6 +31,8 @@ class Output(NamedTuple):
     """float (B, P, D), zero rows where no intent is known."""
     known: Tensor | None = None
     """bool (B, P)."""
+    fused: Tensor | None = None
+    """float (B, D), the session vector that items are scored with."""
 
 
 def slots(horizons: Sequence[Horizon]) -> tuple[Horizon, ...]:
@@ -79,7 +81,8 @@ class LLM4SBR(nn.Module):
         """Scores together with the vectors they came from; arguments as for `forward`."""
         encoded = self.backbone(items, mask)
         if self.fuser is None:
-            return Output(self._score(self._plain(encoded), encoded), encoded)
+            fused = self._plain(encoded)
+            return Output(self._score(fused, encoded), encoded, fused=fused)
         order = slots(self.horizons)
         behavioural = torch.stack([encoded.long if one == "long" else encoded.short for one in order], 1)
         semantic, known = self._semantic(behavioural, intents)
@@ -87,7 +90,7 @@ class LLM4SBR(nn.Module):
         scores = self._score(fused, encoded)
         if self.rescores:
             scores = cast(CatalogueFuser, self.fuser).rescore(scores, fused, intents)
-        return Output(scores, encoded, behavioural, semantic, known)
+        return Output(scores, encoded, behavioural, semantic, known, fused)
 
     def _semantic(self, behavioural: Tensor, intents: Tensor | None) -> tuple[Tensor, Tensor]:
         # A zero intent stays zero: the map's bias must not speak for an LLM that said nothing.
@@ -113,7 +116,8 @@ class LLM4SBR(nn.Module):
         own = getattr(self.backbone, "score", None)
         if own is not None:
             return cast(Tensor, own(fused, encoded))
-        return fused @ self.backbone.item_embeddings().T
+        items = self.backbone.item_embeddings() if encoded.items is None else encoded.items
+        return fused @ items.T
 
 
 class Recipe(NamedTuple):
