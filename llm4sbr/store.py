@@ -245,10 +245,7 @@ def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
     Work that an interrupted attempt left is handed back if it was made from the same `stamp`, so a stage
     may look for what it wrote before; otherwise the folder is empty.
     """
-    temporary = final.with_name(final.name + ".tmp")
-    with explained(final):
-        mend_folder(final)
-        _begin(temporary, stamp)
+    temporary = begin_stage(final, stamp)
     try:
         with explained(final, only_full=True):  # any other `OSError` of the stage is not about this folder
             yield temporary
@@ -288,14 +285,19 @@ def mend_folder(final: Path) -> None:
             old.rename(final)
 
 
-def _begin(folder: Path, stamp: Stamp) -> None:
-    if _begun_with(folder / BEGUN) == stamp.fingerprint:
-        for leftover in folder.rglob(".*.tmp"):  # of a `writing` that was killed
-            leftover.unlink()
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write_json(folder / BEGUN, {"fingerprint": stamp.fingerprint})
+def begin_stage(final: Path, stamp: Stamp) -> Path:
+    """The folder in which a stage is written before it gets the name `final`; see `stage_folder`."""
+    folder = final.with_name(final.name + ".tmp")
+    with explained(final):
+        mend_folder(final)
+        if _begun_with(folder / BEGUN) == stamp.fingerprint:
+            for leftover in folder.rglob(".*.tmp"):  # of a `writing` that was killed
+                leftover.unlink()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_json(folder / BEGUN, {"fingerprint": stamp.fingerprint})
+    return folder
 
 
 def _system_error(error: Exception) -> Exception:

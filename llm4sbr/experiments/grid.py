@@ -1,0 +1,163 @@
+"""Which runs an experiment is made of: its cells, each an ordinary run with settings of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm4sbr import registry
+from llm4sbr.config import Settings, merge, nest
+from llm4sbr.errors import ConfigError
+
+BASELINES = ["popularity", "s-pop", "item-knn", "vmis-knn"]
+PAPER_BACKBONES = ("sr-gnn", "tagnn", "gce-gnn", "s2-dhcn")
+COMMON: dict[str, Any] = {"infer.llm": "item-text", "train.baselines": BASELINES}
+"""Settings of every cell unless something else is chosen. `item-text` needs no LLM and no network."""
+
+
+class Kind(NamedTuple):
+    """One of the paper's experiments: what it varies where nothing is chosen."""
+
+    shows: str
+    backbones: tuple[str, ...] = ("sr-gnn",)
+    f: tuple[int, ...] = (5,)
+    settings: dict[str, Any] = {}
+    parts: bool = False
+    """Each cell is followed by others that lack a part of the method."""
+    fresh_processes: bool = False
+    """Each model is trained in a process of its own, which does nothing else."""
+
+
+KINDS = {
+    "table2": Kind("every backbone, plain and with intents (Table 2)", PAPER_BACKBONES),
+    "ablation": Kind("what each part of the method gives (Figure 4)", parts=True),
+    "localization": Kind("metrics against f, the items an answer is tied to (Figure 5)", f=(0, 1, 3, 5)),
+    "memory": Kind(
+        "peak memory of training, plain and with intents (Table 3)",
+        settings={"train.epochs": 1, "train.seeds": 1},
+        fresh_processes=True,
+    ),
+}
+"""By name."""
+
+
+class Dataset(NamedTuple):
+    """A raw log, and what it is called in tables and file names."""
+
+    name: str
+    reader: str
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Dataset:
+        """`ml-1m`, `ml-1m=FOLDER`, or `beauty=csv:FOLDER` with a reader other than the name.
+
+        Raises:
+            RegistryError: there is no such reader.
+        """
+        name, _, path = text.partition("=")
+        reader, colon, rest = path.partition(":")
+        if colon and reader in {component.name for component in registry.components("readers")}:
+            return cls(name, reader, rest)
+        registry.find("readers", name)
+        return cls(name, name, path or None)
+
+
+class Request(NamedTuple):
+    """What somebody asked for; empty axes are the kind's own."""
+
+    kind: str
+    datasets: Sequence[Dataset]
+    protocols: Sequence[str] = ("default",)
+    backbones: Sequence[str] = ()
+    f: Sequence[int] = ()
+    perspectives: Sequence[tuple[str, ...]] = (("long", "short"),)
+    settings: Settings = {}
+    """Of every cell."""
+
+
+class Cell(NamedTuple):
+    """One run of an experiment."""
+
+    name: str
+    axes: dict[str, Any]
+    """`dataset`, `protocol`, `backbone`, `perspectives`, `f`, and `part` in an ablation."""
+    settings: Settings
+
+
+class Part(NamedTuple):
+    """The method without something."""
+
+    name: str
+    perspectives: tuple[str, ...]
+    settings: dict[str, Any] = {}
+
+
+def cells(request: Request) -> list[Cell]:
+    """All cells, in the order of the table.
+
+    Raises:
+        ConfigError: there is none, or two of them are the same.
+        RegistryError: a backbone or perspective does not exist.
+    """
+    kind = KINDS[request.kind]
+    backbones = request.backbones or kind.backbones
+    for name in backbones:
+        registry.find("backbones", name)
+    for name in {one for views in request.perspectives for one in views}:
+        registry.find("perspectives", name)
+    axes = product(
+        request.datasets, request.protocols, backbones, request.perspectives, request.f or kind.f
+    )
+    found = [cell for one in axes for cell in _cells(request, *one)]
+    names = [cell.name for cell in found]
+    if not found or len(set(names)) < len(names):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        raise ConfigError(f"{twice} is asked for twice" if twice else "no cell is asked for; name a --dataset")
+    return found
+
+
+def parts(perspectives: tuple[str, ...]) -> list[Part]:
+    """What an ablation compares: the whole method first (Figure 4, and what the paper left out of it)."""
+    several = perspectives if len(perspectives) > 1 else ()
+    return [
+        Part("whole", perspectives),
+        *(Part(f"without {one}", tuple(p for p in perspectives if p != one)) for one in several),
+        *([Part("normal only", ("normal",))] if perspectives != ("normal",) else []),
+        Part("without alignment", perspectives, {"train.tau": 0.0}),
+    ]
+
+
+def _cells(
+    request: Request,
+    dataset: Dataset,
+    protocol: str,
+    backbone: str,
+    perspectives: tuple[str, ...],
+    f: int,
+) -> Iterator[Cell]:
+    kind = KINDS[request.kind]
+    for part in parts(perspectives) if kind.parts else [Part("", perspectives)]:
+        axes: dict[str, Any] = {"dataset": dataset.name, "protocol": protocol, "backbone": backbone}
+        axes |= {"perspectives": list(part.perspectives), "f": f}
+        axes |= {"part": part.name} if part.name else {}
+        path = {"data.path": str(Path(dataset.path).expanduser().absolute())} if dataset.path else {}
+        own = {
+            "protocol": protocol,
+            "data.reader": dataset.reader,
+            "infer.perspectives": list(part.perspectives),
+            "localize.f": f,
+            "train.backbone": backbone,
+        }
+        defaults = nest(COMMON | kind.settings)
+        settings = merge(defaults, request.settings, nest(own | path | part.settings))
+        yield Cell(_name(axes), axes, settings)
+
+
+def _name(axes: dict[str, Any]) -> str:
+    """Of the cell's folder."""
+    words = [axes["dataset"], axes["protocol"], axes["backbone"], ".".join(axes["perspectives"])]
+    words += [f"f{axes['f']}", *([axes["part"].replace(" ", "-")] if "part" in axes else [])]
+    return "-".join("".join(c if c.isalnum() or c in "-._" else "-" for c in word) for word in words)
