@@ -34,8 +34,6 @@ from llm4sbr.progress import Progress
 NEUTRAL = frozenset({"train.workers", "train.device", "infer.cache", "evaluate.batch_size"})
 """Settings that change how fast or where something is done, and what comes out in the last digits at most."""
 
-LOCK = ".lock"
-
 
 class Stage(NamedTuple):
     """One stage: `llm4sbr.stages.<name>.<name>` writes the run's folder `<name>`."""
@@ -179,8 +177,8 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> store.Stamp:
 
 def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progress, *, redo: bool) -> None:
     folder = run / stage.name
-    stamp = stamp_for(run, stage, config)
     old = store.read_stamp(folder)
+    stamp = _without_news(stamp_for(run, stage, config), old)
     if old and old.fingerprint == stamp.fingerprint and not redo:
         progress.note(f"{stage.name}: fresh")
         return
@@ -197,6 +195,19 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
             content=store.folder_sha256(out),
         )
         store.write_stamp(out, done)
+
+
+def _without_news(stamp: store.Stamp, old: store.Stamp | None) -> store.Stamp:
+    """The stamp without settings that did not exist when the folder was made and are at their defaults.
+
+    A setting that a new version brings keeps at its default to what was done before, so it makes no run
+    stale.
+    """
+    if old is None:
+        return stamp
+    defaults = flatten(to_settings(Config()))
+    news = {key for key, value in stamp.parts.items() if key not in old.parts and defaults.get(key) == value}
+    return stamp._replace(parts={key: value for key, value in stamp.parts.items() if key not in news})
 
 
 def _why(old: store.Stamp | None, new: store.Stamp) -> str:
@@ -220,21 +231,12 @@ def _record(run: Path, chosen: Settings, config: Config) -> None:
 
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    import fcntl
-
     if run.exists() and not run.is_dir():
         raise StoreError(f"{run}: not a folder; name a run directory, such as runs/demo")
     names = {path.name for path in run.iterdir()} if run.is_dir() else set()
-    if names - {LOCK} and "config.toml" not in names:
+    if names - {store.LOCK} and "config.toml" not in names:
         raise StoreError(f"{run}: holds other files and no run; name a new or empty folder")
-    with store.explained(run):
-        run.mkdir(parents=True, exist_ok=True)
-        lock = (run / LOCK).open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(f"{run}: another llm4sbr process is working on this run") from None
+    with store.locked(run, what="run"):
         yield
 
 

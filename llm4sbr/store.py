@@ -29,6 +29,9 @@ FORMAT = 1
 STAMP = "stage.json"
 """Written into a stage's folder last."""
 
+LOCK = ".lock"
+"""Held by the process that works on a folder."""
+
 BEGUN = "begun.json"
 """In a folder that a stage is still writing: the fingerprint it was begun with."""
 
@@ -178,6 +181,27 @@ def read_table(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
         raise StoreError(
             f"{path}: not a whole Parquet file ({reason}); delete its folder and run again"
         ) from None
+
+
+@contextmanager
+def locked(folder: Path, *, what: str) -> Iterator[None]:
+    """Hold a folder, made if missing, for this process alone; `StoreError` if another has it.
+
+    Args:
+        folder: to hold until the block or the process ends.
+        what: what it is, for the message.
+    """
+    import fcntl
+
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StoreError(f"{folder}: another llm4sbr process is working on this {what}") from None
+        yield
 
 
 class Stamp(NamedTuple):
