@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
 
 How = Literal["id", "key", "title", "letter case", "year or article", "spelling"]
 """By what a text was recognised; the last three name what was different."""
+
+Matches = Callable[[str, Any, int, float], list[str]]
+"""Takes a word, an iterable of others, how many and from which similarity on; as `difflib` does it."""
 
 CLOSE = 0.85
 """Similarity (`difflib`, 0 to 1) from which a misspelt title is taken for the real one."""
@@ -44,18 +48,44 @@ class _Bare(NamedTuple):
 
 
 class Titles:
-    """The catalogue's titles and keys, made ready for looking up."""
+    """The catalogue's titles and keys, made ready for looking up when they are first needed.
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    Args:
+        catalogue: the items.
+        matches: finds the closest texts; `difflib.get_close_matches`, or a faster one that agrees with it.
+    """
+
+    def __init__(self, catalogue: Catalogue, *, matches: Matches = get_close_matches) -> None:
         self.catalogue = catalogue
-        self.commas = max((title.count(",") for title in catalogue.titles), default=0)
-        """The most commas that a title has."""
+        self._matches = matches
         self._keys = _first(catalogue.keys)
         self._titles = _first(catalogue.titles)
-        self._folded = _first(_fold(title) for title in catalogue.titles)
-        self._names: dict[str, list[int]] = {}
-        for id, title in enumerate(catalogue.titles, 1):
-            self._names.setdefault(_bare(title).name, []).append(id)
+
+    @cached_property
+    def commas(self) -> int:
+        """The most commas that a title has."""
+        return max((title.count(",") for title in self.catalogue.titles), default=0)
+
+    @cached_property
+    def _folded(self) -> dict[str, int]:
+        return _first([_fold(title) for title in self.catalogue.titles])
+
+    @cached_property
+    def _names(self) -> dict[str, list[int]]:
+        names: dict[str, list[int]] = {}
+        for id, title in enumerate(self.catalogue.titles, 1):
+            names.setdefault(_bare(title).name, []).append(id)
+        return names
+
+    def prepare(self) -> None:
+        """Do now what the first text that is neither key nor exact title would wait for."""
+        self._folded, self._names  # noqa: B018 - computed once, then kept
+
+    def exact(self, text: str) -> Resolved | None:
+        """The item with exactly this key or title."""
+        if text in self._keys:
+            return self._resolved(text, self._keys[text], "key")
+        return self._resolved(text, self._titles[text], "title") if text in self._titles else None
 
     def resolve(self, item: str | int) -> Resolved:
         """The item meant by a catalogue id (int), or by a key or title (str), if need be a misspelt one.
@@ -80,14 +110,12 @@ class Titles:
             InputError: without its year the title is that of several items.
         """
         text = text.strip()
-        exact: tuple[tuple[dict[str, int], str, How], ...] = (
-            (self._keys, text, "key"),
-            (self._titles, text, "title"),
-            (self._folded, _fold(text), "letter case"),
-        )
-        for table, key, how in exact:
-            if key in table:
-                return self._resolved(text, table[key], how)
+        found = self.exact(text)
+        if found:
+            return found
+        folded = self._folded.get(_fold(text))
+        if folded:
+            return self._resolved(text, folded, "letter case")
         return self._one(text, self._names.get(_bare(text).name, []), "year or article")
 
     def close(self, text: str) -> Resolved | None:
@@ -97,7 +125,7 @@ class Titles:
             InputError: several items have that title, apart from the year.
         """
         name = _bare(text).name
-        for near in get_close_matches(name, self._names, n=3, cutoff=CLOSE):
+        for near in self._matches(name, self._names, 3, CLOSE):
             if _NUMBER.findall(near) == _NUMBER.findall(name):
                 found = self._one(text.strip(), self._names[near], "spelling")
                 if found:
@@ -116,7 +144,7 @@ class Titles:
     def _near(self, text: str) -> list[str]:
         folded = _fold(text)
         inside = [title for title in self._folded if folded and folded in title][:3]
-        near = dict.fromkeys([*inside, *get_close_matches(folded, self._folded, n=3, cutoff=0)])
+        near = dict.fromkeys([*inside, *self._matches(folded, self._folded, 3, 0.0)])
         return [self.catalogue.titles[self._folded[title] - 1] for title in list(near)[:3]]
 
     def _resolved(self, text: str, id: int, how: How) -> Resolved:
@@ -165,12 +193,9 @@ def _longest(pieces: list[str], titles: Titles) -> tuple[str, int]:
     return pieces[0], 1
 
 
-def _first(texts: Iterable[str]) -> dict[str, int]:
+def _first(texts: Sequence[str]) -> dict[str, int]:
     """Text -> the first id that has it."""
-    found: dict[str, int] = {}
-    for id, text in enumerate(texts, 1):
-        found.setdefault(text, id)
-    return found
+    return dict(zip(reversed(texts), range(len(texts), 0, -1), strict=True))
 
 
 def _fold(text: str) -> str:
