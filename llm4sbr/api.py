@@ -10,6 +10,7 @@ from llm4sbr.config import merge, nest
 from llm4sbr.progress import Progress
 
 if TYPE_CHECKING:
+    from llm4sbr.llms.planning import Plan
     from llm4sbr.serving.recommend import Recommender
 
 
@@ -38,6 +39,14 @@ def load(folder: str | Path, **options: Any) -> Recommender:
     from llm4sbr.serving.recommend import Recommender
 
     return Recommender.load(Path(folder), **options)
+
+
+def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
+    """What `infer` of a prepared run would ask, and what it takes; None where no LLM is asked."""
+    from llm4sbr.questions import plan_of
+
+    _, config = pipeline.configure(Path(folder), {})
+    return plan_of(Path(folder), config, Progress(quiet=quiet))
 
 
 SUMMARIES = {

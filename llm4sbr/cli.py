@@ -7,15 +7,17 @@ ours (or `doctor` found one), 2 something in the input, a setting or the machine
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from llm4sbr.commands.answers import answers
+from llm4sbr.commands.experiment import experiment
 from llm4sbr.errors import Llm4sbrError
-from llm4sbr.options import chosen_settings, common, sources, stage_options
+from llm4sbr.options import chosen_settings, common, print_json, sources, stage_options
 
 if TYPE_CHECKING:
     pass
@@ -51,15 +53,11 @@ def _show(run: Path, stage: str, as_json: bool) -> None:
 
     found = summary(run, stage)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         from llm4sbr.report.table import show_stage
 
         show_stage(stage, found, timings(run))
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @cli.command("run")
@@ -99,7 +97,40 @@ def _stage_command(stage: str, text: str) -> None:
 
 
 _stage_command("prepare", "Read a raw log: sessions, catalogue, splits.")
-_stage_command("infer", "Ask the LLM what each session wants, from every perspective.")
+
+
+@cli.command("infer")
+@stage_options("infer")
+@click.option("--dry-run", is_flag=True, help="Say what would be asked, and what it takes; ask nothing.")
+def infer_(
+    run: Path,
+    dry_run: bool,
+    file: Path | None,
+    assignments: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Ask the LLM what each session wants, from every perspective.
+
+    Stages before it are done first where they are not fresh.
+    """
+    if not dry_run:
+        _show(_bring(run, "infer", file, assignments, force, quiet, options), "infer", as_json)
+        return
+    from llm4sbr.api import plan
+    from llm4sbr.llms.planning import sentence
+
+    _bring(run, "prepare", file, assignments, False, quiet, options)
+    found = plan(run, quiet=quiet)
+    if as_json:
+        print_json(found.as_dict() if found else None)
+    else:
+        click.echo(sentence(found) if found else "no LLM is asked; choose one with --llm")
+
+
 _stage_command("localize", "Tie the answers to items of the catalogue.")
 _stage_command("train", "Train the backbone plain, with intents, and with the controls.")
 _stage_command("evaluate", "Rank the whole catalogue for every test sample and compare.")
@@ -140,11 +171,15 @@ def recommend(
     items = parse_session(session, recommender.catalogue)
     found = recommender.recommend(items, k=k, exclude_seen=not include_seen, intents=intents)
     if as_json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
         from llm4sbr.report.table import show_recommendation
 
         show_recommendation(found)
+
+
+cli.add_command(answers)
+cli.add_command(experiment)
 
 
 @cli.group()
@@ -161,7 +196,7 @@ def plugins_list(kind: str | None, as_json: bool, quiet: bool, debug: bool) -> N
 
     found = components(kind)
     if as_json:
-        _print_json(
+        print_json(
             [{key: value for key, value in c._asdict().items() if key != "entry_point"} for c in found]
         )
     else:
@@ -190,7 +225,7 @@ def doctor(as_json: bool, quiet: bool, debug: bool) -> None:
 
 def _diagnosis(found: Any, as_json: bool) -> None:
     if as_json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
         from llm4sbr.report.table import show_diagnosis
 
@@ -219,12 +254,34 @@ def config_(
 
     _, config = pipeline.configure(run, chosen_settings(file, assignments, {}))
     settings = to_settings(config)
-    _print_json(settings) if as_json else click.echo(to_toml(settings), nl=False)
+    print_json(settings) if as_json else click.echo(to_toml(settings), nl=False)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
-    sys.exit(_guarded(sys.argv[1:] if arguments is None else arguments))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_together(arguments) if _several_processes() else _guarded(arguments))
+
+
+def _several_processes() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _together(arguments: list[str]) -> int:
+    """Exit code under `torchrun`: the first process obeys the command, the others help it to train."""
+    from llm4sbr import distributed
+    from llm4sbr.stages.train import follow
+
+    try:
+        team = distributed.join()
+        if team.rank:
+            return follow(team)
+    except KeyboardInterrupt:
+        return 130
+    try:
+        return _guarded(arguments)
+    finally:
+        team.dismiss()
 
 
 def _guarded(arguments: list[str]) -> int:

@@ -92,6 +92,9 @@ class InferConfig(Section):
     budget: str | None = None
     """Stop asking after so many prompts (`20000`) or so much time (`90s`, `30m`, `2h`); the rest of the
     samples go without an intent. A later run goes on where this one stopped. `none` is no limit."""
+    select: Literal["random", "recent", "uncertain"] = "random"
+    """Which samples come first under a budget: a fair share, the latest sessions, or those of which a plain
+    backbone is least sure. The rest of the samples is left to the predictor."""
     controls: tuple[str, ...] = ("item-text", "shuffled", "none")
     """Stand-ins trained beside the LLM's answers, to show what these are worth."""
     cache: Path | None = None
@@ -159,7 +162,11 @@ class TrainConfig(Section):
     workers: int | None = Field(None, ge=1)
     """Models trained side by side, each on its share of the cores; by default one per core, at most 4."""
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one."""
+    """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one. Under `torchrun` one GPU per process."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: matrix products of the model in bfloat16; weights, losses and optimizer stay float32."""
+    compile: bool = False
+    """Compile the model with torch.compile. Takes about a minute per model and needs a C++ compiler."""
 
 
 class EvaluateConfig(Section):

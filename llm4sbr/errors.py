@@ -7,6 +7,7 @@
     ├── RegistryError            a component that is unknown, ambiguous or broken
     ├── StoreError               a run directory, cache or tensor file that cannot be read or written
     ├── ModelUnavailableError    weights that cannot be had here (no network, gated, not installed)
+    ├── UnansweredError          an LLM could not answer some of the prompts; carries the answers it has
     └── TrainingError            training cannot go on (a loss that is not a number, nothing to train on)
 
 A message says what was asked, what is wrong and where, and the command or setting that mends it.
@@ -23,6 +24,7 @@ __all__ = [
     "RegistryError",
     "StoreError",
     "TrainingError",
+    "UnansweredError",
 ]
 
 
@@ -52,6 +54,21 @@ class StoreError(Llm4sbrError):
 
 class ModelUnavailableError(Llm4sbrError):
     """A model's weights cannot be had on this machine."""
+
+
+class UnansweredError(Llm4sbrError):
+    """Some prompts of a batch got no answer (a server's error, a time-out), others did.
+
+    An LLM's `generate` raises it instead of losing what it has; what is missing is asked again at the end.
+
+    Args:
+        reason: why, one line; of the last failure if there were several.
+        answers: one per prompt of the batch, None where there is none.
+    """
+
+    def __init__(self, reason: str, answers: list[str | None]) -> None:
+        super().__init__(reason)
+        self.answers = answers
 
 
 class TrainingError(Llm4sbrError):

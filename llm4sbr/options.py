@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,6 +74,14 @@ SETTINGS = (
         "--llm-budget", "infer.budget", "Ask at most 20000 prompts, or for 30m.", "none", metavar="AMOUNT"
     ),
     Setting(
+        "--select",
+        "infer.select",
+        "Whom a budget is spent on first.",
+        "random",
+        click.Choice(["random", "recent", "uncertain"]),
+        None,
+    ),
+    Setting(
         "--controls",
         "infer.controls",
         "Stand-ins beside the LLM, comma-separated.",
@@ -94,6 +103,11 @@ SETTINGS = (
 
 LISTS = frozenset({"infer.perspectives", "infer.controls"})
 """Settings whose option takes a comma-separated list."""
+
+
+def print_json(value: object) -> None:
+    """A command's result on standard output, for `--json`."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def common(command: Command) -> Command:

@@ -13,12 +13,13 @@ import pytest
 
 from llm4sbr import store
 from llm4sbr.config import Config, build, to_settings, to_toml
+from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, Llm4sbrError
 from llm4sbr.llms.answers import AnswerCache
 from llm4sbr.llms.asking import Asker, Budget, parse_budget
 from llm4sbr.progress import Progress
-from llm4sbr.stages.infer import Distinct, infer
+from llm4sbr.stages.infer import infer
 from llm4sbr.testing.toy_run import toy_run
 
 PARROT = '''

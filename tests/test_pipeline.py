@@ -143,3 +143,15 @@ def test_a_run_of_another_version(tmp_path: Path, chosen: Settings) -> None:
     store.write_json(run / "prepare" / "stage.json", stamp | {"format": 99})
     with pytest.raises(StoreError, match=r"written in run format 99, this version reads 1"):
         _execute(run, {}, until="prepare")
+
+
+def test_a_setting_that_a_new_version_brings_makes_no_run_stale(tmp_path: Path, chosen: Settings) -> None:
+    run = tmp_path / "run"
+    _execute(run, chosen, until="infer")
+    old = store.read_stamp(run / "infer")
+    assert old is not None
+    parts = {key: value for key, value in old.parts.items() if key != "infer.select"}
+    store.write_stamp(run / "infer", old._replace(parts=parts))
+    assert _execute(run, {}, until="infer") == ["prepare: fresh", "infer: fresh"]
+    lines = _execute(run, nest({"infer.select": "recent"}), until="infer")
+    assert lines[1].startswith("infer: redone, infer.select")

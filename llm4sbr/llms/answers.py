@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,13 +18,26 @@ from typing import NamedTuple
 
 from llm4sbr.errors import StoreError
 
-__all__ = ["Answer", "AnswerCache", "answer_key"]
+__all__ = ["Answer", "AnswerCache", "Kept", "answer_key"]
 
 APPLICATION_ID = 0x4C345342
 """Marks an SQLite file as ours ("L4SB")."""
 
-VERSION = 1
-"""Version of the table's layout."""
+VERSION = 2
+"""Version of the layout; one of version 1, which did not know the LLMs by name, is brought up to date."""
+
+LAYOUT = (
+    "CREATE TABLE llms (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE)",
+    "INSERT INTO llms VALUES (0, '')",
+)
+TABLE = (
+    "CREATE TABLE answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL, seconds REAL NOT NULL, "
+    "tokens INTEGER NOT NULL, llm INTEGER NOT NULL DEFAULT 0, added REAL NOT NULL DEFAULT 0) WITHOUT ROWID"
+)
+UPGRADE = (
+    "ALTER TABLE answers ADD COLUMN llm INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE answers ADD COLUMN added REAL NOT NULL DEFAULT 0",
+)
 
 WAIT = 60.0
 """Seconds to wait for another process's transaction."""
@@ -41,6 +55,20 @@ class Answer(NamedTuple):
     """Wall time; a batch's time is shared evenly by its prompts."""
     tokens: int
     """Of prompt and answer together; 0 if the LLM does not count."""
+
+
+class Kept(NamedTuple):
+    """What the cache has of one LLM."""
+
+    llm: str
+    """Its fingerprint; "" where an older version did not write it down."""
+    answers: int
+    seconds: float
+    """What these answers took, in all."""
+    tokens: int
+    first: float
+    """Seconds since 1970 when the first of them was put here; 0 if that is not known."""
+    last: float
 
 
 def answer_key(fingerprint: str, prompt: str) -> bytes:
@@ -85,11 +113,60 @@ class AnswerCache:
                 found.update({row[0]: Answer(*row[1:]) for row in self._connection.execute(query, some)})
         return found
 
-    def put_many(self, answers: Mapping[bytes, Answer]) -> None:
-        """Add answers in one transaction; where another process was first, its answer stays."""
-        rows = [(key, *answer) for key, answer in answers.items()]
+    def put_many(self, answers: Mapping[bytes, Answer], *, llm: str = "", added: float | None = None) -> int:
+        """Add answers in one transaction; where another process was first, its answer stays.
+
+        Args:
+            answers: by key.
+            llm: fingerprint of the LLM that gave them.
+            added: seconds since 1970, by default now.
+
+        Returns:
+            How many were not there before.
+        """
+        when = time.time() if added is None else added
         with _explained(self.path), _transaction(self._connection):
-            self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", rows)
+            number = self._number(llm)
+            rows = [(key, *answer, number, when) for key, answer in answers.items()]
+            before = self._connection.total_changes
+            self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)", rows)
+            return self._connection.total_changes - before
+
+    def _number(self, llm: str) -> int:
+        self._connection.execute("INSERT OR IGNORE INTO llms (fingerprint) VALUES (?)", (llm,))
+        row = self._connection.execute("SELECT id FROM llms WHERE fingerprint = ?", (llm,)).fetchone()
+        return int(row[0])
+
+    def stats(self) -> list[Kept]:
+        """What there is, by LLM, the largest first."""
+        query = (
+            "SELECT fingerprint, count(*), sum(seconds), sum(tokens), min(added), max(added) "
+            "FROM answers JOIN llms ON llm = id GROUP BY id ORDER BY count(*) DESC, fingerprint"
+        )
+        with _explained(self.path):
+            return [Kept(*row) for row in self._connection.execute(query)]
+
+    def rows(self, *, llm: str = "") -> Iterator[tuple[bytes, Answer, str, float]]:
+        """Every answer with its key, LLM and time, or those of LLMs whose fingerprint contains `llm`."""
+        query = (
+            "SELECT key, answer, seconds, tokens, fingerprint, added FROM answers JOIN llms ON llm = id "
+            "WHERE instr(fingerprint, ?) ORDER BY key"
+        )
+        with _explained(self.path):
+            for row in self._connection.execute(query, (llm,)):
+                yield row[0], Answer(*row[1:4]), row[4], row[5]
+
+    def prune(self, *, llm: str = "", before: float | None = None, dry: bool = False) -> int:
+        """Drop the answers of LLMs whose fingerprint contains `llm`, put here before a time; how many."""
+        found = "FROM answers WHERE llm IN (SELECT id FROM llms WHERE instr(fingerprint, ?)) AND added < ?"
+        values = (llm, float("inf") if before is None else before)
+        with _explained(self.path):
+            count = int(self._connection.execute(f"SELECT count(*) {found}", values).fetchone()[0])
+            if count and not dry:
+                with _transaction(self._connection):
+                    self._connection.execute(f"DELETE {found}", values)
+                self._connection.execute("VACUUM")
+            return count
 
     def __len__(self) -> int:
         with _explained(self.path):
@@ -117,18 +194,17 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             raise StoreError(
                 f"{path}: another program's database, not an answer cache; choose another infer.cache"
             )
-        if tables and version != VERSION:
+        if tables and version not in (1, VERSION):
             raise StoreError(
                 f"{path}: an answer cache of version {version}, this program writes {VERSION}; "
                 "choose another infer.cache"
             )
         if not tables:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        if not tables or version < VERSION:
+            for statement in (*LAYOUT, *(UPGRADE if tables else (TABLE,))):
+                connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
-            connection.execute(
-                "CREATE TABLE answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL, "
-                "seconds REAL NOT NULL, tokens INTEGER NOT NULL) WITHOUT ROWID"
-            )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; a power cut may
 

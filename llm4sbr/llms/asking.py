@@ -1,6 +1,7 @@
 """Asking an LLM about many samples: what the cache knows is free, equal prompts are asked once.
 
-A sample has one prompt per perspective and counts as answered when all of them are.
+A sample has one prompt per perspective and counts as answered when all of them are. Prompts that an LLM
+could not answer (see `UnansweredError`) are asked again at the end; what fails then is left for another run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from llm4sbr.errors import ConfigError, Llm4sbrError
+from llm4sbr.errors import ConfigError, Llm4sbrError, UnansweredError
 from llm4sbr.llms.answers import Answer, AnswerCache, answer_key
 from llm4sbr.protocols import LLM
 
@@ -27,6 +28,9 @@ ROUND = 10.0
 
 BATCH = 32
 """Prompts per batch of an LLM that has no `batch_size` of its own."""
+
+SECOND_CHANCES = 2
+"""Rounds at the end in which prompts that failed are asked again."""
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -83,6 +87,10 @@ class Asker:
         """Wall time of the LLM."""
         self.tokens = 0
         """Tokens of prompts and answers."""
+        self.failed: dict[bytes, str] = {}
+        """Prompts by key that the LLM was asked and could not answer."""
+        self.reason = ""
+        """Why the last of them failed."""
         self._known: set[bytes] = set()
         self._waiting: dict[bytes, str] = {}
         self._spent = False
@@ -116,11 +124,17 @@ class Asker:
             self.advance(looked, self._note())
             keys |= found
         self._flush(0)
+        for _ in range(SECOND_CHANCES):
+            if self.failed and not self._spent:
+                self._waiting, self.failed = self.failed, {}
+                self._flush(0)
         return {sample: own for sample, own in keys.items() if self._known.issuperset(own)}
 
     def _queue(self, prompts: dict[bytes, str]) -> None:
         missing = {
-            key: p for key, p in prompts.items() if key not in self._known and key not in self._waiting
+            key: prompt
+            for key, prompt in prompts.items()
+            if not (key in self._known or key in self._waiting or key in self.failed)
         }
         if missing and not self._over(len(missing)):
             self._waiting |= missing
@@ -135,9 +149,11 @@ class Asker:
         waiting = sorted(self._waiting.items(), key=lambda pair: (len(pair[1]), pair[0]))
         batches = [waiting[i : i + self._size] for i in range(0, len(waiting), self._size)]
         for number, batch in enumerate(batches, start=1):
-            self.cache.put_many(self._answers(dict(batch)))
-            self.asked.update(key for key, _ in batch)
-            self._known.update(key for key, _ in batch)
+            answers = self._answers(dict(batch))
+            self.cache.put_many(answers, llm=self.llm.fingerprint)
+            self.asked.update(answers)
+            self._known.update(answers)
+            self.failed |= {key: prompt for key, prompt in batch if key not in answers}
             share = looked * number // len(batches) - looked * (number - 1) // len(batches)
             self.advance(share, self._note())
         if waiting:
@@ -149,9 +165,10 @@ class Asker:
                 self._spent = time.monotonic() - self._started + took / 2 >= self.budget.seconds
 
     def _answers(self, batch: dict[bytes, str]) -> dict[bytes, Answer]:
+        """The answers of those prompts that got one."""
         prompts = list(batch.values())
         began = time.monotonic()
-        texts = self.llm.generate(prompts)
+        texts = self._generate(prompts)
         seconds = time.monotonic() - began
         if len(texts) != len(prompts):
             raise Llm4sbrError(
@@ -160,16 +177,25 @@ class Asker:
             )
         self.seconds += seconds
         count = getattr(self.llm, "count_tokens", lambda texts: [0] * len(texts))
-        tokens = [a + b for a, b in zip(count(prompts), count(texts), strict=True)]
+        tokens = [a + b for a, b in zip(count(prompts), count([t or "" for t in texts]), strict=True)]
         self.tokens += sum(tokens)
         share = seconds / len(prompts)
-        return {k: Answer(t, share, n) for k, t, n in zip(batch, texts, tokens, strict=True)}
+        given = zip(batch, texts, tokens, strict=True)
+        return {key: Answer(text, share, n) for key, text, n in given if text is not None}
+
+    def _generate(self, prompts: list[str]) -> list[str | None]:
+        try:
+            return list(self.llm.generate(prompts))
+        except UnansweredError as error:
+            self.reason = str(error)
+            return error.answers
 
     def _note(self) -> str:
         rate = f" at {len(self.asked) / self.seconds:.1f}/s" if self.seconds else ""
-        text = (
-            f"{len(self.asked):,} prompts asked{rate}, {len(self._known) - len(self.asked):,} from the cache"
-        )
+        cached = len(self._known) - len(self.asked)
+        text = f"{len(self.asked):,} prompts asked{rate}, {cached:,} from the cache"
+        if self.failed:
+            text += f", {len(self.failed):,} failed"
         if self.budget.seconds is None:
             return text
         left = max(0.0, self.budget.seconds - (time.monotonic() - self._started))

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import RenderableType
 from rich.text import Text
 
-from llm4sbr.report.layout import MISSING, count, duration, grid, pairs, show
+from llm4sbr.report.layout import MISSING, count, duration, grid, pairs, show, size
 from llm4sbr.report.metrics import metrics_tables
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from llm4sbr.doctor import Diagnosis
+    from llm4sbr.llms.answers import Kept
     from llm4sbr.registry import Component
 
 MARKS = {"ok": "ok", "warn": "WARN", "error": "ERROR"}
@@ -52,6 +55,22 @@ def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
         show(*metrics_tables(found, timings))
     else:
         show(summary_table(found))
+
+
+def show_answers(path: Path, stored: int, found: Sequence[Kept]) -> None:
+    """Print what an answer cache of `stored` bytes has of each LLM."""
+    rows = [
+        (
+            one.llm or "(written by an older version)",
+            count(one.answers),
+            count(one.tokens),
+            duration(one.seconds),
+            f"{_day(one.first)} to {_day(one.last)}" if one.last else "",
+        )
+        for one in found
+    ]
+    about = Text(f"{path}, {size(stored)}")
+    show(about, grid(["LLM", "answers", "tokens", "time", "put here"], rows))
 
 
 def stats_tables(stats: Mapping[str, Any]) -> list[RenderableType]:

@@ -1,30 +1,28 @@
 """Stage `infer`: one answer per sample and perspective, from the LLM and from the controls beside it.
 
-Samples with equal prefixes are one sample here. They are asked in a seeded random order, so that a run
-that stops at its budget has asked about a fair share of every split.
+Samples with equal prefixes are one sample here. Before the first question, all prompts are counted and
+audited. They are asked in the order that `infer.select` wants, so that a budget goes where it should.
 """
 
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import polars as pl
-import torch
-from torch import Tensor
 
-from llm4sbr import registry, store
+from llm4sbr import registry, selection, store
 from llm4sbr.config import Config, InferConfig
-from llm4sbr.data.prepared import Prepared, load
+from llm4sbr.data.distinct import Distinct
+from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError
 from llm4sbr.llms.answers import AnswerCache
 from llm4sbr.llms.asking import Asker, parse_budget
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import LLM, Control, Item, Perspective, is_control
+from llm4sbr.protocols import LLM, Control, Perspective, is_control
+from llm4sbr.questions import Questions, answers_of, planned
 
 ROWS = 20_000
 """Answers read from the cache at once."""
@@ -37,50 +35,6 @@ COLUMNS = {
     "tokens": pl.Int64,
     "cached": pl.Boolean,
 }
-
-
-class Prefixes(Sequence[Sequence[Item]]):
-    """Prefixes as items, oldest first; each is made when it is asked for."""
-
-    def __init__(self, items: list[Item], clicks: Tensor, start: Tensor, end: Tensor) -> None:
-        self._items = items
-        self._clicks = clicks
-        self._start = start
-        self._end = end
-
-    def __len__(self) -> int:
-        return len(self._start)
-
-    def __getitem__(self, index: Any) -> Any:
-        clicks = self._clicks[int(self._start[index]) : int(self._end[index])]
-        return [self._items[click - 1] for click in clicks.tolist()]
-
-    def take(self, rows: Sequence[int]) -> Prefixes:
-        """Some of them, in this order."""
-        return Prefixes(self._items, self._clicks, self._start[rows], self._end[rows])
-
-
-class Distinct(NamedTuple):
-    """The samples of all splits without repetition, in the order in which they first appear."""
-
-    keys: Tensor
-    """int64 (M,)."""
-    splits: list[str]
-    """The split in which a sample first appears."""
-    prefixes: Prefixes
-
-    @classmethod
-    def of(cls, prepared: Prepared) -> Distinct:
-        """Those of prepared data."""
-        parts = prepared.samples
-        splits = [name for name, part in parts.items() for _ in range(len(part.key))]
-        keys, start, end = (
-            torch.cat([getattr(p, f) for p in parts.values()]) for f in ("key", "start", "end")
-        )
-        rows = torch.from_numpy(np.sort(np.unique(keys.numpy(), return_index=True)[1]))
-        items = [prepared.catalogue.item(i + 1) for i in range(prepared.catalogue.size)]
-        prefixes = Prefixes(items, prepared.sessions.items, start[rows], end[rows])
-        return cls(keys[rows], [splits[i] for i in rows.tolist()], prefixes)
 
 
 def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
@@ -100,9 +54,8 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
     summary: dict[str, Any] = {"llm": settings.llm, "sources": {}}
     if settings.llm != "none":
         prepared = load(run / "prepare")
-        _check_attributes(settings, prepared)
-        samples = Distinct.of(prepared)
-        views = _perspectives(settings)
+        questions = Questions.of(prepared, settings)
+        samples, views = questions
         beside = [name for name in settings.controls if name not in (settings.llm, "none")]
         controls = {name: _control(name, settings.seed) for name in beside}  # before anything is asked
         model = registry.create("llms", settings.llm, **settings.options)
@@ -110,7 +63,9 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
             rows = list(range(len(samples.keys)))
             tables = _stand_in(model, samples, rows, views, None)
         else:
-            rows, tables, cost = _ask(model, samples, views, settings, progress)
+            summary["plan"] = planned(model, questions, prepared, settings, progress).as_dict()
+            order = selection.order(run, out, samples, prepared, config, progress)
+            rows, tables, cost = _ask(model, questions, order, settings, progress)
             summary |= cost
         _save(out / "llm", tables, samples, rows, views, summary)
         own = {name: table["parsed"].to_list() for name, table in tables.items()}
@@ -122,23 +77,6 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
     store.write_json(out / "infer.json", summary)
 
 
-def _perspectives(settings: InferConfig) -> dict[str, Perspective]:
-    options = {
-        "wording": settings.wording,
-        "max_items": settings.max_items,
-        "attributes": settings.attributes,
-    }
-    return {name: registry.create("perspectives", name, **options) for name in settings.perspectives}
-
-
-def _check_attributes(settings: InferConfig, prepared: Prepared) -> None:
-    there = prepared.catalogue.attributes
-    for name in settings.attributes:
-        if name not in there:
-            known = ", ".join(there) or "none"
-            raise ConfigError(f"infer.attributes: the items have no {name!r}; they have: {known}")
-
-
 def _control(name: str, seed: int) -> Control:
     seeded = "seed" in inspect.signature(registry.load("llms", name)).parameters
     control = registry.create("llms", name, **({"seed": seed} if seeded else {}))
@@ -148,27 +86,14 @@ def _control(name: str, seed: int) -> Control:
 
 
 def _ask(
-    llm: LLM,
-    samples: Distinct,
-    views: Mapping[str, Perspective],
-    settings: InferConfig,
-    progress: Progress,
+    llm: LLM, questions: Questions, order: Sequence[int], settings: InferConfig, progress: Progress
 ) -> tuple[list[int], dict[str, pl.DataFrame], dict[str, Any]]:
     """The answered rows, their table per perspective, and what asking cost."""
-    path = settings.cache or store.cache_dir() / "answers.sqlite"
-    budget = parse_budget(settings.budget)
-    progress.note(f"infer: asking {settings.llm} ({llm.fingerprint}); answers are kept in {path}")
-    order = list(range(len(samples.keys)))
-    random.Random(settings.seed).shuffle(order)
-
-    def prompts(row: int) -> list[str]:
-        items = samples.prefixes[row]
-        return [view.prompt(items) for view in views.values()]
-
-    with AnswerCache.open(path) as cache:
+    views = questions.views
+    with answers_of(settings) as cache:
         with progress.task("infer", len(order), unit="samples") as advance:
-            asker = Asker(llm, cache, budget=budget, advance=advance)
-            answered = asker.ask(order, prompts)
+            asker = Asker(llm, cache, budget=parse_budget(settings.budget), advance=advance)
+            answered = asker.ask(order, questions.prompts)
         rows = sorted(answered)
         tables = {
             name: _answers(cache, asker.asked, [answered[row][place] for row in rows], view)
@@ -178,13 +103,20 @@ def _ask(
     cost = {
         "fingerprint": llm.fingerprint,
         "budget": settings.budget or "none",
+        "select": settings.select,
         "prompts": len(rows) * len(views),
         "distinct": len(distinct),
         "asked": len(asker.asked),
         "from_cache": len(distinct - asker.asked),
+        "failed": len(asker.failed),
         "seconds": round(asker.seconds, 2),
         "tokens": asker.tokens,
     }
+    if asker.failed:
+        progress.note(
+            f"infer: {len(asker.failed):,} prompts got no answer ({asker.reason}); "
+            "run infer again with --force to ask them once more"
+        )
     return rows, tables, cost
 
 
@@ -268,6 +200,6 @@ def _report(summary: Mapping[str, Any], settings: InferConfig, progress: Progres
     empty = sum(view["empty"] for view in summary["sources"]["llm"].values())
     if empty:
         text += f"; {empty:,} answers name nothing"
-    if answered < samples:
+    if answered < samples and not summary.get("failed"):
         text += f"; the budget of {settings.budget} is spent, a larger one goes on from here"
     progress.note(text)
