@@ -108,14 +108,14 @@ def cells(request: Request) -> list[Cell]:
         registry.find("backbones", name)
     for name in {one for views in request.perspectives for one in views}:
         registry.find("perspectives", name)
-    axes = product(
-        request.datasets, request.protocols, backbones, request.perspectives, request.f or kind.f
-    )
+    axes = product(request.datasets, request.protocols, backbones, request.perspectives, request.f or kind.f)
     found = [cell for one in axes for cell in _cells(request, *one)]
-    names = [cell.name for cell in found]
-    if not found or len(set(names)) < len(names):
-        twice = next((name for name in names if names.count(name) > 1), None)
-        raise ConfigError(f"{twice} is asked for twice" if twice else "no cell is asked for; name a --dataset")
+    called = [cell.name for cell in found]
+    if not found or len(set(called)) < len(called):
+        twice = next((name for name in called if called.count(name) > 1), None)
+        raise ConfigError(
+            f"{twice} is asked for twice" if twice else "no cell is asked for; name a --dataset"
+        )
     return found
 
 
@@ -161,3 +161,16 @@ def _name(axes: dict[str, Any]) -> str:
     words = [axes["dataset"], axes["protocol"], axes["backbone"], ".".join(axes["perspectives"])]
     words += [f"f{axes['f']}", *([axes["part"].replace(" ", "-")] if "part" in axes else [])]
     return "-".join("".join(c if c.isalnum() or c in "-._" else "-" for c in word) for word in words)
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """`sr-gnn, tagnn` -> its names."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def numbers(option: str, text: str | None) -> tuple[int, ...]:
+    """`0,1,3` -> its numbers; `ConfigError` names the option."""
+    try:
+        return tuple(int(part) for part in names(text))
+    except ValueError:
+        raise ConfigError(f"{option} {text}: expected whole numbers with commas, such as 0,1,3,5") from None

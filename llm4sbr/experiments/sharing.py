@@ -88,7 +88,7 @@ def _trained(run: Path) -> dict[str, Any] | None:
 
 def _decisive(variant: str, run: Path, parts: dict[str, Any]) -> dict[str, Any]:
     """What the weights of a model depend on, by dotted key."""
-    ignored = NOT_THE_MODEL
+    ignored: tuple[str, ...] = NOT_THE_MODEL
     if variant == "plain":
         ignored += (*FUSION, *INTENTS)
     if variant == "none":

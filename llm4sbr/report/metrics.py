@@ -25,7 +25,7 @@ def metrics_tables(metrics: Mapping[str, Any], timings: Mapping[str, Row]) -> li
         timings: stage -> `seconds` and `peak_memory` (bytes) of its stamp.
     """
     *fewer, longest = sorted(metrics["k"])
-    parts: list[RenderableType] = [_ground(metrics), _main_table(metrics["rows"], longest)]
+    parts: list[RenderableType] = [Text(ground(metrics)), _main_table(metrics["rows"], longest)]
     parts.append(_legend(metrics["rows"]))
     parts += [_short_table(metrics["rows"], fewer[i : i + 2]) for i in range(0, len(fewer), 2)]
     parts += breakdown_tables(metrics)
@@ -35,8 +35,8 @@ def metrics_tables(metrics: Mapping[str, Any], timings: Mapping[str, Row]) -> li
     return [*parts, Text(metrics["verdict"], style="bold")]
 
 
-def _ground(metrics: Mapping[str, Any]) -> Text:
-    """What the numbers rest on, in one line."""
+def ground(metrics: Mapping[str, Any]) -> str:
+    """What the numbers rest on, in one line: protocol, samples, seeds, split, where epochs were chosen."""
     seeds = metrics.get("seeds", 1)
     facts = [f"{metrics['samples']:,} test samples", f"{seeds} seed{'s' if seeds != 1 else ''}"]
     if metrics.get("split"):
@@ -47,7 +47,7 @@ def _ground(metrics: Mapping[str, Any]) -> Text:
         facts.append("BEST EPOCH CHOSEN ON THE TEST SET")
     if "none" in metrics.get("selected_on", ()):
         facts.append("last epoch kept for want of validation samples")
-    return Text(f"{_protocol(metrics)}Percent over {', '.join(facts)}; full ranking.")
+    return f"{_protocol(metrics)}Percent over {', '.join(facts)}; full ranking."
 
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
@@ -66,7 +66,9 @@ def _main_table(rows: Sequence[Row], k: int) -> RenderableType:
     lines = []
     for row in rows:
         hits, reciprocal, discounted = (_value(row, name, best) for name in names)
-        lines.append([row["label"], hits, _gain(row, names[0]), reciprocal, _gain(row, names[1]), discounted])
+        lines.append(
+            [row["label"], hits, gain_text(row, names[0]), reciprocal, gain_text(row, names[1]), discounted]
+        )
     return grid(header, lines)
 
 
@@ -121,15 +123,20 @@ def _title(name: str, *, broken: bool = False) -> str:
 
 
 def _value(row: Row, name: str, best: Mapping[str, float], *, spread: bool = True) -> Text:
-    value = row["metrics"][name]
-    text = f"{100 * value['mean']:.2f}"
-    if spread and len(value["values"]) > 1:
-        text += f" ± {100 * value['std']:.2f}"
-    is_best = value["mean"] == best[name] > 0
+    text = value_text(row, name, spread=spread)
+    is_best = row["metrics"][name]["mean"] == best[name] > 0
     return Text(BEST + text, style="bold") if is_best else Text(text)
 
 
-def _gain(row: Row, name: str) -> str:
+def value_text(row: Row, name: str, *, spread: bool = True) -> str:
+    """`16.30 ± 0.12`: a metric in percent, with its deviation over seeds if there are several."""
+    value = row["metrics"][name]
+    several = spread and len(value["values"]) > 1
+    return f"{100 * value['mean']:.2f}" + (f" ± {100 * value['std']:.2f}" if several else "")
+
+
+def gain_text(row: Row, name: str) -> str:
+    """`+12.3%*`: a row's gain over the plain backbone in a metric, with its mark of significance."""
     gain = (row.get("gain") or {}).get(name)
     if gain is None:
         return f"{MISSING}  "

@@ -1,0 +1,110 @@
+"""`llm4sbr experiment`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm4sbr.options import common, print_json, sources
+
+SETTINGS = {
+    "llm": "infer.llm",
+    "encoder": "localize.encoder",
+    "epochs": "train.epochs",
+    "seeds": "train.seeds",
+    "sample": "data.sample",
+}
+"""Option -> the setting of every cell that it chooses."""
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["table2", "ablation", "localization", "memory"]))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    default=("ml-1m", "amazon"),
+    show_default=True,
+    metavar="NAME[=PATH]",
+    help="A reader's name; NAME=READER:PATH gives the data a name of its own. Repeatable.",
+)
+@click.option("--backbone", metavar="NAMES", help="Comma-separated.  [table2: the paper's four, else sr-gnn]")
+@click.option(
+    "--perspective",
+    "perspectives",
+    multiple=True,
+    default=("long,short",),
+    show_default=True,
+    metavar="NAMES",
+    help="Of one model, comma-separated; repeatable, for cells with others.",
+)
+@click.option("-f", "--f", metavar="NUMBERS", help="Comma-separated.  [localization: 0,1,3,5, else 5]")
+@click.option(
+    "--protocol",
+    "protocols",
+    default="default",
+    show_default=True,
+    help="default, paper or both, with a comma.",
+)
+@click.option("--llm", help="Who is asked.  [item-text]")
+@click.option("--encoder", help="Text encoder.  [bert]")
+@click.option("--epochs", type=int, help="At most this many passes.  [30, memory: 1]")
+@click.option("--seeds", type=int, help="Train so often, for mean and deviation.  [1]")
+@click.option("--sample", type=float, help="Keep a random share of the sessions.  [all]")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Cells trained side by side."
+)
+@click.option("--dry-run", is_flag=True, help="List the cells and run none.")
+@sources
+@common
+def experiment(
+    kind: str,
+    folder: Path,
+    datasets: tuple[str, ...],
+    backbone: str | None,
+    perspectives: tuple[str, ...],
+    f: str | None,
+    protocols: str,
+    jobs: int,
+    dry_run: bool,
+    file: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Run one of the paper's experiments in FOLDER, one run directory per cell.
+
+    The same command goes on where a killed one stopped. Every other setting is reached by --set.
+    """
+    from llm4sbr.config import merge, nest, parse_set, read_toml
+    from llm4sbr.experiments.grid import Dataset, Request, cells, names, numbers
+    from llm4sbr.experiments.runner import failures, run_experiment
+    from llm4sbr.progress import Progress
+    from llm4sbr.report.experiment import show_cells, show_experiment
+
+    given = {SETTINGS[name]: value for name, value in options.items() if value is not None}
+    request = Request(
+        kind,
+        [Dataset.parse(text) for text in datasets],
+        names(protocols),
+        names(backbone),
+        numbers("--f", f),
+        [names(text) for text in perspectives],
+        merge(read_toml(file) if file else {}, parse_set(assignments), nest(given)),
+    )
+    if dry_run:
+        listed = [{"name": cell.name, "axes": cell.axes} for cell in cells(request)]
+        print_json(listed) if as_json else show_cells(listed)
+        return
+    content = run_experiment(folder, request, jobs=jobs, progress=Progress(quiet=quiet))
+    print_json(content) if as_json else show_experiment(content)
+    failed = failures(content)
+    for line in failed:
+        click.echo(line, err=True)
+    if failed:
+        raise click.exceptions.Exit(2)

@@ -1,0 +1,258 @@
+"""Runs the cells of an experiment, going on where a killed one stopped, and writes `experiment.json`.
+
+Data, answers and intents are made one cell after the other, since cells share them; then models are trained
+and evaluated, several cells side by side if asked for. A cell that fails is recorded and the others go on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm4sbr import parallel, pipeline, store
+from llm4sbr.config import Config, Settings, merge, nest, to_toml
+from llm4sbr.errors import Llm4sbrError, StoreError, TrainingError
+from llm4sbr.experiments import paper, sharing
+from llm4sbr.experiments.grid import KINDS, Cell, Request, cells
+from llm4sbr.experiments.machine import hardware
+from llm4sbr.parallel import Report
+from llm4sbr.progress import Advance, Progress
+from llm4sbr.stages.train import Job, train_job
+
+RECORD = "experiment.json"
+FORMAT = 1
+"""Version of `experiment.json`."""
+
+
+def run_experiment(
+    folder: Path, request: Request, *, jobs: int = 1, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Bring every cell up to date in `folder`/runs/CELL.
+
+    Args:
+        folder: of the experiment, made if missing.
+        request: what to run.
+        jobs: cells trained side by side; with more than one, each trains its models one by one.
+        progress: where to say how far it is.
+
+    Returns:
+        The content of `experiment.json`, which is written after every cell.
+
+    Raises:
+        Llm4sbrError: the request is wrong or the folder cannot be used. What goes wrong in a cell is
+            recorded in it instead.
+    """
+    progress = progress or Progress()
+    todo = cells(request)
+    with _held(folder, request.kind):
+        book = _Book(folder, request.kind, todo)
+        ready = [cell for cell in todo if _upstream(cell, book, progress)]
+        fresh = KINDS[request.kind].fresh_processes
+        tasks = [_Task(book.run(cell), cell.name, cell.settings, book.runs, fresh) for cell in ready]
+        for wave in _waves(ready):
+            _train([tasks[place] for place in wave], book, 1 if fresh else jobs, progress)
+        return book.content
+
+
+def failures(content: dict[str, Any]) -> list[str]:
+    """One line for each cell that failed."""
+    return [f"{cell['name']}: {cell['error']}" for cell in content["cells"] if cell["status"] == "failed"]
+
+
+class _Book:
+    """What is known of every cell, on disk after every change."""
+
+    def __init__(self, folder: Path, kind: str, todo: Sequence[Cell]) -> None:
+        self.folder = folder
+        self.runs = [folder / "runs" / cell.name for cell in todo]
+        self.records = {cell.name: _blank(cell) for cell in todo}
+        self.content: dict[str, Any] = {
+            "format": FORMAT,
+            "experiment": kind,
+            "cells": list(self.records.values()),
+            "hardware": hardware(),
+            "versions": {},
+        }
+        self._write()
+
+    def run(self, cell: Cell) -> Path:
+        """Its run directory."""
+        return self.folder / "runs" / cell.name
+
+    def failed(self, name: str, error: str) -> None:
+        """The cell ended with this line."""
+        self.records[name].update(status="failed", error=error)
+        self._write()
+
+    def done(self, name: str) -> None:
+        """The cell's run is finished."""
+        record = self.records[name]
+        run = self.folder / record["run"]
+        metrics, stats = (
+            store.read_json(run / path) for path in ("evaluate/metrics.json", "prepare/stats.json")
+        )
+        record.update(status="done", metrics=metrics)
+        record.update(paper=paper.figures(record["axes"], metrics, stats), notes=paper.notes(metrics, stats))
+        self.content["versions"] |= store.read_json(run / "versions.json")
+        self._write()
+
+    def _write(self) -> None:
+        store.write_json(self.folder / RECORD, self.content)
+
+
+def _blank(cell: Cell) -> dict[str, Any]:
+    found = {"name": cell.name, "run": f"runs/{cell.name}", "axes": cell.axes, "status": "pending"}
+    return found | {"error": None, "metrics": None, "paper": None, "notes": []}
+
+
+@contextmanager
+def _held(folder: Path, kind: str) -> Iterator[None]:
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: not a folder; name one for the experiment")
+    record = folder / RECORD
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if record.exists() and (other := store.read_json(record).get("experiment")) != kind:
+        raise StoreError(f"{folder}: holds the experiment {other}; name another folder for {kind}")
+    if names - {store.LOCK, "runs"} and not record.exists():
+        raise StoreError(f"{folder}: holds other files and no experiment; name a new or empty folder")
+    with store.locked(folder, what="experiment"):
+        yield
+
+
+def _upstream(cell: Cell, book: _Book, progress: Progress) -> bool:
+    """Everything before `train`; whether that went well."""
+    progress.note(f"{cell.name}")
+    run = book.run(cell)
+    try:
+        config = _settle(run, cell.settings)
+        sharing.share_stages(run, config, [one for one in book.runs if one != run])
+        pipeline.execute(run, cell.settings, until="localize", progress=progress)
+    except Exception as error:
+        book.failed(cell.name, _line(error))
+        progress.note(f"{cell.name}: failed: {_line(error)}")
+        return False
+    return True
+
+
+def _settle(run: Path, chosen: Settings) -> Config:
+    """The cell's configuration; what an earlier command chose for this run is forgotten."""
+    _, config = pipeline.configure(None, chosen)
+    store.write_text(run / "config.toml", to_toml(chosen))
+    return config
+
+
+def _waves(todo: Sequence[Cell]) -> list[list[int]]:
+    """Places of the cells that can be trained at once; the second wave shares models of the first."""
+    first: dict[tuple[Any, ...], int] = {}
+    for place, cell in enumerate(todo):
+        first.setdefault(tuple(cell.axes[name] for name in ("dataset", "protocol", "backbone")), place)
+    ahead = list(first.values())
+    return [ahead, [place for place in range(len(todo)) if place not in ahead]]
+
+
+class _Task(NamedTuple):
+    """A cell to train and evaluate."""
+
+    run: Path
+    name: str
+    settings: Settings
+    runs: Sequence[Path]
+    """Those of all cells."""
+    fresh: bool
+    """Each model in a process of its own."""
+
+
+def _train(tasks: Sequence[_Task], book: _Book, jobs: int, progress: Progress) -> None:
+    if jobs > 1:
+        alone = nest({"train.workers": 1})  # a worker process has no children
+        tasks = [task._replace(settings=merge(task.settings, alone)) for task in tasks]
+    with progress.task("cells", len(tasks), unit="cells") as advance:
+
+        def going(index: int, n: int, note: str) -> None:
+            _say(progress, advance, tasks[index].name, n, note)
+
+        def done(index: int, error: str) -> None:
+            name = tasks[index].name
+            book.failed(name, error) if error else book.done(name)
+            advance(1, name)
+            progress.note(f"{name}: {f'failed: {error}' if error else 'done'}")
+
+        parallel.run(_work, tasks, workers=jobs, progress=going, done=done)
+
+
+def _say(progress: Progress, advance: Advance, name: str, n: int, note: str) -> None:
+    if n:
+        advance(0, f"{name} {note}".strip())
+    elif note:
+        progress.note(f"{name}: {note}")
+
+
+class _Relay(Progress):
+    """Progress of a cell, told to whoever runs it: notes with 0 units, work with what is done."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(quiet=True)
+        self.report = report
+
+    def note(self, text: str) -> None:
+        """Say it, unless it is that there is nothing to do."""
+        if not text.endswith(": fresh"):
+            self.report(0, text)
+
+    @contextmanager
+    def task(self, label: str, total: int, *, unit: str = "") -> Iterator[Advance]:
+        """Tell the share that is done."""
+        done = 0
+
+        def advance(n: int = 1, note: str = "") -> None:
+            nonlocal done
+            done += n
+            self.report(n, f"{label} {done / max(total, 1):.0%} {note}")
+
+        yield advance
+
+
+def _work(task: _Task, report: Report) -> str:
+    """Train and evaluate a cell; returns what went wrong, in one line."""
+    try:
+        config = _settle(task.run, task.settings)
+        others = [one for one in task.runs if one != task.run]
+        linked = sharing.share_models(task.run, config, others)
+        if linked:
+            report(0, f"train: {linked} models are those of other cells")
+        if task.fresh:
+            _train_apart(task.run, config, report)
+        pipeline.execute(task.run, task.settings, progress=_Relay(report))
+    except Exception as error:
+        return _line(error)
+    return ""
+
+
+def _train_apart(run: Path, config: Config, report: Report) -> None:
+    """Train what is lacking, each model in a process that has done nothing before."""
+    stamp = pipeline.stamp_for(run, sharing.TRAIN, config)
+    done = store.read_stamp(run / sharing.TRAIN.name)
+    if done and done.fingerprint == stamp.fingerprint:
+        return
+    context = multiprocessing.get_context("spawn")
+    for variant, folder in sharing.wanted(run, config, stamp):
+        job = Job(run, folder, config, variant, int(folder.name.removeprefix("seed-")))
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            try:
+                report(0, f"{variant}: {process.submit(_train_one, job).result()}")
+            except BrokenProcessPool:
+                raise TrainingError(f"the process that trained {variant} died; was memory short?") from None
+
+
+def _train_one(job: Job) -> str:
+    return train_job(job, lambda n, note: None)
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, Llm4sbrError) else f"internal error: {type(error).__name__}: {text}"
