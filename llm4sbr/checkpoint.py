@@ -14,6 +14,8 @@ from llm4sbr import store
 from llm4sbr.errors import StoreError
 
 NAME = "checkpoint.safetensors"
+LOG = "log.jsonl"
+"""Beside it: one line per epoch."""
 
 
 class Checkpoint:
@@ -23,39 +25,51 @@ class Checkpoint:
         epoch: epochs finished.
         best_epoch: the one whose weights are `best`, 1-based; 0 before the first.
         best_value: its value of the metric that selects.
-        best: weights by name.
+        best: weights by name; without `writes` those of the beginning.
+        writes: whether this process writes the file.
         history: one entry per epoch.
     """
 
-    def __init__(self, folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(self, folder: Path, model: nn.Module, optimizer: Optimizer, *, writes: bool = True) -> None:
         self.path = folder / NAME
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.writes = model, optimizer, writes
         self.epoch, self.best_epoch, self.best_value = 0, 0, -1.0
         self.best = _copy(model.state_dict())
         self.history: list[dict[str, Any]] = []
 
     @classmethod
-    def open(cls, folder: Path, model: nn.Module, optimizer: Optimizer) -> Checkpoint:
-        """The checkpoint in `folder`, its state put into model and optimizer; a new one if there is none."""
-        state = cls(folder, model, optimizer)
-        for left in folder.glob(".*.tmp"):  # what a kill interrupted
+    def open(cls, folder: Path, model: nn.Module, optimizer: Optimizer, *, writes: bool = True) -> Checkpoint:
+        """The checkpoint in `folder`, its state put into model and optimizer; a new one if there is none.
+
+        With `writes=False` it only keeps count, beside another process that writes.
+        """
+        state = cls(folder, model, optimizer, writes=writes)
+        for left in folder.glob(".*.tmp") if writes else ():  # what a kill interrupted
             left.unlink(missing_ok=True)
         if state.path.exists():
             state._read()
         return state
 
     def advance(self, entry: dict[str, Any], *, better: bool, value: float) -> None:
-        """Note a finished epoch and write the checkpoint."""
+        """Note a finished epoch and write the checkpoint and the log."""
         self.epoch += 1
         self.history.append(entry)
         if better:
-            self.best, self.best_epoch, self.best_value = _copy(self.model.state_dict()), self.epoch, value
+            self.best_epoch, self.best_value = self.epoch, value
+        if self.writes:
+            self._write(better)
+
+    def _write(self, better: bool) -> None:
+        if better:
+            self.best = _copy(self.model.state_dict())
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": tensor for name, tensor in moments.items()}
         facts = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}
         store.write_tensors(self.path, tensors, {"state": json.dumps(facts)})
+        lines = "".join(json.dumps(line) + "\n" for line in self.history)
+        store.write_text(self.path.with_name(LOG), lines)
 
     def remove(self) -> None:
         """Training is over."""

@@ -4,13 +4,14 @@ What makes it fast: prefixes are gathered out of one flat tensor, batches hold s
 intents are looked up once and gathered from memory-mapped shards, the session graph is a few tensor
 operations, matrix products go where the CPU is fastest, and nothing runs once per sample in Python.
 
+The step itself, on one device or several, is in `step`, what several processes do together in `distributed`.
+
 What makes it repeatable: every epoch draws its random numbers from its own seed, so that the checkpoint
 needs weights and optimizer state only, and a resumed run ends with the very weights of an undisturbed one.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,22 +23,22 @@ from torch import Tensor
 from llm4sbr import memory, metrics, store
 from llm4sbr.checkpoint import Checkpoint
 from llm4sbr.config import TrainConfig
-from llm4sbr.data.batches import Batch, batches
-from llm4sbr.errors import TrainingError
-from llm4sbr.fusion.losses import Losses, joint_loss
+from llm4sbr.data.batches import batches
+from llm4sbr.distributed import ALONE, Part, Team
+from llm4sbr.errors import StoreError, TrainingError
+from llm4sbr.fusion.losses import Losses
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
-from llm4sbr.onednn import faster_products
 from llm4sbr.parallel import Report
 from llm4sbr.protocols import CatalogueFuser, Samples, Sessions
 from llm4sbr.ranking import SampleIntents, pick_device, rank_all, scorer
+from llm4sbr.step import Step
 
 SELECT_BY = "MRR@20"
 SHOWN = (5, 10, 20)
 """K of the validation metrics that are logged."""
 CHECK_EVERY = 50
 """Batches between two looks at the losses, so that a GPU need not wait at every step."""
-LOG = "log.jsonl"
 
 
 class Material(NamedTuple):
@@ -69,8 +70,11 @@ def train_model(
     seed: int,
     report: Report,
     facts: dict[str, Any],
+    team: Team = ALONE,
 ) -> str:
     """Train one model into `folder`, going on from its checkpoint if there is one.
+
+    All processes of a team call this with the same arguments; only rank 0 writes.
 
     Args:
         folder: gets `model.safetensors`, `model.json` and `log.jsonl`.
@@ -80,17 +84,20 @@ def train_model(
         seed: of the weights, the order of the samples, and dropout.
         report: told how many samples were trained on, and how it stands.
         facts: further content of `model.json`.
+        team: the processes that train this model together.
 
     Returns:
         How it went, in a few words.
 
     Raises:
-        TrainingError: a loss is not a number; the last good model is in `folder`.
+        TrainingError: a loss is not a number, and the last good model is in `folder`; or another process
+            has ended.
+        StoreError: the processes of a team do not see the same folder.
     """
     memory.reset_peak()
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
-        trainer = _Trainer(folder, recipe, material, config, seed)
+        trainer = _Trainer(folder, recipe, material, config, seed, team)
         try:
             for note in trainer.epochs(report):
                 report(0, note)
@@ -103,27 +110,21 @@ class _Trainer:
     """One model in training."""
 
     def __init__(
-        self, folder: Path, recipe: Recipe, material: Material, config: TrainConfig, seed: int
+        self, folder: Path, recipe: Recipe, material: Material, config: TrainConfig, seed: int, team: Team
     ) -> None:
-        self.folder, self.recipe, self.material, self.config, self.seed = (
-            folder,
-            recipe,
-            material,
-            config,
-            seed,
-        )
-        self.device = pick_device(config.device)
+        self.folder, self.recipe, self.material = folder, recipe, material
+        self.config, self.seed, self.team = config, seed, team
+        self.device = _device(config, team)
         torch.manual_seed(seed)
         self.model = build(recipe)
         self.model.backbone.fit(material.fit)
         if material.titles is not None:
             cast(CatalogueFuser, self.model.fuser).fit(material.titles)
         self.model.to(self.device)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), config.learning_rate, weight_decay=config.l2, fused=True
-        )
-        self.products = faster_products()
-        self.checkpoint = Checkpoint.open(folder, self.model, self.optimizer)
+        self.step = Step(self.model, config, team=team, device=self.device)
+        self.checkpoint = Checkpoint.open(folder, self.model, self.step.optimizer, writes=team.rank == 0)
+        if not team.agree(self.checkpoint.epoch):
+            raise StoreError(f"{folder}: the processes see different files; the run must be where all see it")
 
     def epochs(self, report: Report) -> Iterator[str]:
         """Train until the last epoch or until patience ends; yields how it stands after each epoch."""
@@ -140,13 +141,13 @@ class _Trainer:
             } | losses
             entry |= {"valid": valid, "seconds": round(trained, 3)}
             state.advance(entry, better=better, value=valid.get(SELECT_BY, 0.0))
-            store.write_text(self.folder / LOG, "".join(json.dumps(line) + "\n" for line in state.history))
             yield _standing(entry)
 
     def finish(self, facts: dict[str, Any]) -> str:
         """Save the best weights and drop the checkpoint."""
-        self._save(facts)
-        self.checkpoint.remove()
+        if self.checkpoint.writes:
+            self._save(facts)
+            self.checkpoint.remove()
         state = self.checkpoint
         seconds = sum(line["seconds"] for line in state.history)
         where = {"valid": "", "test": " ON THE TEST SET"}.get(self.material.selected_on)
@@ -157,67 +158,72 @@ class _Trainer:
         """Keep the last good model, if any epoch was good, and say so."""
         if not self.checkpoint.epoch:
             return TrainingError(f"{error}; no epoch was finished")
-        self._save(facts | {"stopped": str(error)})
+        if self.checkpoint.writes:
+            self._save(facts | {"stopped": str(error)})
         return TrainingError(f"{error}; the model of epoch {self.checkpoint.best_epoch} is in {self.folder}")
 
     def _epoch(self, epoch: int, report: Report) -> dict[str, float]:
         seed = store.fingerprint([self.seed, epoch])
-        torch.manual_seed(int(seed[:15], 16))
-        random = torch.Generator().manual_seed(int(seed[15:30], 16))
-        for group in self.optimizer.param_groups:
+        torch.manual_seed(int(seed[:15], 16) + self.team.rank)
+        random = torch.Generator().manual_seed(int(seed[15:30], 16))  # the same in all processes
+        for group in self.step.optimizer.param_groups:
             group["lr"] = self._rate(epoch)
         self.model.train()
-        losses: list[Tensor] = []
+        waiting: list[Tensor] = []
+        checked: list[Tensor] = []
         material, size = self.material, self.config.batch_size
-        for batch in batches(material.sessions, material.train, batch_size=size, generator=random):
-            with self.products:
-                losses.append(torch.stack(self._step(batch, random)).detach())
-            if len(losses) % CHECK_EVERY == 0:
-                self._check(losses[-CHECK_EVERY:], epoch, len(losses) - CHECK_EVERY)
+        for number, batch in enumerate(
+            batches(material.sessions, material.train, batch_size=size, generator=random), 1
+        ):
+            part = self.team.part(batch)
+            waiting.append(self.step(part, self._intents(part, random)))
             report(len(batch.index), "")
-        self._check(losses[-CHECK_EVERY:], epoch, max(0, len(losses) - CHECK_EVERY))
-        means = torch.stack(losses).mean(0).tolist()
-        return dict(zip(("loss", *Losses._fields[1:]), means, strict=True))
+            if len(waiting) == CHECK_EVERY:
+                checked.append(self._checked(waiting, epoch, number))
+                waiting.clear()
+        if waiting:
+            checked.append(self._checked(waiting, epoch, number))
+        return dict(zip(("loss", *Losses._fields[1:]), torch.cat(checked).mean(0).tolist(), strict=True))
 
-    def _step(self, batch: Batch, random: torch.Generator) -> Losses:
-        intents = self._intents(batch, random)
-        output = self.model.represent(batch.items.to(self.device), batch.mask.to(self.device), intents)
-        losses = joint_loss(output, batch.target.to(self.device), tau=self.config.tau)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return losses
-
-    def _intents(self, batch: Batch, random: torch.Generator) -> Tensor | None:
+    def _intents(self, part: Part, random: torch.Generator) -> Tensor | None:
         known = self.material.train_intents
         if known is None:
             return None
-        chance = self.config.intent_dropout
-        drop = torch.rand(len(batch.index), generator=random) < chance if chance else None
-        return known.gather(batch.index, drop=drop).to(self.device)
+        chance, own = self.config.intent_dropout, len(part.batch.index)
+        drop = None
+        if chance:  # drawn for the whole batch, so that the number of processes changes nothing
+            first = min(part.start, part.of - 1)
+            drop = (torch.rand(part.of, generator=random) < chance)[first : first + own]
+        return known.gather(part.batch.index, drop=drop)
 
-    def _validate(self) -> dict[str, float]:
-        material = self.material
-        if not len(material.select.key):
-            return {}
-        self.model.eval()
-        found = rank_all(
-            scorer(self.model, material.select_intents, self.device),
-            material.sessions,
-            material.select,
-            num_items=self.recipe.num_items,
-            batch_size=512,
-        )
-        return metrics.summary(found, SHOWN)
-
-    def _check(self, losses: list[Tensor], epoch: int, first: int) -> None:
-        bad = ~torch.isfinite(torch.stack(losses)).all(1) if losses else torch.zeros(0, dtype=torch.bool)
+    def _checked(self, losses: list[Tensor], epoch: int, last: int) -> Tensor:
+        """The losses of the latest batches, float (batches, 4), of all processes together."""
+        whole = self.team.sum(torch.stack(losses))
+        bad = ~torch.isfinite(whole).all(1)
         if bool(bad.any()):
-            batch = first + int(bad.nonzero()[0]) + 1
+            batch = last - len(losses) + int(bad.nonzero()[0]) + 1
             raise TrainingError(
                 f"the loss of epoch {epoch + 1}, batch {batch} is not a finite number; lower "
                 f"train.learning_rate (now {self.config.learning_rate:g})"
             )
+        return whole
+
+    def _validate(self) -> dict[str, float]:
+        material, team = self.material, self.team
+        if not len(material.select.key):
+            return {}
+        self.model.eval()
+        own = torch.arange(team.rank, len(material.select.key), team.size)
+        intents = material.select_intents
+        found = torch.zeros(len(material.select.key), dtype=torch.int64)
+        found[own] = rank_all(
+            scorer(self.model, intents and intents._replace(rows=intents.rows[own]), self.device),
+            material.sessions,
+            Samples(*(tensor[own] for tensor in material.select)),
+            num_items=self.recipe.num_items,
+            batch_size=512,
+        )
+        return metrics.summary(team.sum(found), SHOWN)
 
     def _rate(self, epoch: int) -> float:
         return self.config.learning_rate * self.config.decay ** (epoch // self.config.decay_every)
@@ -240,9 +246,24 @@ class _Trainer:
             "seconds": round(seconds, 3),
             "samples_per_second": round(len(self.material.train.key) * state.epoch / max(seconds, 1e-9), 1),
             "peak_memory": memory.peak(),
+            "processes": self.team.size,
         }
         recipe, catalogue = self.recipe, self.material.catalogue
         save_model(self.folder, self.model, recipe=recipe, catalogue=catalogue, facts=facts | measured)
+
+
+def _device(config: TrainConfig, team: Team) -> torch.device:
+    """The device that is asked for; several processes of a machine take a GPU each."""
+    device = pick_device(config.device)
+    if device.type != "cuda" or (team.size == 1 and device.index is not None):
+        return device
+    if team.local_rank >= torch.cuda.device_count():
+        raise TrainingError(
+            f"process {team.local_rank} of this machine has no GPU, there are {torch.cuda.device_count()}; "
+            "start as many processes, or set train.device=cpu"
+        )
+    torch.cuda.set_device(team.local_rank)
+    return torch.device("cuda", team.local_rank)
 
 
 def _standing(entry: dict[str, Any]) -> str:

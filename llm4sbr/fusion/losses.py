@@ -22,7 +22,7 @@ class Losses(NamedTuple):
     """Summed over perspectives."""
 
 
-def joint_loss(output: Output, target: Tensor, *, tau: float) -> Losses:
+def joint_loss(output: Output, target: Tensor, *, tau: float, weight: float = 1.0) -> Losses:
     """Eq. 12: cross entropy + the backbone's own loss + tau (alignment + uniformity).
 
     The recommendation loss is the softmax cross entropy over the catalogue; Eq. 11 as printed adds a term
@@ -32,11 +32,12 @@ def joint_loss(output: Output, target: Tensor, *, tau: float) -> Losses:
         output: what the model returned for B sessions.
         target: int64 (B,), the next items.
         tau: weight of the auxiliary task.
+        weight: of the means over these B sessions, where other processes have the rest of the batch.
     """
-    recommendation = functional.cross_entropy(output.scores, target - 1)
+    recommendation = weight * functional.cross_entropy(output.scores, target - 1)
     total = recommendation
     if output.encoded.auxiliary is not None:
-        total = total + output.encoded.auxiliary
+        total = total + weight * output.encoded.auxiliary
     if output.semantic is None or output.known is None or output.behavioural is None:
         zero = torch.zeros_like(recommendation)
         return Losses(total, recommendation, zero, zero)

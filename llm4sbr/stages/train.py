@@ -7,6 +7,7 @@ model that never sees an intent.
 
 from __future__ import annotations
 
+import json
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llm4sbr import registry
-from llm4sbr.config import Config
+from llm4sbr import distributed, registry
+from llm4sbr.config import Config, build, to_settings
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
+from llm4sbr.distributed import Team
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.saved import RECORD
@@ -26,7 +28,7 @@ from llm4sbr.parallel import Report
 from llm4sbr.parallel import run as run_jobs
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Horizon, Perspective, Samples
-from llm4sbr.ranking import SampleIntents, pick_device
+from llm4sbr.ranking import SampleIntents
 from llm4sbr.store import read_json, read_tensors
 from llm4sbr.training import Material, train_model
 
@@ -42,6 +44,17 @@ class Job(NamedTuple):
     config: Config
     variant: str
     seed: int
+
+    def as_text(self) -> str:
+        """JSON that `from_text` reads."""
+        run, folder = str(self.run.absolute()), str(self.folder.absolute())
+        return json.dumps([run, folder, to_settings(self.config), self.variant, self.seed])
+
+    @classmethod
+    def from_text(cls, text: str) -> Job:
+        """The job of an `as_text`."""
+        run, folder, settings, variant, seed = json.loads(text)
+        return cls(Path(run), Path(folder), build(settings), variant, seed)
 
 
 def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
@@ -75,6 +88,9 @@ def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
     jobs = [job for job in every if not _finished(job.folder)]
     if len(jobs) < len(every):
         progress.note(f"train: {len(every) - len(jobs)} of {len(every)} models are there already")
+    team = distributed.current()
+    if team.size > 1:
+        progress.note(f"train: {team.size} processes share every batch, one model after the other")
     total = len(jobs) * config.train.epochs * samples
     notes: dict[int, str] = {}
     with progress.task("train", total, unit="samples") as advance:
@@ -102,10 +118,23 @@ def variants(run: Path, config: Config) -> list[str]:
 
 def train_job(job: Job, report: Report) -> str:
     """Train one model; runs in a process of its own where several are trained side by side."""
+    team = distributed.current()
+    team.call(job.as_text())
+    return _train(job, report, team)
+
+
+def follow(team: Team) -> int:
+    """Help rank 0 with every model that it trains, silently, until it is done; returns the exit code."""
+    try:
+        while text := team.awaited():
+            _train(Job.from_text(text), lambda n, note: None, team)
+    except Exception as error:  # of whatever kind: rank 0 says it
+        return team.failed(error)
+    return 0
+
+
+def _train(job: Job, report: Report, team: Team) -> str:
     prepared = _prepared(job.run / "prepare")
-    device = pick_device(job.config.train.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     catalogue = catalogue_hash(prepared.catalogue)
     intents = _intents(job, catalogue)
     facts = {"variant": job.variant, "llm": job.config.infer.llm if job.variant == "llm" else None}
@@ -121,6 +150,7 @@ def train_job(job: Job, report: Report) -> str:
         seed=job.seed,
         report=report,
         facts=facts,
+        team=team,
     )
 
 
@@ -208,6 +238,8 @@ def _selection(prepared: Prepared) -> tuple[Samples, str]:
 
 
 def _workers(config: Config) -> int:
+    if distributed.current().size > 1:
+        return 1
     return config.train.workers or min(os.cpu_count() or 1, MOST_WORKERS)
 
 

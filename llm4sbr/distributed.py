@@ -1,0 +1,208 @@
+"""Data-parallel training: the processes that `torchrun` started train one model together.
+
+Every process draws the same batches and takes its share of the samples of each. The gradient is summed over
+the processes, weighted so that it is the gradient of the whole batch, and all make the same update. What a
+loss compares across the batch (alignment and uniformity) is made of all processes' samples.
+
+The first process, rank 0, is the one that obeys the command: it alone writes, says anything and holds the
+run. It calls the others model by model through the store of the launch; nothing is sent but JSON and numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import DistError, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+from torch.nn import functional
+
+from llm4sbr.data.batches import Batch
+from llm4sbr.errors import TrainingError
+from llm4sbr.fusion.model import Output
+
+LONGEST = timedelta(days=365)
+"""How long a process waits for the next model: an LLM may have to answer everything first."""
+GRACE = timedelta(seconds=60)
+"""How long a process that failed leaves the first one to notice and to end in good order."""
+_FAILED = "failed"
+
+
+class Part(NamedTuple):
+    """What one process has of a batch."""
+
+    batch: Batch
+    """Its samples; one too many if it has none, for a model wants at least one."""
+    start: int
+    """Position of the first one in the whole batch."""
+    own: int
+    """How many samples are its own."""
+    of: int
+    """B, the samples of the whole batch."""
+
+
+class Team:
+    """The processes that train together; a team of one does nothing but say so.
+
+    Args:
+        rank: number of this process.
+        size: number of processes.
+        store: what all processes of the launch can read and write; None for a team of one.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: Store | None = None) -> None:
+        self.rank, self.size, self.store = rank, size, store
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else 0
+        self._calls = 0
+
+    def call(self, text: str) -> None:
+        """Rank 0: have the others do what `text` says; they get it from `awaited`."""
+        if self.store is not None:
+            self.store.set(f"call/{self._calls}", text)
+            self._calls += 1
+            if text:
+                self._connect()
+
+    def awaited(self) -> str:
+        """The other ranks: what to do next; empty when there is nothing more to do."""
+        text = self._awaited(LONGEST)
+        if text:
+            self._connect()
+        return text
+
+    def dismiss(self) -> None:
+        """Rank 0: there is nothing more to do, however it ended."""
+        self.call("")
+        _disconnect()
+
+    def failed(self, error: BaseException) -> int:
+        """The other ranks: leave the error for rank 0 to say, and return the exit code."""
+        reason = str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {error}"
+        message = " ".join(f"process {self.rank} of {self.size}: {reason}".split())
+        try:
+            cast(Store, self.store).compare_set(_FAILED, "", message)
+            _disconnect()  # whoever is waiting for this process notices now
+            if not self._awaited(GRACE):
+                return 0
+        except DistError:
+            pass  # nobody is there any more
+        sys.stderr.write(f"error: {message}\n")
+        return 1
+
+    def part(self, batch: Batch) -> Part:
+        """This process's samples of a batch."""
+        whole = len(batch.index)
+        if self.size == 1:
+            return Part(batch, 0, whole, whole)
+        start, end = (whole * rank // self.size for rank in (self.rank, self.rank + 1))
+        own = Batch(*(tensor[min(start, whole - 1) : max(end, start + 1)] for tensor in batch))
+        return Part(own, start, end - start, whole)
+
+    def whole(self, output: Output, part: Part) -> Output:
+        """The output with all processes' behavioural and semantic vectors, (B, P, D) of the whole batch."""
+        if self.size == 1 or output.behavioural is None or output.semantic is None or output.known is None:
+            return output
+        known = output.known.unsqueeze(2).to(output.semantic.dtype)
+        own = torch.cat([output.behavioural, output.semantic, known], 2)[: part.own]
+        room = (0, 0, 0, 0, part.start, part.of - part.start - part.own)
+        every = cast(Tensor, _Sum.apply(functional.pad(own, room), self))  # type: ignore[no-untyped-call]
+        dim = own.shape[2] // 2
+        behavioural, semantic, known = torch.split(every, [dim, dim, 1], 2)
+        return output._replace(behavioural=behavioural, semantic=semantic, known=known.squeeze(2) > 0)
+
+    def weight(self, part: Part) -> float:
+        """What a mean over the process's own samples counts, 1 if it has its fair share of the batch."""
+        return self.size * part.own / part.of
+
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Give every process the sum of all processes' gradients."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, summed in zip(gradients, parts, strict=True):
+            gradient.copy_(summed.view_as(gradient))
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place.
+
+        Raises:
+            TrainingError: another process has ended.
+        """
+        if self.size > 1:
+            with self._explained():
+                dist.all_reduce(tensor)
+        return tensor
+
+    def agree(self, number: int) -> bool:
+        """Whether all processes hold the same number; none goes on before all have said it."""
+        said = torch.zeros(self.size, dtype=torch.int64)
+        said[self.rank] = number
+        return bool((self.sum(said) == number).all())
+
+    def _awaited(self, longest: timedelta) -> str:
+        store, key = cast(Store, self.store), f"call/{self._calls}"
+        store.wait([key], longest)
+        self._calls += 1
+        return str(store.get(key).decode())
+
+    def _connect(self) -> None:
+        if not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            with self._explained():
+                dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError:  # gloo's own, or a `DistError`
+            store = cast(Store, self.store)
+            reason = store.get(_FAILED).decode() if store.check([_FAILED]) else "another process has ended"
+            raise TrainingError(
+                f"training together stopped: {reason}; finished epochs are kept, "
+                "run the same command to go on"
+            ) from None
+
+
+ALONE = Team()
+_current = ALONE
+
+
+def current() -> Team:
+    """The team of this process; `ALONE` unless `join` was called."""
+    return _current
+
+
+def join() -> Team:
+    """Meet the other processes that `torchrun` started."""
+    global _current
+    store, rank, size = next(rendezvous("env://"))
+    _current = Team(rank, size, store)
+    return _current
+
+
+def _disconnect() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of all processes' tensors. Gradients sum too: each process's loss is a part of the whole."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, team: Team) -> Tensor:
+        ctx.team = team
+        return team.sum(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.team.sum(gradients[0].contiguous().clone()), None
