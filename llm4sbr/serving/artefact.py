@@ -1,0 +1,240 @@
+"""An exported ONNX model and its catalogue, from the folder that `export` wrote.
+
+Needs numpy, polars and onnxruntime; neither torch nor transformers is imported, so a serving machine starts
+fast and stays small. Every file is checked against the hash it was exported with before it is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm4sbr import store
+from llm4sbr.errors import InputError, ModelUnavailableError, StoreError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+FORMAT = 1
+"""Version of `artefact.json`."""
+
+RECORD, GRAPH, ITEMS = "artefact.json", "model.onnx", "items.parquet"
+
+Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
+PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+"""Short name -> ONNX Runtime's name, fastest first."""
+
+ENGINES = "engines"
+"""Folder inside the artefact's where ONNX Runtime's TensorRT provider keeps what it has built."""
+
+Ids = NDArray[np.int64]
+Scores = NDArray[np.float32]
+
+
+class Artefact:
+    """A model that answers sessions; made by `Artefact.open`.
+
+    Attributes:
+        record: the content of `artefact.json`.
+        keys: the items' ids in the user's own data, in catalogue order: item id i stands at i - 1.
+        titles: their titles.
+        provider: who really computes: `cpu`, `cuda` or `tensorrt`.
+    """
+
+    def __init__(self, record: dict[str, Any], items: Any, session: InferenceSession) -> None:
+        self.record = record
+        self.keys: list[str] = items["key"].to_list()
+        self.titles: list[str] = items["title"].to_list()
+        self.session = session
+        self.provider = provider_of(session)
+        self.variant: str = record["variant"]
+        self.k: int = record["k"]
+        self.max_length: int = record["max_length"]
+        self.num_items: int = record["num_items"]
+        self.fingerprint: str = record["fingerprint"]
+        self.perspectives: list[str] = record["perspectives"]
+        self.text_dim: int = record["text_dim"]
+
+    @classmethod
+    def open(cls, folder: Path, *, threads: int | None = None, provider: Provider = "auto") -> Artefact:
+        """The artefact in `folder`.
+
+        Args:
+            folder: such as `runs/x/export/onnx`.
+            threads: of one request; by default one per core.
+            provider: who must compute. `auto` takes the fastest that works; any other name is an error if
+                ONNX Runtime would fall back to another.
+
+        Raises:
+            StoreError: a file is missing, truncated, changed, or does not belong to the others.
+            InputError: the provider is not to be had.
+            ModelUnavailableError: onnxruntime is not installed.
+        """
+        record = read_record(folder)
+        check_files(folder, record)
+        items = store.read_table(folder / ITEMS)
+        if len(items) != record["num_items"]:
+            raise StoreError(
+                f"{folder / ITEMS}: {len(items)} items, {RECORD} says {record['num_items']}; export again"
+            )
+        session = open_session(folder / GRAPH, threads=threads, provider=provider)
+        _check_graph(folder, record, session)
+        return cls(record, items, session)
+
+    def top(
+        self,
+        items: Ids,
+        mask: NDArray[np.bool_],
+        *,
+        intents: NDArray[np.float32] | None = None,
+        exclude_seen: bool | NDArray[np.bool_] = True,
+    ) -> tuple[Ids, Scores]:
+        """The K best items for each session: ids int64 (B, K), 0 where there are no more, scores (B, K).
+
+        Args:
+            items: int64 (B, T), right-padded.
+            mask: bool (B, T), true at clicks.
+            intents: float32 (B, P, E) in the variant `intents`; None there means that none are known.
+            exclude_seen: leave out a session's own items; one value, or one per session, bool (B,).
+
+        Raises:
+            InputError: a wrong dtype, rank, size or value.
+        """
+        self._check(items, mask)
+        batch = len(items)
+        flags = np.asarray(exclude_seen, dtype=np.bool_)
+        if flags.shape not in ((), (batch,)):
+            raise InputError(f"exclude_seen: shape {flags.shape}, expected one value or ({batch},)")
+        feed = {"items": items, "mask": mask, "exclude_seen": np.broadcast_to(flags[..., None], (batch, 1))}
+        if "intents" in self.record["inputs"]:
+            feed["intents"] = self._intents(intents, batch)
+        elif intents is not None:
+            raise InputError(f"intents: the variant {self.variant!r} takes none; leave them out")
+        ids, scores = self.session.run(["item_ids", "scores"], feed)
+        return ids, scores
+
+    def _check(self, items: Ids, mask: NDArray[np.bool_]) -> None:
+        if items.dtype != np.int64 or mask.dtype != np.bool_:
+            raise InputError(f"items, mask: {items.dtype} and {mask.dtype}, expected int64 and bool")
+        if items.ndim != 2 or items.shape != mask.shape or not items.size:
+            raise InputError(f"items, mask: shapes {items.shape} and {mask.shape}, expected (B, T) both")
+        if items.shape[1] > self.max_length:
+            raise InputError(f"items: {items.shape[1]} clicks, at most {self.max_length} are allowed")
+        if not mask[:, 0].all() or (mask[:, 1:] & ~mask[:, :-1]).any():
+            raise InputError("mask: every session needs a click, and clicks must stand before the padding")
+        clicks = items[mask]
+        if clicks.min() < 1 or clicks.max() > self.num_items:
+            wrong = clicks[(clicks < 1) | (clicks > self.num_items)][0]
+            raise InputError(f"items: {wrong} is not a catalogue id in 1..{self.num_items}")
+
+    def _intents(self, intents: NDArray[np.float32] | None, batch: int) -> NDArray[np.float32]:
+        shape = (batch, len(self.perspectives), self.text_dim)
+        if intents is None:
+            return np.zeros(shape, np.float32)
+        if intents.dtype != np.float32 or intents.shape != shape:
+            raise InputError(f"intents: {intents.dtype} {intents.shape}, expected float32 {shape}")
+        if not np.isfinite(intents).all():
+            raise InputError("intents: not all numbers are finite; send zeros where no intent is known")
+        return intents
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The content of `artefact.json`; `StoreError` if it is missing, unfinished or of another version."""
+    path = folder / RECORD
+    if not path.exists():
+        raise StoreError(f"{folder}: no exported model ({RECORD} is missing); run llm4sbr export first")
+    record = store.read_json(path)
+    if not isinstance(record, dict) or "format" not in record:
+        raise StoreError(f"{path}: not written by export; export again")
+    if record["format"] != FORMAT:
+        raise StoreError(f"{path}: format {record['format']}, this version reads {FORMAT}; export again")
+    expected = {"variant": str, "k": int, "max_length": int, "num_items": int, "fingerprint": str}
+    expected |= {"catalogue": str, "perspectives": list, "text_dim": int, "inputs": dict, "files": dict}
+    for key, type_ in expected.items():
+        if type(record.get(key)) is not type_:
+            raise StoreError(f"{path}: {key} is {record.get(key)!r}, expected {type_.__name__}; export again")
+    return record
+
+
+def check_files(folder: Path, record: dict[str, Any]) -> None:
+    """`StoreError` if a file of the artefact is missing or not the one that was exported."""
+    files = record["files"]
+    for name in (GRAPH, ITEMS, *files):
+        if name not in files or Path(name).name != name:
+            raise StoreError(f"{folder / RECORD}: files: {name!r} has no hash or is no name; export again")
+        if store.file_sha256(folder / name) != files[name]:
+            raise StoreError(f"{folder / name}: not the file that was exported; copy or export it again")
+
+
+def open_session(path: Path, *, threads: int | None = None, provider: Provider = "auto") -> InferenceSession:
+    """An ONNX Runtime session of the graph at `path`, computed by `provider`; errors as `Artefact.open`."""
+    runtime = onnxruntime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # what matters is raised
+    wanted = _providers(runtime.get_available_providers(), provider, path)
+    try:
+        session: InferenceSession = runtime.InferenceSession(str(path), options, providers=wanted)
+    except Exception as error:  # the runtime has a dozen exception types, none of them documented
+        reason = " ".join(str(error).split())[:200]
+        raise StoreError(f"{path}: ONNX Runtime cannot load it: {reason}") from None
+    found = provider_of(session)
+    if provider not in ("auto", found):
+        raise InputError(f"provider {provider}: ONNX Runtime fell back to {found}; llm4sbr doctor shows why")
+    return session
+
+
+def provider_of(session: InferenceSession) -> str:
+    """Short name of the provider that a session really uses."""
+    names = {name: short for short, name in PROVIDERS.items()}
+    first: str = session.get_providers()[0]
+    return names.get(first, first)
+
+
+def onnxruntime() -> Any:
+    """The module; `ModelUnavailableError` if it is not installed."""
+    try:
+        import onnxruntime as runtime
+    except ModuleNotFoundError:
+        raise ModelUnavailableError("onnxruntime is not installed: pip install 'llm4sbr[onnx]'") from None
+    return runtime
+
+
+def _providers(available: list[str], provider: Provider, path: Path) -> list[Any]:
+    """Providers to ask for, with options; the CPU's stands last, for operators that no GPU has."""
+    if provider != "auto" and PROVIDERS.get(provider) not in available:
+        have = ", ".join(short for short, name in PROVIDERS.items() if name in available)
+        raise InputError(
+            f"provider {provider}: this onnxruntime has {have}; "
+            "pip uninstall onnxruntime, then pip install 'llm4sbr[onnx-gpu]'"
+        )
+    cache = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(path.parent / ENGINES)}
+    cache |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": str(path.parent / ENGINES)}
+    cpu = PROVIDERS["cpu"]
+    if provider == "tensorrt":
+        return [(PROVIDERS["tensorrt"], cache), PROVIDERS["cuda"], cpu]
+    if provider == "cpu" or PROVIDERS["cuda"] not in available:
+        return [cpu]
+    return [PROVIDERS["cuda"], cpu]
+
+
+def _check_graph(folder: Path, record: dict[str, Any], session: InferenceSession) -> None:
+    """`StoreError` if the record speaks of another graph than the one beside it."""
+    about = session.get_modelmeta().custom_metadata_map
+    for key in ("fingerprint", "catalogue", "variant", "k", "num_items", "max_length"):
+        told, found = record[key], about.get(key)
+        if found != str(told):
+            raise StoreError(f"{folder / RECORD}: {key} is {told!r}, the graph says {found!r}; export again")
+    names = {one.name for one in session.get_inputs()}
+    if names != set(record["inputs"]):
+        raise StoreError(
+            f"{folder / RECORD}: inputs {sorted(record['inputs'])}, the graph has {sorted(names)}"
+        )
