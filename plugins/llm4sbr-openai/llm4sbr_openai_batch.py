@@ -1,0 +1,119 @@
+"""Offline batches: what a run still has to ask as a Batch API file, and its results into the answer cache.
+
+`requests` writes what is missing, the file is sent to the server by its own tools, and `answers` puts the
+results where the run looks for them. Only answers to prompts that the run really asks are taken.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm4sbr import pipeline, registry
+from llm4sbr.errors import ConfigError, DataError, Llm4sbrError
+from llm4sbr.llms.answers import Answer
+from llm4sbr.questions import answers_of, missing
+from llm4sbr.store import writing
+
+LONGEST = 10_000_000
+"""Characters of a result line, at most."""
+
+
+@click.group()
+def cli() -> None:
+    """OpenAI Batch API files for llm4sbr runs whose LLM is `openai:MODEL`."""
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+def requests(run: Path, file: Path) -> None:
+    """Write FILE with a request for every prompt of RUN that has no answer yet."""
+    _, config = pipeline.configure(run, {})
+    llm = _llm(config.infer.llm, config.infer.options)
+    count = 0
+    with writing(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for key, prompt in missing(run, config):
+            line = {
+                "custom_id": key.hex(),
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": llm.request(prompt),
+            }
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            count += 1
+    click.echo(f"{file}: {count:,} requests")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, exists=True))
+def answers(run: Path, file: Path) -> None:
+    """Put the results of a batch, FILE, into the answer cache of RUN."""
+    _, config = pipeline.configure(run, {})
+    llm = _llm(config.infer.llm, config.infer.options)
+    wanted = {key for key, _ in missing(run, config)}
+    found: dict[bytes, Answer] = {}
+    failed = foreign = 0
+    for key, answer in _results(file):
+        foreign += key not in wanted
+        failed += key in wanted and answer is None
+        if key in wanted and answer is not None:
+            found[key] = answer
+    with answers_of(config.infer) as cache:
+        new = cache.put_many(found, llm=llm.fingerprint)
+    left = len(wanted) - len(found)
+    click.echo(
+        f"{file}: {new:,} new answers, {failed:,} failed, {foreign:,} not of this run; {left:,} missing"
+    )
+
+
+def _llm(name: str, options: dict[str, Any]) -> Any:
+    llm = registry.create("llms", name, **options)
+    if not hasattr(llm, "request"):
+        raise ConfigError(f"infer.llm = {name!r}: offline batches are for openai:MODEL")
+    return llm
+
+
+def _results(file: Path) -> Iterator[tuple[bytes, Answer | None]]:
+    with file.open(encoding="utf-8", errors="strict") as stream:
+        number = 0
+        while text := stream.readline(LONGEST + 1):
+            number += 1
+            try:
+                yield _result(json.loads(text))
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                raise DataError(
+                    f"{file}:{number}: not a result of a batch ({type(error).__name__}: {error}); "
+                    "no answer was added"
+                ) from None
+
+
+def _result(line: dict[str, Any]) -> tuple[bytes, Answer | None]:
+    key = bytes.fromhex(line["custom_id"])
+    response = line.get("response") or {}
+    if line.get("error") or response.get("status_code") != 200:
+        return key, None
+    body = response["body"]
+    text = body["choices"][0]["message"]["content"] or ""
+    if not isinstance(text, str):
+        raise TypeError("the content is no text")
+    tokens = (body.get("usage") or {}).get("total_tokens", 0)
+    return key, Answer(text, 0.0, tokens if isinstance(tokens, int) and 0 <= tokens < 2**53 else 0)
+
+
+def main() -> None:
+    """Run the command; errors are one line and exit code 2."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except Llm4sbrError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,252 @@
+"""Against a real local HTTP server that misbehaves on purpose."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from llm4sbr_openai import OpenAILLM
+
+from llm4sbr.errors import ConfigError, ModelUnavailableError, UnansweredError
+from llm4sbr.llms.answers import AnswerCache
+from llm4sbr.llms.asking import Asker, Budget
+from llm4sbr.testing.llms import LLMContract
+
+SECRET = "sk-very-secret"
+
+
+class Server(ThreadingHTTPServer):
+    """Answers `You said PROMPT` unless `behave` does something else first."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[str] = []
+        self.keys: set[str] = set()
+        self.busy = self.most = 0
+        self.lock = threading.Lock()
+        self.behave: Callable[[Handler, str, int], bool] = lambda handler, prompt, times: False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request, client_address) -> None:
+        """A client that goes away is part of the tests."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = body["messages"][-1]["content"]
+        with self.server.lock:
+            self.server.seen.append(prompt)
+            self.server.keys.add(self.headers["Authorization"])
+            self.server.busy += 1
+            self.server.most = max(self.server.most, self.server.busy)
+            times = self.server.seen.count(prompt)
+        try:
+            if not self.server.behave(self, prompt, times):
+                self.say(200, answer(f"You said {prompt}"))
+        finally:
+            with self.server.lock:
+                self.server.busy -= 1
+
+    def say(self, status: int, content: object, **headers: str) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def answer(text: object) -> dict[str, object]:
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[Server]:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    found = Server()
+    thread = threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield found
+    found.shutdown()
+    found.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def llm(server: Server) -> OpenAILLM:
+    return OpenAILLM("m", url=server.url, concurrency=4, retries=2, timeout=2.0)
+
+
+class TestOpenAI(LLMContract):
+    @pytest.fixture(autouse=True)
+    def _create(self, server: Server) -> None:
+        self.create = lambda: OpenAILLM("m", url=server.url)
+
+
+def test_answers_keep_their_order_and_requests_are_bounded(server, llm):
+    def slow(handler: Handler, prompt: str, times: int) -> bool:
+        time.sleep(0.02 * (int(prompt) % 3))
+        return False
+
+    server.behave = slow
+    prompts = [str(i) for i in range(40)]
+    assert llm.generate(prompts) == [f"You said {p}" for p in prompts]
+    assert 2 <= server.most <= 4
+    assert llm.count_tokens(["3", "You said 3", "other"]) == [5, 3, 0]
+
+
+def test_the_key_is_sent_and_stands_nowhere_else(server, llm):
+    llm.generate(["a"])
+    assert server.keys == {f"Bearer {SECRET}"}
+    assert SECRET not in llm.fingerprint
+    server.behave = lambda handler, prompt, times: (
+        handler.say(401, {"error": {"message": "bad key"}}) or True
+    )
+    with pytest.raises(ModelUnavailableError, match=r"status 401.*OPENAI_API_KEY") as caught:
+        llm.generate(["a"])
+    assert SECRET not in str(caught.value)
+
+
+def test_retry_after_is_obeyed(server, llm):
+    began = time.monotonic()
+
+    def limited(handler: Handler, prompt: str, times: int) -> bool:
+        if times > 1:
+            return False
+        handler.say(429, {"error": {"message": "slow down"}}, Retry_After="1")
+        return True
+
+    server.behave = limited
+    assert llm.generate(["a"]) == ["You said a"]
+    assert time.monotonic() - began >= 1.0
+    assert server.seen == ["a", "a"]
+
+
+def broken(kind: str) -> Callable[[Handler, str, int], bool]:
+    def behave(handler: Handler, prompt: str, times: int) -> bool:
+        if prompt != "bad":
+            return False
+        if kind == "error":
+            handler.say(503, {"error": {"message": "overloaded"}})
+        elif kind == "half":
+            handler.send_response(200)
+            handler.send_header("Content-Type", "application/json")
+            handler.send_header("Content-Length", "500")
+            handler.end_headers()
+            handler.wfile.write(b'{"id": "1", "choi')
+            handler.close_connection = True
+        elif kind == "not json":
+            handler.say(200, b"{wrong")
+        elif kind == "other json":
+            handler.say(200, {"choices": []})
+        elif kind == "no text":
+            handler.say(200, answer(["a", "list"]))
+        elif kind == "html":
+            handler.say(200, b"<html>a proxy's page</html>")
+        elif kind == "hang":
+            time.sleep(1.0)
+            handler.close_connection = True
+        elif kind == "reset":
+            handler.connection.close()
+        return True
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    "kind", ["error", "half", "not json", "other json", "no text", "html", "hang", "reset"]
+)
+def test_one_bad_prompt_loses_none_of_the_others(server, tmp_path, kind):
+    llm = OpenAILLM("m", url=server.url, concurrency=4, retries=0, timeout=0.5)
+    server.behave = broken(kind)
+    with pytest.raises(UnansweredError) as caught:
+        llm.generate(["a", "bad", "b"])
+    assert caught.value.answers == ["You said a", None, "You said b"]
+    assert "\n" not in str(caught.value)
+    with AnswerCache.open(tmp_path / "answers.sqlite") as cache:
+        asker = Asker(llm, cache, budget=Budget())
+        answered = asker.ask([0, 1, 2], lambda sample: [["x", "bad", "y"][sample]])
+        assert sorted(answered) == [0, 2]
+        assert list(asker.failed.values()) == ["bad"]
+        assert asker.reason
+        server.behave = lambda handler, prompt, times: False
+        again = Asker(llm, cache, budget=Budget())
+        assert sorted(again.ask([0, 1, 2], lambda sample: [["x", "bad", "y"][sample]])) == [0, 1, 2]
+        assert len(again.asked) == 1
+
+
+def test_what_fails_is_asked_again_at_the_end(server, tmp_path):
+    llm = OpenAILLM("m", url=server.url, retries=0)
+
+    def moody(handler: Handler, prompt: str, times: int) -> bool:
+        if prompt == "7" and times == 1:
+            handler.say(500, {})
+            return True
+        return False
+
+    server.behave = moody
+    with AnswerCache.open(tmp_path / "answers.sqlite") as cache:
+        asker = Asker(llm, cache, budget=Budget())
+        assert len(asker.ask(range(20), lambda sample: [str(sample)])) == 20
+        assert not asker.failed
+        assert server.seen[-1] == "7"
+
+
+def test_a_server_that_is_not_there_is_one_line(monkeypatch):
+    llm = OpenAILLM("m", url="http://127.0.0.1:9/v1", retries=0)
+    with pytest.raises(ModelUnavailableError, match=r"connection failed.*that the server runs") as caught:
+        llm.generate(["a", "b"])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_model_is_one_line(server, llm):
+    server.behave = lambda h, prompt, times: h.say(404, {"error": {"message": "no model m"}}) or True
+    with pytest.raises(ModelUnavailableError, match=r"status 404 \(no model m\); check infer.options.model"):
+        llm.generate(["a"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": "http://u:pw@host/v1"},
+        {"url": "ftp://host"},
+        {"url": "https://h/v1?key=x"},
+        {"concurrency": 0},
+    ],
+)
+def test_wrong_options(options):
+    with pytest.raises(ConfigError) as caught:
+        OpenAILLM("m", **options)
+    assert "pw" not in str(caught.value)
+
+
+def test_extra_fields_replace_and_remove():
+    llm = OpenAILLM("m", extra={"max_tokens": None, "max_completion_tokens": 9, "seed": 3})
+    body = llm.request("hi")
+    assert "max_tokens" not in body
+    assert (body["max_completion_tokens"], body["seed"]) == (9, 3)
+    assert llm.fingerprint != OpenAILLM("m").fingerprint
