@@ -57,6 +57,7 @@ def table(
     )
     return {
         "k": list(ks),
+        "llm": llm,
         **ground._asdict(),
         "rows": [_line(row, ks, values, tested.get((row.name, PLAIN))) for row in rows],
         "verdict": verdict(found, ground, llm=llm, metric=headline),
@@ -102,6 +103,7 @@ def _line(row: Row, ks: Sequence[int], values: Values, p: Mapping[str, float] | 
         "p": dict(p or {}),
         "seconds": _mean(row.facts, "seconds"),
         "peak_memory": _mean(row.facts, "peak_memory"),
+        "device_memory": _mean(row.facts, "device_memory"),
         "samples_per_second": _mean(row.facts, "samples_per_second"),
         "parameters": row.facts[0].get("parameters"),
     }

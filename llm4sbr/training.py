@@ -120,6 +120,8 @@ class _Trainer:
         self.model.backbone.fit(material.fit)
         if material.titles is not None:
             cast(CatalogueFuser, self.model.fuser).fit(material.titles)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self.model.to(self.device)
         self.step = Step(self.model, config, team=team, device=self.device)
         self.checkpoint = Checkpoint.open(folder, self.model, self.step.optimizer, writes=team.rank == 0)
@@ -228,6 +230,10 @@ class _Trainer:
     def _rate(self, epoch: int) -> float:
         return self.config.learning_rate * self.config.decay ** (epoch // self.config.decay_every)
 
+    def _device_peak(self) -> int | None:
+        """Bytes of a GPU's memory that tensors took at most."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
     def _patience(self) -> int:
         return self.config.patience if len(self.material.select.key) else self.config.epochs
 
@@ -246,6 +252,7 @@ class _Trainer:
             "seconds": round(seconds, 3),
             "samples_per_second": round(len(self.material.train.key) * state.epoch / max(seconds, 1e-9), 1),
             "peak_memory": memory.peak(),
+            "device_memory": self._device_peak(),
             "processes": self.team.size,
         }
         recipe, catalogue = self.recipe, self.material.catalogue
