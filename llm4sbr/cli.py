@@ -2,7 +2,8 @@
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 well, 1 a fault of
 ours (or `doctor` found one), 2 something in the input, a setting or the machine that the user can mend,
-130 interrupted. torch, polars and pydantic are imported inside commands, so that `--help` is instant.
+3 a device that is missing, 130 interrupted. torch, polars and pydantic are imported inside commands, so
+that `--help` is instant.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import click
 
 from llm4sbr.commands.answers import answers
 from llm4sbr.commands.experiment import experiment
+from llm4sbr.commands.serve import serve
 from llm4sbr.errors import Llm4sbrError
 from llm4sbr.options import chosen_settings, common, print_json, sources, stage_options
 
@@ -180,6 +182,7 @@ def recommend(
 
 cli.add_command(answers)
 cli.add_command(experiment)
+cli.add_command(serve)
 
 
 @cli.group()
@@ -301,7 +304,7 @@ def _guarded(arguments: list[str]) -> int:
     except Llm4sbrError as error:
         if debug:
             raise
-        return _fail(f"error: {' '.join(str(error).split())}", 2)
+        return _fail(f"error: {' '.join(str(error).split())}", error.exit_code)
     except Exception as error:
         if debug:
             raise

@@ -8,6 +8,8 @@
     ├── StoreError               a run directory, cache or tensor file that cannot be read or written
     ├── ModelUnavailableError    weights that cannot be had here (no network, gated, not installed)
     ├── UnansweredError          an LLM could not answer some of the prompts; carries the answers it has
+    ├── ExportError              an exported model does not answer as the trained one
+    ├── DeviceError              what was asked for needs a device that is not here; exit code 3
     └── TrainingError            training cannot go on (a loss that is not a number, nothing to train on)
 
 A message says what was asked, what is wrong and where, and the command or setting that mends it.
@@ -18,6 +20,8 @@ from __future__ import annotations
 __all__ = [
     "ConfigError",
     "DataError",
+    "DeviceError",
+    "ExportError",
     "InputError",
     "Llm4sbrError",
     "ModelUnavailableError",
@@ -30,6 +34,8 @@ __all__ = [
 
 class Llm4sbrError(Exception):
     """Base of all errors with a message meant for the user: one line, exit code 2."""
+
+    exit_code = 2
 
 
 class InputError(Llm4sbrError):
@@ -69,6 +75,16 @@ class UnansweredError(Llm4sbrError):
     def __init__(self, reason: str, answers: list[str | None]) -> None:
         super().__init__(reason)
         self.answers = answers
+
+
+class ExportError(Llm4sbrError):
+    """An exported model cannot be made, or does not answer as the trained one within the tolerance."""
+
+
+class DeviceError(Llm4sbrError):
+    """A device is not here; what could be written without it has been."""
+
+    exit_code = 3
 
 
 class TrainingError(Llm4sbrError):
