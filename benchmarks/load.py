@@ -1,0 +1,153 @@
+"""Open-loop load on an HTTP server: requests leave on schedule, whether or not earlier ones were answered.
+
+A request's latency counts from the moment it was due, so that a server that stalls is charged for every
+request that had to wait, sent or not (no "coordinated omission"). One thread, plain sockets, kept
+connections: at 1,000 requests/s it takes a small part of a core.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+GRACE = 2.0
+"""Seconds after the last request is due in which answers still count; later ones are errors."""
+
+
+@dataclass
+class Result:
+    """What came of one stretch of load."""
+
+    rate: float
+    seconds: float
+    latencies: list[float] = field(default_factory=list)
+    """Seconds from due to answered, of good answers."""
+    errors: int = 0
+    """Other status codes than 200, broken connections, answers that never came."""
+    connections: int = 0
+
+    def quantile(self, share: float) -> float:
+        """The latency (seconds) that this share of good answers does not exceed; infinity if there is none."""
+        ordered = sorted(self.latencies)
+        return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else math.inf
+
+    def as_dict(self) -> dict[str, float]:
+        """Figures for a report, latencies in milliseconds."""
+        told = {f"p{round(100 * q)}": round(1000 * self.quantile(q), 3) for q in (0.5, 0.9, 0.99)}
+        told["max"] = round(1000 * max(self.latencies, default=math.inf), 3)
+        done = {"requests": len(self.latencies) + self.errors, "errors": self.errors}
+        return {"rate": self.rate, "seconds": self.seconds} | done | told | {"connections": self.connections}
+
+
+class _Connection:
+    """A kept connection with at most one request under way."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address, timeout=5)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.due = 0.0
+        self._received = b""
+
+    def fileno(self) -> int:
+        """For `select`."""
+        return self.socket.fileno()
+
+    def send(self, request: bytes, due: float) -> None:
+        """Send a request that was due at that time."""
+        self.due, self._received = due, b""
+        self.socket.sendall(request)
+
+    def receive(self) -> int:
+        """The answer's status code, 0 while it is not whole; `ConnectionError` if it breaks off."""
+        part = self.socket.recv(65536)
+        if not part:
+            raise ConnectionResetError("closed by the server")
+        self._received += part
+        head, found, body = self._received.partition(b"\r\n\r\n")
+        if not found:
+            return 0
+        length = int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+        return int(head[9:12]) if len(body) >= length else 0
+
+
+def poisson(rate: float, seconds: float, seed: int) -> list[float]:
+    """Times (seconds from now) at which requests of a Poisson process are due."""
+    generator = random.Random(seed)
+    due, at = [], generator.expovariate(rate)
+    while at < seconds:
+        due.append(at)
+        at += generator.expovariate(rate)
+    return due
+
+
+def offer(
+    address: tuple[str, int],
+    requests: Sequence[bytes],
+    *,
+    rate: float,
+    seconds: float,
+    most: int = 512,
+    seed: int = 0,
+) -> Result:
+    """Offer load and see how it is answered; ends `GRACE` seconds after the last request at the latest.
+
+    Args:
+        address: host and port.
+        requests: whole HTTP requests, sent in turn.
+        rate: requests per second on average, arriving as a Poisson process.
+        seconds: for how long.
+        most: connections at most; a request that finds all busy waits, which counts.
+        seed: of the schedule.
+    """
+    result = Result(rate, seconds)
+    schedule = deque(poisson(rate, seconds, seed))
+    waiting: deque[float] = deque()
+    idle = [_Connection(address) for _ in range(8)]
+    busy: set[_Connection] = set()
+    started, sent = time.perf_counter(), 0
+    while schedule or busy or waiting:
+        now = time.perf_counter() - started
+        if now > seconds + GRACE:
+            break
+        while schedule and schedule[0] <= now:
+            waiting.append(schedule.popleft())
+        while waiting and (idle or len(busy) < most):
+            connection = idle.pop() if idle else _Connection(address)
+            connection.send(requests[sent % len(requests)], waiting.popleft())
+            busy.add(connection)
+            sent += 1
+        left = (schedule[0] if schedule else seconds + GRACE) - (time.perf_counter() - started)
+        for ready in select.select(list(busy), [], [], max(left, 0.0))[0]:
+            _take(ready, result, started, idle, busy)
+    result.errors += len(busy) + len(waiting) + len(schedule)
+    result.connections = len(idle) + len(busy)
+    for connection in [*idle, *busy]:
+        connection.socket.close()
+    return result
+
+
+def _take(
+    ready: _Connection, result: Result, started: float, idle: list[_Connection], busy: set[_Connection]
+) -> None:
+    """Read what a connection has; its answer, if whole, goes into the result."""
+    try:
+        status = ready.receive()
+    except OSError:
+        result.errors += 1
+        busy.discard(ready)
+        ready.socket.close()
+        return
+    if not status:
+        return
+    if status == 200:
+        result.latencies.append(time.perf_counter() - started - ready.due)
+    else:
+        result.errors += 1
+    busy.discard(ready)
+    idle.append(ready)

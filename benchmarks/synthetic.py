@@ -1,0 +1,67 @@
+"""Export folders of any catalogue size: a model with random weights, through the real exporter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import polars as pl
+import torch
+from llm4sbr_export.graph import Graph
+from llm4sbr_export.onnx import Onnx
+
+from llm4sbr.data.prepared import catalogue_hash
+from llm4sbr.fusion.model import Recipe, build
+from llm4sbr.protocols import Catalogue
+
+WIDTH, TEXT, LONGEST = 100, 384, 50
+"""D, E and T of the models."""
+
+COLOURS = ("Red", "Blue", "Green", "White", "Black", "Silver", "Golden", "Grey", "Brown", "Violet")
+THINGS = ("Lamp", "Chair", "Table", "Clock", "Mirror", "Shelf", "Vase", "Rug", "Door", "Desk")
+PLACES = ("Garden", "Kitchen", "Office", "Hall", "Attic", "Cellar", "Study", "Porch", "Stable", "Tower")
+
+
+def catalogue(items: int) -> Catalogue:
+    """Items with keys `i0000001` ... and distinct titles such as `Red Lamp of the Garden 12 (1990)`."""
+    things = [f"{COLOURS[i % 10]} {THINGS[i // 10 % 10]} of the {PLACES[i // 100 % 10]}" for i in range(1000)]
+    titles = [f"{things[i % 1000]} {i // 1000} ({1950 + i % 70})" for i in range(items)]
+    return Catalogue([f"i{i + 1:07}" for i in range(items)], titles)
+
+
+def write_artefact(
+    folder: Path,
+    *,
+    items: int,
+    variant: str = "plain",
+    precision: str = "fp32",
+    backbone: str = "sr-gnn",
+    k: int = 20,
+    seed: int = 0,
+) -> Path:
+    """Write an export folder with a randomly initialised model and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    recipe = Recipe(items, WIDTH, backbone)
+    perspectives: tuple[str, ...] = ()
+    if variant != "plain":
+        perspectives = ("long", "short")
+        fused = {"fuser": "gated", "perspectives": perspectives, "horizons": perspectives, "text_dim": TEXT}
+        recipe = recipe._replace(**fused)
+    graph = Graph(build(recipe).eval(), k=k, variant=variant, precision=precision)
+    whole = catalogue(items)
+    facts = {"fingerprint": f"synthetic-{seed}", "catalogue": catalogue_hash(whole), "variant": variant}
+    facts |= {"k": k, "num_items": items, "max_length": LONGEST}
+    example = graph.example()
+    about = {key: str(value) for key, value in facts.items()}
+    Onnx(provider="cpu").export(graph, example, folder / "model.onnx", about=about)
+    table = {"id": range(1, items + 1), "key": whole.keys, "title": whole.titles}
+    pl.DataFrame(table).write_parquet(folder / "items.parquet")
+    files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", "items"))]
+    record = facts | {"format": 1, "kind": "onnx", "precision": precision, "perspectives": list(perspectives)}
+    record |= {"text_dim": TEXT if perspectives else 0, "verified": {}, "versions": {}}
+    record |= {"inputs": {name: {} for name in example}, "outputs": {"item_ids": {}, "scores": {}}}
+    record["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (folder / "artefact.json").write_text(json.dumps(record))
+    return folder

@@ -1,0 +1,58 @@
+"""`llm4sbr serve`: an exported model over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm4sbr.errors import ModelUnavailableError
+from llm4sbr.options import Command, common
+
+
+def _option(flag: str, default: object, text: str, type_: Any = None) -> Callable[[Command], Command]:
+    return click.option(flag, default=default, show_default=True, type=type_, help=text)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN_OR_EXPORT")
+@_option("--host", "127.0.0.1", "Address to listen on.")
+@_option("--port", 8000, "Port; 0 takes a free one.", click.IntRange(0, 65535))
+@_option("--name", "llm4sbr", "The model's name in /v2/models/NAME.")
+@_option("--threads", 1, "Compute a batch with so many.", click.IntRange(1))
+@_option("--max-batch", 32, "Sessions computed at once.", click.IntRange(1))
+@_option("--max-delay", 0.0, "Milliseconds to wait for more sessions while idle.", click.FloatRange(0, 1000))
+@_option("--queue", 256, "Sessions that may wait; more get 429.", click.IntRange(1))
+@_option("--max-body", 2.0, "MiB of a request; more gets 413.", click.FloatRange(0.001))
+@_option("--connections", 4096, "Open at once; more get 503.", click.IntRange(1))
+@_option("--timeout", 10.0, "Seconds to send a request, or to take its answer.", click.FloatRange(0.1))
+@_option("--drain", 30, "Seconds to finish after SIGTERM.", click.IntRange(0))
+@_option("--watch", 2.0, "Seconds between looks for a new version; 0: none.", click.FloatRange(0))
+@click.option("--access-log", is_flag=True, help="Log every request.")
+@common
+def serve(
+    folder: Path,
+    max_delay: float,
+    max_body: float,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Answer live sessions over HTTP with an exported model.
+
+    RUN_OR_EXPORT is a run directory, or the folder that export wrote, which is all a serving machine needs.
+    Open Inference Protocol at /v2, plain JSON at /recommend, metrics at /metrics, a page to try it at /.
+    A new version in the folder is taken up as soon as it is whole; SIGTERM stops the server when every open
+    request is answered. Logs are lines of JSON on standard error.
+    """
+    try:
+        from llm4sbr.serving.server.run import serve as run
+        from llm4sbr.serving.server.settings import MIB, Settings
+    except ModuleNotFoundError as error:
+        raise ModelUnavailableError(
+            f"{error.name} is not installed: pip install 'llm4sbr[serve,onnx]'"
+        ) from None
+    run(folder, Settings(max_delay=max_delay / 1000, max_body=int(max_body * MIB), **options))

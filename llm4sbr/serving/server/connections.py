@@ -1,0 +1,125 @@
+"""uvicorn's HTTP protocol, with time limits against clients that send or read too slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from llm4sbr.serving.server.settings import Settings
+
+
+def protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """The protocol class with these limits, as uvicorn's `http` setting takes it."""
+    return type("LimitedConnection", (Connection,), {"settings": settings})
+
+
+class Connection(HttpToolsProtocol):
+    """One client.
+
+    uvicorn times idle connections only, so a client could hold one for ever by sending its headers, or
+    taking its answer, byte by byte. Here both have a deadline that further bytes do not move.
+    """
+
+    settings: ClassVar[Settings]
+
+    _deadline: asyncio.TimerHandle | None = None
+    _head = 0
+    """Bytes of a request's line and headers so far."""
+    _in_head = True
+    _in_body = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the client in, or turn it away if there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.settings.connections:
+            self._refuse(503, "too many connections; try again")
+        else:
+            self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget its deadline."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and set or lift the deadline by how far the request is."""
+        if self._in_head:
+            self._head += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if not self._in_head:
+            self._disarm_unless_body_left()
+        elif self._head > self.settings.max_head:
+            self._refuse(431, f"the headers are larger than {self.settings.max_head:,} bytes")
+        elif self._head and self._deadline is None:
+            self._arm()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_head, self._in_body = True, False
+
+    def on_headers_complete(self) -> None:
+        """Its headers are there."""
+        self._in_head, self._in_body, self._head = False, True, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Its body is there."""
+        self._in_body = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """It is answered."""
+        super().on_response_complete()
+        if self._in_body and not self.transport.is_closing():
+            self._arm()  # answered early, such as with 413: the rest of the body is read and dropped
+
+    def pause_writing(self) -> None:
+        """The client does not take the answer: it has until the deadline."""
+        super().pause_writing()
+        self._arm()
+
+    def resume_writing(self) -> None:
+        """The client takes the answer."""
+        super().resume_writing()
+        self._disarm()
+
+    def _disarm_unless_body_left(self) -> None:
+        if self._deadline is not None and not (self._in_body and self.cycle.response_complete):
+            self._disarm()
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(self.settings.timeout, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self.transport.is_closing() or self.flow.write_paused or self._in_body:
+            self.transport.abort()
+        elif self._head:
+            self._refuse(408, f"the headers did not come within {self.settings.timeout:g} seconds")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._disarm()
+        body = json.dumps({"error": message}).encode()
+        self.transport.write(
+            STATUS_LINE[status] + b"content-type: application/json\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """The answer to what is not HTTP, as JSON like every other error."""
+        self._refuse(400, msg)

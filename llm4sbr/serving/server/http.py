@@ -1,0 +1,137 @@
+"""Requests and replies over ASGI: bodies within their limits, errors as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from llm4sbr.serving.server.settings import Settings
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Headers = tuple[tuple[bytes, bytes], ...]
+
+JSON = b"application/json"
+
+
+class Refusal(Exception):
+    """A request that cannot be answered as asked: a status code and one line that says why."""
+
+    def __init__(self, status: int, message: str, *, headers: Headers = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+class Reply(NamedTuple):
+    """What goes back."""
+
+    body: bytes
+    status: int = 200
+    type: bytes = JSON
+    headers: Headers = ()
+
+
+def reply_json(value: object, status: int = 200, headers: Headers = ()) -> Reply:
+    """A reply of one JSON value."""
+    return Reply(orjson.dumps(value), status, JSON, headers)
+
+
+def refuse(error: Refusal) -> Reply:
+    """`{"error": "..."}` with the refusal's status code."""
+    return reply_json({"error": " ".join(str(error).split())}, error.status, error.headers)
+
+
+def busy(status: int, message: str) -> Refusal:
+    """A refusal that invites the client to come again in a second."""
+    return Refusal(status, message, headers=((b"retry-after", b"1"),))
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that lower-case name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+def parse_json(text: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        Refusal: 400, not JSON or not an object.
+    """
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise Refusal(400, f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Refusal(400, f"expected a JSON object, not {type(value).__name__}")
+    return value
+
+
+class Bodies:
+    """Reads the bodies of requests, and knows how much of them is held at the moment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.held = 0
+
+    async def read(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body.
+
+        Raises:
+            Refusal: 408 too slow, 413 too large, 415 compressed, 503 too many at once.
+        """
+        if header(scope, b"content-encoding") not in (None, b"identity"):
+            raise Refusal(415, "compressed bodies are not read; send it as it is")
+        announced = header(scope, b"content-length")
+        if announced and int(announced) > self.settings.max_body:
+            raise self._too_large()
+        message = await self._next(receive)
+        if not message.get("more_body"):
+            return self._within(message["body"])
+        return await self._rest(message, receive)
+
+    async def _rest(self, message: Any, receive: Receive) -> bytes:
+        parts, size = [message["body"]], len(message["body"])
+        self.held += size
+        try:
+            while message.get("more_body"):
+                message = await self._next(receive)
+                parts.append(message["body"])
+                size += len(message["body"])
+                self.held += len(message["body"])
+                if size > self.settings.max_body:
+                    raise self._too_large()
+                if self.held > self.settings.max_bodies:
+                    raise busy(503, "too many large requests at once; try again")
+        finally:
+            self.held -= size
+        return b"".join(parts)
+
+    def _within(self, body: bytes) -> bytes:
+        if len(body) > self.settings.max_body:
+            raise self._too_large()
+        return body
+
+    async def _next(self, receive: Receive) -> Any:
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                message = await receive()
+        except TimeoutError:
+            raise Refusal(
+                408,
+                f"the body did not come within {self.settings.timeout:g} seconds",
+                headers=((b"connection", b"close"),),
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise Refusal(400, "the client went away")
+        return message
+
+    def _too_large(self) -> Refusal:
+        return Refusal(413, f"the body is larger than {self.settings.max_body:,} bytes")

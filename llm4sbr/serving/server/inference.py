@@ -1,0 +1,244 @@
+"""The Open Inference Protocol, version 2: tensors in JSON or, as an extension, in binary.
+
+Read as Triton's documents define it: binary data follows the JSON in the order of the inputs, and the
+header `Inference-Header-Content-Length` says where the JSON ends.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from llm4sbr.serving.artefact import Artefact
+from llm4sbr.serving.server.batching import Answer, Job
+from llm4sbr.serving.server.http import Refusal, Reply, parse_json, reply_json
+from llm4sbr.serving.server.settings import Settings
+
+LENGTH = b"inference-header-content-length"
+
+OUTPUTS = {"item_ids": "INT64", "scores": "FP32"}
+
+DTYPES: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4"), "BOOL": np.dtype("?")}
+"""Data type of the protocol -> of numpy, as it travels."""
+
+KINDS = {"INT64": "i", "FP32": "if", "BOOL": "b"}
+"""Data type -> kinds of numpy array that JSON values of it may make."""
+
+Array = NDArray[Any]
+
+
+class Query(NamedTuple):
+    """An inference request that has been read and found good."""
+
+    job: Job
+    id: str | None
+    outputs: dict[str, bool]
+    """Name of an output wanted -> whether in binary."""
+
+
+def inputs_of(artefact: Artefact) -> dict[str, tuple[str, list[int]]]:
+    """Name -> data type and shape (-1 where any size goes) of what the model takes.
+
+    `items` alone is required: `mask` follows from it, `exclude_seen` is true, `intents` are unknown.
+    """
+    found = {"items": ("INT64", [-1, -1]), "mask": ("BOOL", [-1, -1]), "exclude_seen": ("BOOL", [-1, 1])}
+    if "intents" in artefact.record["inputs"]:
+        found["intents"] = ("FP32", [-1, len(artefact.perspectives), artefact.text_dim])
+    return found
+
+
+def metadata(artefact: Artefact, name: str, version: str) -> Reply:
+    """What the model is called, takes and gives."""
+    inputs = [
+        {"name": key, "datatype": kind, "shape": shape} for key, (kind, shape) in inputs_of(artefact).items()
+    ]
+    outputs = [{"name": key, "datatype": kind, "shape": [-1, artefact.k]} for key, kind in OUTPUTS.items()]
+    told = {"name": name, "versions": [version], "platform": "onnxruntime_onnx"}
+    return reply_json(told | {"inputs": inputs, "outputs": outputs})
+
+
+def read(body: bytes, length: bytes | None, artefact: Artefact, settings: Settings) -> Query:
+    """The request in a body, `length` being the header that says where its JSON ends.
+
+    Raises:
+        Refusal: 400, and what is wrong where.
+    """
+    end = _json_end(length, len(body))
+    request = parse_json(body[:end])
+    tensors = _tensors(request, memoryview(body)[end:], inputs_of(artefact))
+    asked = request.get("id")
+    if asked is not None and not isinstance(asked, str):
+        raise Refusal(400, "id: expected a text")
+    return Query(_job(tensors, artefact, settings), asked, _outputs(request))
+
+
+def write(query: Query, answer: Answer, name: str, version: str) -> Reply:
+    """The reply to a request."""
+    head: dict[str, Any] = {"model_name": name, "model_version": version}
+    if query.id is not None:
+        head["id"] = query.id
+    values: dict[str, Array] = {"item_ids": answer.ids, "scores": answer.scores}
+    outputs, binary = [], []
+    for key, as_bytes in query.outputs.items():
+        value = np.ascontiguousarray(values[key])
+        told: dict[str, Any] = {"name": key, "datatype": OUTPUTS[key], "shape": list(value.shape)}
+        if as_bytes:
+            binary.append(value.astype(DTYPES[OUTPUTS[key]], copy=False).tobytes())
+            outputs.append(told | {"parameters": {"binary_data_size": len(binary[-1])}})
+        else:
+            finite = np.nan_to_num(value, copy=False) if key == "scores" else value  # JSON has no infinity
+            outputs.append(told | {"data": finite.reshape(-1)})
+    text = orjson.dumps(head | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not binary:
+        return Reply(text)
+    headers = ((LENGTH, str(len(text)).encode()),)
+    return Reply(b"".join([text, *binary]), type=b"application/octet-stream", headers=headers)
+
+
+def _json_end(length: bytes | None, size: int) -> int:
+    if length is None:
+        return size
+    if not length.isdigit() or int(length) > size:
+        raise Refusal(400, f"Inference-Header-Content-Length: not a number from 0 to {size}, the body's size")
+    return int(length)
+
+
+def _tensors(
+    request: dict[str, Any], binary: memoryview, known: dict[str, tuple[str, list[int]]]
+) -> dict[str, Array]:
+    """Name -> array of the data type and shape that the request states."""
+    given = request.get("inputs")
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        raise Refusal(400, "inputs: expected a list of tensors")
+    found: dict[str, Array] = {}
+    at = 0
+    for one in given:
+        name = one.get("name")
+        if not isinstance(name, str) or name not in known:
+            raise Refusal(400, f"inputs: {name!r} is not one of {', '.join(known)}")
+        if name in found:
+            raise Refusal(400, f"{name}: given twice")
+        kind, shape = known[name]
+        if one.get("datatype") != kind:
+            raise Refusal(400, f"{name}: datatype {one.get('datatype')!r}, expected {kind}")
+        sizes = _shape(name, one.get("shape"), shape)
+        size = _parameters(one).get("binary_data_size")
+        if size is None:
+            found[name] = _from_json(name, one.get("data"), kind, sizes)
+        else:
+            found[name] = _from_binary(name, binary[at:], size, kind, sizes)
+            at += size
+    if at != len(binary):
+        raise Refusal(400, f"{len(binary) - at} bytes are left after the last input")
+    if "items" not in found:
+        raise Refusal(400, "inputs: items is missing")
+    return found
+
+
+def _shape(name: str, given: object, expected: list[int]) -> list[int]:
+    good = isinstance(given, list) and all(type(size) is int and size > 0 for size in given)
+    if not good or not isinstance(given, list) or len(given) != len(expected):
+        raise Refusal(400, f"{name}: shape {_short(given)}, expected {len(expected)} sizes of at least 1")
+    if any(want not in (-1, size) for size, want in zip(given, expected, strict=True)):
+        raise Refusal(400, f"{name}: shape {given}, expected {expected}, -1 standing for any size")
+    return given
+
+
+def _parameters(one: dict[str, Any]) -> dict[str, Any]:
+    found = one.get("parameters") or {}
+    if not isinstance(found, dict):
+        raise Refusal(400, "parameters: expected an object")
+    return found
+
+
+def _from_json(name: str, data: object, kind: str, shape: list[int]) -> Array:
+    try:
+        array = np.asarray(data)
+    except ValueError:
+        raise Refusal(400, f"{name}: the rows of data differ in length") from None
+    if array.dtype.kind not in KINDS[kind]:
+        raise Refusal(400, f"{name}: data is missing or holds other values than {kind}")
+    if array.size != math.prod(shape) or (array.ndim > 1 and list(array.shape) != shape):
+        raise Refusal(400, f"{name}: data has the shape {list(array.shape)}, not {shape}")
+    with np.errstate(over="ignore"):  # infinity is refused with the other values that are not finite
+        return array.reshape(shape).astype(DTYPES[kind])
+
+
+def _from_binary(name: str, data: memoryview, size: object, kind: str, shape: list[int]) -> Array:
+    expected = math.prod(shape) * DTYPES[kind].itemsize
+    if type(size) is not int or size != expected:
+        raise Refusal(400, f"{name}: binary_data_size {_short(size)}, expected {expected}")
+    if len(data) < size:
+        raise Refusal(400, f"{name}: {size} bytes of binary data announced, {len(data)} are there")
+    if kind == "BOOL":
+        return np.frombuffer(data[:size], np.uint8).reshape(shape).astype(np.bool_)
+    return np.frombuffer(data[:size], DTYPES[kind]).reshape(shape)
+
+
+def _job(tensors: dict[str, Array], artefact: Artefact, settings: Settings) -> Job:
+    items = tensors["items"]
+    rows, length = items.shape
+    if rows > settings.max_batch:
+        raise Refusal(400, f"items: {rows} sessions, at most {settings.max_batch} go into one request")
+    if length > artefact.max_length:
+        raise Refusal(400, f"items: {length} clicks, at most {artefact.max_length} are allowed")
+    mask = tensors.get("mask", items != 0)
+    exclude = tensors.get("exclude_seen", np.ones((rows, 1), np.bool_))
+    intents = tensors.get("intents")
+    if mask.shape != items.shape or len(exclude) != rows or (intents is not None and len(intents) != rows):
+        raise Refusal(400, "mask, exclude_seen, intents: as many sessions as items, and mask of its shape")
+    _check_clicks(items, mask, artefact.num_items)
+    if "intents" in artefact.record["inputs"]:
+        if intents is None:
+            intents = np.zeros((rows, len(artefact.perspectives), artefact.text_dim), np.float32)
+        if not np.isfinite(intents).all():
+            raise Refusal(400, "intents: not all values are finite; send zeros where no intent is known")
+    return Job(np.where(mask, items, 0), mask, exclude, intents)
+
+
+def _check_clicks(items: Array, mask: Array, size: int) -> None:
+    if not mask[:, 0].all():
+        raise Refusal(400, f"items: session {int(mask[:, 0].argmin())} is empty")
+    if (mask[:, 1:] & ~mask[:, :-1]).any():
+        raise Refusal(400, "items: clicks must stand before the padding, which is id 0 or a false mask")
+    wrong = mask & ((items < 1) | (items > size))
+    if wrong.any():
+        row = int(wrong.any(1).argmax())
+        raise Refusal(400, f"items: session {row}: {items[wrong][0]} is not a catalogue id in 1..{size}")
+
+
+def _outputs(request: dict[str, Any]) -> dict[str, bool]:
+    """The outputs wanted, all of them if none is named, and which go in binary."""
+    default = _flag(_parameters(request), "binary_data_output", False)
+    given = request.get("outputs")
+    if given is None or given == []:
+        return dict.fromkeys(OUTPUTS, default)
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        raise Refusal(400, "outputs: expected a list of objects with a name")
+    found: dict[str, bool] = {}
+    for one in given:
+        name = one.get("name")
+        if not isinstance(name, str) or name not in OUTPUTS:
+            raise Refusal(400, f"outputs: {_short(name)} is not one of {', '.join(OUTPUTS)}")
+        parameters = _parameters(one)
+        if parameters.get("classification"):
+            raise Refusal(400, f"{name}: classification is not supported; item_ids are the best already")
+        found[name] = _flag(parameters, "binary_data", default)
+    return found
+
+
+def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise Refusal(400, f"{name}: expected true or false")
+    return value
+
+
+def _short(value: object) -> str:
+    """A value for a message, however large it is."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

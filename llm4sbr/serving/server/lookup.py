@@ -1,0 +1,89 @@
+"""Items by key, title, misspelt title or part of a title, without holding up other requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
+from heapq import nlargest
+
+import polars as pl
+from rapidfuzz import process
+from rapidfuzz.distance import Indel
+
+from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.server.http import busy
+from llm4sbr.serving.titles import Resolved, Titles
+
+WAITING = 16
+"""Requests with misspelt titles that may wait; each takes time in proportion to the catalogue."""
+
+SLICE = 4096
+"""Titles compared in one go; in between, other threads may run."""
+
+ROUGH = 64
+"""Titles that are close by rapidfuzz and compared again by `difflib`, which decides."""
+
+
+class Lookup:
+    """The items of one model by what people call them; slow look-ups have a thread of their own."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.titles = Titles(catalogue, matches=close_matches)
+        self._lower = pl.Series("title", catalogue.titles).str.to_lowercase()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="lookup")
+        self._waiting = 0
+
+    async def prepare(self) -> None:
+        """Get ready for misspelt titles."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self.titles.prepare)
+
+    async def resolve(self, items: Sequence[str | int]) -> list[Resolved]:
+        """The items meant by catalogue ids, keys or titles, see `Titles.resolve`.
+
+        Raises:
+            InputError: an unknown item, with the nearest titles, or one that could be several.
+            Refusal: 503, too many requests with misspelt titles.
+        """
+        found = [self._quick(item) for item in items]
+        if None not in found:
+            return [one for one in found if one is not None]
+        if self._waiting >= WAITING:
+            raise busy(503, "too many unknown titles to look up; use keys, or try again")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._executor, self._slow, items)
+        finally:
+            self._waiting -= 1
+
+    def search(self, text: str, limit: int) -> list[int]:
+        """Catalogue ids of the first items whose title holds `text`, letter case aside."""
+        if not text:
+            return list(range(1, min(limit, self.catalogue.size) + 1))
+        rows = self._lower.str.contains(text.lower(), literal=True).arg_true()
+        return [row + 1 for row in rows.head(limit).to_list()]
+
+    def _quick(self, item: str | int) -> Resolved | None:
+        return self.titles.resolve(item) if isinstance(item, int) else self.titles.exact(item.strip())
+
+    def _slow(self, items: Sequence[str | int]) -> list[Resolved]:
+        return [self.titles.resolve(item) for item in items]
+
+
+def close_matches(word: str, texts: Iterable[str], n: int, cutoff: float) -> list[str]:
+    """What `difflib.get_close_matches` finds, in a hundredth of the time.
+
+    A longest common subsequence is at least as long as difflib's matching blocks together, so rapidfuzz's
+    similarity is never below difflib's: what it leaves out, difflib would have, too.
+    """
+    pool = list(texts)
+    rough: list[tuple[str, float, int]] = []
+    for start in range(0, len(pool), SLICE):
+        part = pool[start : start + SLICE]
+        scorer = Indel.normalized_similarity
+        rough += process.extract(word, part, scorer=scorer, score_cutoff=max(cutoff - 1e-9, 0.0), limit=ROUGH)
+    best = nlargest(ROUGH, rough, key=lambda one: one[1])
+    return get_close_matches(word, [text for text, *_ in best], n, cutoff)

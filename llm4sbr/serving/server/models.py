@@ -1,0 +1,149 @@
+"""The model that answers now, and how a newer one takes its place."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from llm4sbr.errors import Llm4sbrError, StoreError
+from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.artefact import RECORD, Artefact
+from llm4sbr.serving.server.batching import Answer, Batcher, Job
+from llm4sbr.serving.server.http import busy
+from llm4sbr.serving.server.logs import say
+from llm4sbr.serving.server.lookup import Lookup
+from llm4sbr.serving.server.metrics import Metrics
+from llm4sbr.serving.server.settings import Settings
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+class Model:
+    """One version of the artefact: opened, verified, warm."""
+
+    def __init__(self, artefact: Artefact, version: str) -> None:
+        self.artefact = artefact
+        self.version = version
+        """The first 12 hex digits of the sha256 of `artefact.json`: equal on every machine that serves it."""
+        self.lookup = Lookup(Catalogue(artefact.keys, artefact.titles))
+        self.batcher: Batcher
+
+    @classmethod
+    def open(cls, folder: Path, *, threads: int, max_batch: int) -> Model:
+        """The model in an export folder, after two batches to warm it up; errors as `Artefact.open`."""
+        version = version_of(folder)
+        model = cls(Artefact.open(folder, threads=threads), version)
+        if version_of(folder) != version:
+            raise StoreError(f"{folder}: changed while it was read; it is read again when it has settled")
+        for rows, length in ((1, 1), (max_batch, model.artefact.max_length)):
+            ones = np.ones((rows, length), np.int64)
+            model.compute(Job(ones, ones.astype(np.bool_), np.ones((rows, 1), np.bool_)))
+        return model
+
+    def compute(self, job: Job) -> Answer:
+        """The model's answer; called from the batcher's thread."""
+        seen = job.exclude_seen[:, 0]
+        return Answer(*self.artefact.top(job.items, job.mask, intents=job.intents, exclude_seen=seen))
+
+
+class Models:
+    """Holds the current model and looks for newer ones.
+
+    A request takes `current` once and stays with it, so that a swap in between does not touch it; the
+    old model goes when the last request has let go of it.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, metrics: Metrics) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.metrics = metrics
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._current: Model | None = None
+        self._seen: Stamp = ()
+
+    @property
+    def ready(self) -> bool:
+        """True once a model is warm."""
+        return self._current is not None
+
+    @property
+    def current(self) -> Model:
+        """The model that answers; `Refusal` 503 while the first one is being opened."""
+        if self._current is None:
+            raise busy(503, "the model is still being opened; try again")
+        return self._current
+
+    async def load(self) -> None:
+        """Open what is in the folder, warm it up and let it answer from now on; errors as `Artefact.open`."""
+        self._seen = stamp(self.folder)
+        settings = self.settings
+        model = await asyncio.to_thread(
+            Model.open, self.folder, threads=settings.threads, max_batch=settings.max_batch
+        )
+        model.batcher = Batcher(model.compute, self._executor, settings, observe=self.metrics.batch)
+        self._current = model
+        self.metrics.serves(model.version, model.artefact.variant)
+        self.metrics.queue.set_function(lambda: model.batcher.rows)
+        artefact = model.artefact
+        say(
+            "model ready",
+            version=model.version,
+            variant=artefact.variant,
+            items=artefact.num_items,
+            provider=artefact.provider,
+        )
+        await model.lookup.prepare()
+
+    async def watch(self) -> None:
+        """Load every new version that appears, once its files have stopped changing, until cancelled.
+
+        One that cannot be used is logged, and the old one goes on answering.
+        """
+        last = self._seen
+        while True:
+            await asyncio.sleep(self.settings.watch)
+            now = stamp(self.folder)
+            settled, last = now == last, now
+            if settled and now and now != self._seen:
+                await self._reload()
+
+    async def _reload(self) -> None:
+        try:
+            await self.load()
+            self.metrics.reloads.labels("done").inc()
+        except Llm4sbrError as error:
+            self.metrics.reloads.labels("failed").inc()
+            say("new version refused", logging.ERROR, error=str(error), serving=self.current.version)
+
+
+def find_folder(path: Path) -> Path:
+    """The export folder meant by a run directory or by itself; `StoreError` if there is none."""
+    for folder in (path, path / "export" / "onnx"):
+        if (folder / RECORD).exists():
+            return folder
+    raise StoreError(f"{path}: neither an exported model nor a run with one; run llm4sbr export {path} first")
+
+
+def version_of(folder: Path) -> str:
+    """Name of the artefact in a folder; `StoreError` if there is none."""
+    try:
+        return hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise StoreError(f"{folder / RECORD}: {error.strerror}") from None
+
+
+def stamp(folder: Path) -> Stamp:
+    """Changes whenever a file of the folder does; empty while there is no artefact in it."""
+    try:
+        if not (folder / RECORD).exists():
+            return ()
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        found = [(path.name, path.stat()) for path in files]
+    except OSError:  # the folder is being replaced
+        return ()
+    return tuple((name, one.st_ino, one.st_size, one.st_mtime_ns) for name, one in found)

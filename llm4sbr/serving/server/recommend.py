@@ -1,0 +1,103 @@
+"""Plain JSON: sessions of ids, keys or titles, and lists with titles."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+import numpy as np
+
+from llm4sbr.serving.server.batching import Answer, Job
+from llm4sbr.serving.server.http import Refusal, Reply, parse_json, reply_json
+from llm4sbr.serving.server.models import Model
+from llm4sbr.serving.server.settings import Settings
+
+FOUND = 20
+"""Items that a search gives at most."""
+
+LONGEST = 200
+"""Characters of a title or a search."""
+
+
+class Wish(NamedTuple):
+    """A request for recommendations."""
+
+    session: list[str | int]
+    k: int
+    exclude_seen: bool
+
+
+def read(body: bytes, model: Model, settings: Settings) -> Wish:
+    """`{"session": [...], "k": 10, "exclude_seen": true}`; `Refusal` 400 says what is wrong where."""
+    given = parse_json(body)
+    unknown = given.keys() - {"session", "k", "exclude_seen"}
+    if unknown:
+        raise Refusal(400, f"{min(unknown)!r:.60}: unknown; there are session, k, exclude_seen")
+    k = given.get("k", min(10, model.artefact.k))
+    if type(k) is not int or not 1 <= k <= model.artefact.k:
+        raise Refusal(400, f"k: expected a number from 1 to {model.artefact.k}, the length exported")
+    exclude_seen = given.get("exclude_seen", True)
+    if not isinstance(exclude_seen, bool):
+        raise Refusal(400, "exclude_seen: expected true or false")
+    return Wish(_session(given.get("session"), settings), k, exclude_seen)
+
+
+async def recommend(wish: Wish, model: Model, name: str) -> Reply:
+    """The list, and the session as it was understood.
+
+    Only the last clicks go into the model, as many as it was trained with. With `exclude_seen` none of the
+    session's items is in the list, earlier ones included; the list may be shorter then.
+    """
+    resolved = await model.lookup.resolve(wish.session)
+    ids = [one.id for one in resolved]
+    items = np.array([ids[-model.artefact.max_length :]], np.int64)
+    exclude = np.full((1, 1), wish.exclude_seen)
+    intents = None
+    if "intents" in model.artefact.record["inputs"]:
+        intents = np.zeros((1, len(model.artefact.perspectives), model.artefact.text_dim), np.float32)
+    answer = await model.batcher.submit(Job(items, np.ones(items.shape, np.bool_), exclude, intents))
+    listed = _listed(answer, model, seen=set(ids) if wish.exclude_seen else set())[: wish.k]
+    told = {"model": name, "version": model.version, "variant": model.artefact.variant}
+    return reply_json(told | {"session": [asdict(one) for one in resolved], "items": listed})
+
+
+def search(query: bytes, model: Model) -> Reply:
+    """`?search=part of a title`: the first items that match."""
+    try:
+        text = parse_qs(query.decode("ascii"), errors="strict", max_num_fields=4).get("search", [""])[0]
+    except ValueError:
+        raise Refusal(400, "search: expected percent-encoded UTF-8") from None
+    if len(text) > LONGEST:
+        raise Refusal(400, f"search: longer than {LONGEST} characters")
+    artefact = model.artefact
+    found = [
+        {"id": id, "key": artefact.keys[id - 1], "title": artefact.titles[id - 1]}
+        for id in model.lookup.search(text, FOUND)
+    ]
+    return reply_json({"items": found})
+
+
+def _session(given: object, settings: Settings) -> list[str | int]:
+    if not isinstance(given, list):
+        raise Refusal(400, "session: expected a list of ids, keys or titles, oldest first")
+    if not given:
+        raise Refusal(400, "session: empty; give at least one item")
+    if len(given) > settings.max_session:
+        raise Refusal(400, f"session: {len(given)} items, at most {settings.max_session} are allowed")
+    for place, one in enumerate(given):
+        if (type(one) is str and 1 <= len(one) <= LONGEST) or type(one) is int:
+            continue
+        raise Refusal(
+            400, f"session: item {place}: expected an id, or a key or title of 1 to {LONGEST} characters"
+        )
+    return given
+
+
+def _listed(answer: Answer, model: Model, *, seen: set[int]) -> list[dict[str, Any]]:
+    keys, titles = model.artefact.keys, model.artefact.titles
+    return [
+        {"id": id, "key": keys[id - 1], "title": titles[id - 1], "score": score}
+        for id, score in zip(answer.ids[0].tolist(), answer.scores[0].tolist(), strict=True)
+        if id and id not in seen
+    ]

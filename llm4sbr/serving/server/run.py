@@ -1,0 +1,120 @@
+"""Start a server, and stop it without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+
+from llm4sbr.errors import InputError, Llm4sbrError
+from llm4sbr.serving.server.app import App
+from llm4sbr.serving.server.connections import protocol
+from llm4sbr.serving.server.logs import log, say, to_standard_error
+from llm4sbr.serving.server.metrics import Metrics
+from llm4sbr.serving.server.models import Models, find_folder
+from llm4sbr.serving.server.settings import Settings
+
+SWITCH = 0.0005
+"""Seconds after which a thread lets others run; CPython's 0.005 is long for answers in milliseconds."""
+
+
+def serve(path: Path, settings: Settings) -> None:
+    """Answer requests until SIGTERM or SIGINT; open ones are then still answered.
+
+    Args:
+        path: an export folder, or a run directory that has one.
+        settings: where to listen, and the limits.
+
+    Raises:
+        InputError: the address cannot be listened on.
+        StoreError: there is no exported model, or it is damaged.
+    """
+    to_standard_error()
+    sys.setswitchinterval(SWITCH)
+    folder = find_folder(path)
+    listening = listen(settings)
+    raise_file_limit()
+    metrics = Metrics()
+    models = Models(folder, settings, metrics)
+    server = Server(_config(App(models, settings, metrics), settings), models)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn drains, then raises the signal once more for whoever was there before it: nobody.
+        signal.signal(number, lambda *_: None)
+    host, port = listening.getsockname()[:2]
+    say("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", folder=str(folder))
+    server.run(sockets=[listening])
+    if server.failed is not None:
+        raise server.failed
+    say("stopped")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which opens the model once it listens and stops if that fails."""
+
+    def __init__(self, config: uvicorn.Config, models: Models) -> None:
+        super().__init__(config)
+        self.models = models
+        self.failed: Llm4sbrError | None = None
+
+    async def main_loop(self) -> None:
+        """Run until told to stop."""
+        working = asyncio.create_task(self._work())
+        await super().main_loop()
+        say("draining")
+        working.cancel()
+        with suppress(asyncio.CancelledError):
+            await working
+
+    async def _work(self) -> None:
+        try:
+            await self.models.load()
+            if self.models.settings.watch:
+                await self.models.watch()
+        except Llm4sbrError as error:
+            self.failed = error
+            self.should_exit = True
+        except Exception:
+            log.exception("the folder is no longer watched for new versions")
+
+
+def _config(app: App, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=protocol(settings),
+        loop="auto",  # uvloop wherever it exists
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=settings.idle,
+        timeout_graceful_shutdown=settings.drain,
+    )
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A socket that listens where the settings say; `InputError` if it cannot."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{settings.host}:{settings.port}: {reason}; choose another --host or --port"
+        ) from None
+
+
+def raise_file_limit() -> None:
+    """Allow this process as many open files, and so connections, as the system lets it."""
+    if os.name == "posix":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,104 @@
+"""An export folder with a known answer, written by hand: no training, no torch, some milliseconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+from onnx import TensorProto, helper, numpy_helper
+
+from llm4sbr.testing.toy import toy_catalogue
+
+LONGEST = 7
+"""Clicks that the model takes."""
+
+TEXT = 4
+"""E of its intents."""
+
+
+def toy_export(folder: Path, *, items: int = 20, k: int = 5, step: int = 1, intents: bool = False) -> Path:
+    """Write an export folder and return it.
+
+    After item i the model recommends i + step, i + 2 step ... (mod N), with the scores N, N - 1 ... With
+    `intents`, the sum of a session's intents is added to every score.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    catalogue = toy_catalogue(items)
+    variant, perspectives = ("intents", ["long", "short"]) if intents else ("plain", [])
+    facts: dict[str, Any] = {"fingerprint": f"toy-{step}", "catalogue": "toy", "variant": variant}
+    facts |= {"k": k, "num_items": items, "max_length": LONGEST}
+    model = _model(items, k, step, intents)
+    helper.set_model_props(model, {key: str(value) for key, value in facts.items()})
+    onnx.save(model, folder / "model.onnx")
+    columns = {"id": range(1, items + 1), "key": catalogue.keys, "title": catalogue.titles}
+    pl.DataFrame(columns | catalogue.attributes).write_parquet(folder / "items.parquet")
+    record = facts | {"format": 1, "kind": "onnx", "precision": "fp32", "perspectives": perspectives}
+    record |= {"text_dim": TEXT if intents else 0, "verified": {}, "versions": {}}
+    record |= {"inputs": {one.name: {} for one in model.graph.input}, "outputs": {}}
+    names = ("model.onnx", "items.parquet")
+    record["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    (folder / "artefact.json").write_text(json.dumps(record))
+    return folder
+
+
+def _model(items: int, k: int, step: int, intents: bool) -> onnx.ModelProto:
+    """Last click -> row of a table (N, N) of scores [+ intents] -> without the clicks -> the K best."""
+    table = np.zeros((items, items), np.float32)
+    for place in range(1, items + 1):
+        table[np.arange(items), (np.arange(items) + place * step) % items] = items + 1 - place
+    constants = {
+        "table": table,
+        "one": np.array([1]),
+        "zero": np.array([0]),
+        "k": np.array([k]),
+        "lowest": np.array([-np.inf], np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["mask"], ["ones"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["ones", "one"], ["lengths"], keepdims=1),
+        helper.make_node("Sub", ["lengths", "one"], ["last"]),
+        helper.make_node("GatherElements", ["items", "last"], ["clicked"], axis=1),
+        helper.make_node("Sub", ["clicked", "one"], ["row"]),
+        helper.make_node("Squeeze", ["row", "one"], ["rows"]),
+        helper.make_node("Gather", ["table", "rows"], ["known"], axis=0),
+        *_with_intents(intents),
+        helper.make_node("Slice", ["items", "zero", "one", "one"], ["first"]),
+        helper.make_node("Where", ["mask", "items", "first"], ["filled"]),
+        helper.make_node("Sub", ["filled", "one"], ["seen"]),
+        helper.make_node("GatherElements", ["all", "seen"], ["own"], axis=1),
+        helper.make_node("Where", ["exclude_seen", "lowest", "own"], ["left"]),
+        helper.make_node("ScatterElements", ["all", "seen", "left"], ["open"], axis=1),
+        helper.make_node("TopK", ["open", "k"], ["scores", "best"]),
+        helper.make_node("Add", ["best", "one"], ["ids"]),
+        helper.make_node("Equal", ["scores", "lowest"], ["none"]),
+        helper.make_node("Where", ["none", "zero", "ids"], ["item_ids"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("items", TensorProto.INT64, ["B", "T"]),
+        helper.make_tensor_value_info("mask", TensorProto.BOOL, ["B", "T"]),
+        helper.make_tensor_value_info("exclude_seen", TensorProto.BOOL, ["B", 1]),
+    ]
+    if intents:
+        inputs.append(helper.make_tensor_value_info("intents", TensorProto.FLOAT, ["B", 2, TEXT]))
+    outputs = [
+        helper.make_tensor_value_info("item_ids", TensorProto.INT64, ["B", k]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["B", k]),
+    ]
+    stored = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "toy", inputs, outputs, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def _with_intents(intents: bool) -> list[onnx.NodeProto]:
+    if not intents:
+        return [helper.make_node("Identity", ["known"], ["all"])]
+    return [
+        helper.make_node("Flatten", ["intents"], ["flat"]),
+        helper.make_node("ReduceSum", ["flat", "one"], ["sums"], keepdims=1),
+        helper.make_node("Add", ["known", "sums"], ["all"]),
+    ]
