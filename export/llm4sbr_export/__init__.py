@@ -1,0 +1,1 @@
+"""Exporters of llm4sbr: ONNX, TensorRT and Triton. Found through the registry, kind `exporters`."""

@@ -1,0 +1,131 @@
+"""What every format is made from: sessions in, the K best items out, as one module.
+
+    items, mask [, intents] --model--> query (B, Q) --head--> scores (B, N) --seen out--> top K
+
+Where scores are inner products, all that an item is scored with lies in one constant table (N, Q): its
+embedding and, for fusers that speak to titles, its title's vector beside it. The table is read once per
+batch, which is what a request costs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from llm4sbr.errors import InputError
+from llm4sbr_export.heads import Candidates, Exact, without
+
+if TYPE_CHECKING:
+    from llm4sbr.fusion.model import LLM4SBR, Output
+
+VARIANTS = ("plain", "intents", "predictor", "none")
+"""Where intents come from: a plain model; an input; the model's own predictor; nowhere (a fused model)."""
+
+
+class Graph(nn.Module):
+    """A trained model with scoring, exclusion and top-K.
+
+    Args:
+        model: in evaluation mode, on the CPU; taken over.
+        k: K.
+        variant: one of `VARIANTS`.
+        precision: `fp32`, or one of `heads.COARSE`, which choose candidates and score those exactly.
+        query_range: largest absolute value in a query, for a precision that rounds queries too.
+
+    Raises:
+        InputError: K is not in 1..N, the model has no such variant, or it has no table to make smaller.
+    """
+
+    def __init__(
+        self,
+        model: LLM4SBR,
+        *,
+        k: int,
+        variant: str,
+        precision: str = "fp32",
+        query_range: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model.float()  # titles are kept in half precision, but read in full
+        self.num_items = len(model.backbone.item_embeddings())
+        self.k, self.variant, self.precision = k, variant, precision
+        self._check()
+        table = self._table()
+        if table is None and precision != "fp32":
+            raise InputError(
+                f"precision {precision}: {type(model.backbone).__name__} scores by more than one product, "
+                "there is no table to make smaller; export fp32"
+            )
+        self.exact = None if table is None else Exact(table)
+        self.coarse = None
+        if self.exact and precision != "fp32":
+            self.coarse = Candidates(self.exact, precision, k=k, query_range=query_range)
+
+    def forward(
+        self, items: Tensor, mask: Tensor, exclude_seen: Tensor, intents: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Item ids int64 (B, K), best first, 0 where there is none, and their scores float32 (B, K).
+
+        Args:
+            items: int64 (B, T), right-padded; every session has a click.
+            mask: bool (B, T), true at clicks.
+            exclude_seen: bool (B, 1), leave out the session's own items.
+            intents: float32 (B, P, E), in the variant `intents` only.
+        """
+        if self.variant == "predictor":
+            intents = cast(Any, self.model).predictor(self.model.backbone(items, mask))
+        output = self.model.represent(items, mask, intents)
+        clicked = torch.where(mask, items, items[:, :1]) - 1  # padding repeats the first click
+        if self.exact is None:
+            values, rows = torch.topk(without(output.scores, clicked, exclude_seen), self.k)
+        else:
+            query = self.query(output, intents)
+            head = self.coarse or self.exact
+            values, rows = head(query, clicked, exclude_seen, self.k)
+        return torch.where(values == -torch.inf, 0, rows + 1), values
+
+    def query(self, output: Output, intents: Tensor | None) -> Tensor:
+        """What the table is multiplied with, float (B, Q)."""
+        fused = cast(Tensor, output.fused)
+        if not self.model.rescores or self.variant == "none":
+            return fused
+        return torch.cat([fused, cast(Any, self.model.fuser).query(fused, intents)], 1)
+
+    def example(self) -> dict[str, Tensor]:
+        """Inputs to trace with: two sessions, of two clicks and three."""
+        items = torch.tensor([[1, 1, 0], [1, 1, 1]])
+        inputs = {"items": items, "mask": items > 0, "exclude_seen": torch.ones(2, 1, dtype=torch.bool)}
+        if self.variant == "intents":
+            inputs["intents"] = torch.ones(2, len(self.model.horizons), self.model.text_dim)
+        return inputs
+
+    def _table(self) -> Tensor | None:
+        """Float (N, Q); None where scores are not inner products with constants."""
+        model = self.model
+        if hasattr(model.backbone, "score"):
+            return None
+        items = model.backbone.item_embeddings()
+        if not model.rescores:
+            return items
+        fuser = cast(Any, model.fuser)
+        if not hasattr(fuser, "query"):
+            return None
+        with torch.no_grad():
+            if self.variant == "none":  # what text adds is then linear in the fused vector: fold it in
+                to_text = fuser.query(torch.eye(items.shape[1]), None)  # (D, E)
+                return items + fuser.titles.vectors @ to_text.T
+            return torch.cat([items, fuser.titles.vectors], 1)
+
+    def _check(self) -> None:
+        fused = self.model.fuser is not None
+        if not 1 <= self.k <= self.num_items:
+            raise InputError(f"k = {self.k}: the catalogue has {self.num_items} items")
+        if self.variant not in VARIANTS:
+            raise InputError(f"variant {self.variant!r}: expected {', '.join(VARIANTS)}")
+        if fused == (self.variant == "plain"):
+            kind = "takes intents" if fused else "is a plain backbone"
+            raise InputError(f"variant {self.variant!r}: the model {kind}")
+        if self.variant == "predictor" and getattr(self.model, "predictor", None) is None:
+            raise InputError("variant 'predictor': the model was trained without a predictor")

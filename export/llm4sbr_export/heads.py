@@ -1,0 +1,185 @@
+"""From queries to the K best items: every item's inner product, or a first pass over a smaller table.
+
+`fp32` reads N x Q x 4 bytes. The others read a rounded table, a quarter to a half of that, for the best 200
+or more candidates, and score those with the exact rows; so a score is exact, and a list is the exact one
+unless rounding moved an item of it behind all candidates. `verification` counts how often that happens.
+
+A few operators are written down as ONNX has them, since tracing would not find them. Outside an export the
+same modules compute the same thing with torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+CANDIDATES = 200
+"""At least so many items are scored exactly after a coarse first pass, and at least 4 K."""
+
+COARSE = ("int8", "fp16", "qdq")
+"""First passes: 8-bit rows, as ONNX Runtime's CPU kernel reads them; half precision; 8-bit rows and queries
+between quantize and dequantize operators, as TensorRT reads them."""
+
+BLOCKS = (16, 32, 64, 128, 256)
+"""Sizes of the blocks of a row that can have a scale of their own in `MatMulNBits`."""
+
+OPSET = 20
+
+
+def without(scores: Tensor, clicked: Tensor, exclude: Tensor) -> Tensor:
+    """Float (B, N) with -inf at the items clicked, rows int64 (B, T), where `exclude` (bool (B, 1)) is true.
+
+    A click that occurs twice writes the same value twice.
+    """
+    own = torch.where(exclude, -torch.inf, scores.gather(1, clicked))
+    return scores.scatter(1, clicked, own)
+
+
+class Exact(nn.Module):
+    """Every item's inner product in float32.
+
+    Args:
+        table: float (N, Q).
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = table if isinstance(table, nn.Parameter) else nn.Parameter(table, requires_grad=False)
+
+    def forward(self, query: Tensor, clicked: Tensor, exclude: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Float (B, Q) -> scores (B, K) and rows int64 (B, K), best first."""
+        best = torch.topk(without(product(query, self.table), clicked, exclude), k)
+        return best.values, best.indices
+
+
+class Candidates(nn.Module):
+    """A coarse first pass, and the exact scores of what it finds.
+
+    Args:
+        exact: has the exact table.
+        precision: one of `COARSE`.
+        k: K.
+        query_range: largest absolute value in a query, `qdq` only.
+    """
+
+    def __init__(self, exact: Exact, precision: str, *, k: int, query_range: float | None = None) -> None:
+        super().__init__()
+        self.table = exact.table
+        self.count = min(max(CANDIDATES, 4 * k), len(exact.table))
+        makers: dict[str, Callable[[], nn.Module]] = {
+            "int8": lambda: Blocks(exact.table.detach()),
+            "fp16": lambda: Half(exact.table.detach()),
+            "qdq": lambda: Quantized(exact.table.detach(), query_range or 1.0),
+        }
+        self.first = makers[precision]()
+
+    def forward(self, query: Tensor, clicked: Tensor, exclude: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As `Exact.forward`."""
+        coarse = torch.topk(without(self.first(query), clicked, exclude), self.count)
+        rows = functional.embedding(coarse.indices, self.table)  # (B, R, Q)
+        scores = (rows @ query.unsqueeze(2)).squeeze(2)
+        best = torch.topk(torch.where(coarse.values == -torch.inf, -torch.inf, scores), k)
+        return best.values, coarse.indices.gather(1, best.indices)
+
+
+class Blocks(nn.Module):
+    """8-bit rows with a float scale per block, `com.microsoft.MatMulNBits` of ONNX Runtime.
+
+    Args:
+        table: float (N, Q).
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.size, self.width = len(table), table.shape[1]
+        self.block = min(BLOCKS, key=lambda block: -(-self.width // block) * (block + 4))
+        padded = functional.pad(table, (0, -self.width % self.block))
+        parts = padded.unflatten(1, (-1, self.block))  # (N, blocks, block)
+        scale = (parts.abs().amax(2) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        self.register_buffer("rounded", (parts / scale.unsqueeze(2)).round().add(128).to(torch.uint8))
+        self.register_buffer("scale", scale)
+
+    rounded: Tensor
+    scale: Tensor
+
+    def forward(self, query: Tensor) -> Tensor:
+        """Float (B, Q) -> float (B, N)."""
+        if not torch.onnx.is_in_onnx_export():
+            whole = (self.rounded.float() - 128) * self.scale.unsqueeze(2)
+            return query @ whole.flatten(1)[:, : self.width].T
+        sizes = {"K": self.width, "N": self.size, "bits": 8, "block_size": self.block, "accuracy_level": 4}
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulNBits",
+            (query, self.rounded, self.scale),
+            sizes,
+            dtype=query.dtype,
+            shape=(query.shape[0], self.size),
+            version=1,
+        )
+
+
+class Half(nn.Module):
+    """Rows and queries in half precision.
+
+    Args:
+        table: float (N, Q).
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("rounded", table.half())
+
+    rounded: Tensor
+
+    def forward(self, query: Tensor) -> Tensor:
+        """Float (B, Q) -> float (B, N)."""
+        return product(query.half(), self.rounded).float()
+
+
+class Quantized(nn.Module):
+    """8-bit rows, one scale each, and 8-bit queries, between quantize and dequantize operators.
+
+    Args:
+        table: float (N, Q).
+        query_range: largest absolute value in a query, as measured on real sessions.
+    """
+
+    def __init__(self, table: Tensor, query_range: float) -> None:
+        super().__init__()
+        scale = (table.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        self.register_buffer("rounded", (table / scale.unsqueeze(1)).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("step", torch.tensor(query_range / 127))
+        self.register_buffer("zero", torch.tensor(0, dtype=torch.int8))
+
+    rounded: Tensor
+    scale: Tensor
+    step: Tensor
+    zero: Tensor
+
+    def forward(self, query: Tensor) -> Tensor:
+        """Float (B, Q) -> float (B, N)."""
+        if not torch.onnx.is_in_onnx_export():
+            steps = (query / self.step).round().clamp(-128, 127) * self.step
+            return steps @ (self.rounded * self.scale.unsqueeze(1)).T
+        steps = _operator("QuantizeLinear", (query, self.step, self.zero), torch.int8, query.shape)
+        steps = _operator("DequantizeLinear", (steps, self.step, self.zero), torch.float32, query.shape)
+        shape = self.rounded.shape
+        rows = _operator("DequantizeLinear", (self.rounded, self.scale), torch.float32, shape, axis=0)
+        return product(steps, rows)
+
+
+def product(query: Tensor, table: Tensor) -> Tensor:
+    """(B, Q) and (N, Q) -> (B, N), as an operator that reads the table as it lies, without a second copy."""
+    if torch.onnx.is_in_onnx_export():
+        return _operator("Gemm", (query, table), query.dtype, (query.shape[0], table.shape[0]), transB=1)
+    return query @ table.T
+
+
+def _operator(
+    name: str, inputs: tuple[Tensor, ...], dtype: torch.dtype, shape: tuple[int, ...], **attributes: int
+) -> Tensor:
+    return torch.onnx.ops.symbolic(name, inputs, attributes, dtype=dtype, shape=shape, version=OPSET)

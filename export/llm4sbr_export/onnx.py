@@ -1,0 +1,146 @@
+"""ONNX: one graph, opset 20, batch and length free; the artefact of record."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm4sbr.errors import ModelUnavailableError
+from llm4sbr.protocols import ExportSpec
+from llm4sbr.serving.artefact import Provider, open_session, provider_of
+from llm4sbr_export.graph import Graph
+from llm4sbr_export.heads import OPSET
+
+if TYPE_CHECKING:
+    from llm4sbr.fusion.model import LLM4SBR
+
+INPUTS = {"items": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}}
+INPUTS |= {"exclude_seen": {0: "batch"}, "intents": {0: "batch"}}
+"""Dimensions that are free, by input."""
+
+OUTPUTS = ("item_ids", "scores")
+
+MOST_INSIDE = 2**31 - 2**24
+"""Bytes of weights that the ONNX file itself may hold; protobuf ends at 2 GiB."""
+
+
+class Onnx:
+    """Writes `model.onnx`, and beside it `model.onnx.data` where the weights are too large for one file.
+
+    Args:
+        most_inside: bytes of weights from which they get a file of their own.
+        provider: who computes when the graph is loaded again.
+        threads: of ONNX Runtime; by default one per core.
+    """
+
+    suffix = ".onnx"
+    precisions = ("fp32", "int8")
+
+    def __init__(
+        self,
+        *,
+        most_inside: int = MOST_INSIDE,
+        provider: Provider = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.most_inside = most_inside
+        self.provider = provider
+        self.threads = threads
+
+    def export(self, model: LLM4SBR, example: Mapping[str, Tensor], path: Path, *, spec: ExportSpec) -> None:
+        """Write the graph to `path`; arguments as for the protocol.
+
+        Raises:
+            InputError: the model has no such variant or precision, or K is larger than the catalogue.
+            ModelUnavailableError: a package is not installed.
+        """
+        graph = Graph(model, k=spec.k, variant=spec.variant, precision=spec.precision)
+        write(graph, path, about=spec.about, most_inside=self.most_inside)
+
+    def load(self, path: Path) -> OnnxScorer:
+        """The graph at `path`, ready to score; errors as `open_session`."""
+        return OnnxScorer(path, provider=self.provider, threads=self.threads)
+
+
+class OnnxScorer:
+    """A graph in ONNX Runtime.
+
+    Args:
+        path: of the `.onnx` file.
+        provider: who must compute.
+        threads: by default one per core.
+    """
+
+    def __init__(self, path: Path, *, provider: Provider = "auto", threads: int | None = None) -> None:
+        self.session = open_session(path, provider=provider, threads=threads)
+        self.provider = provider_of(self.session)
+
+    def score(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Item ids int64 (B, K) and scores float32 (B, K) for the graph's inputs by name."""
+        feed = {name: value.numpy() for name, value in inputs.items()}
+        ids, scores = self.session.run(list(OUTPUTS), feed)
+        return torch.from_numpy(np.asarray(ids)), torch.from_numpy(np.asarray(scores))
+
+
+def write(graph: Graph, path: Path, *, about: Mapping[str, str], most_inside: int = MOST_INSIDE) -> None:
+    """Write a graph to `path` with `about` as metadata; weights beyond `most_inside` bytes go beside it."""
+    program = _trace(graph)
+    ends = (*program.model.graph.inputs, *program.model.graph.outputs)
+    shapes = {f"shape of {value.name}": str(value.shape) for value in ends}
+    program.model.metadata_props.update({**about, **shapes})
+    _save(program.model, path, most_inside=most_inside)
+
+
+def _trace(graph: Graph) -> Any:
+    try:
+        import onnxscript  # noqa: F401  what torch's exporter is written with
+    except ModuleNotFoundError as error:
+        raise ModelUnavailableError(
+            f"{error.name} is not installed, which ONNX export needs: pip install 'llm4sbr[onnx]'"
+        ) from None
+    example = graph.example()
+    with _quiet(), torch.no_grad():
+        return torch.onnx.export(
+            graph.eval(),
+            kwargs=dict(example),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes={name: INPUTS[name] for name in example},
+            input_names=list(example),
+            output_names=OUTPUTS,
+            verbose=False,
+        )
+
+
+def _save(model: Any, path: Path, *, most_inside: int) -> None:
+    import onnx_ir as ir
+    from onnx_ir.passes.common import DeduplicateInitializersPass
+
+    DeduplicateInitializersPass()(model)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    outside = f"{path.name}.data" if size > most_inside else None
+    ir.save(model, path, external_data=outside)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says about its own inside."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,97 @@
+"""`llm4sbr export`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from llm4sbr.options import common, print_json
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "formats", default="onnx", show_default=True, metavar="NAMES", help="Comma-separated."
+)
+@click.option(
+    "--precision",
+    "precisions",
+    metavar="NAMES",
+    help="fp32, int8, fp16.  [the format's own]",
+)
+@click.option(
+    "-k",
+    "--k",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    metavar="K",
+    help="Length of a list.",
+)
+@click.option("--variant", help="Which trained model; by default the one with the LLM's intents.")
+@click.option("--seed", type=int, metavar="N", help="Which seed.  [the best on validation]")
+@click.option(
+    "--intents",
+    type=click.Choice(["input", "predictor", "none"]),
+    help="Whether intents are an input, predicted in the graph, or none.  [input]",
+)
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    default="auto",
+    show_default=True,
+    help="Who must compute when the artefact is verified; auto takes what works.",
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    metavar="B",
+    help="Most sessions in one request, for engines.",
+)
+@common
+def export(
+    run: Path,
+    formats: str,
+    precisions: str | None,
+    k: int,
+    variant: str | None,
+    seed: int | None,
+    intents: str | None,
+    provider: str,
+    max_batch: int,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Export a trained model of RUN, verified, into RUN/export.
+
+    Each format and precision is a folder of its own. Exits with 3 if a format needs a GPU and there is none.
+    """
+    from llm4sbr.progress import Progress
+    from llm4sbr.stages.export import Export
+    from llm4sbr.stages.export import export as export_run
+
+    wanted = Export(
+        formats=_names(formats),
+        precisions=_names(precisions or ""),
+        k=k,
+        variant=variant,
+        seed=seed,
+        intents=intents,
+        provider=provider,
+        max_batch=max_batch,
+    )
+    found = export_run(run, wanted, Progress(quiet=quiet))
+    if as_json:
+        print_json(found)
+    else:
+        from llm4sbr.report.artefacts import show_artefacts
+
+        show_artefacts(run / "export", found)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
