@@ -37,6 +37,8 @@ CORE = "llm4sbr"
 OFFERED = {
     ("llms", "embedded"): "llm4sbr-embedded",
     ("encoders", "embedded"): "llm4sbr-embedded",
+    ("llms", "openai"): "llm4sbr-openai",
+    ("llms", "vllm"): "llm4sbr-vllm",
 }
 """Components of packages of ours that may not be installed: (kind, name) -> the package to install."""
 

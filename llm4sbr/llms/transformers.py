@@ -18,6 +18,7 @@ from torch import Tensor
 
 from llm4sbr import hub
 from llm4sbr.errors import ConfigError
+from llm4sbr.llms.chat import Chat
 from llm4sbr.llms.weights import Weights
 
 __all__ = ["TransformersLLM"]
@@ -90,7 +91,7 @@ class TransformersLLM:
         Raises:
             ModelUnavailableError: the weights cannot be had here, or cannot be loaded.
         """
-        rows = [self._loaded.tokens(prompt) for prompt in prompts]
+        rows = [self._loaded.chat.tokens(prompt) for prompt in prompts]
         answers = [""] * len(rows)
         for indices in self._batches(rows):
             for index, text in zip(indices, self._answer([rows[i] for i in indices]), strict=True):
@@ -155,9 +156,7 @@ class _Loaded(NamedTuple):
 
     tokenizer: Any
     network: Any
-    template: str | None
-    specials: tuple[str, ...]
-    """Texts that the tokenizer reads as control tokens."""
+    chat: Chat
     breaks: Tensor
     """bool (vocabulary,): tokens with a line break."""
     padding: int
@@ -174,27 +173,10 @@ class _Loaded(NamedTuple):
         # Whatever sampling or penalty the model's makers suggest: decoding here is greedy and nothing else.
         network.generation_config = type(network.generation_config)()
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
-        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        specials = tuple(sorted(t for t in added | set(tokenizer.all_special_tokens) if len(t) > 1))
-        chat = template or tokenizer.chat_template
         width = max(network.get_input_embeddings().num_embeddings, len(tokenizer))
         breaks = _breaks(tokenizer, width).to(network.device)
-        return cls(tokenizer, network, chat, specials, breaks, padding, ends, _can_share(network))
-
-    def tokens(self, prompt: str) -> list[int]:
-        """Token ids of a prompt in its chat template; control tokens in the text lose their meaning."""
-        for special in self.specials:
-            prompt = prompt.replace(special, f"{special[0]} {special[1:]}")
-        if self.template is None:
-            return list(self.tokenizer(prompt).input_ids)
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            chat_template=self.template,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,  # for templates that know it; an answer has no room for thoughts
-        )
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        chat = Chat.of(tokenizer, template)
+        return cls(tokenizer, network, chat, breaks, padding, ends, _can_share(network))
 
 
 class _FirstLine:

@@ -1,0 +1,126 @@
+"""vLLM's offline engine as an LLM: continuous batching and prefix caching on GPUs.
+
+Written against the API of vLLM 0.33 (`LLM.generate` with token ids, `SamplingParams`). It has not been run
+with vLLM itself, which needs a GPU: the tests put a stand-in with the same signatures in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from llm4sbr.errors import ConfigError, ModelUnavailableError
+from llm4sbr.llms.chat import Chat
+from llm4sbr.llms.weights import Weights
+
+__all__ = ["VLLM"]
+
+
+class VLLM:
+    """Answers prompts with vLLM in this process; the engine starts when the first prompt comes.
+
+    Args:
+        model: a folder or the name of a model on the hub.
+        revision: branch, tag or commit on the hub.
+        dtype: of weights and activations: `auto`, `bfloat16`, `float16`, `float32`.
+        quantization: `awq`, `gptq`, `fp8` ... where the weights need it said.
+        max_new_tokens: an answer is cut off after so many tokens, or at its first line break.
+        max_model_len: tokens of a prompt and its answer; less memory than the model's own length.
+        tensor_parallel_size: GPUs that share one copy of the model.
+        gpu_memory_utilization: share of each GPU's memory.
+        batch_size: prompts handed over at once; vLLM batches them itself, so many are good, and as many
+            are lost when the process is killed.
+        chat_template: a Jinja template, for a chat model that brings none.
+        trust_remote_code: run code that comes with the model.
+        engine: further arguments of `vllm.LLM`.
+
+    Raises:
+        ConfigError: a size below 1.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        quantization: str | None = None,
+        max_new_tokens: int = 24,
+        max_model_len: int = 2048,
+        tensor_parallel_size: int = 1,
+        gpu_memory_utilization: float = 0.9,
+        batch_size: int = 1024,
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
+        engine: dict[str, Any] | None = None,
+    ) -> None:
+        if min(max_new_tokens, max_model_len, tensor_parallel_size, batch_size) < 1:
+            raise ConfigError("infer.options: sizes of the vllm LLM must be at least 1")
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+        self._weights = Weights(model, revision=revision, trust_remote_code=trust_remote_code)
+        self._template = chat_template
+        self._precision = f"{dtype}{f', {quantization}' if quantization else ''}"
+        self._engine = {
+            "model": model,
+            "revision": revision,
+            "dtype": dtype,
+            "quantization": quantization,
+            "max_model_len": max_model_len,
+            "tensor_parallel_size": tensor_parallel_size,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "trust_remote_code": trust_remote_code,
+            "enable_prefix_caching": True,
+            "seed": 0,
+            **(engine or {}),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The model's content and everything that changes an answer; the engine is not started.
+
+        Raises:
+            ModelUnavailableError: the model is neither here nor to be had.
+        """
+        template = f", template {self._template!r}" if self._template else ""
+        return (
+            f"vllm, {self._weights.identity}, {self._precision}, greedy, one line, "
+            f"{self.max_new_tokens} tokens{template}"
+        )
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        """One answer per prompt, in the order of `prompts`.
+
+        Raises:
+            ModelUnavailableError: vLLM is not installed, or cannot load the model here.
+        """
+        if not prompts:
+            return []
+        engine, chat, settings = self._started
+        given = [{"prompt_token_ids": chat.tokens(prompt)} for prompt in prompts]
+        found = engine.generate(given, settings, use_tqdm=False)
+        return [str(one.outputs[0].text).strip() for one in found]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text."""
+        tokenizer = self._started[1].tokenizer
+        return [len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+
+    @cached_property
+    def _started(self) -> tuple[Any, Chat, Any]:
+        try:
+            from vllm import LLM, SamplingParams
+        except ImportError as error:
+            raise ModelUnavailableError(f"vLLM cannot be imported ({error}); pip install vllm") from None
+        try:
+            engine = LLM(**self._engine)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelUnavailableError(
+                f"vLLM cannot load {self._engine['model']!r} here ({reason}); it needs a GPU with enough "
+                "memory, see infer.options.max_model_len and gpu_memory_utilization"
+            ) from None
+        # Answers are titles: one line. A template's own line breaks come before the answer's first word.
+        settings = SamplingParams(temperature=0.0, max_tokens=self.max_new_tokens, stop=["\n"])
+        return engine, Chat.of(engine.get_tokenizer(), self._template), settings
