@@ -20,6 +20,7 @@ from llm4sbr.errors import Llm4sbrError, StoreError, TrainingError
 from llm4sbr.experiments import paper, sharing
 from llm4sbr.experiments.grid import KINDS, Cell, Request, cells
 from llm4sbr.experiments.machine import hardware
+from llm4sbr.fusion.saved import RECORD as MODEL
 from llm4sbr.parallel import Report
 from llm4sbr.progress import Advance, Progress
 from llm4sbr.stages.train import Job, train_job
@@ -27,6 +28,10 @@ from llm4sbr.stages.train import Job, train_job
 RECORD = "experiment.json"
 FORMAT = 1
 """Version of `experiment.json`."""
+
+WHOLE = 100
+SHARES = {"train": 95, "evaluate": 5}
+"""Of a cell's time, about, in hundredths."""
 
 
 def run_experiment(
@@ -98,6 +103,7 @@ class _Book:
         )
         record.update(status="done", metrics=metrics)
         record.update(paper=paper.figures(record["axes"], metrics, stats), notes=paper.notes(metrics, stats))
+        record.update(training=_training(run))
         self.content["versions"] |= store.read_json(run / "versions.json")
         self._write()
 
@@ -106,8 +112,20 @@ class _Book:
 
 
 def _blank(cell: Cell) -> dict[str, Any]:
+    data = {key: value for key, value in cell.settings["data"].items() if key != "path"}  # this machine's
     found = {"name": cell.name, "run": f"runs/{cell.name}", "axes": cell.axes, "status": "pending"}
+    found |= {"settings": {**cell.settings, "data": data}, "training": {}}
     return found | {"error": None, "metrics": None, "paper": None, "notes": []}
+
+
+def _training(run: Path) -> dict[str, list[dict[str, int]]]:
+    """Variant -> `seed`, `epochs` and `best_epoch` of each of its models."""
+    found: dict[str, list[dict[str, int]]] = {}
+    for path in sorted((run / "train").glob(f"*/seed-*/{MODEL}")):
+        facts = store.read_json(path)["facts"]
+        told = {key: facts[key] for key in ("seed", "epochs", "best_epoch")}
+        found.setdefault(path.parent.parent.name, []).append(told)
+    return found
 
 
 @contextmanager
@@ -171,29 +189,27 @@ def _train(tasks: Sequence[_Task], book: _Book, jobs: int, progress: Progress) -
     if jobs > 1:
         alone = nest({"train.workers": 1})  # a worker process has no children
         tasks = [task._replace(settings=merge(task.settings, alone)) for task in tasks]
-    with progress.task("cells", len(tasks), unit="cells") as advance:
+    left = [WHOLE] * len(tasks)
+    with progress.task("cells", sum(left), unit="%") as advance:
 
         def going(index: int, n: int, note: str) -> None:
-            _say(progress, advance, tasks[index].name, n, note)
+            left[index] -= n
+            if n:
+                advance(n, f"{tasks[index].name} {note}")
+            else:
+                progress.note(f"{tasks[index].name}: {note}")
 
         def done(index: int, error: str) -> None:
             name = tasks[index].name
             book.failed(name, error) if error else book.done(name)
-            advance(1, name)
+            advance(left[index])
             progress.note(f"{name}: {f'failed: {error}' if error else 'done'}")
 
         parallel.run(_work, tasks, workers=jobs, progress=going, done=done)
 
 
-def _say(progress: Progress, advance: Advance, name: str, n: int, note: str) -> None:
-    if n:
-        advance(0, f"{name} {note}".strip())
-    elif note:
-        progress.note(f"{name}: {note}")
-
-
 class _Relay(Progress):
-    """Progress of a cell, told to whoever runs it: notes with 0 units, work with what is done."""
+    """Progress of a cell, told to whoever runs it: hundredths of the cell, and notes with none."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(quiet=True)
@@ -206,13 +222,16 @@ class _Relay(Progress):
 
     @contextmanager
     def task(self, label: str, total: int, *, unit: str = "") -> Iterator[Advance]:
-        """Tell the share that is done."""
-        done = 0
+        """Tell every hundredth that is done."""
+        done = told = 0
 
         def advance(n: int = 1, note: str = "") -> None:
-            nonlocal done
+            nonlocal done, told
             done += n
-            self.report(n, f"{label} {done / max(total, 1):.0%} {note}")
+            share = SHARES.get(label, 0) * done // max(total, 1)
+            if share > told:
+                self.report(share - told, note)
+                told = share
 
         yield advance
 
