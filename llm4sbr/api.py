@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llm4sbr import pipeline, store
 from llm4sbr.config import merge, nest
 from llm4sbr.progress import Progress
+from llm4sbr.report import REPORT
 
 if TYPE_CHECKING:
     from llm4sbr.llms.planning import Plan
@@ -27,7 +28,8 @@ def run(
             (`**{"train.dim": 64}`).
 
     Returns:
-        The content of the stage's JSON summary; for `evaluate` that is `metrics.json`.
+        The content of the stage's JSON summary; for `evaluate` that is `metrics.json` and
+        where the `report` is.
     """
     chosen = merge(*(nest({key: value}) for key, value in settings.items()))
     pipeline.execute(Path(folder), chosen, until=until, progress=Progress(quiet=quiet))
@@ -64,4 +66,6 @@ def summary(run: Path, stage: str) -> dict[str, Any]:
         models = sorted((run / stage).glob("*/seed-*/model.json"))
         return {"models": [store.read_json(path) for path in models]}
     found: dict[str, Any] = store.read_json(run / stage / SUMMARIES[stage])
+    if stage == "evaluate" and (run / REPORT).exists():
+        found["report"] = str(run / REPORT)
     return found

@@ -30,6 +30,7 @@ from llm4sbr.config import (
 )
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.progress import Progress
+from llm4sbr.report import REPORT
 
 NEUTRAL = frozenset({"train.workers", "train.device", "infer.cache", "evaluate.batch_size"})
 """Settings that change how fast or where something is done, and what comes out in the last digits at most."""
@@ -134,6 +135,8 @@ def execute(
         _record(run, chosen, config)
         for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
             _bring_up_to_date(run, stage, config, progress, redo=force and stage.name == until)
+        if until == STAGE_NAMES[-1] and not (run / REPORT).exists():
+            _write_report(run)
     return config
 
 
@@ -183,6 +186,7 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
         progress.note(f"{stage.name}: fresh")
         return
     progress.note(f"{stage.name}: {_why(old, stamp)}")
+    (run / REPORT).unlink(missing_ok=True)  # it tells of what was before
     with store.stage_folder(folder, stamp) as out:
         started = time.monotonic()
         memory.reset_peak()
@@ -195,6 +199,12 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
             content=store.folder_sha256(out),
         )
         store.write_stamp(out, done)
+
+
+def _write_report(run: Path) -> None:
+    from llm4sbr.report.html import write_run
+
+    write_run(run)
 
 
 def _without_news(stamp: store.Stamp, old: store.Stamp | None) -> store.Stamp:

@@ -1,0 +1,23 @@
+"""`llm4sbr report`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from llm4sbr.options import common, print_json
+
+
+@click.command()
+@click.argument("folder", metavar="RUN_OR_EXPERIMENT", type=click.Path(path_type=Path))
+@common
+def report(folder: Path, as_json: bool, quiet: bool, debug: bool) -> None:
+    """Write report.html: tables, figures, and sessions with their answers, in one file that needs no other.
+
+    A run writes its own at its end; this writes it anew, or for a run that is not finished.
+    """
+    from llm4sbr.report.html import write
+
+    path = write(folder)
+    print_json({"report": str(path)}) if as_json else click.echo(f"Report: {path}")
