@@ -17,6 +17,7 @@ import click
 
 from llm4sbr.commands.answers import answers
 from llm4sbr.commands.experiment import experiment
+from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
 from llm4sbr.errors import Llm4sbrError
 from llm4sbr.options import chosen_settings, common, print_json, sources, stage_options
@@ -60,6 +61,8 @@ def _show(run: Path, stage: str, as_json: bool) -> None:
         from llm4sbr.report.table import show_stage
 
         show_stage(stage, found, timings(run))
+        if "report" in found:
+            click.echo(f"\nReport: {found['report']}")
 
 
 @cli.command("run")
@@ -182,6 +185,7 @@ def recommend(
 
 cli.add_command(answers)
 cli.add_command(experiment)
+cli.add_command(report)
 cli.add_command(serve)
 
 
