@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -337,3 +338,16 @@ def test_a_cell_is_an_ordinary_run(localization: Path) -> None:
     before = inode(run / "evaluate/stage.json")
     pipeline.execute(run, {}, progress=Progress(quiet=True))
     assert inode(run / "evaluate/stage.json") == before
+
+
+def test_the_command_of_the_record_asks_for_the_same_cells(base: Path, localization: Path) -> None:
+    text = store.read_json(localization / "experiment.json")["command"]
+    assert str(base / "log") not in text
+    words = shlex.split(text.replace("PATH", str(base / "log")).replace("FOLDER", str(base / "again")))
+    assert words[0] == "llm4sbr"
+    assert _guarded([*words[1:], "--quiet", "--json"]) == 0
+    one, two = (store.read_json(folder / "experiment.json") for folder in (localization, base / "again"))
+    assert [cell["settings"] for cell in one["cells"]] == [cell["settings"] for cell in two["cells"]]
+    assert [cell["metrics"]["verdict"] for cell in one["cells"]] == [
+        cell["metrics"]["verdict"] for cell in two["cells"]
+    ]

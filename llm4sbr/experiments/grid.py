@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm4sbr import registry
-from llm4sbr.config import Settings, merge, nest
+from llm4sbr.config import Settings, flatten, merge, nest
 from llm4sbr.errors import ConfigError
 
 BASELINES = ["popularity", "s-pop", "item-knn", "vmis-knn"]
@@ -117,6 +119,23 @@ def cells(request: Request) -> list[Cell]:
             f"{twice} is asked for twice" if twice else "no cell is asked for; name a --dataset"
         )
     return found
+
+
+def command(request: Request) -> str:
+    """The command line that asks for this, with PATH and FOLDER for what is this machine's own."""
+    words = ["llm4sbr", "experiment", request.kind, "FOLDER"]
+    for one in request.datasets:
+        reader = f"{one.reader}:" if one.reader != one.name else ""
+        words += ["--dataset", one.name + (f"={reader}PATH" if one.path else "")]
+    words += ["--protocol", ",".join(request.protocols)]
+    for perspectives in request.perspectives:
+        words += ["--perspective", ",".join(perspectives)]
+    words += ["--backbone", ",".join(request.backbones)] if request.backbones else []
+    words += ["-f", ",".join(map(str, request.f))] if request.f else []
+    for key, value in flatten(request.settings).items():
+        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        words += ["--set", f"{key}={text}"]
+    return shlex.join(words)
 
 
 def parts(perspectives: tuple[str, ...]) -> list[Part]:

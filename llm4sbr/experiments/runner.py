@@ -6,32 +6,24 @@ and evaluated, several cells side by side if asked for. A cell that fails is rec
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from llm4sbr import parallel, pipeline, store
-from llm4sbr.config import Config, Settings, merge, nest, to_toml
-from llm4sbr.errors import Llm4sbrError, StoreError, TrainingError
+from llm4sbr.config import merge, nest
+from llm4sbr.errors import StoreError
 from llm4sbr.experiments import paper, sharing
-from llm4sbr.experiments.grid import KINDS, Cell, Request, cells
+from llm4sbr.experiments.grid import KINDS, Cell, Request, cells, command
 from llm4sbr.experiments.machine import hardware
+from llm4sbr.experiments.work import SHARES, Task, line_of, settle, work
 from llm4sbr.fusion.saved import RECORD as MODEL
-from llm4sbr.parallel import Report
-from llm4sbr.progress import Advance, Progress
-from llm4sbr.stages.train import Job, train_job
+from llm4sbr.progress import Progress
 
 RECORD = "experiment.json"
 FORMAT = 1
 """Version of `experiment.json`."""
-
-WHOLE = 100
-SHARES = {"train": 95, "evaluate": 5}
-"""Of a cell's time, about, in hundredths."""
 
 
 def run_experiment(
@@ -55,10 +47,10 @@ def run_experiment(
     progress = progress or Progress()
     todo = cells(request)
     with _held(folder, request.kind):
-        book = _Book(folder, request.kind, todo)
+        book = _Book(folder, request, todo)
         ready = [cell for cell in todo if _upstream(cell, book, progress)]
         fresh = KINDS[request.kind].fresh_processes
-        tasks = [_Task(book.run(cell), cell.name, cell.settings, book.runs, fresh) for cell in ready]
+        tasks = [Task(book.run(cell), cell.name, cell.settings, book.runs, fresh) for cell in ready]
         for wave in _waves(ready):
             _train([tasks[place] for place in wave], book, 1 if fresh else jobs, progress)
         return book.content
@@ -72,13 +64,14 @@ def failures(content: dict[str, Any]) -> list[str]:
 class _Book:
     """What is known of every cell, on disk after every change."""
 
-    def __init__(self, folder: Path, kind: str, todo: Sequence[Cell]) -> None:
+    def __init__(self, folder: Path, request: Request, todo: Sequence[Cell]) -> None:
         self.folder = folder
         self.runs = [folder / "runs" / cell.name for cell in todo]
         self.records = {cell.name: _blank(cell) for cell in todo}
         self.content: dict[str, Any] = {
             "format": FORMAT,
-            "experiment": kind,
+            "experiment": request.kind,
+            "command": command(request),
             "cells": list(self.records.values()),
             "hardware": hardware(),
             "versions": {},
@@ -147,21 +140,14 @@ def _upstream(cell: Cell, book: _Book, progress: Progress) -> bool:
     progress.note(f"{cell.name}")
     run = book.run(cell)
     try:
-        config = _settle(run, cell.settings)
+        config = settle(run, cell.settings)
         sharing.share_stages(run, config, [one for one in book.runs if one != run])
         pipeline.execute(run, cell.settings, until="localize", progress=progress)
     except Exception as error:
-        book.failed(cell.name, _line(error))
-        progress.note(f"{cell.name}: failed: {_line(error)}")
+        book.failed(cell.name, line_of(error))
+        progress.note(f"{cell.name}: failed: {line_of(error)}")
         return False
     return True
-
-
-def _settle(run: Path, chosen: Settings) -> Config:
-    """The cell's configuration; what an earlier command chose for this run is forgotten."""
-    _, config = pipeline.configure(None, chosen)
-    store.write_text(run / "config.toml", to_toml(chosen))
-    return config
 
 
 def _waves(todo: Sequence[Cell]) -> list[list[int]]:
@@ -173,23 +159,11 @@ def _waves(todo: Sequence[Cell]) -> list[list[int]]:
     return [ahead, [place for place in range(len(todo)) if place not in ahead]]
 
 
-class _Task(NamedTuple):
-    """A cell to train and evaluate."""
-
-    run: Path
-    name: str
-    settings: Settings
-    runs: Sequence[Path]
-    """Those of all cells."""
-    fresh: bool
-    """Each model in a process of its own."""
-
-
-def _train(tasks: Sequence[_Task], book: _Book, jobs: int, progress: Progress) -> None:
+def _train(tasks: Sequence[Task], book: _Book, jobs: int, progress: Progress) -> None:
     if jobs > 1:
         alone = nest({"train.workers": 1})  # a worker process has no children
         tasks = [task._replace(settings=merge(task.settings, alone)) for task in tasks]
-    left = [WHOLE] * len(tasks)
+    left = [sum(SHARES.values())] * len(tasks)
     with progress.task("cells", sum(left), unit="%") as advance:
 
         def going(index: int, n: int, note: str) -> None:
@@ -205,73 +179,4 @@ def _train(tasks: Sequence[_Task], book: _Book, jobs: int, progress: Progress) -
             advance(left[index])
             progress.note(f"{name}: {f'failed: {error}' if error else 'done'}")
 
-        parallel.run(_work, tasks, workers=jobs, progress=going, done=done)
-
-
-class _Relay(Progress):
-    """Progress of a cell, told to whoever runs it: hundredths of the cell, and notes with none."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(quiet=True)
-        self.report = report
-
-    def note(self, text: str) -> None:
-        """Say it, unless it is that there is nothing to do."""
-        if not text.endswith(": fresh"):
-            self.report(0, text)
-
-    @contextmanager
-    def task(self, label: str, total: int, *, unit: str = "") -> Iterator[Advance]:
-        """Tell every hundredth that is done."""
-        done = told = 0
-
-        def advance(n: int = 1, note: str = "") -> None:
-            nonlocal done, told
-            done += n
-            share = SHARES.get(label, 0) * done // max(total, 1)
-            if share > told:
-                self.report(share - told, note)
-                told = share
-
-        yield advance
-
-
-def _work(task: _Task, report: Report) -> str:
-    """Train and evaluate a cell; returns what went wrong, in one line."""
-    try:
-        config = _settle(task.run, task.settings)
-        others = [one for one in task.runs if one != task.run]
-        linked = sharing.share_models(task.run, config, others)
-        if linked:
-            report(0, f"train: {linked} models are those of other cells")
-        if task.fresh:
-            _train_apart(task.run, config, report)
-        pipeline.execute(task.run, task.settings, progress=_Relay(report))
-    except Exception as error:
-        return _line(error)
-    return ""
-
-
-def _train_apart(run: Path, config: Config, report: Report) -> None:
-    """Train what is lacking, each model in a process that has done nothing before."""
-    stamp = pipeline.stamp_for(run, sharing.TRAIN, config)
-    done = store.read_stamp(run / sharing.TRAIN.name)
-    if done and done.fingerprint == stamp.fingerprint:
-        return
-    context = multiprocessing.get_context("spawn")
-    for variant, folder in sharing.wanted(run, config, stamp):
-        job = Job(run, folder, config, variant, int(folder.name.removeprefix("seed-")))
-        with ProcessPoolExecutor(1, mp_context=context) as process:
-            try:
-                report(0, f"{variant}: {process.submit(_train_one, job).result()}")
-            except BrokenProcessPool:
-                raise TrainingError(f"the process that trained {variant} died; was memory short?") from None
-
-
-def _train_one(job: Job) -> str:
-    return train_job(job, lambda n, note: None)
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, Llm4sbrError) else f"internal error: {type(error).__name__}: {text}"
+        parallel.run(work, tasks, workers=jobs, progress=going, done=done)
