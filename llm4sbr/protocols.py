@@ -255,6 +255,8 @@ class CatalogueFuser(Fuser, Protocol):
     """A fuser by which text reaches the catalogue. Constructor: `num_items` and `text_dim` besides.
 
     Its class says so by `needs_catalogue = True`. What `fit` takes over is a buffer, saved with the model.
+    Optional besides: `texts(items)`, the titles' vectors of int64 (B, T) as float (B, T, E), from which the
+    predictor of intents learns more than from the session's vectors alone.
     Optional besides: `titles.vectors` (N, E) and `query(fused, intents) -> (B, E)`, linear in `fused`, if all
     that `rescore` adds is their product; an exported graph then scores items and titles in one.
     """

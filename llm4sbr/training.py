@@ -24,6 +24,7 @@ from llm4sbr import memory, metrics, store
 from llm4sbr.checkpoint import Checkpoint
 from llm4sbr.config import TrainConfig
 from llm4sbr.data.batches import batches
+from llm4sbr.distillation import distil
 from llm4sbr.distributed import ALONE, Part, Team
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.fusion.losses import Losses
@@ -255,7 +256,12 @@ class _Trainer:
             "device_memory": self._device_peak(),
             "processes": self.team.size,
         }
-        recipe, catalogue = self.recipe, self.material.catalogue
+        material, catalogue = self.material, self.material.catalogue
+        if material.train_intents is not None:
+            measured["predictor"] = distil(
+                self.model, material.sessions, material.train, material.train_intents
+            )
+        recipe = self.recipe._replace(predictor=self.model.predictor is not None)
         save_model(self.folder, self.model, recipe=recipe, catalogue=catalogue, facts=facts | measured)
 
 

@@ -45,6 +45,10 @@ class Titles(nn.Module):
         """Inner products of float (B, E) with every title, float (B, N)."""
         return query @ self.vectors.to(query.dtype).T
 
+    def of(self, items: Tensor) -> Tensor:
+        """The titles of items int64 (B, T), float (B, T, E); of the padding's 0 any one."""
+        return self.vectors[(items - 1).clamp(min=0)].float()
+
 
 class Weights(nn.Module):
     """A positive weight per perspective for what an intent says about titles.
@@ -92,6 +96,11 @@ class Catalogue(nn.Module):
     def fit(self, titles: Tensor) -> None:
         """Take over the catalogue's text vectors, float (N, E)."""
         self.titles.fit(titles)
+
+    def texts(self, items: Tensor) -> Tensor:
+        """The titles of items int64 (B, T), float (B, T, E), for the predictor of intents."""
+        found: Tensor = self.titles.of(items)
+        return found
 
     def forward(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
         """(B, P, D) and (B, P, D) -> (B, D), as `gated`."""
@@ -142,6 +151,11 @@ class TextMetric(nn.Module):
         """Take over the catalogue's text vectors, float (N, E)."""
         self.titles.fit(titles)
 
+    def texts(self, items: Tensor) -> Tensor:
+        """The titles of items int64 (B, T), float (B, T, E), for the predictor of intents."""
+        found: Tensor = self.titles.of(items)
+        return found
+
     def forward(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
         """(B, P, D) and (B, P, D) -> (B, D), as `gated`."""
         fused: Tensor = self.vector(behavioural, semantic)
@@ -159,4 +173,5 @@ class TextMetric(nn.Module):
         if intents is None:
             return fused.new_zeros(len(fused), self.titles.vectors.shape[1])
         told: Tensor = self.weights(intents)
-        return told + self.back(self.into(told))
+        query: Tensor = told + self.back(self.into(told))
+        return query

@@ -4,6 +4,8 @@
     intents (B, P, E) --linear map, Eq. 6--> semantic (B, P, D) ----------------------------+--fuser--> (B, D)
     scores = fused . item embeddings (Eq. 10), or the backbone's own; a `CatalogueFuser` adds what text says
 
+Where no LLM was asked, a `Predictor` can stand in: intents out of long, short and the items' titles.
+
 Without perspectives it is the plain backbone with its own readout, W [short; long].
 """
 
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr import registry
+from llm4sbr.fusion.predictor import Predictor
 from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
 
 
@@ -65,6 +68,7 @@ class LLM4SBR(nn.Module):
         self.text_dim = text_dim
         self.fuser = fuser
         self.rescores = getattr(fuser, "needs_catalogue", False)
+        self.predictor: Predictor | None = None
         dim = backbone.item_embeddings().shape[1]
         if fuser is not None:
             self.text = nn.Linear(text_dim, dim)  # Eq. 6, one map for all perspectives
@@ -73,16 +77,26 @@ class LLM4SBR(nn.Module):
             self.readout = nn.Linear(2 * dim, dim, bias=False)
             _small(self.readout)
 
-    def forward(self, items: Tensor, mask: Tensor, intents: Tensor | None = None) -> Tensor:
-        """Scores, float (B, N), of int64 (B, T) under bool (B, T) with float (B, P, E) or no intents."""
-        return self.represent(items, mask, intents).scores
+    def forward(
+        self, items: Tensor, mask: Tensor, intents: Tensor | None = None, *, predict: bool = False
+    ) -> Tensor:
+        """Scores, float (B, N), of int64 (B, T) under bool (B, T) with float (B, P, E) or no intents.
 
-    def represent(self, items: Tensor, mask: Tensor, intents: Tensor | None = None) -> Output:
+        With `predict` the predictor's intents stand wherever `intents` has none: in its zero rows, or
+        everywhere if it is None.
+        """
+        return self.represent(items, mask, intents, predict=predict).scores
+
+    def represent(
+        self, items: Tensor, mask: Tensor, intents: Tensor | None = None, *, predict: bool = False
+    ) -> Output:
         """Scores together with the vectors they came from; arguments as for `forward`."""
         encoded = self.backbone(items, mask)
         if self.fuser is None:
             fused = self._plain(encoded)
             return Output(self._score(fused, encoded), encoded, fused=fused)
+        if predict:
+            intents = self._completed(intents, self.predict(encoded, items, mask))
         order = slots(self.horizons)
         behavioural = torch.stack([encoded.long if one == "long" else encoded.short for one in order], 1)
         semantic, known = self._semantic(behavioural, intents)
@@ -91,6 +105,36 @@ class LLM4SBR(nn.Module):
         if self.rescores:
             scores = cast(CatalogueFuser, self.fuser).rescore(scores, fused, intents)
         return Output(scores, encoded, behavioural, semantic, known, fused)
+
+    def add_predictor(self) -> Predictor:
+        """Give the model a predictor with fresh weights, and return it."""
+        dim = self.backbone.item_embeddings().shape[1]
+        self.predictor = Predictor(
+            dim, len(self.horizons), self.text_dim, titles=hasattr(self.fuser, "texts")
+        )
+        return self.predictor
+
+    def predict(self, encoded: Encoded, items: Tensor, mask: Tensor) -> Tensor:
+        """The predictor's intents, float (B, P, E), for sessions and what the backbone made of them.
+
+        Raises:
+            ValueError: the model has no predictor.
+        """
+        if self.predictor is None:
+            raise ValueError("the model has no predictor of intents")
+        predicted: Tensor = self.predictor(encoded, mask, self.texts(items))
+        return predicted
+
+    def texts(self, items: Tensor) -> Tensor | None:
+        """The titles' vectors of items int64 (B, T), float (B, T, E), if the fuser knows them."""
+        of = getattr(self.fuser, "texts", None)
+        return None if of is None else cast(Tensor, of(items))
+
+    @staticmethod
+    def _completed(intents: Tensor | None, predicted: Tensor) -> Tensor:
+        if intents is None:
+            return predicted
+        return torch.where(intents.abs().sum(2, keepdim=True) > 0, intents, predicted)
 
     def _semantic(self, behavioural: Tensor, intents: Tensor | None) -> tuple[Tensor, Tensor]:
         # A zero intent stays zero: the map's bias must not speak for an LLM that said nothing.
@@ -138,6 +182,8 @@ class Recipe(NamedTuple):
     """One per perspective."""
     text_dim: int = 0
     """E."""
+    predictor: bool = False
+    """Whether the model has a predictor of intents."""
 
     def components(self) -> list[tuple[str, str]]:
         """(kind, name) of every installed part."""
@@ -156,7 +202,10 @@ def build(recipe: Recipe) -> LLM4SBR:
         if needs_catalogue(recipe):
             options = {**options, "num_items": recipe.num_items, "text_dim": recipe.text_dim}
         fuser = registry.create("fusers", recipe.fuser, dim=recipe.dim, perspectives=count, **options)
-    return LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim)
+    model = LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim)
+    if recipe.predictor:
+        model.add_predictor()
+    return model
 
 
 def needs_catalogue(recipe: Recipe) -> bool:

@@ -1,0 +1,61 @@
+"""Predicts the intents of a session that no LLM was asked about.
+
+    features = [long; short; titles of the session's items, pooled three ways]
+    intents  = W features + b, one map for all perspectives
+
+The titles are there with a fuser that knows them (`Fuser.texts`): what an LLM says about a session is mostly
+about what it was shown, and behavioural vectors hardly know what items are called. `llm4sbr.distillation`
+finds W and b. A batch costs (2 D + 3 E) P E products per session, next to nothing beside N D for the scores.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llm4sbr.protocols import Encoded
+
+RATES = (50.0, 0.7, 0.0)
+"""Decay per click of the weights by which titles are pooled: the last one alone, recent ones, all alike."""
+
+
+class Predictor(nn.Module):
+    """A linear map from what the model knows about a session to its intents.
+
+    Args:
+        dim: D.
+        perspectives: P.
+        text_dim: E.
+        titles: whether the titles of the session's items are among the features.
+    """
+
+    rates: Tensor
+
+    def __init__(self, dim: int, perspectives: int, text_dim: int, *, titles: bool) -> None:
+        super().__init__()
+        self.shape = (perspectives, text_dim)
+        width = 2 * dim + (len(RATES) * text_dim if titles else 0)
+        self.map = nn.Linear(width, perspectives * text_dim)
+        self.register_buffer("rates", torch.tensor(RATES), persistent=False)
+
+    def forward(self, encoded: Encoded, mask: Tensor, texts: Tensor | None) -> Tensor:
+        """Intents float (B, P, E); arguments as for `features`."""
+        flat: Tensor = self.map(self.features(encoded, mask, texts))
+        return flat.view(-1, *self.shape)
+
+    def features(self, encoded: Encoded, mask: Tensor, texts: Tensor | None) -> Tensor:
+        """What the map is applied to, float (B, F).
+
+        Args:
+            encoded: what the backbone made of the sessions.
+            mask: bool (B, T).
+            texts: float (B, T, E), the titles' vectors of the clicks, if the predictor was made for them.
+        """
+        state = torch.cat([encoded.long, encoded.short], 1)
+        if texts is None:
+            return state
+        steps = torch.arange(mask.shape[1], device=mask.device)
+        age = (mask.sum(1, keepdim=True) - 1 - steps).clamp(min=0)  # (B, T), 0 for the last click
+        weights = torch.exp(-self.rates[:, None] * age.unsqueeze(1)) * mask.unsqueeze(1)  # (B, 3, T)
+        pooled = weights / weights.sum(2, keepdim=True) @ texts
+        return torch.cat([state, pooled.flatten(1)], 1)
