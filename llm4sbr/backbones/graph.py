@@ -39,7 +39,7 @@ def session_graph(items: Tensor, mask: Tensor) -> SessionGraph:
         mask: bool (B, T), true at clicks.
     """
     same = same_item(items, mask)
-    fresh = _first_transition(same)  # (B, T - 1)
+    fresh = _first_transition(same, mask)  # (B, T - 1)
     # (B, T, T - 1): a first transition leaves the item of t at s ...
     steps = same[:, :, :-1] & fresh.unsqueeze(1)
     # ... or arrives at it at s + 1
@@ -51,11 +51,11 @@ def session_graph(items: Tensor, mask: Tensor) -> SessionGraph:
     )
 
 
-def _first_transition(same: Tensor) -> Tensor:
+def _first_transition(same: Tensor, mask: Tensor) -> Tensor:
     """Bool (B, T - 1): the transition s -> s + 1 is real and no earlier one joins the same two items."""
     repeated = same[:, :-1, :-1] & same[:, 1:, 1:]  # (B, T - 1, T - 1): two transitions join the same items
     earlier = repeated.to(torch.float32).tril(-1).sum(2) > 0
-    real = same.diagonal(dim1=1, dim2=2)[:, 1:]  # right padding: a real click at s + 1 has a real one at s
+    real = mask[:, 1:]  # right padding: a real click at s + 1 has a real one at s
     return real & ~earlier
 
 
