@@ -1,13 +1,20 @@
-"""Tables of `benchmarks/README.md` from `benchmarks/results/*.json`: python benchmarks/report.py."""
+"""Tables of `benchmarks/README.md` from `benchmarks/results/*.json`.
+
+    python benchmarks/report.py [FOLDER=NAME ...]
+
+With FOLDER=NAME the experiment in FOLDER is first copied to `results/experiment-NAME.json`.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from experiment_tables import experiment_section, keep
+
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- training: begin -->", "<!-- training: end -->"
 
 
 def training_table(found: dict[str, Any]) -> str:
@@ -60,12 +67,26 @@ def training_section() -> str:
     return "\n\n".join(parts)
 
 
+SECTIONS = {"training": training_section, "experiments": experiment_section}
+"""What stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` -> what makes it."""
+
+
+def rendered(text: str) -> str:
+    """The README with every table made anew."""
+    for name, section in SECTIONS.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n\n{section()}\n\n{end}{rest.split(end)[1]}"
+    return text
+
+
 def main() -> None:
-    """Write the tables into the README, between their marks."""
+    """Take results over, and write the tables into the README, between their marks."""
+    for text in sys.argv[1:]:
+        folder, _, name = text.rpartition("=")
+        keep(Path(folder), name)
     readme = HERE / "README.md"
-    head, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    tail = rest.split(END)[1]
-    readme.write_text(f"{head}{BEGIN}\n\n{training_section()}\n\n{END}{tail}", encoding="utf-8")
+    readme.write_text(rendered(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def work(task: Task, report: Report) -> str:
         others = [one for one in task.runs if one != task.run]
         linked = sharing.share_models(task.run, config, others)
         if linked:
-            report(0, f"train: {linked} models are those of other cells")
+            report(0, f"train: {linked} models were trained before, here or for another cell")
         if task.fresh:
             _train_apart(task.run, config, report)
         pipeline.execute(task.run, task.settings, progress=_Relay(report))
