@@ -44,16 +44,20 @@ def write_experiment(folder: Path) -> Path:
     return _write(folder / REPORT, "experiment.html.j2", experiment_page(folder))
 
 
-def _write(path: Path, template: str, page: Mapping[str, Any]) -> Path:
-    environment = Environment(
+def environment() -> Environment:
+    """Where the templates are, with everything escaped."""
+    return Environment(
         loader=PackageLoader("llm4sbr.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _write(path: Path, template: str, page: Mapping[str, Any]) -> Path:
     made = f"llm4sbr {registry.core_version()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    text = environment.get_template(template).render(made=made, **page)
+    text = environment().get_template(template).render(made=made, **page)
     # JSON can hold half of a surrogate pair, UTF-8 cannot.
     store.write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
     return path

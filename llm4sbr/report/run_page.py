@@ -50,14 +50,14 @@ def run_page(run: Path) -> dict[str, Any]:
         raise StoreError(f"{run}: not a run directory (no config.toml); name one, such as runs/demo")
     gather = Gatherer()
     settings = gather.get("settings", lambda: _settings(run)) or {}
-    metrics = gather.get("results", lambda: store.read_json(run / "evaluate" / "metrics.json")) or {}
+    metrics = gather.get("results", lambda: _metrics(run)) or {}
     prepared = gather.get("data", lambda: load(run / "prepare"))
     llm = metrics.get("llm") or settings.get("infer", {}).get("llm")
-    rows = gather.get("results", lambda: marked(metrics.get("rows", []), llm)) or []
+    rows = marked(metrics.get("rows", []), llm)
     labels = {row["name"]: row["label"] for row in rows}
     page = {
         "name": run.resolve().name,
-        "kicker": _kicker(settings),
+        "kicker": gather.get("settings", lambda: _kicker(settings)) or "Report of a run",
         "verdict": metrics.get("verdict", UNFINISHED),
         "results": gather.get("results", lambda: results(metrics, rows)) if rows else None,
         "breakdown": gather.get("breakdown", lambda: breakdown(metrics, rows)) if rows else None,
@@ -76,10 +76,20 @@ def run_page(run: Path) -> dict[str, Any]:
 
 def _kicker(settings: Mapping[str, Any]) -> str:
     if not settings:
-        return "Report of a run"
+        return ""
     data, train, llm = settings["data"], settings["train"], settings["infer"]["llm"]
     protocol = settings["protocol"]
     return f"Report of a run: {train['backbone']} on {data['reader']}, LLM {llm}, protocol {protocol}"
+
+
+def _metrics(run: Path) -> dict[str, Any]:
+    path = run / "evaluate" / "metrics.json"
+    found: dict[str, Any] = store.read_json(path)
+    try:
+        [(row["name"], row["label"], row["kind"]) for row in found["rows"]]
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path}: not a table of results ({type(error).__name__}: {error})") from None
+    return found
 
 
 def _settings(run: Path) -> dict[str, Any]:
