@@ -199,6 +199,8 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(base: Path, capsys: Out
     printed = capsys.readouterr()
     assert printed.err == f"gone-default-stamp-long.short-f5: data.path: {broken} does not exist\n"
     assert "toy, protocol default" in printed.out
+    assert printed.out.endswith(f"Report: {folder / 'report.html'}\n")
+    assert "gone-default-stamp" in (folder / "report.html").read_text()
     status = [cell["status"] for cell in store.read_json(folder / "experiment.json")["cells"]]
     assert status == ["failed", "done"]
 

@@ -85,6 +85,7 @@ def experiment(
     from llm4sbr.experiments.grid import Dataset, Request, cells, names, numbers
     from llm4sbr.experiments.runner import failures, run_experiment
     from llm4sbr.progress import Progress
+    from llm4sbr.report import REPORT
     from llm4sbr.report.experiment import show_cells, show_experiment
 
     given = {SETTINGS[name]: value for name, value in options.items() if value is not None}
@@ -102,7 +103,11 @@ def experiment(
         print_json(listed) if as_json else show_cells(listed)
         return
     content = run_experiment(folder, request, jobs=jobs, progress=Progress(quiet=quiet))
-    print_json(content) if as_json else show_experiment(content)
+    if as_json:
+        print_json(content)
+    else:
+        show_experiment(content)
+        click.echo(f"\nReport: {folder / REPORT}")
     failed = failures(content)
     for line in failed:
         click.echo(line, err=True)

@@ -20,6 +20,7 @@ from llm4sbr.experiments.machine import hardware
 from llm4sbr.experiments.work import SHARES, Task, line_of, settle, work
 from llm4sbr.fusion.saved import RECORD as MODEL
 from llm4sbr.progress import Progress
+from llm4sbr.report.html import write_experiment
 
 RECORD = "experiment.json"
 FORMAT = 1
@@ -38,7 +39,7 @@ def run_experiment(
         progress: where to say how far it is.
 
     Returns:
-        The content of `experiment.json`, which is written after every cell.
+        The content of `experiment.json`, which is written after every cell; `report.html` at the end.
 
     Raises:
         Llm4sbrError: the request is wrong or the folder cannot be used. What goes wrong in a cell is
@@ -53,6 +54,7 @@ def run_experiment(
         tasks = [Task(book.run(cell), cell.name, cell.settings, book.runs, fresh) for cell in ready]
         for wave in _waves(ready):
             _train([tasks[place] for place in wave], book, 1 if fresh else jobs, progress)
+        write_experiment(folder)
         return book.content
 
 
