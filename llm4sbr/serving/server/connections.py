@@ -10,6 +10,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llm4sbr.serving.server.settings import Settings
 
+PIPELINED = 32
+"""Requests that a client may send ahead of their answers; uvicorn sets no limit."""
+
 
 def protocol(settings: Settings) -> type[asyncio.Protocol]:
     """The protocol class with these limits, as uvicorn's `http` setting takes it."""
@@ -66,6 +69,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Its headers are there."""
         self._in_head, self._in_body, self._head = False, True, 0
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError("too many requests ahead of their answers")  # ends the parsing with a 400
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -76,8 +81,15 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """It is answered."""
         super().on_response_complete()
-        if self._in_body and not self.transport.is_closing():
-            self._arm()  # answered early, such as with 413: the rest of the body is read and dropped
+        # Answered early, such as with 413: the rest of the body is read and dropped. Closing: the client
+        # has yet to take the answer.
+        if self._in_body or self.transport.is_closing():
+            self._arm()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """No further request came."""
+        super().timeout_keep_alive_handler()
+        self._arm()
 
     def pause_writing(self) -> None:
         """The client does not take the answer: it has until the deadline."""
@@ -112,13 +124,13 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, message: str) -> None:
-        self._disarm()
         body = json.dumps({"error": message}).encode()
         self.transport.write(
             STATUS_LINE[status] + b"content-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n%b" % (len(body), body)
         )
         self.transport.close()
+        self._arm()
 
     def send_400_response(self, msg: str) -> None:
         """The answer to what is not HTTP, as JSON like every other error."""

@@ -28,6 +28,9 @@ DTYPES: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("
 KINDS = {"INT64": "i", "FP32": "if", "BOOL": "b"}
 """Data type -> kinds of numpy array that JSON values of it may make."""
 
+LOWEST = np.finfo(np.float32).min
+"""Stands for minus infinity, the score where there are no more items, as JSON has none."""
+
 Array = NDArray[Any]
 
 
@@ -90,8 +93,9 @@ def write(query: Query, answer: Answer, name: str, version: str) -> Reply:
             binary.append(value.astype(DTYPES[OUTPUTS[key]], copy=False).tobytes())
             outputs.append(told | {"parameters": {"binary_data_size": len(binary[-1])}})
         else:
-            finite = np.nan_to_num(value, copy=False) if key == "scores" else value  # JSON has no infinity
-            outputs.append(told | {"data": finite.reshape(-1)})
+            if key == "scores":
+                value = np.maximum(value, LOWEST)
+            outputs.append(told | {"data": value.reshape(-1)})
     text = orjson.dumps(head | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     if not binary:
         return Reply(text)

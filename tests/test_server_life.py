@@ -1,0 +1,317 @@
+"""How a server starts, takes up a new version, and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from http.client import HTTPConnection
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llm4sbr.serving.server.app import App
+from llm4sbr.serving.server.metrics import Metrics
+from llm4sbr.serving.server.models import Models
+from llm4sbr.serving.server.settings import Settings
+from llm4sbr.testing.live_server import live_server
+from llm4sbr.testing.toy_export import toy_export
+
+START = [sys.executable, "-m", "llm4sbr", "serve"]
+
+
+def refused(*arguments: str, cli: list[str] = START) -> str:
+    """The last line that a server leaves which does not start; it must exit with 2."""
+    done = subprocess.run([*cli, *arguments, "--port", "0"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+# Starting
+
+
+def test_neither_torch_nor_transformers_is_needed(tmp_path):
+    blocked = (
+        "import sys; sys.modules.update(torch=None, transformers=None); from llm4sbr.cli import main; main()"
+    )
+    command = [sys.executable, "-c", blocked, "serve", str(toy_export(tmp_path)), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        port = int(json.loads(process.stderr.readline())["url"].rsplit(":", 1)[1])
+        assert json.loads(process.stderr.readline())["event"] == "model ready"
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("POST", "/recommend", json.dumps({"session": ["rde lamp (1990)"], "k": 1}))
+        assert json.loads(connection.getresponse().read())["items"][0]["id"] == 2
+        connection.close()
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stderr.close()
+
+
+def test_serving_imports_neither_torch_nor_transformers(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+import llm4sbr.cli, llm4sbr.serving.server.run
+from llm4sbr.serving.server.models import Model
+Model.open(Path({str(toy_export(tmp_path))!r}), threads=1, max_batch=2).lookup.titles.prepare()
+sys.exit(" ".join({{"torch", "transformers", "pandas", "pyarrow"}} & sys.modules.keys()) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_it_listens_on_this_machine_only_unless_told(tmp_path):
+    with live_server(toy_export(tmp_path)) as server:
+        assert server.wait_for("listening")["url"].startswith("http://127.0.0.1:")
+        sockets = psutil.Process(server.process.pid).net_connections("inet")
+        listening = {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+        assert listening == {"127.0.0.1"}
+
+
+def test_not_ready_before_the_model_is_warm(tmp_path):
+    settings, metrics = Settings(), Metrics()
+    app = App(Models(toy_export(tmp_path), settings, metrics), settings, metrics)
+
+    def status(path: str, method: str = "GET", body: bytes = b"") -> int:
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "path": path, "method": method, "headers": [], "query_string": b""}
+        asyncio.run(app(scope, receive, send))
+        return sent[0]["status"]
+
+    assert status("/v2/health/live") == 200
+    assert status("/v2/health/ready") == 503
+    assert status("/v2/models/llm4sbr/ready") == 503
+    assert status("/recommend", "POST", b'{"session": [1]}') == 503
+    asyncio.run(app.models.load())
+    assert status("/v2/health/ready") == 200
+    assert status("/v2/models/llm4sbr/ready") == 200
+
+
+def test_a_folder_without_a_model(tmp_path):
+    assert "neither an exported model nor a run with one; run llm4sbr export" in refused(str(tmp_path))
+    assert "neither an exported model" in refused(str(tmp_path / "missing"))
+
+
+def test_a_run_directory_stands_for_its_export(tmp_path):
+    toy_export(tmp_path / "export" / "onnx")
+    with live_server(tmp_path) as server:
+        assert server.ask("/v2/health/ready").status == 200
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "model.onnx"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def truncate_and_sign(folder: Path) -> None:
+    """A graph that broke off before it was signed: the hash is right, the file is not."""
+    truncate(folder)
+    change(folder, files={name: sha256(folder / name) for name in ("model.onnx", "items.parquet")})
+
+
+def other_catalogue(folder: Path) -> None:
+    other = toy_export(folder.parent / "other", items=30)
+    shutil.copy(other / "items.parquet", folder)
+
+
+def sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def change(folder: Path, **values: object) -> None:
+    record = json.loads((folder / "artefact.json").read_text())
+    (folder / "artefact.json").write_text(json.dumps(record | values))
+
+
+BROKEN = [
+    (truncate, "model.onnx: not the file that was exported"),
+    (truncate_and_sign, "model.onnx: ONNX Runtime cannot load it"),
+    (other_catalogue, "items.parquet: not the file that was exported"),
+    (lambda folder: (folder / "items.parquet").unlink(), "items.parquet: No such file"),
+    (lambda folder: change(folder, k=7), "artefact.json: k is 7, the graph says '5'"),
+    (lambda folder: change(folder, catalogue="x"), "catalogue is 'x', the graph says 'toy'"),
+    (lambda folder: change(folder, files={}), "has no hash"),
+    (lambda folder: change(folder, format=2), "format 2"),
+    (lambda folder: (folder / "artefact.json").write_text("{"), "artefact.json"),
+]
+
+
+@pytest.mark.parametrize(("break_", "message"), BROKEN[:3])
+def test_a_damaged_model_does_not_start(tmp_path, break_, message):
+    folder = toy_export(tmp_path / "export")
+    break_(folder)
+    assert message in refused(str(folder))
+
+
+def test_an_address_that_is_taken(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        folder = str(toy_export(tmp_path))
+        done = subprocess.run([*START, folder, "--port", port], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line == f"error: 127.0.0.1:{port}: Address already in use; choose another --host or --port"
+
+
+# A new version
+
+
+def first(server) -> int:
+    return server.ask("/recommend", {"session": [3], "k": 1}).json["items"][0]["id"]
+
+
+def replace(folder: Path, new: Path) -> None:
+    """Put a new export where the old one is, as export does: one rename after another."""
+    folder.rename(folder.with_name("gone"))
+    new.rename(folder)
+    shutil.rmtree(folder.with_name("gone"))
+
+
+def test_a_new_version_drops_no_request_and_a_bad_one_changes_nothing(tmp_path):
+    folder = toy_export(tmp_path / "export")
+    with live_server(folder, "--watch", "0.1") as server:
+        old = server.wait_for("model ready")["version"]
+        found: Counter[object] = Counter()
+        done = threading.Event()
+
+        def load() -> None:
+            connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+            while not done.is_set():
+                connection.request("POST", "/recommend", '{"session": [3], "k": 1}')
+                answer = connection.getresponse()
+                body = json.loads(answer.read())
+                found[answer.status if answer.status != 200 else body["items"][0]["id"]] += 1
+            connection.close()
+
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number, (break_, message) in enumerate(BROKEN, 1):
+                bad = toy_export(tmp_path / "new", step=7)
+                break_(bad)
+                replace(folder, bad)
+                told = server.wait_for("new version refused", count=number)
+                assert message in told["error"]
+                assert told["serving"] == old
+                shutil.rmtree(tmp_path / "other", ignore_errors=True)
+            assert first(server) == 4
+            replace(folder, toy_export(tmp_path / "new", step=3))
+            new = server.wait_for("model ready", count=2)["version"]
+            time.sleep(0.1)
+            assert first(server) == 6
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert set(found) == {4, 6}  # every request was answered, by the one version or the other
+        assert new != old
+        assert server.ask(f"/v2/models/llm4sbr/versions/{old}").status == 404
+        assert server.ask(f"/v2/models/llm4sbr/versions/{new}").status == 200
+        metrics = server.ask("/metrics").body.decode()
+        assert f'llm4sbr_reloads_total{{result="failed"}} {len(BROKEN):.1f}' in metrics
+        assert 'llm4sbr_reloads_total{result="done"} 1.0' in metrics
+
+
+def test_files_that_are_still_being_copied_are_waited_for(tmp_path):
+    folder, new = toy_export(tmp_path / "export"), toy_export(tmp_path / "new", step=3)
+    with live_server(folder, "--watch", "0.3") as server:
+        shutil.copy(new / "artefact.json", folder)  # in the worst order, a little at a time
+        time.sleep(0.2)
+        shutil.copy(new / "items.parquet", folder)
+        whole = (new / "model.onnx").read_bytes()
+        with (folder / "model.onnx").open("wb") as stream:
+            for start in range(0, len(whole), len(whole) // 4 + 1):
+                stream.write(whole[start : start + len(whole) // 4 + 1])
+                stream.flush()
+                time.sleep(0.2)
+        server.wait_for("model ready", count=2)
+        assert first(server) == 6
+        assert not [one for one in server.events if one["event"] == "new version refused"]
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_open_requests_are_answered_and_new_ones_refused(tmp_path, number):
+    body = b'{"session": [3], "k": 1}'
+    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with live_server(toy_export(tmp_path)) as server:
+        address = ("127.0.0.1", server.port)
+        with socket.create_connection(address, timeout=20) as half, socket.create_connection(address) as idle:
+            half.sendall(head + body[:10])
+            idle.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            answered = b""
+            while not answered.endswith(b'{"live":true}'):
+                answered += idle.recv(1000)
+            os.kill(server.process.pid, number)
+            server.wait_for("draining")
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                try:
+                    socket.create_connection(address, timeout=5).close()
+                except ConnectionRefusedError:
+                    break
+                time.sleep(0.02)
+            else:
+                pytest.fail("new connections are still taken")
+            assert idle.recv(1000) == b""  # closed, as nothing is under way on it
+            half.sendall(body[10:])
+            text = b""
+            while part := half.recv(65536):
+                text += part
+        assert text.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in text
+        assert json.loads(text.partition(b"\r\n\r\n")[2])["items"][0]["id"] == 4
+        assert server.process.wait(20) == 0
+        assert [one["event"] for one in server.events][-2:] == ["draining", "stopped"]
+
+
+def test_a_request_that_never_ends_does_not_hold_up_the_stop(tmp_path):
+    options = ("--drain", "1", "--timeout", "60")
+    with live_server(toy_export(tmp_path), *options) as server, socket.socket() as stuck:
+        stuck.connect(("127.0.0.1", server.port))
+        stuck.sendall(b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        time.sleep(0.2)
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 10
+
+
+def test_the_log_is_json(tmp_path):
+    with live_server(toy_export(tmp_path), "--access-log") as server:
+        server.ask("/recommend", {"session": ['"\n']})
+        server.stop()
+    assert [one["event"] for one in server.events] == [
+        "listening",
+        "model ready",
+        "request",
+        "draining",
+        "stopped",
+    ]
+    request = server.events[2]
+    assert (request["method"], request["path"], request["status"]) == ("POST", "/recommend", 400)
+    assert request["ms"] > 0
+    assert all({"time", "level", "event"} <= one.keys() for one in server.events)

@@ -1,0 +1,298 @@
+"""What a live server does with clients that send too much, too slowly or too often."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import numpy as np
+import psutil
+import pytest
+
+from llm4sbr.serving.server.batching import Answer, Batcher, Job, join
+from llm4sbr.serving.server.http import Refusal
+from llm4sbr.serving.server.settings import Settings
+from llm4sbr.testing.live_server import LiveServer, live_server
+from llm4sbr.testing.toy_export import toy_export
+
+TIMEOUT = 1.5
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = toy_export(tmp_path_factory.mktemp("export"))
+    with live_server(folder, "--watch", "0", "--timeout", str(TIMEOUT), "--connections", "2500") as running:
+        yield running
+
+
+def connect(server: LiveServer, sent: bytes = b"") -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    client.sendall(sent)
+    return client
+
+
+def response(client: socket.socket) -> tuple[int, dict]:
+    """Status and JSON of what comes until the server closes."""
+    text = b""
+    while part := client.recv(65536):
+        text += part
+    head, _, body = text.partition(b"\r\n\r\n")
+    return int(head[9:12]), json.loads(body)
+
+
+def memory(server: LiveServer) -> float:
+    """MiB resident in the server's process."""
+    return psutil.Process(server.process.pid).memory_info().rss / MIB
+
+
+def answers(server: LiveServer) -> bool:
+    return server.ask("/recommend", {"session": [3], "k": 1}).json["items"][0]["id"] == 4
+
+
+# Too much
+
+
+def post(length: str) -> bytes:
+    return f"POST /recommend HTTP/1.1\r\nHost: x\r\n{length}\r\nConnection: close\r\n\r\n".encode()
+
+
+def test_a_body_of_100_megabytes(server):
+    before = memory(server)
+    with connect(server, post(f"Content-Length: {100 * MIB}")) as client:
+        assert response(client)[0] == 413
+    found = server.ask("/recommend", bytes(100 * MIB))  # a client that sends all of it gets the answer, too
+    assert (found.status, found.json) == (413, {"error": "the body is larger than 2,097,152 bytes"})
+    assert memory(server) - before < 30
+    assert answers(server)
+
+
+def test_a_body_without_a_length(server):
+    before = memory(server)
+    chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
+    with connect(server, post("Transfer-Encoding: chunked")) as client, pytest.raises(ConnectionError):
+        client.sendall(chunk * 1600)  # closed after the answer
+    assert memory(server) - before < 30
+    with connect(server, post("Transfer-Encoding: chunked")) as client:
+        client.sendall(chunk * 33)
+        assert response(client)[0] == 413
+    assert answers(server)
+
+
+def test_large_bodies_at_once_are_held_to_a_budget(tmp_path):
+    size = 2 * MIB - 1024
+    with live_server(toy_export(tmp_path), "--watch", "0", "--timeout", "20") as server, ExitStack() as open_:
+        before = memory(server)
+        clients = [open_.enter_context(connect(server, post(f"Content-Length: {size}"))) for _ in range(80)]
+        for client in clients:
+            client.setblocking(False)
+        left = dict.fromkeys(clients, size - 1)  # the last byte never comes
+        deadline = time.monotonic() + 20
+        while any(left.values()) and time.monotonic() < deadline:
+            for client, rest in left.items():
+                if rest:
+                    try:
+                        left[client] -= client.send(bytes(min(rest, 65536)))
+                    except BlockingIOError:
+                        continue
+                    except OSError:
+                        left[client] = 0
+        refused: set[socket.socket] = set()
+        while len(refused) < 40 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            refused |= {client for client in clients if _peek(client).startswith(b"HTTP/1.1 503")}
+        assert 40 <= len(refused) < 60  # the others' bodies, 2 MiB each, are within 64 MiB
+        assert memory(server) - before < 64 + 60
+        assert answers(server)
+
+
+def _peek(client: socket.socket) -> bytes:
+    try:
+        return client.recv(100)
+    except OSError:
+        return b""
+
+
+def test_headers_without_an_end(server):
+    with connect(server, b"GET / HTTP/1.1\r\n" + b"X-Filler: " + b"a" * 8000 + b"\r\n") as client:
+        for _ in range(8):
+            try:
+                client.sendall(b"X-Filler: " + b"a" * 8000 + b"\r\n")
+            except OSError:
+                break
+            time.sleep(0.01)
+        assert response(client) == (431, {"error": "the headers are larger than 32,768 bytes"})
+    assert answers(server)
+
+
+@pytest.mark.parametrize(
+    "text", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTQ/1.1\r\n\r\n", b"nonsense\r\n\r\n"]
+)
+def test_what_is_not_http(server, text):
+    with connect(server, text) as client:
+        status, body = response(client)
+    assert (status, list(body)) == (400, ["error"])
+
+
+# Too slowly
+
+
+def test_slow_headers(server):
+    with connect(server, b"GET /v2/health/live HTTP/1.1\r\n") as client:
+        started = time.monotonic()
+        for _ in range(int(TIMEOUT / 0.25) - 1):  # bytes that keep coming do not buy time
+            client.sendall(b"X")
+            time.sleep(0.25)
+        assert response(client)[0] == 408
+        assert time.monotonic() - started < 3 * TIMEOUT
+
+
+def test_slow_body(server):
+    with connect(server, post("Content-Length: 30") + b'{"session"') as client:
+        assert response(client) == (408, {"error": f"the body did not come within {TIMEOUT:g} seconds"})
+
+
+def test_a_client_that_does_not_read(server):
+    before = memory(server)
+    request = b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(server) as client, pytest.raises(ConnectionError):
+        client.sendall(request * 1_000_000)
+    assert memory(server) - before < 60
+    assert answers(server)
+
+
+def test_two_thousand_slow_connections(server):
+    before = memory(server)
+    with ExitStack() as open_:
+        for number in range(2000):
+            sent = (b"", b"P", b"GET / HTTP/1.1\r\nHost: x\r\n", post("Content-Length: 90"))[number % 4]
+            open_.enter_context(connect(server, sent))
+        assert answers(server)
+        assert memory(server) - before < 100
+    assert answers(server)
+
+
+def test_connections_are_limited(tmp_path):
+    folder = toy_export(tmp_path)
+    with (
+        live_server(folder, "--connections", "20", "--timeout", str(TIMEOUT)) as server,
+        ExitStack() as open_,
+    ):
+        for _ in range(20):
+            open_.enter_context(connect(server))
+        with connect(server) as client:
+            assert response(client) == (503, {"error": "too many connections; try again"})
+        time.sleep(TIMEOUT + 0.5)  # idle ones have been closed
+        assert answers(server)
+
+
+# Too often
+
+
+def test_a_full_queue_answers_429(tmp_path):
+    options = ("--queue", "1", "--max-batch", "1", "--watch", "0")
+    with live_server(toy_export(tmp_path), *options) as server:
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda _: server.ask("/recommend", {"session": [3], "k": 1}), range(300)))
+        assert {one.status for one in found} == {200, 429}
+        refused = next(one for one in found if one.status == 429)
+        assert refused.headers["retry-after"] == "1"
+        assert "waiting already; try again" in refused.json["error"]
+        assert all(one.json["items"][0]["id"] == 4 for one in found if one.status == 200)
+
+
+# Batching
+
+
+def job(*rows: list[int]) -> Job:
+    longest = max(map(len, rows))
+    items = np.array([row + [0] * (longest - len(row)) for row in rows])
+    return Job(items, items > 0, np.ones((len(rows), 1), np.bool_))
+
+
+def test_join_pads_to_the_longest():
+    joined = join([job([1, 2]), job([3], [4, 5, 6])])
+    assert joined.items.tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6]]
+    assert joined.mask.tolist() == (joined.items > 0).tolist()
+    assert joined.exclude_seen.shape == (3, 1)
+
+
+class Slow:
+    """Computes when it is allowed to, and answers each session with its first item."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.go = threading.Event()
+
+    def __call__(self, job: Job) -> Answer:
+        assert self.go.wait(10)
+        self.batches.append(job.rows)
+        if (job.items == 13).any():
+            raise ValueError("thirteen")
+        return Answer(job.items[:, :1], job.items[:, :1].astype(np.float32))
+
+
+def test_what_gathers_is_computed_together_and_comes_apart_again():
+    slow, seen = Slow(), []
+
+    async def main() -> list[Answer]:
+        with ThreadPoolExecutor(1) as executor:
+            settings = Settings(max_batch=4, queue=100)
+            batcher = Batcher(slow, executor, settings, observe=lambda *told: seen.append(told))
+            jobs = [job([1]), job([2, 9]), job([3], [4]), job([5], [6])]
+            waiting = [asyncio.create_task(batcher.submit(one)) for one in jobs]
+            await asyncio.sleep(0.05)
+            assert batcher.rows == 5  # the first is being computed
+            slow.go.set()
+            return await asyncio.gather(*waiting)
+
+    found = asyncio.run(main())
+    assert [answer.ids[:, 0].tolist() for answer in found] == [[1], [2], [3, 4], [5, 6]]
+    assert slow.batches == [1, 3, 2]
+    assert [rows for rows, *_ in seen] == [1, 3, 2]
+
+
+def test_a_full_queue_refuses_and_a_failure_is_told_to_its_batch_only():
+    slow = Slow()
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(slow, executor, Settings(max_batch=2, queue=2), observe=lambda *_: None)
+            first = asyncio.create_task(batcher.submit(job([1])))
+            await asyncio.sleep(0.01)
+            rest = [asyncio.create_task(batcher.submit(job([n]))) for n in (13, 3)]
+            await asyncio.sleep(0.01)
+            with pytest.raises(Refusal, match="2 sessions are waiting already") as caught:
+                await batcher.submit(job([4]))
+            assert caught.value.status == 429
+            rest[1].cancel()
+            slow.go.set()
+            assert (await first).ids.tolist() == [[1]]
+            with pytest.raises(ValueError, match="thirteen"):
+                await rest[0]
+            assert (await batcher.submit(job([7]))).ids.tolist() == [[7]]
+
+    asyncio.run(main())
+
+
+def test_a_lone_job_waits_for_company_no_longer_than_allowed():
+    slow = Slow()
+    slow.go.set()
+
+    async def main() -> float:
+        with ThreadPoolExecutor(1) as executor:
+            settings = Settings(max_batch=2, max_delay=0.2)
+            batcher = Batcher(slow, executor, settings, observe=lambda *_: None)
+            await asyncio.gather(batcher.submit(job([1])), batcher.submit(job([2])))  # full: starts at once
+            started = time.perf_counter()
+            await batcher.submit(job([3]))
+            return time.perf_counter() - started
+
+    assert 0.19 <= asyncio.run(main()) < 2
+    assert slow.batches == [2, 1]
