@@ -59,12 +59,14 @@ def rank_all(
     return found
 
 
-def scorer(model: LLM4SBR, intents: SampleIntents | None, device: torch.device) -> Callable[[Batch], Tensor]:
-    """How a model scores a batch, with the samples' intents if there are any."""
+def scorer(
+    model: LLM4SBR, intents: SampleIntents | None, device: torch.device, *, predict: bool = False
+) -> Callable[[Batch], Tensor]:
+    """How a model scores a batch: with the samples' intents if there are any, or with predicted ones."""
 
     def score(batch: Batch) -> Tensor:
         text = intents.gather(batch.index).to(device) if intents else None
-        scores: Tensor = model(batch.items.to(device), batch.mask.to(device), text)
+        scores: Tensor = model(batch.items.to(device), batch.mask.to(device), text, predict=predict)
         return scores
 
     return score

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from llm4sbr.report.breakdown import breakdown_tables
 from llm4sbr.report.layout import BEST, MISSING, count, duration, grid, size
+from llm4sbr.report.sources import source_tables
 
 STARS = ((0.01, "**"), (0.05, "*"))
 """Below this p-value a gain carries this mark."""
@@ -28,6 +29,7 @@ def metrics_tables(metrics: Mapping[str, Any], timings: Mapping[str, Row]) -> li
     parts: list[RenderableType] = [Text(ground(metrics)), _main_table(metrics["rows"], longest)]
     parts.append(_legend(metrics["rows"]))
     parts += [_short_table(metrics["rows"], fewer[i : i + 2]) for i in range(0, len(fewer), 2)]
+    parts += source_tables(metrics)
     parts += breakdown_tables(metrics)
     parts.append(_cost_table(metrics["rows"]))
     if timings:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm4sbr import registry, store
 from llm4sbr.breakdown import breakdown, numbers_of
-from llm4sbr.comparison import Row, table
+from llm4sbr.comparison import LLM, PLAIN, Row, table
 from llm4sbr.config import Config, departures
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import ConfigError, StoreError
@@ -20,6 +20,7 @@ from llm4sbr.fusion.saved import RECORD, load_model
 from llm4sbr.intents import IntentStore
 from llm4sbr.progress import Advance, Progress
 from llm4sbr.ranking import SampleIntents, pick_device, rank_all, scorer
+from llm4sbr.sources import SourceRanks, compare, rank_sources
 
 KINDS = {"plain": "plain", "llm": "intents"}
 """Variant -> kind of row; all others are controls."""
@@ -42,21 +43,22 @@ def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
     _check(run, prepared, config.evaluate.k)
     models = sorted((run / "train").glob(f"*/seed-*/{RECORD}"))
     samples = len(prepared.samples["test"].key)
-    count = len(models) + len(config.train.baselines)
+    asked = [path.parent for path in models if path.parent.parent.name == LLM]
+    count = len(models) + len(config.train.baselines) + 3 * len(asked)
     with progress.task("evaluate", count * samples, unit="samples") as advance:
         rows = [_baseline(name, prepared, config, advance) for name in config.train.baselines]
         rows += _models(run, [path.parent for path in models], prepared, config, advance)
+        others = _sources(run, asked, prepared, config, advance)
     store.write_tensors(out / "ranks.safetensors", _tensors(rows))
-    test = prepared.samples["test"]
-    content = table(
-        rows,
-        config.evaluate.k,
-        groups=torch.searchsorted(prepared.sessions.offsets, test.end, right=True),  # a target's session
-        llm=config.infer.llm,
-        coverage=_coverage(run, prepared),
-    )
-    ranks = {row.name: row.ranks for row in rows}
-    content["breakdown"] = breakdown(ranks, numbers_of(prepared), max(config.evaluate.k))
+    test, ks = prepared.samples["test"], config.evaluate.k
+    groups = torch.searchsorted(prepared.sessions.offsets, test.end, right=True)  # a target's session
+    coverage = _coverage(run, prepared)
+    content = table(rows, ks, groups=groups, llm=config.infer.llm, coverage=coverage)
+    by_name = {row.name: row.ranks for row in rows}
+    if others:
+        cache = SourceRanks("cache", by_name[LLM], coverage or 0.0)
+        content["sources"] = compare([cache, *others], by_name.get(PLAIN), ks, groups=groups)
+    content["breakdown"] = breakdown(by_name, numbers_of(prepared), max(config.evaluate.k))
     split = prepared.stats["rules"]["split"]
     named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": split}
     store.write_json(out / "metrics.json", named | content)
@@ -121,6 +123,23 @@ def _model(
     )
     parameters = sum(parameter.numel() for parameter in saved.model.parameters())
     return ranks, saved.facts | {"parameters": parameters}
+
+
+def _sources(
+    run: Path, folders: Sequence[Path], prepared: Prepared, config: Config, advance: Advance
+) -> list[SourceRanks]:
+    """Ranks of the LLM's models with intents from elsewhere than its own answers; none without an LLM."""
+    if not folders:
+        return []
+    samples = len(prepared.samples["test"].key)
+    return rank_sources(
+        sorted(folders, key=_order),
+        IntentStore.open(run / "localize" / LLM),
+        prepared,
+        device=pick_device(config.train.device),
+        batch_size=config.evaluate.batch_size,
+        done=lambda name: advance(samples, f"intents from {name}"),
+    )
 
 
 def _order(folder: Path) -> tuple[int, str, int]:
