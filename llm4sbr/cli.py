@@ -17,9 +17,10 @@ import click
 
 from llm4sbr.commands.answers import answers
 from llm4sbr.commands.experiment import experiment
+from llm4sbr.commands.export import export
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
-from llm4sbr.errors import Llm4sbrError
+from llm4sbr.errors import Llm4sbrError, PeerError
 from llm4sbr.options import chosen_settings, common, print_json, sources, stage_options
 
 if TYPE_CHECKING:
@@ -186,6 +187,7 @@ def recommend(
 cli.add_command(answers)
 cli.add_command(experiment)
 cli.add_command(report)
+cli.add_command(export)
 cli.add_command(serve)
 
 
@@ -308,6 +310,8 @@ def _guarded(arguments: list[str]) -> int:
     except Llm4sbrError as error:
         if debug:
             raise
+        if isinstance(error, PeerError) and error.told:
+            return 2
         return _fail(f"error: {' '.join(str(error).split())}", error.exit_code)
     except Exception as error:
         if debug:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
@@ -25,14 +25,13 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional
 
 from llm4sbr.data.batches import Batch
-from llm4sbr.errors import TrainingError
+from llm4sbr.errors import Llm4sbrError, PeerError
 from llm4sbr.fusion.model import Output
 
 LONGEST = timedelta(days=365)
 """How long a process waits for the next model: an LLM may have to answer everything first."""
-GRACE = timedelta(seconds=60)
-"""How long a process that failed leaves the first one to notice and to end in good order."""
 _FAILED = "failed"
+"""In the store when a process has said why it ends."""
 
 
 class Part(NamedTuple):
@@ -72,7 +71,10 @@ class Team:
 
     def awaited(self) -> str:
         """The other ranks: what to do next; empty when there is nothing more to do."""
-        text = self._awaited(LONGEST)
+        store, key = cast(Store, self.store), f"call/{self._calls}"
+        store.wait([key], LONGEST)
+        self._calls += 1
+        text = str(store.get(key).decode())
         if text:
             self._connect()
         return text
@@ -82,18 +84,14 @@ class Team:
         self.call("")
         _disconnect()
 
-    def failed(self, error: BaseException) -> int:
-        """The other ranks: leave the error for rank 0 to say, and return the exit code."""
-        reason = str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {error}"
-        message = " ".join(f"process {self.rank} of {self.size}: {reason}".split())
-        try:
-            cast(Store, self.store).compare_set(_FAILED, "", message)
-            _disconnect()  # whoever is waiting for this process notices now
-            if not self._awaited(GRACE):
-                return 0
-        except DistError:
-            pass  # nobody is there any more
-        sys.stderr.write(f"error: {message}\n")
+    def failed(self, error: Exception) -> int:
+        """The other ranks: say why this process ends, if nobody did yet, and return the exit code."""
+        if not isinstance(error, PeerError):
+            with suppress(DistError):
+                cast(Store, self.store).set(_FAILED, "")
+            reason = str(error) if isinstance(error, Llm4sbrError) else f"{type(error).__name__}: {error}"
+            line = " ".join(f"error: process {self.rank} of {self.size}: {reason}".split())
+            sys.stderr.write(f"{line}; run the same command to go on from the last epoch\n")
         return 1
 
     def part(self, batch: Batch) -> Part:
@@ -135,7 +133,7 @@ class Team:
         """The sum over all processes, in place.
 
         Raises:
-            TrainingError: another process has ended.
+            PeerError: another process has ended.
         """
         if self.size > 1:
             with self._explained():
@@ -148,12 +146,6 @@ class Team:
         said[self.rank] = number
         return bool((self.sum(said) == number).all())
 
-    def _awaited(self, longest: timedelta) -> str:
-        store, key = cast(Store, self.store), f"call/{self._calls}"
-        store.wait([key], longest)
-        self._calls += 1
-        return str(store.get(key).decode())
-
     def _connect(self) -> None:
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -165,12 +157,7 @@ class Team:
         try:
             yield
         except RuntimeError:  # gloo's own, or a `DistError`
-            store = cast(Store, self.store)
-            reason = store.get(_FAILED).decode() if store.check([_FAILED]) else "another process has ended"
-            raise TrainingError(
-                f"training together stopped: {reason}; finished epochs are kept, "
-                "run the same command to go on"
-            ) from None
+            raise PeerError(told=cast(Store, self.store).check([_FAILED])) from None
 
 
 ALONE = Team()

@@ -10,6 +10,7 @@
     ├── UnansweredError          an LLM could not answer some of the prompts; carries the answers it has
     ├── ExportError              an exported model does not answer as the trained one
     ├── DeviceError              what was asked for needs a device that is not here; exit code 3
+    ├── PeerError                another of the processes that train together has ended
     └── TrainingError            training cannot go on (a loss that is not a number, nothing to train on)
 
 A message says what was asked, what is wrong and where, and the command or setting that mends it.
@@ -25,6 +26,7 @@ __all__ = [
     "InputError",
     "Llm4sbrError",
     "ModelUnavailableError",
+    "PeerError",
     "RegistryError",
     "StoreError",
     "TrainingError",
@@ -85,6 +87,20 @@ class DeviceError(Llm4sbrError):
     """A device is not here; what could be written without it has been."""
 
     exit_code = 3
+
+
+class PeerError(Llm4sbrError):
+    """Another of the processes that train together has ended.
+
+    Args:
+        told: it has said why, so that there is nothing to add.
+    """
+
+    def __init__(self, *, told: bool) -> None:
+        super().__init__(
+            "another process of this training has ended; run the same command to go on from the last epoch"
+        )
+        self.told = told
 
 
 class TrainingError(Llm4sbrError):

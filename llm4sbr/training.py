@@ -62,6 +62,10 @@ class Material(NamedTuple):
     """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
 
 
+class LossError(TrainingError):
+    """A loss that is not a number."""
+
+
 def train_model(
     folder: Path,
     recipe: Recipe,
@@ -91,8 +95,8 @@ def train_model(
         How it went, in a few words.
 
     Raises:
-        TrainingError: a loss is not a number, and the last good model is in `folder`; or another process
-            has ended.
+        TrainingError: a loss is not a number; the last good model is in `folder`.
+        PeerError: another process of the team has ended.
         StoreError: the processes of a team do not see the same folder.
     """
     memory.reset_peak()
@@ -102,7 +106,9 @@ def train_model(
         try:
             for note in trainer.epochs(report):
                 report(0, note)
-        except TrainingError as error:
+        except LossError as error:
+            if team.rank:  # rank 0, which has the same losses, says it
+                return str(error)
             raise trainer.stopped(error, facts) from None
         return trainer.finish(facts)
 
@@ -120,7 +126,8 @@ class _Trainer:
         self.model = build(recipe)
         self.model.backbone.fit(material.fit)
         if material.titles is not None:
-            cast(CatalogueFuser, self.model.fuser).fit(material.titles)
+            clicks = torch.bincount(material.fit.items, minlength=recipe.num_items + 1)[1:]
+            cast(CatalogueFuser, self.model.fuser).fit(material.titles, clicks)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model.to(self.device)
@@ -157,12 +164,11 @@ class _Trainer:
         chosen = "" if where is None else f", {SELECT_BY} {100 * state.best_value:.2f}%{where}"
         return f"{state.epoch} epochs in {seconds:.1f}s, best {state.best_epoch}{chosen}"
 
-    def stopped(self, error: TrainingError, facts: dict[str, Any]) -> TrainingError:
+    def stopped(self, error: LossError, facts: dict[str, Any]) -> TrainingError:
         """Keep the last good model, if any epoch was good, and say so."""
         if not self.checkpoint.epoch:
             return TrainingError(f"{error}; no epoch was finished")
-        if self.checkpoint.writes:
-            self._save(facts | {"stopped": str(error)})
+        self._save(facts | {"stopped": str(error)})
         return TrainingError(f"{error}; the model of epoch {self.checkpoint.best_epoch} is in {self.folder}")
 
     def _epoch(self, epoch: int, report: Report) -> dict[str, float]:
@@ -205,7 +211,7 @@ class _Trainer:
         bad = ~torch.isfinite(whole).all(1)
         if bool(bad.any()):
             batch = last - len(losses) + int(bad.nonzero()[0]) + 1
-            raise TrainingError(
+            raise LossError(
                 f"the loss of epoch {epoch + 1}, batch {batch} is not a finite number; lower "
                 f"train.learning_rate (now {self.config.learning_rate:g})"
             )
