@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,10 @@ def test_a_data_set_has_a_reader_a_path_and_a_name_of_its_own() -> None:
 def test_wrong_axes_are_said_before_anything_runs(base: Path) -> None:
     with pytest.raises(RegistryError, match="did you mean 'sr-gnn'"):
         cells(request_of(base, "table2", backbones=("sr-gn",)))
+    with pytest.raises(ConfigError, match="did you mean train"):
+        cells(request_of(base, "table2", settings={"train": {"epoch": 1}}))
+    with pytest.raises(ConfigError, match="protocol = 'papers'"):
+        cells(request_of(base, "table2", protocols=("papers",)))
     with pytest.raises(ConfigError, match="is asked for twice"):
         cells(request_of(base, "table2", backbones=("sr-gnn", "sr-gnn")))
 
@@ -187,6 +193,27 @@ def test_cells_side_by_side_find_what_they_find_one_by_one(base: Path) -> None:
     for cell in store.read_json(one / "experiment.json")["cells"]:
         ranks = [folder / cell["run"] / "evaluate/ranks.safetensors" for folder in (one, two)]
         assert store.file_sha256(ranks[0]) == store.file_sha256(ranks[1])
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_recorded_and_the_same_command_mends_it(base: Path) -> None:
+    request = request_of(
+        base, "table2", backbones=("stamp", "narm"), settings={"train": {"epochs": 40, "patience": 40}}
+    )
+    folder = base / "dying"
+
+    def kill() -> None:
+        _wait(lambda: any(folder.glob("runs/*/train.tmp/plain/seed-0/log.jsonl")))
+        for child in multiprocessing.active_children():
+            os.kill(child.pid or 0, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    content = quiet(folder, request, jobs=2)
+    killer.join()
+    assert len(failures(content)) == 2
+    assert "a worker process died (SIGKILL)" in failures(content)[0]
+    assert not failures(quiet(folder, request))
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(base: Path, capsys: Output) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm4sbr import registry
-from llm4sbr.config import Settings, flatten, merge, nest
+from llm4sbr.config import Settings, build, flatten, merge, nest
 from llm4sbr.errors import ConfigError
 
 BASELINES = ["popularity", "s-pop", "item-knn", "vmis-knn"]
@@ -101,7 +101,7 @@ def cells(request: Request) -> list[Cell]:
     """All cells, in the order of the table.
 
     Raises:
-        ConfigError: there is none, or two of them are the same.
+        ConfigError: there is none, two of them are the same, or a setting is wrong.
         RegistryError: a backbone or perspective does not exist.
     """
     kind = KINDS[request.kind]
@@ -112,6 +112,8 @@ def cells(request: Request) -> list[Cell]:
         registry.find("perspectives", name)
     axes = product(request.datasets, request.protocols, backbones, request.perspectives, request.f or kind.f)
     found = [cell for one in axes for cell in _cells(request, *one)]
+    for cell in found:
+        build(cell.settings)
     called = [cell.name for cell in found]
     if not found or len(set(called)) < len(called):
         twice = next((name for name in called if called.count(name) > 1), None)

@@ -13,7 +13,7 @@ from typing import Any
 
 from llm4sbr import parallel, pipeline, store
 from llm4sbr.config import merge, nest
-from llm4sbr.errors import StoreError
+from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.experiments import paper, sharing
 from llm4sbr.experiments.grid import KINDS, Cell, Request, cells, command
 from llm4sbr.experiments.machine import hardware
@@ -88,6 +88,10 @@ class _Book:
         """The cell ended with this line."""
         self.records[name].update(status="failed", error=error)
         self._write()
+
+    def pending(self, tasks: Sequence[Task]) -> list[str]:
+        """Those of the cells that have not ended."""
+        return [task.name for task in tasks if self.records[task.name]["status"] == "pending"]
 
     def done(self, name: str) -> None:
         """The cell's run is finished."""
@@ -181,4 +185,8 @@ def _train(tasks: Sequence[Task], book: _Book, jobs: int, progress: Progress) ->
             advance(left[index])
             progress.note(f"{name}: {f'failed: {error}' if error else 'done'}")
 
-        parallel.run(work, tasks, workers=jobs, progress=going, done=done)
+        try:
+            parallel.run(work, tasks, workers=jobs, progress=going, done=done)
+        except TrainingError as error:  # a worker died and took the others with it
+            for name in book.pending(tasks):
+                book.failed(name, line_of(error))
