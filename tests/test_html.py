@@ -236,6 +236,23 @@ def test_breakdown_memory_and_coverage_are_those_of_the_files(
     assert f"{infer['answered']:,} of {infer['samples']:,} samples of all splits have an answer" in page.text
 
 
+def test_sources_of_live_intents_are_those_of_the_file(metrics: dict[str, Any], copy: Path) -> None:
+    kept = {"HR@20": {"share": 0.8, "low": 0.7, "high": 0.95}, "MRR@20": None}
+    metrics = json.loads(json.dumps(metrics))
+    usual = metrics["rows"][2]["metrics"]
+    metrics["sources"] = [
+        {"name": name, "covered": covered, "metrics": usual, "kept": {"plain": kept}}
+        for name, covered in (("cache", 1.0), ("predictor", 0.5))
+    ]
+    store.write_json(copy / "evaluate" / "metrics.json", metrics)
+    changed = parsed(write_run(copy))
+    header, first, second = next(table for table in changed.tables if table[0][0] == "intents")
+    assert header == ["intents", "covered", "HR@20", "gain keptover plain", "MRR@20", "gain keptover plain"]
+    assert (first[0], first[1], second[1]) == ("the LLM's own answers", "100%", "50%")
+    assert (second[3], second[5]) == ("80%70% to 95%", "-")
+    assert second[2].startswith(f"{100 * usual['HR@20']['mean']:.2f}")
+
+
 def test_figures_and_tables_can_be_read_aloud(page: Page, metrics: dict[str, Any]) -> None:
     drawn = [attributes for tag, attributes in page.tags if tag == "svg" and "aria-hidden" not in attributes]
     assert len(drawn) > 10

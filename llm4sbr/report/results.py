@@ -26,7 +26,7 @@ def marked(rows: Sequence[Row], llm: str | None) -> list[dict[str, Any]]:
 
 
 def results(metrics: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """The table at the longest list, bars of it, and a table of the shorter ones."""
+    """The table at the longest list, bars of it, shorter lists, and the sources of live intents."""
     *fewer, k = sorted(metrics["k"])
     charts = [
         figures.bar_chart(name, [bar(row, name, rows) for row in rows], unit="percent")
@@ -36,6 +36,7 @@ def results(metrics: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "ground": ground(metrics),
         "table": tables.main_table(rows, k, f"Percent, lists of {k}"),
         "shorter": tables.short_table(rows, fewer) if fewer else None,
+        "sources": tables.sources_table(metrics["sources"], k) if metrics.get("sources") else None,
         "charts": charts,
         "seeds": metrics.get("seeds", 1),
     }

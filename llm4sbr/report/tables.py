@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from llm4sbr.report.layout import MISSING, count, duration, size
 from llm4sbr.report.metrics import STARS, Row
+from llm4sbr.report.sources import MEANING
 
 BADGES = {"control": "control", "baseline": "baseline"}
 """Kind of a row -> what stands beside its label."""
@@ -82,6 +83,29 @@ def breakdown_table(split: str, groups: Sequence[Mapping[str, Any]], rows: Seque
             line.append(Cell(f"{100 * share:.2f}", best=share == top > 0))
         lines.append(line)
     return Table(f"{SAID[split]}; in brackets the test samples", [Cell("model"), *header], lines)
+
+
+def sources_table(sources: Sequence[Mapping[str, Any]], k: int) -> Table:
+    """The LLM's model with intents from each source, and what each keeps of the gain of the LLM's answers."""
+    names = [f"HR@{k}", f"MRR@{k}"]
+    bases = list(sources[0]["kept"])
+    header = cells("intents", "covered")
+    for name in names:
+        header += [Cell(name), *(Cell("gain kept", f"over {base}") for base in bases)]
+    best = best_of(sources, names)
+    lines = []
+    for one in sources:
+        line = cells(MEANING.get(one["name"], one["name"]), f"{one['covered']:.0%}")
+        for name in names:
+            line += [value(one, name, best), *(_kept(one["kept"][base][name]) for base in bases)]
+        lines.append(line)
+    return Table("Where the intents of a live session may come from, without asking an LLM", header, lines)
+
+
+def _kept(found: Mapping[str, float] | None) -> Cell:
+    if found is None:
+        return Cell(MISSING)
+    return Cell(f"{found['share']:.0%}", f"{found['low']:.0%} to {found['high']:.0%}")
 
 
 def group_name(group: Mapping[str, Any]) -> str:
