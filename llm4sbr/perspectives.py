@@ -15,19 +15,20 @@ held to one line and a visible length, whatever they contain.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
 
+from llm4sbr import registry
 from llm4sbr.config import read_toml
 from llm4sbr.errors import ConfigError
 from llm4sbr.parsing import one_line, parse_answer
-from llm4sbr.protocols import Horizon, Item
+from llm4sbr.protocols import Baseline, Catalogue, Horizon, Item, Sessions
 
-__all__ = ["Long", "Normal", "Short", "Worded", "Wording", "load_wording"]
+__all__ = ["Choose", "Long", "Normal", "Short", "Worded", "Wording", "load_wording"]
 
 
 class Wording(NamedTuple):
@@ -99,6 +100,55 @@ class Worded:
     def _of(self, item: Item) -> str:
         values = [item.attributes[name] for name in self._attributes if item.attributes.get(name)]
         return f" ({one_line(', '.join(values))})" if values else ""
+
+
+class Choose(Worded):
+    """The LLM chooses from a short list that a co-occurrence model proposes from training data.
+
+    A small model ranks better than it recalls. The list is in alphabetical order, so that its order tells
+    nothing. Before `fit`, and for sessions that nothing follows, there is no list. With the localizer
+    `candidates` the answer is tied to the very items of the list.
+
+    Args:
+        size: items in the list.
+        model: a baseline that proposes them.
+        options: those of every worded perspective.
+    """
+
+    def __init__(self, *, size: int = 20, model: str = "item-knn", **options: Any) -> None:
+        super().__init__("choose", "long", **options)
+        self._size, self._model = size, model
+        self._propose: Callable[[tuple[int, ...]], list[Item]] = lambda session: []
+
+    def fit(self, sessions: Sessions, catalogue: Catalogue) -> None:
+        """Learn from training sessions what follows what."""
+        import torch
+
+        baseline: Baseline = registry.create("baselines", self._model, num_items=catalogue.size)
+        baseline.fit(sessions)
+
+        def propose(session: tuple[int, ...]) -> list[Item]:
+            items = torch.tensor([session])
+            scores = baseline.score(items, items > 0)[0]
+            scores[items[0] - 1] = 0.0
+            best = scores.topk(min(self._size, catalogue.size))
+            found = [
+                i + 1
+                for i, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                if score > 0
+            ]
+            return sorted(map(catalogue.item, found), key=lambda item: (_title(item), item.id))
+
+        self._propose = lru_cache(maxsize=65_536)(propose)
+
+    def candidates(self, items: Sequence[Item]) -> list[Item]:
+        """The items in the list."""
+        return self._propose(tuple(item.id for item in items if item.id))
+
+    def prompt(self, items: Sequence[Item]) -> str:
+        """The question, and below it the list, a title per line."""
+        listed = [_title(item) for item in self.candidates(items)]
+        return "\n".join([super().prompt(items), *listed])
 
 
 def _title(item: Item) -> str:

@@ -189,7 +189,11 @@ def is_control(component: object) -> TypeGuard[Control]:
 
 @runtime_checkable
 class Perspective(Protocol):
-    """A way to ask the LLM."""
+    """A way to ask the LLM.
+
+    Optional: `fit(sessions, catalogue)`, called before with the training `Sessions`; and `candidates(items)`,
+    the items beyond the session that the prompt names, so that the audit knows them.
+    """
 
     horizon: Horizon
 
@@ -217,7 +221,12 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Localizer(Protocol):
-    """Ties answers to catalogue items. Constructor: `f`, items per answer, and own options."""
+    """Ties answers to catalogue items. Constructor: `f`, items per answer, and own options.
+
+    Optional: `fit(answers, sessions, catalogue, encoder)`, called before with the answers to training samples
+    and the training `Sessions`; and the class attribute `needs_sessions = True`, by which `localize` is given
+    `sessions` besides, int64 (M, T), the prefixes that the answers are about.
+    """
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
         """Localize M answers; an empty answer gives a zero row. `catalogue.titles` is the items' text."""
@@ -263,8 +272,11 @@ class CatalogueFuser(Fuser, Protocol):
 
     needs_catalogue: bool
 
-    def fit(self, titles: Tensor) -> None:
-        """Take over the catalogue's text vectors, float (N, E), before training."""
+    def fit(self, titles: Tensor, clicks: Tensor) -> None:
+        """Take over, before training, the catalogue's text vectors, float (N, E), and its clicks.
+
+        `clicks`, int64 (N,), are how often each item occurs in training sessions.
+        """
         ...
 
     def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:

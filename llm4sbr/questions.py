@@ -44,6 +44,9 @@ class Questions(NamedTuple):
             "attributes": settings.attributes,
         }
         views = {name: registry.create("perspectives", name, **options) for name in settings.perspectives}
+        for view in views.values():
+            if hasattr(view, "fit"):
+                view.fit(prepared.train, prepared.catalogue)
         return cls(Distinct.of(prepared), views)
 
     def prompts(self, row: int) -> list[str]:

@@ -160,6 +160,8 @@ def test_statistics(run: Path, prepared: Prepared) -> None:
         "empty": 0,
         "distinct": len(set(shouted.values())),
         "exact_title": 1.0,
+        "near_title": 0.0,
+        "no_title": 0.0,
         "grounding": pytest.approx(1.0),
         "repeats_session": 1.0,
     }

@@ -188,6 +188,7 @@ def _counts(table: pl.DataFrame) -> dict[str, Any]:
         "answers": table.height,
         "distinct": table["parsed"].n_unique(),
         "empty": int((table["parsed"] == "").sum()),
+        "refused": int(((table["parsed"] == "") & (table["answer"] != "")).sum()),
         "cached": int(table["cached"].sum()),
     }
 

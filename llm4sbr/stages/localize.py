@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from llm4sbr import registry, store
+from llm4sbr import quality, registry, store
 from llm4sbr.config import Config
 from llm4sbr.data.batches import collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
@@ -77,7 +77,9 @@ def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
                 _localize_source(out / source, source, table, names, space)
         summary |= space.about
     for source in answers:
-        summary["sources"][source] = IntentStore.open(out / source).manifest["statistics"]
+        intents = IntentStore.open(out / source)
+        alone = quality.by_intent_alone(intents, prepared, space.items)
+        summary["sources"][source] = intents.manifest["statistics"] | {"by_intent_alone": alone}
     store.write_json(out / "localize.json", summary)
 
 
@@ -141,13 +143,24 @@ def _localize_source(
         raise StoreError(
             f"{folder.name}: answers for sessions that prepare does not have; run infer again with --force"
         )
+    _fit(space, table, names)
     writer = IntentWriter(folder, names, about={"source": source, **space.about})
     sums = _localize_block(writer, table[:0], names, space, index[:0, None])  # fixes E and F, adds no rows
     for start in range(0, len(table), BLOCK):
         block = slice(start, start + BLOCK)
         clicked = collate(space.prepared.sessions, space.samples, index[block]).items
         sums += _localize_block(writer, table[block], names, space, clicked)
-    writer.close(_statistics(table, names, space.prepared.catalogue, sums))
+    writer.close(_statistics(table, names, space, sums))
+
+
+def _fit(space: Space, table: pl.DataFrame, names: Sequence[str]) -> None:
+    """Let a localizer that learns see training sessions and the answers to training samples only."""
+    fit = getattr(space.localizer, "fit", None)
+    if fit is not None:
+        train = space.prepared.samples["train"].key.tolist()
+        seen = table.filter(pl.col("key").is_in(train))
+        answers = [text for name in names for text in seen[name]]
+        fit(answers, space.prepared.train, space.catalogue, space.encoder)
 
 
 def _localize_block(
@@ -160,7 +173,12 @@ def _localize_block(
         these best items the session (`clicked`, int64 (m, T)) already has.
     """
     texts = [text for name in names for text in table[name]]
-    found = space.localizer.localize(texts, space.catalogue, space.encoder)
+    own = (
+        {"sessions": clicked.repeat(len(names), 1)}
+        if getattr(space.localizer, "needs_sessions", False)
+        else {}
+    )
+    found = space.localizer.localize(texts, space.catalogue, space.encoder, **own)
     # P answers of each of m samples, from (P * m, .) to (m, P, .)
     items, weights, embeddings = (
         part.reshape(len(names), len(table), part.shape[1]).transpose(0, 1) for part in found
@@ -177,19 +195,20 @@ def _localize_block(
     return totals
 
 
-def _statistics(
-    table: pl.DataFrame, names: Sequence[str], catalogue: Catalogue, sums: Tensor
-) -> dict[str, Any]:
+def _statistics(table: pl.DataFrame, names: Sequence[str], space: Space, sums: Tensor) -> dict[str, Any]:
     """What the answers of one source are like: shares are of the answers that are not empty."""
-    titles = pl.Series(catalogue.titles).str.to_lowercase().unique()
-    found: dict[str, Any] = {"samples": len(table), "perspectives": {}}
+    found: dict[str, Any] = {
+        "samples": len(table),
+        "same_from_all_perspectives": quality.identical([table[name] for name in names]),
+        "perspectives": {},
+    }
+    catalogue = space.prepared.catalogue
     for name, (tied, cosine, again) in zip(names, sums.tolist(), strict=True):
         given = table[name].filter(table[name] != "")
-        exact = given.str.to_lowercase().is_in(titles.implode()).sum()
         found["perspectives"][name] = {
             "empty": len(table) - len(given),
             "distinct": given.n_unique(),
-            "exact_title": round(exact / len(given), 4) if len(given) else None,
+            **quality.naming(given, catalogue, space.encoder),
             "grounding": round(cosine / tied, 4) if tied else None,
             "repeats_session": round(again / tied, 4) if tied else None,
         }

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from llm4sbr.protocols import Catalogue, Localizer
+from llm4sbr.protocols import Catalogue, Localizer, Sessions
 
 CATALOGUE = Catalogue(
     ["a", "b", "c", "d"], ["Red Lamp (1990)", "Green Chair (1991)", "Red Lamp, The (1992)", "Blue Table"]
@@ -38,10 +38,20 @@ class LetterEncoder:
 
 
 class LocalizerContract:
-    """Tests of one localizer."""
+    """Tests of one localizer. One that learns is fitted first, on answers and sessions of its own."""
 
     create: Callable[[int], Localizer]
     """Makes the localizer for f items per answer."""
+
+    def made(self, f: int) -> Localizer:
+        """A localizer, ready to use."""
+        localizer = self.create(f)
+        if hasattr(localizer, "fit"):
+            sessions = Sessions(torch.tensor([1, 2, 3, 4, 2, 1]), torch.tensor([0, 3, 6]))
+            localizer.fit(
+                ["Green Chair", "Blue Table", "Blue Table", "chair"], sessions, CATALOGUE, LetterEncoder()
+            )
+        return localizer
 
     def test_satisfies_the_protocol(self) -> None:
         """It has the members."""
@@ -51,7 +61,7 @@ class LocalizerContract:
         """One row per answer: items int64 (M, F), weights float32 (M, F), embeddings float32 (M, E)."""
         encoder = LetterEncoder()
         for f in (0, 1, 3):
-            found = self.create(f).localize(ANSWERS, CATALOGUE, encoder)
+            found = self.made(f).localize(ANSWERS, CATALOGUE, encoder)
             assert found.items.shape == found.weights.shape == (len(ANSWERS), f)
             assert found.embeddings.shape == (len(ANSWERS), encoder.dim)
             assert found.items.dtype == torch.int64
@@ -59,7 +69,7 @@ class LocalizerContract:
 
     def test_items_are_real_and_weights_are_shares(self) -> None:
         """Ids are 1..N or 0 for none; a row's weights sum to 1 or are all 0; none weighs nothing."""
-        found = self.create(3).localize(ANSWERS, CATALOGUE, LetterEncoder())
+        found = self.made(3).localize(ANSWERS, CATALOGUE, LetterEncoder())
         assert found.items.min() >= 0
         assert found.items.max() <= CATALOGUE.size
         assert (found.weights >= 0).all()
@@ -73,7 +83,7 @@ class LocalizerContract:
     def test_an_empty_answer_is_a_zero_row(self) -> None:
         """No answer, no intent."""
         for f in (0, 2):
-            found = self.create(f).localize(["", "Blue Table", " "], CATALOGUE, LetterEncoder())
+            found = self.made(f).localize(["", "Blue Table", " "], CATALOGUE, LetterEncoder())
             for part in found:
                 assert not part[0].any()
                 assert not part[2].any()
@@ -82,14 +92,14 @@ class LocalizerContract:
     def test_no_answers_at_all(self) -> None:
         """Nothing in, nothing out, with the right width."""
         encoder = LetterEncoder()
-        found = self.create(2).localize([], CATALOGUE, encoder)
+        found = self.made(2).localize([], CATALOGUE, encoder)
         assert [tuple(part.shape) for part in found] == [(0, 2), (0, 2), (0, encoder.dim)]
-        found = self.create(2).localize(["", ""], CATALOGUE, encoder)
+        found = self.made(2).localize(["", ""], CATALOGUE, encoder)
         assert [tuple(part.shape) for part in found] == [(2, 2), (2, 2), (2, encoder.dim)]
 
     def test_rows_do_not_depend_on_each_other(self) -> None:
         """An answer is tied to the same items alone and in company."""
-        localizer, encoder = self.create(2), LetterEncoder()
+        localizer, encoder = self.made(2), LetterEncoder()
         together = localizer.localize(ANSWERS, CATALOGUE, encoder)
         for row, answer in enumerate(ANSWERS):
             alone = localizer.localize([answer], CATALOGUE, encoder)

@@ -1,4 +1,4 @@
-"""Localizers: tie an answer to real items, so that what the LLM made up cannot reach the model."""
+"""The items whose text is most similar to the answer (the paper, Eqs. 1 to 4)."""
 
 from __future__ import annotations
 

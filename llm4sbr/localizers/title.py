@@ -1,0 +1,99 @@
+"""An answer that names an item is that item; only what names none is tied to what is similar."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import Literal
+
+import torch
+
+from llm4sbr.errors import ConfigError
+from llm4sbr.localizers.nearest import Nearest, top
+from llm4sbr.protocols import Catalogue, Encoder, Localization
+
+CLOSE = 10
+"""Items, by cosine, whose titles a misspelt answer is compared with."""
+
+
+class Title:
+    """A title match first, exact and then fuzzy; `nearest` for the answers that match none.
+
+    Letter case, punctuation, a year in brackets and an English article do not count. A fuzzy match is sought
+    among the few items that are most similar in text space, by the share of common characters.
+
+    Args:
+        f: items per answer of `nearest`, F. A matched answer has one item, of weight 1, and its vector.
+            With f = 0 nothing is tied to anything.
+        similarity: share of characters (`difflib` ratio) from which a fuzzy match counts.
+        weights: of `nearest`.
+
+    Raises:
+        ConfigError: a negative f, other weights, or a similarity that is not within 0 to 1.
+    """
+
+    def __init__(
+        self, f: int = 5, *, similarity: float = 0.9, weights: Literal["softmax", "cosine"] = "softmax"
+    ) -> None:
+        if not 0 < similarity <= 1:
+            raise ConfigError(
+                f"localize.options.similarity = {similarity}: expected more than 0 and at most 1"
+            )
+        self._nearest = Nearest(f, weights=weights)
+        self.f = f
+        self.similarity = similarity
+
+    def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
+        """Localize M answers; `catalogue.titles` is the text that stands for an item."""
+        found = self._nearest.localize(answers, catalogue, encoder)
+        if not self.f:
+            return found
+        named = matches(list(dict.fromkeys(answers)), catalogue, encoder, similarity=self.similarity)
+        rows = [row for row, answer in enumerate(answers) if answer in named]
+        if rows:
+            ids = torch.tensor([named[answers[row]] for row in rows])
+            found.items[rows], found.weights[rows] = 0, 0.0
+            found.items[rows, 0], found.weights[rows, 0] = ids, 1.0
+            found.embeddings[rows] = encoder.encode(catalogue.titles)[ids - 1]
+        return found
+
+
+def matches(
+    answers: Sequence[str], catalogue: Catalogue, encoder: Encoder, *, similarity: float
+) -> dict[str, int]:
+    """The catalogue id that an answer names, for those that name one exactly or nearly.
+
+    Of several items with one title the first counts.
+    """
+    plain: dict[str, int] = {}
+    for id, title in enumerate(catalogue.titles, start=1):
+        plain.setdefault(bare(title), id)
+    plain.pop("", None)
+    known = {answer: bare(answer) for answer in answers if "\n" not in answer and bare(answer)}
+    found = {answer: plain[text] for answer, text in known.items() if text in plain}
+    unsure = [answer for answer in known if answer not in found]
+    if not unsure or similarity >= 1:
+        return found
+    close = top(encoder.encode(unsure), encoder.encode(catalogue.titles), min(CLOSE, catalogue.size))[1]
+    for answer, rows in zip(unsure, close.tolist(), strict=True):
+        ratios = [_ratio(known[answer], bare(catalogue.titles[row]), similarity) for row in rows]
+        best = max(range(len(rows)), key=ratios.__getitem__)
+        if ratios[best] >= similarity:
+            found[answer] = rows[best] + 1
+    return found
+
+
+def bare(title: str) -> str:
+    """A title without what people write differently."""
+    text = re.sub(r"\s*\(\d{4}\)\s*$", "", title.casefold())
+    text = re.sub(r"^(?:the|an?) (?=\S)", "", text)
+    text = re.sub(r", (?:the|an?)$", "", text)
+    return " ".join(re.findall(r"\w+", text))
+
+
+def _ratio(one: str, other: str, least: float) -> float:
+    matcher = SequenceMatcher(None, one, other, autojunk=False)
+    if matcher.real_quick_ratio() < least or matcher.quick_ratio() < least:
+        return 0.0
+    return matcher.ratio()

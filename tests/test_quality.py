@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import torch
+
+from llm4sbr.data.prepared import catalogue_hash, load
+from llm4sbr.intents import IntentStore, IntentWriter
+from llm4sbr.protocols import Catalogue, Samples
+from llm4sbr.quality import by_intent_alone, identical, naming
+from llm4sbr.testing.localizers import LetterEncoder
+from llm4sbr.testing.toy_run import toy_run
+
+CATALOGUE = Catalogue(["a", "b"], ["Red Lamp (1990)", "Oak Chair"])
+
+
+def test_exact_near_and_made_up():
+    answers = pl.Series(
+        "x",
+        [
+            "red lamp (1990)",  # exactly, but for capitals
+            "The Red Lamp",  # nearly: without its year
+            "Oak Chairs",  # nearly: 18 of 19 characters
+            "Moon Rocket",
+            "Oak Chair\nRed Lamp (1990)",
+            "Oak Chair\nMoon Rocket",
+            "Moon Rocket",
+            "Oak Chair",
+        ],
+    )
+    assert naming(answers, CATALOGUE, LetterEncoder()) == {
+        "exact_title": 0.375, "near_title": 0.25, "no_title": 0.375
+    }  # fmt: skip
+    assert set(naming(answers[:0], CATALOGUE, LetterEncoder()).values()) == {None}
+
+
+def test_same_from_all_perspectives():
+    one, other = pl.Series(["a", "b", "", "d"]), pl.Series(["a", "x", "", "y"])
+    assert identical([one, other]) == 0.5
+    assert identical([one]) is None
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    return load(toy_run(tmp_path / "run", items=30, sessions=60, sources=()) / "prepare")
+
+
+def _store(folder, prepared, of):
+    samples = prepared.samples["valid"]
+    keys, first = samples.key.unique(return_inverse=True)[0], {}
+    for row, key in enumerate(samples.key.tolist()):
+        first.setdefault(key, row)
+    targets = torch.tensor([int(prepared.sessions.items[samples.end[first[int(k)]]]) for k in keys])
+    writer = IntentWriter(folder, ("long",), about={"catalogue": catalogue_hash(prepared.catalogue)})
+    intents = torch.eye(30)[of(targets) - 1].unsqueeze(1)
+    writer.add(keys, intents, torch.zeros(len(keys), 1, 0), torch.zeros(len(keys), 1, 0))
+    writer.close()
+    return IntentStore.open(folder)
+
+
+def test_an_oracle_ranks_first_and_a_repeater_last(tmp_path, prepared):
+    oracle = by_intent_alone(_store(tmp_path / "a", prepared, lambda t: t), prepared, torch.eye(30))
+    count = len(prepared.samples["valid"].key)
+    assert oracle["long"] == {"samples": count, "HR@20": 1.0, "MRR@20": 1.0}
+    # item t - 1 was clicked last and is left out, so that all 29 others tie and the target is not within 20
+    repeater = _store(tmp_path / "b", prepared, lambda t: (t - 2) % 30 + 1)
+    assert by_intent_alone(repeater, prepared, torch.eye(30))["long"]["HR@20"] == 0.0
+
+
+def test_popularity_by_hand(tmp_path, prepared):
+    found = by_intent_alone(_store(tmp_path / "a", prepared, lambda t: t), prepared, torch.eye(30))
+    counts = torch.bincount(prepared.train.items, minlength=31)[1:].tolist()
+    hits = []
+    samples = prepared.samples["valid"]
+    for row in range(len(samples.key)):
+        prefix, target = prepared.prefix(samples, row), int(prepared.sessions.items[samples.end[row]])
+        others = [c for i, c in enumerate(counts, 1) if i not in prefix]
+        hits.append(sum(c >= counts[target - 1] for c in others) <= 20)
+    assert found["popularity"]["HR@20"] == pytest.approx(sum(hits) / len(hits), abs=1e-4)
+
+
+def test_without_validation_samples_nothing_is_said(tmp_path, prepared):
+    nothing = Samples(*(field[:0] for field in prepared.samples["valid"]))
+    empty = prepared._replace(samples=prepared.samples | {"valid": nothing})
+    assert by_intent_alone(_store(tmp_path / "a", prepared, lambda t: t), empty, torch.eye(30)) == {}
