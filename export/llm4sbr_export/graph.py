@@ -1,10 +1,10 @@
 """What every format is made from: sessions in, the K best items out, as one module.
 
-    items, mask [, intents] --model--> query (B, Q) --head--> scores (B, N) --seen out--> top K
+    items, mask [, intents] --model--> queries --head--> scores (B, N) --seen out--> top K
 
-Where scores are inner products, all that an item is scored with lies in one constant table (N, Q): its
-embedding and, for fusers that speak to titles, its title's vector beside it. The table is read once per
-batch, which is what a request costs.
+Where scores are inner products, all that an item is scored with lies in constant tables: its embedding (N, D)
+and, for fusers that speak to titles, its title's vector (N, E). They are read once per batch, which is what a
+request costs.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Graph(nn.Module):
         self.num_items = len(model.backbone.item_embeddings())
         self.k, self.variant, self.precision = k, variant, precision
         self._check()
-        table = self._table()
-        if table is None and precision != "fp32":
+        tables = self._tables()
+        if not tables and precision != "fp32":
             raise InputError(
                 f"precision {precision}: {type(model.backbone).__name__} scores by more than one product, "
                 "there is no table to make smaller; export fp32"
             )
-        self.exact = None if table is None else Exact(table)
+        self.exact = Exact(tables) if tables else None
         self.coarse = None
         if self.exact and precision != "fp32":
             self.coarse = Candidates(self.exact, precision, k=k, query_range=query_range)
@@ -74,24 +74,21 @@ class Graph(nn.Module):
             exclude_seen: bool (B, 1), leave out the session's own items.
             intents: float32 (B, P, E), in the variant `intents` only.
         """
-        if self.variant == "predictor":
-            intents = cast(Any, self.model).predictor(self.model.backbone(items, mask))
-        output = self.model.represent(items, mask, intents)
+        output = self.model.represent(items, mask, intents, predict=self.variant == "predictor")
         clicked = torch.where(mask, items, items[:, :1]) - 1  # padding repeats the first click
         if self.exact is None:
             values, rows = torch.topk(without(output.scores, clicked, exclude_seen), self.k)
         else:
-            query = self.query(output, intents)
             head = self.coarse or self.exact
-            values, rows = head(query, clicked, exclude_seen, self.k)
+            values, rows = head(self.queries(output), clicked, exclude_seen, self.k)
         return torch.where(values == -torch.inf, 0, rows + 1), values
 
-    def query(self, output: Output, intents: Tensor | None) -> Tensor:
-        """What the table is multiplied with, float (B, Q)."""
+    def queries(self, output: Output) -> list[Tensor]:
+        """What each table is multiplied with, float (B, D) and (B, E)."""
         fused = cast(Tensor, output.fused)
         if not self.model.rescores or self.variant == "none":
-            return fused
-        return torch.cat([fused, cast(Any, self.model.fuser).query(fused, intents)], 1)
+            return [fused]
+        return [fused, cast(Any, self.model.fuser).query(fused, output.intents)]
 
     def example(self) -> dict[str, Tensor]:
         """Inputs to trace with: two sessions, of two clicks and three."""
@@ -101,22 +98,22 @@ class Graph(nn.Module):
             inputs["intents"] = torch.ones(2, len(self.model.horizons), self.model.text_dim)
         return inputs
 
-    def _table(self) -> Tensor | None:
-        """Float (N, Q); None where scores are not inner products with constants."""
+    def _tables(self) -> list[Tensor]:
+        """What items are scored with, float (N, D) and (N, E); empty where scores are more than products."""
         model = self.model
         if hasattr(model.backbone, "score"):
-            return None
+            return []
         items = model.backbone.item_embeddings()
         if not model.rescores:
-            return items
+            return [items]
         fuser = cast(Any, model.fuser)
         if not hasattr(fuser, "query"):
-            return None
-        with torch.no_grad():
-            if self.variant == "none":  # what text adds is then linear in the fused vector: fold it in
-                to_text = fuser.query(torch.eye(items.shape[1]), None)  # (D, E)
-                return items + fuser.titles.vectors @ to_text.T
-            return torch.cat([items, fuser.titles.vectors], 1)
+            return []
+        if self.variant != "none":
+            return [items, fuser.titles.vectors]
+        with torch.no_grad():  # what text adds is then linear in the fused vector: fold it in
+            to_text = fuser.query(torch.eye(items.shape[1]), None)  # (D, E)
+            return [items + fuser.titles.vectors @ to_text.T]
 
     def _check(self) -> None:
         fused = self.model.fuser is not None

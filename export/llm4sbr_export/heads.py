@@ -1,8 +1,9 @@
 """From queries to the K best items: every item's inner product, or a first pass over a smaller table.
 
-`fp32` reads N x Q x 4 bytes. The others read a rounded table, a quarter to a half of that, for the best 200
-or more candidates, and score those with the exact rows; so a score is exact, and a list is the exact one
-unless rounding moved an item of it behind all candidates. `verification` counts how often that happens.
+`fp32` reads N x Q x 4 bytes, Q being the width of all tables. The others read a rounded table, a quarter to a
+half of that, for the best 200 or more candidates, and score those with the exact rows; so a score is exact,
+and a list is the exact one unless rounding moved an item of it behind all candidates. Verification counts how
+often that happens.
 
 A few operators are written down as ONNX has them, since tracing would not find them. Outside an export the
 same modules compute the same thing with torch.
@@ -10,7 +11,8 @@ same modules compute the same thing with torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,9 @@ between quantize and dequantize operators, as TensorRT reads them."""
 BLOCKS = (16, 32, 64, 128, 256)
 """Sizes of the blocks of a row that can have a scale of their own in `MatMulNBits`."""
 
+MOST_K = 3840
+"""Longest list that TensorRT's TopK makes."""
+
 OPSET = 20
 
 
@@ -39,19 +44,24 @@ def without(scores: Tensor, clicked: Tensor, exclude: Tensor) -> Tensor:
 
 
 class Exact(nn.Module):
-    """Every item's inner product in float32.
+    """Every item's inner products in float32, summed over tables.
 
     Args:
-        table: float (N, Q).
+        tables: float (N, Q_i) each.
     """
 
-    def __init__(self, table: Tensor) -> None:
+    def __init__(self, tables: Sequence[Tensor]) -> None:
         super().__init__()
-        self.table = table if isinstance(table, nn.Parameter) else nn.Parameter(table, requires_grad=False)
+        self.tables = nn.ParameterList([_constant(table) for table in tables])
 
-    def forward(self, query: Tensor, clicked: Tensor, exclude: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Float (B, Q) -> scores (B, K) and rows int64 (B, K), best first."""
-        best = torch.topk(without(product(query, self.table), clicked, exclude), k)
+    def forward(
+        self, queries: Sequence[Tensor], clicked: Tensor, exclude: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """Queries float (B, Q_i) -> scores (B, K) and rows int64 (B, K), best first."""
+        scores = None
+        for query, table in zip(queries, self.tables, strict=True):
+            scores = product(query, table, scores)
+        best = torch.topk(without(cast(Tensor, scores), clicked, exclude), k)
         return best.values, best.indices
 
 
@@ -59,28 +69,36 @@ class Candidates(nn.Module):
     """A coarse first pass, and the exact scores of what it finds.
 
     Args:
-        exact: has the exact table.
+        exact: has the exact tables.
         precision: one of `COARSE`.
         k: K.
-        query_range: largest absolute value in a query, `qdq` only.
+        query_range: largest absolute value in a query, for `qdq`.
     """
 
     def __init__(self, exact: Exact, precision: str, *, k: int, query_range: float | None = None) -> None:
         super().__init__()
-        self.table = exact.table
-        self.count = min(max(CANDIDATES, 4 * k), len(exact.table))
-        makers: dict[str, Callable[[], nn.Module]] = {
-            "int8": lambda: Blocks(exact.table.detach()),
-            "fp16": lambda: Half(exact.table.detach()),
-            "qdq": lambda: Quantized(exact.table.detach(), query_range or 1.0),
-        }
-        self.first = makers[precision]()
+        self.tables = exact.tables
+        table = torch.cat([one.detach() for one in exact.tables], 1)
+        self.count = max(k, min(max(CANDIDATES, 4 * k), len(table), MOST_K))
+        self.first: nn.Module
+        if precision == "int8":
+            self.first = Blocks(table)
+        elif precision == "fp16":
+            self.first = Half(table)
+        else:
+            self.first = Quantized(table, query_range or 1.0)
 
-    def forward(self, query: Tensor, clicked: Tensor, exclude: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, queries: Sequence[Tensor], clicked: Tensor, exclude: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
         """As `Exact.forward`."""
-        coarse = torch.topk(without(self.first(query), clicked, exclude), self.count)
-        rows = functional.embedding(coarse.indices, self.table)  # (B, R, Q)
-        scores = (rows @ query.unsqueeze(2)).squeeze(2)
+        coarse = torch.topk(without(self.first(torch.cat(list(queries), 1)), clicked, exclude), self.count)
+        scores = torch.stack(
+            [
+                (functional.embedding(coarse.indices, table) @ query.unsqueeze(2)).squeeze(2)
+                for query, table in zip(queries, self.tables, strict=True)
+            ]
+        ).sum(0)  # (B, R)
         best = torch.topk(torch.where(coarse.values == -torch.inf, -torch.inf, scores), k)
         return best.values, coarse.indices.gather(1, best.indices)
 
@@ -172,11 +190,16 @@ class Quantized(nn.Module):
         return product(steps, rows)
 
 
-def product(query: Tensor, table: Tensor) -> Tensor:
-    """(B, Q) and (N, Q) -> (B, N), as an operator that reads the table as it lies, without a second copy."""
+def product(query: Tensor, table: Tensor, added: Tensor | None = None) -> Tensor:
+    """(B, Q) and (N, Q) -> (B, N), plus `added`; one operator that reads the table as it lies."""
     if torch.onnx.is_in_onnx_export():
-        return _operator("Gemm", (query, table), query.dtype, (query.shape[0], table.shape[0]), transB=1)
-    return query @ table.T
+        inputs = (query, table) if added is None else (query, table, added)
+        return _operator("Gemm", inputs, query.dtype, (query.shape[0], table.shape[0]), transB=1)
+    return query @ table.T if added is None else added + query @ table.T
+
+
+def _constant(table: Tensor) -> nn.Parameter:
+    return table if isinstance(table, nn.Parameter) else nn.Parameter(table, requires_grad=False)
 
 
 def _operator(

@@ -16,6 +16,7 @@ from torch import Tensor
 from llm4sbr.errors import ModelUnavailableError
 from llm4sbr.protocols import ExportSpec
 from llm4sbr.serving.artefact import Provider, open_session, provider_of
+from llm4sbr_export.checks import check_operators
 from llm4sbr_export.graph import Graph
 from llm4sbr_export.heads import OPSET
 
@@ -27,6 +28,9 @@ INPUTS |= {"exclude_seen": {0: "batch"}, "intents": {0: "batch"}}
 """Dimensions that are free, by input."""
 
 OUTPUTS = ("item_ids", "scores")
+
+CPU_ONLY = ("com.microsoft::MatMulNBits",)
+"""Operators of 8-bit tables, which only ONNX Runtime has."""
 
 MOST_INSIDE = 2**31 - 2**24
 """Bytes of weights that the ONNX file itself may hold; protobuf ends at 2 GiB."""
@@ -59,11 +63,13 @@ class Onnx:
         """Write the graph to `path`; arguments as for the protocol.
 
         Raises:
+            ExportError: the graph has an operator that TensorRT does not take.
             InputError: the model has no such variant or precision, or K is larger than the catalogue.
             ModelUnavailableError: a package is not installed.
         """
         graph = Graph(model, k=spec.k, variant=spec.variant, precision=spec.precision)
         write(graph, path, about=spec.about, most_inside=self.most_inside)
+        check_operators(path, allowed=CPU_ONLY if spec.precision == "int8" else ())
 
     def load(self, path: Path) -> OnnxScorer:
         """The graph at `path`, ready to score; errors as `open_session`."""

@@ -36,6 +36,8 @@ class Output(NamedTuple):
     """bool (B, P)."""
     fused: Tensor | None = None
     """float (B, D), the session vector that items are scored with."""
+    intents: Tensor | None = None
+    """float (B, P, E), given or predicted."""
 
 
 def slots(horizons: Sequence[Horizon]) -> tuple[Horizon, ...]:
@@ -104,7 +106,7 @@ class LLM4SBR(nn.Module):
         scores = self._score(fused, encoded)
         if self.rescores:
             scores = cast(CatalogueFuser, self.fuser).rescore(scores, fused, intents)
-        return Output(scores, encoded, behavioural, semantic, known, fused)
+        return Output(scores, encoded, behavioural, semantic, known, fused, intents)
 
     def add_predictor(self) -> Predictor:
         """Give the model a predictor with fresh weights, and return it."""

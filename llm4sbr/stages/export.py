@@ -89,12 +89,13 @@ class Source(NamedTuple):
 
     def scores(self, inputs: Inputs) -> Tensor:
         """What the trained model makes of them, float (B, N)."""
-        model: Any = self.saved.model
-        intents = inputs.get("intents")
         with torch.inference_mode():
-            if self.variant == "predictor":
-                intents = model.predictor(model.backbone(inputs["items"], inputs["mask"]))
-            scores: Tensor = model(inputs["items"], inputs["mask"], intents)
+            scores: Tensor = self.saved.model(
+                inputs["items"],
+                inputs["mask"],
+                inputs.get("intents"),
+                predict=self.variant == "predictor",
+            )
         return scores
 
 
@@ -197,9 +198,9 @@ def _artefact(
         record = _record(fresh, kind, source=source, spec=spec, verified=verified)
         store.write_json(fresh / RECORD, record)
         store.replace_folder(fresh, folder)
-    except DeviceError:  # what takes the next step elsewhere is kept; without a record it is no artefact
+    except DeviceError as error:  # what takes the next step elsewhere is kept; without a record, no artefact
         store.replace_folder(fresh, folder)
-        raise
+        raise DeviceError(f"{folder}: {error}") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return record

@@ -1,0 +1,176 @@
+"""What can be said about an ONNX file without a GPU: its operators, and whether TensorRT-RTX compiles it.
+
+The list of operators is data with its source, `operators.json`. Compiling ahead of time needs the extra
+`rtx`; it shows that TensorRT-RTX accepts a graph and its profile for a GPU, not that any GPU ran it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm4sbr.errors import ExportError, ModelUnavailableError
+
+TARGET = "SM80"
+"""Compute capability of the A100."""
+
+
+class Shapes(NamedTuple):
+    """The sizes that an engine is built for: an optimisation profile."""
+
+    max_batch: int
+    max_length: int
+    common_batch: int = 8
+    """What kernels are chosen for, together with `common_length`."""
+    common_length: int = 16
+
+    def of(self, name: str, fixed: Sequence[int]) -> list[tuple[int, ...]]:
+        """Least, common and largest shape of an input; `fixed` are its dimensions behind the free ones."""
+        batches = (1, min(self.common_batch, self.max_batch), self.max_batch)
+        lengths = (1, min(self.common_length, self.max_length), self.max_length)
+        if name in ("items", "mask"):
+            return list(zip(batches, lengths, strict=True))
+        return [(batch, *fixed) for batch in batches]
+
+
+@cache
+def supported() -> dict[str, Any]:
+    """The content of `operators.json`: what TensorRT takes, and where that is written."""
+    content: dict[str, Any] = json.loads((files(__package__) / "operators.json").read_text("utf-8"))
+    return content
+
+
+def check_operators(path: Path, *, allowed: Sequence[str] = ()) -> None:
+    """`ExportError` if TensorRT does not take an operator of the graph.
+
+    Args:
+        path: of the `.onnx` file; weights beside it are not read.
+        allowed: further operators, by `domain::name`, for a graph that no TensorRT will see.
+    """
+    found = sorted(set(objections(path)) - {f"operator {name}" for name in allowed})
+    if found:
+        raise ExportError(f"{path.name}: TensorRT does not take {', '.join(found)}")
+
+
+def objections(path: Path) -> Iterator[str]:
+    """What TensorRT would not take: operators, versions of them, lists that are too long."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    known = supported()
+    least, most = known["opsets"]
+    for one in model.opset_import:
+        if one.domain in ("", "ai.onnx") and not least <= one.version <= most:
+            yield f"opset {one.version}"
+    numbers = _numbers(model.graph)
+    for node in _nodes(model.graph):
+        if node.domain not in ("", "ai.onnx"):
+            yield f"operator {node.domain}::{node.op_type}"
+        elif node.op_type not in known["operators"]:
+            yield f"operator {node.op_type}"
+        elif (
+            node.op_type == "TopK" and not numbers.get(node.input[1], known["most_k"] + 1) <= known["most_k"]
+        ):
+            yield f"TopK with K = {numbers.get(node.input[1], 'an input')} (at most {known['most_k']})"
+
+
+def compile_ahead(path: Path, shapes: Shapes, *, target: str = TARGET) -> bytes:
+    """The engine that TensorRT-RTX makes of an ONNX file for a GPU that need not be here.
+
+    Args:
+        path: of the `.onnx` file.
+        shapes: the profile.
+        target: compute capability, such as `SM80`.
+
+    Raises:
+        ExportError: it cannot be parsed or built; the message has the parser's or builder's own words.
+        ModelUnavailableError: the extra `rtx` is not installed.
+    """
+    try:
+        import tensorrt_rtx as trt
+    except ImportError:
+        raise ModelUnavailableError("tensorrt_rtx is not installed: pip install 'llm4sbr[rtx]'") from None
+    words = Words(trt)
+    builder = trt.Builder(words.logger)
+    network, config = parse(trt, builder, words, path, shapes)
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
+    return built(builder, network, config, words, path)
+
+
+def parse(trt: Any, builder: Any, words: Words, path: Path, shapes: Shapes) -> tuple[Any, Any]:
+    """Network and build settings of an ONNX file, with its profile, by TensorRT or TensorRT-RTX.
+
+    Networks are strongly typed: the only kind since TensorRT 11, asked for by a flag before.
+    """
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, words.logger)
+    if not parser.parse_from_file(str(path)):
+        reasons = "; ".join(parser.get_error(number).desc() for number in range(parser.num_errors))
+        raise ExportError(f"{path.name}: {trt.__name__} cannot parse it: {reasons}; {words}")
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    for number in range(network.num_inputs):
+        one = network.get_input(number)
+        profile.set_shape(one.name, *shapes.of(one.name, tuple(one.shape)[1:]))
+    if config.add_optimization_profile(profile) < 0:
+        raise ExportError(f"{path.name}: {trt.__name__} refuses the profile {shapes}: {words}")
+    return network, config
+
+
+def built(builder: Any, network: Any, config: Any, words: Words, path: Path) -> bytes:
+    """The serialized engine; `ExportError` with the builder's words if there is none."""
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise ExportError(f"{path.name}: cannot be built: {words}")
+    return bytes(engine)
+
+
+class Words:
+    """What TensorRT complains about, kept instead of printed.
+
+    Args:
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+    """
+
+    def __init__(self, trt: Any) -> None:
+        self.lines: list[str] = []
+        lines, severe = self.lines, (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
+
+        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+            def log(self, severity: Any, message: str) -> None:
+                if severity in severe:
+                    lines.append(" ".join(message.split()))
+
+        self.logger = Logger()
+
+    def __str__(self) -> str:
+        return "; ".join(self.lines[-2:])[:400] or "no reason given"
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """All nodes, those of inner graphs too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from _nodes(inner)
+
+
+def _numbers(graph: Any) -> dict[str, int]:
+    """Constants of one number, by name."""
+    from onnx import numpy_helper
+
+    constants = {
+        one.name: one for one in graph.initializer if one.data_type == 7 and list(one.dims) in ([], [1])
+    }
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    arrays = {name: numpy_helper.to_array(one) for name, one in constants.items()}
+    return {name: int(array.item()) for name, array in arrays.items() if array.size == 1}

@@ -1,0 +1,197 @@
+"""TensorRT engines: built, keyed, loaded and run.
+
+An engine is a cache. It is valid for one ONNX file, one version of TensorRT, one kind of GPU, one precision
+and one profile; `engine.json` beside it says which, and an engine whose key does not match is not loaded.
+Written after the documented API of TensorRT 11 (10.8 and later work too): strongly typed networks, tensors
+addressed by name, `execute_async_v3`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm4sbr import store
+from llm4sbr.errors import DeviceError, ExportError, ModelUnavailableError, StoreError
+from llm4sbr_export.checks import Shapes, Words, built, parse
+
+KEY = "engine.json"
+ONNX = "model.onnx"
+
+WORKSPACE = 4 << 30
+"""Bytes of GPU memory that a kernel may use while it is chosen."""
+
+
+class Key(NamedTuple):
+    """What an engine was built from and for."""
+
+    onnx: str
+    """sha256 of the ONNX file and of the weights beside it."""
+    tensorrt: str
+    gpu: str
+    """Name and compute capability, such as `NVIDIA A100-SXM4-80GB, SM80`."""
+    precision: str
+    profile: tuple[int, ...]
+    """`Shapes`, as numbers."""
+
+    @classmethod
+    def here(cls, onnx: Path, *, precision: str, shapes: Shapes) -> Key:
+        """The key that an engine for this machine has; `DeviceError` without a GPU."""
+        parts = [store.file_sha256(path) for path in sorted(onnx.parent.glob(f"{onnx.name}*"))]
+        device = gpu()  # first: without a GPU there is no use in installing TensorRT
+        return cls(store.fingerprint(parts), tensorrt().__version__, device, precision, tuple(shapes))
+
+
+def tensorrt() -> Any:
+    """The module; `ModelUnavailableError` if it is not installed."""
+    try:
+        import tensorrt as module
+    except ImportError as error:  # also where its libraries are missing
+        raise ModelUnavailableError(f"tensorrt: {error}: pip install 'llm4sbr[tensorrt]'") from None
+    return module
+
+
+def gpu() -> str:
+    """Name and compute capability of the GPU in use; `DeviceError` if there is none that torch can use."""
+    if not torch.cuda.is_available():
+        raise DeviceError("no NVIDIA GPU that this torch can use")
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()}, SM{major}{minor}"
+
+
+def build(onnx: Path, path: Path, *, key: Key, shapes: Shapes) -> None:
+    """Build the engine of an ONNX file for the GPU that is here, and write it with its key.
+
+    How long kernels took is kept in the user's cache folder, so that the next engine is built faster.
+
+    Raises:
+        ExportError: TensorRT cannot parse or build it; the message has its words.
+    """
+    trt = tensorrt()
+    words = Words(trt)
+    builder = trt.Builder(words.logger)
+    network, config = parse(trt, builder, words, onnx, shapes)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
+    kept = store.cache_dir() / "tensorrt" / f"{trt.__version__}-{store.fingerprint(key.gpu)[:12]}.timing"
+    timings = config.create_timing_cache(kept.read_bytes() if kept.exists() else b"")
+    config.set_timing_cache(timings, ignore_mismatch=False)
+    engine = built(builder, network, config, words, onnx)
+    with store.writing(kept) as temporary:
+        temporary.write_bytes(bytes(timings.serialize()))
+    with store.writing(path) as temporary:
+        temporary.write_bytes(engine)
+    store.write_json(path.with_name(KEY), key._asdict() | {"engine": store.file_sha256(path)})
+
+
+def mismatch(path: Path, key: Key) -> str:
+    """Why the engine at `path` is not the one of `key`, one line; "" if it is."""
+    record = path.with_name(KEY)
+    if not record.exists() or not path.exists():
+        return "there is no engine with a key"
+    found = store.read_json(record)
+    if not isinstance(found, Mapping):
+        return f"{KEY} is no record"
+    for name, value in key._asdict().items():
+        expected = list(value) if isinstance(value, tuple) else value
+        if found.get(name) != expected:
+            return f"{name} is {found.get(name)!r}, here it is {expected!r}"
+    return "" if found.get("engine") == store.file_sha256(path) else "its file has changed"
+
+
+def made_for(path: Path) -> tuple[str, Shapes]:
+    """Precision and profile of the engine at `path`; `StoreError` if its key does not say."""
+    record = store.read_json(path.with_name(KEY))
+    try:
+        return str(record["precision"]), Shapes(*map(int, record["profile"]))
+    except (KeyError, TypeError, ValueError):
+        raise StoreError(f"{path.with_name(KEY)}: not an engine's key; export again") from None
+
+
+class EngineScorer:
+    """An engine on the GPU, with a stream and buffers of its own; not for several threads at once.
+
+    Host buffers are pinned and buffers of both sides are made once, for the largest shape of the profile, so
+    that a request is: fill, copy in, run, copy out, wait, all on one stream.
+
+    Args:
+        path: of the engine, whose key has been checked.
+        shapes: its profile.
+
+    Raises:
+        StoreError: TensorRT cannot load the engine.
+    """
+
+    provider = "tensorrt"
+
+    def __init__(self, path: Path, *, shapes: Shapes) -> None:
+        trt = tensorrt()
+        self.shapes = shapes
+        self._words = Words(trt)
+        self._runtime = trt.Runtime(self._words.logger)
+        self.engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self.engine is None:
+            raise StoreError(f"{path}: TensorRT cannot load the engine: {self._words}")
+        self.context = self.engine.create_execution_context()
+        self.stream = torch.cuda.Stream()
+        self._inputs: dict[str, _Buffer] = {}
+        self._outputs: dict[str, _Buffer] = {}
+        for number in range(self.engine.num_io_tensors):
+            name = self.engine.get_tensor_name(number)
+            given = self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+            rest = tuple(self.engine.get_tensor_shape(name))[1:]
+            largest = shapes.of(name, rest)[-1]
+            buffer = _Buffer(largest, _dtype(trt, self.engine.get_tensor_dtype(name)))
+            (self._inputs if given else self._outputs)[name] = buffer
+            self.context.set_tensor_address(name, buffer.device.data_ptr())
+
+    def score(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Item ids int64 (B, K) and scores float32 (B, K) for the graph's inputs by name.
+
+        Raises:
+            ExportError: a shape outside the profile, or TensorRT could not run.
+        """
+        batch = len(inputs["items"])
+        with torch.cuda.stream(self.stream):
+            for name, buffer in self._inputs.items():
+                value = inputs[name]
+                if not self.context.set_input_shape(name, tuple(value.shape)):
+                    raise ExportError(f"{name}: shape {tuple(value.shape)} is outside of {self.shapes}")
+                buffer.put(value)
+            if not self.context.execute_async_v3(self.stream.cuda_stream):
+                raise ExportError(f"TensorRT could not run the engine: {self._words}")
+            found = {name: buffer.get(batch) for name, buffer in self._outputs.items()}
+        self.stream.synchronize()
+        return found["item_ids"].clone(), found["scores"].clone()
+
+
+class _Buffer:
+    """One tensor on both sides, flat, as large as it may become."""
+
+    def __init__(self, largest: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.rest = largest[1:]
+        size = math.prod(largest)
+        self.host = torch.empty(size, dtype=dtype, pin_memory=True)
+        self.device = torch.empty(size, dtype=dtype, device="cuda")
+
+    def put(self, value: Tensor) -> None:
+        """Copy a tensor to the device, on the current stream."""
+        count = value.numel()
+        self.host[:count].copy_(value.reshape(-1))
+        self.device[:count].copy_(self.host[:count], non_blocking=True)
+
+    def get(self, batch: int) -> Tensor:
+        """The first `batch` rows on the host, once the current stream has got there."""
+        count = batch * math.prod(self.rest)
+        self.host[:count].copy_(self.device[:count], non_blocking=True)
+        return self.host[:count].view(batch, *self.rest)
+
+
+def _dtype(trt: Any, dtype: Any) -> torch.dtype:
+    known = {trt.int64: torch.int64, trt.int32: torch.int32, trt.float32: torch.float32, trt.bool: torch.bool}
+    found: torch.dtype = known[dtype]
+    return found
