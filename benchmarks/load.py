@@ -33,7 +33,7 @@ class Result:
     connections: int = 0
 
     def quantile(self, share: float) -> float:
-        """The latency (seconds) that this share of good answers does not exceed; infinity if there is none."""
+        """The latency (seconds) that this share of good answers does not exceed, infinity without any."""
         ordered = sorted(self.latencies)
         return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else math.inf
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from llm4sbr_export.graph import Graph
 from llm4sbr_export.onnx import Onnx
 
 from llm4sbr.data.prepared import catalogue_hash
 from llm4sbr.fusion.model import Recipe, build
-from llm4sbr.protocols import Catalogue
+from llm4sbr.protocols import Catalogue, ExportSpec
 
 WIDTH, TEXT, LONGEST = 100, 384, 50
 """D, E and T of the models."""
@@ -49,19 +48,18 @@ def write_artefact(
         perspectives = ("long", "short")
         fused = {"fuser": "gated", "perspectives": perspectives, "horizons": perspectives, "text_dim": TEXT}
         recipe = recipe._replace(**fused)
-    graph = Graph(build(recipe).eval(), k=k, variant=variant, precision=precision)
     whole = catalogue(items)
     facts = {"fingerprint": f"synthetic-{seed}", "catalogue": catalogue_hash(whole), "variant": variant}
     facts |= {"k": k, "num_items": items, "max_length": LONGEST}
-    example = graph.example()
-    about = {key: str(value) for key, value in facts.items()}
-    Onnx(provider="cpu").export(graph, example, folder / "model.onnx", about=about)
+    spec = ExportSpec(k, variant, precision, 64, LONGEST, {key: str(value) for key, value in facts.items()})
+    inputs = ["items", "mask", "exclude_seen", *(["intents"] if variant == "intents" else [])]
+    Onnx(provider="cpu").export(build(recipe).eval(), {}, folder / "model.onnx", spec=spec)
     table = {"id": range(1, items + 1), "key": whole.keys, "title": whole.titles}
     pl.DataFrame(table).write_parquet(folder / "items.parquet")
     files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", "items"))]
     record = facts | {"format": 1, "kind": "onnx", "precision": precision, "perspectives": list(perspectives)}
     record |= {"text_dim": TEXT if perspectives else 0, "verified": {}, "versions": {}}
-    record |= {"inputs": {name: {} for name in example}, "outputs": {"item_ids": {}, "scores": {}}}
+    record |= {"inputs": {name: {} for name in inputs}, "outputs": {"item_ids": {}, "scores": {}}}
     record["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     (folder / "artefact.json").write_text(json.dumps(record))
     return folder

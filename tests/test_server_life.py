@@ -19,9 +19,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llm4sbr.errors import InputError
 from llm4sbr.serving.server.app import App
 from llm4sbr.serving.server.metrics import Metrics
-from llm4sbr.serving.server.models import Models
+from llm4sbr.serving.server.models import Models, find_folder
 from llm4sbr.serving.server.settings import Settings
 from llm4sbr.testing.live_server import live_server
 from llm4sbr.testing.toy_export import toy_export
@@ -112,9 +113,12 @@ def test_a_folder_without_a_model(tmp_path):
 
 
 def test_a_run_directory_stands_for_its_export(tmp_path):
-    toy_export(tmp_path / "export" / "onnx")
-    with live_server(tmp_path) as server:
-        assert server.ask("/v2/health/ready").status == 200
+    only = toy_export(tmp_path / "export" / "onnx-int8")
+    assert find_folder(tmp_path) == find_folder(only) == only
+    toy_export(tmp_path / "export" / "onnx-predictor")
+    with pytest.raises(InputError, match=r"several exports, name one: .*onnx-int8, .*onnx-predictor"):
+        find_folder(tmp_path)
+    assert find_folder(toy_export(tmp_path / "export" / "onnx").parent.parent).name == "onnx"
 
 
 def truncate(folder: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llm4sbr.errors import Llm4sbrError, StoreError
+from llm4sbr.errors import InputError, Llm4sbrError, StoreError
 from llm4sbr.protocols import Catalogue
-from llm4sbr.serving.artefact import RECORD, Artefact
+from llm4sbr.serving.artefact import GRAPH, RECORD, Artefact
 from llm4sbr.serving.server.batching import Answer, Batcher, Job
 from llm4sbr.serving.server.http import busy
 from llm4sbr.serving.server.logs import say
@@ -122,11 +122,23 @@ class Models:
 
 
 def find_folder(path: Path) -> Path:
-    """The export folder meant by a run directory or by itself; `StoreError` if there is none."""
-    for folder in (path, path / "export" / "onnx"):
-        if (folder / RECORD).exists():
-            return folder
-    raise StoreError(f"{path}: neither an exported model nor a run with one; run llm4sbr export {path} first")
+    """The export folder meant by itself or by a run directory.
+
+    Raises:
+        StoreError: there is none.
+        InputError: the run has several and none of them is called `onnx`.
+    """
+    if (path / RECORD).exists():
+        return path
+    found = sorted(one.parent for one in path.glob(f"export/*/{RECORD}") if (one.parent / GRAPH).exists())
+    if not found:
+        raise StoreError(
+            f"{path}: neither an exported model nor a run with one; run llm4sbr export {path} first"
+        )
+    named = [one for one in found if one.name == "onnx"] or found
+    if len(named) > 1:
+        raise InputError(f"{path}: several exports, name one: {', '.join(map(str, found))}")
+    return named[0]
 
 
 def version_of(folder: Path) -> str:
