@@ -225,7 +225,8 @@ class Localizer(Protocol):
 
     Optional: `fit(answers, sessions, catalogue, encoder)`, called before with the answers to training samples
     and the training `Sessions`; and the class attribute `needs_sessions = True`, by which `localize` is given
-    `sessions` besides, int64 (M, T), the prefixes that the answers are about.
+    `sessions` besides, int64 (M, T), the prefixes that the answers are about; and `facts`, a dictionary of what
+    should be known about the result (the recall of an approximate search), which is kept with it and shown.
     """
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:

@@ -39,6 +39,7 @@ OFFERED = {
     ("encoders", "embedded"): "llm4sbr-embedded",
     ("llms", "openai"): "llm4sbr-openai",
     ("llms", "vllm"): "llm4sbr-vllm",
+    ("localizers", "faiss"): "llm4sbr-faiss",
 }
 """Components of packages of ours that may not be installed: (kind, name) -> the package to install."""
 

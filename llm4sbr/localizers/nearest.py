@@ -75,12 +75,16 @@ class Nearest:
             return Localization(none.long(), none, answers)
         vectors = encoder.encode(catalogue.titles)  # (N, E)
         blank = torch.tensor([not text.strip() for text in catalogue.titles])
-        similarity, index = top(answers, vectors.masked_fill(blank.unsqueeze(1), 0), self.f)  # (m, F)
+        similarity, index = self.search(answers, vectors.masked_fill(blank.unsqueeze(1), 0))  # (m, F)
         weights, scale = self._weigh(similarity)
         embeddings = torch.zeros_like(answers)
         for weight, at in zip((weights * scale).T, index.T, strict=True):  # (m, F, E) at once would be large
             embeddings += weight.unsqueeze(1) * vectors[at]
         return Localization((index + 1).masked_fill(weights == 0, 0), weights, embeddings)
+
+    def search(self, queries: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and rows of the f most similar `vectors`, as `top` gives them; approximate ones override it."""
+        return top(queries, vectors, self.f)
 
     def _weigh(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (m, F) that sum to 1 or are all 0, and the factor (m, 1) that the embedding has besides."""

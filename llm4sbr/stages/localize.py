@@ -76,6 +76,10 @@ def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
             for source, table in todo.items():
                 _localize_source(out / source, source, table, names, space)
         summary |= space.about
+        facts = getattr(space.localizer, "facts", {})
+        if facts:
+            summary["facts"] = facts
+            progress.note(f"localize: {', '.join(f'{name} {value}' for name, value in facts.items())}")
     for source in answers:
         intents = IntentStore.open(out / source)
         alone = quality.by_intent_alone(intents, prepared, space.items)
