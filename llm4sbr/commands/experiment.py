@@ -86,7 +86,7 @@ def experiment(
     from llm4sbr.experiments.runner import failures, run_experiment
     from llm4sbr.progress import Progress
     from llm4sbr.report import REPORT
-    from llm4sbr.report.experiment import show_cells, show_experiment
+    from llm4sbr.report.experiment import show_experiment
 
     given = {SETTINGS[name]: value for name, value in options.items() if value is not None}
     request = Request(
@@ -99,8 +99,11 @@ def experiment(
         merge(read_toml(file) if file else {}, parse_set(assignments), nest(given)),
     )
     if dry_run:
-        listed = [{"name": cell.name, "axes": cell.axes} for cell in cells(request)]
-        print_json(listed) if as_json else show_cells(listed)
+        listed = cells(request)
+        if as_json:
+            print_json([{"name": cell.name, "axes": cell.axes} for cell in listed])
+        else:
+            click.echo("\n".join(cell.name for cell in listed))
         return
     content = run_experiment(folder, request, jobs=jobs, progress=Progress(quiet=quiet))
     if as_json:

@@ -22,13 +22,6 @@ def show_experiment(content: Mapping[str, Any]) -> None:
     show(*experiment_tables(content))
 
 
-def show_cells(cells: Sequence[Mapping[str, Any]]) -> None:
-    """Print the cells that an experiment would run: name and axes."""
-    names = list(dict.fromkeys(name for cell in cells for name in cell["axes"]))
-    lines = [[cell["name"], *(_axis(cell["axes"].get(name, "")) for name in names)] for cell in cells]
-    show(grid(["cell", *names], lines, left=len(names) + 1))
-
-
 def experiment_tables(content: Mapping[str, Any]) -> list[RenderableType]:
     """One table per data set and protocol, with what each cell shows below it.
 
