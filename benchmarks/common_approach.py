@@ -1,8 +1,10 @@
 """SR-GNN with intents as it is commonly written, to measure against; same weights, equations and results.
 
-Every batch is made from Python lists in random order and padded to its longest session; each session's
-graph is built with NumPy, its nodes by `unique`, its edges click by click, into padded adjacency matrices;
-text embeddings are kept as strings and parsed with `ast.literal_eval` when a batch needs them.
+Written from the description of the usual code. All sessions are padded to the longest of the set and batches
+are drawn in random order. Each session's graph is built with NumPy when a batch needs it: its nodes by
+`unique`, padding being one of them, its edges click by click, every place's node by a search. After message
+passing the states are put back into the order of clicks session by session. Text embeddings are kept as
+strings, and each is parsed with `ast.literal_eval` into a tensor of its own when a batch needs it.
 """
 
 from __future__ import annotations
@@ -29,23 +31,27 @@ class CommonSRGNN(SRGNN):
 
     def forward(self, items: Tensor, mask: Tensor) -> Encoded:
         """As in `SRGNN`: int64 (B, T) under bool (B, T)."""
-        nodes, graph, place = session_graphs(items.numpy(), mask.sum(1).tolist())
-        states = self.gnn(functional.embedding((nodes - 1).clamp(min=0), self.items), graph)  # per node
-        clicks = states.gather(1, place.unsqueeze(2).expand(-1, -1, states.shape[2]))  # (B, T, D)
+        nodes, graph, places = session_graphs(items.numpy())
+        states = functional.embedding((nodes - 1).clamp(min=0), self.items)  # per node
+        for _ in range(self.gnn.steps):
+            states = self.gnn.step(states, graph)
+        clicks = torch.stack([states[i][places[i]] for i in range(len(places))])  # (B, T, D)
         short = clicks[torch.arange(len(clicks)), mask.sum(1) - 1]  # (B, D)
         hidden = torch.sigmoid(self.attend_last(short).unsqueeze(1) + self.attend_all(clicks))
         long = (self.attention(hidden) * clicks * mask.unsqueeze(2)).sum(1)
         return Encoded(long=long, short=short)
 
 
-def session_graphs(items: np.ndarray, lengths: list[int]) -> tuple[Tensor, SessionGraph, Tensor]:
-    """Nodes int64 (B, U), their graph (B, U, U), and each click's node, int64 (B, T)."""
-    width = max(len(np.unique(row[:length])) for row, length in zip(items, lengths, strict=True))
-    nodes, into, out, place = [], [], [], []
-    for row, length in zip(items, lengths, strict=True):
-        node = np.unique(row[:length])
-        adjacency = np.zeros((width, width), np.float32)
-        for i in range(length - 1):
+def session_graphs(items: np.ndarray) -> tuple[Tensor, SessionGraph, Tensor]:
+    """Nodes int64 (B, U), their graph (B, U, U), and each place's node, int64 (B, T), of items (B, T)."""
+    width = max(len(np.unique(row)) for row in items)
+    nodes, into, out, places = [], [], [], []
+    for row in items:
+        node = np.unique(row)
+        adjacency = np.zeros((width, width))
+        for i in range(len(row) - 1):
+            if row[i + 1] == 0:
+                break
             u, v = np.where(node == row[i])[0][0], np.where(node == row[i + 1])[0][0]
             adjacency[u][v] = 1
         incoming, outgoing = np.sum(adjacency, 0), np.sum(adjacency, 1)
@@ -54,10 +60,9 @@ def session_graphs(items: np.ndarray, lengths: list[int]) -> tuple[Tensor, Sessi
         into.append(np.divide(adjacency, incoming).transpose())
         out.append(np.divide(adjacency.transpose(), outgoing).transpose())
         nodes.append(node.tolist() + [0] * (width - len(node)))
-        clicked = [np.where(node == item)[0][0] for item in row[:length]]
-        place.append(clicked + [0] * (len(row) - length))
-    graph = SessionGraph(torch.from_numpy(np.array(into)), torch.from_numpy(np.array(out)))
-    return torch.tensor(nodes), graph, torch.from_numpy(np.array(place))
+        places.append([np.where(node == item)[0][0] for item in row])
+    graph = SessionGraph(torch.from_numpy(np.array(into)).float(), torch.from_numpy(np.array(out)).float())
+    return torch.tensor(nodes), graph, torch.tensor(np.array(places))
 
 
 def common_model(recipe: Recipe) -> LLM4SBR:
@@ -94,6 +99,7 @@ class CommonData:
         spans = zip(samples.start.tolist(), samples.end.tolist(), strict=True)
         self.prefixes = [clicks[start:end] for start, end in spans]
         self.targets = [clicks[end] for end in samples.end.tolist()]
+        self.width = max(map(len, self.prefixes))
         self.texts = None
         if intents is not None:
             self.texts = [[str(vector.tolist()) for vector in sample] for sample in intents]
@@ -108,15 +114,15 @@ class CommonData:
     def batch(self, numbers: list[int]) -> CommonBatch:
         """The samples of these numbers."""
         prefixes = [self.prefixes[number] for number in numbers]
-        width = max(map(len, prefixes))
-        items = torch.tensor([prefix + [0] * (width - len(prefix)) for prefix in prefixes])
+        items = torch.tensor([prefix + [0] * (self.width - len(prefix)) for prefix in prefixes])
         target = torch.tensor([self.targets[number] for number in numbers])
         return CommonBatch(items, items > 0, target, self._parsed(numbers))
 
     def _parsed(self, numbers: list[int]) -> Tensor | None:
         if self.texts is None:
             return None
-        return torch.tensor([[ast.literal_eval(text) for text in self.texts[n]] for n in numbers])
+        vectors = [torch.tensor(ast.literal_eval(text)) for n in numbers for text in self.texts[n]]
+        return torch.stack(vectors).view(len(numbers), -1, len(vectors[0]))
 
 
 def train_step(model: LLM4SBR, optimizer: torch.optim.Optimizer, batch: CommonBatch, tau: float) -> None:

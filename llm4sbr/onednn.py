@@ -3,12 +3,14 @@
 PyTorch multiplies float32 matrices on x86 with MKL, which on processors that are not Intel's runs at half
 their vector width; oneDNN, which PyTorch brings along, uses all of it. Inside the context below, `linear`
 and products of two matrices go there, forward and backward, in full float32: the same numbers but for the
-order of additions. Models know nothing of it.
+order of additions. Models know nothing of it, except for what `backbones.by_hand` writes out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +24,32 @@ _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def faster_products() -> AbstractContextManager[Any]:
-    """`OneDNN` where it wins (Linux, AVX-512, not Intel); elsewhere a context that does nothing."""
+@cache
+def wins() -> bool:
+    """Whether oneDNN is the faster one here: Linux, AVX-512, not Intel."""
     built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     wide = built and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    if wide and _CPUINFO.exists() and "GenuineIntel" not in _CPUINFO.read_text():
-        return OneDNN()
-    return nullcontext()
+    return bool(wide and _CPUINFO.exists() and "GenuineIntel" not in _CPUINFO.read_text())
+
+
+def faster_products() -> AbstractContextManager[Any]:
+    """`OneDNN` where it wins; elsewhere a context that does nothing."""
+    return OneDNN() if wins() else nullcontext()
+
+
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` without a gradient, (..., K) and (N, K) -> (..., N), where it is faster."""
+    if wins() and _ours(rows, weight):
+        return _product(rows, weight, bias)
+    return functional.linear(rows, weight, bias)
+
+
+def weight_gradient(given: Tensor, gradient: Tensor, multiply: Callable[..., Tensor] = product) -> Tensor:
+    """Of (M, K) and the gradient (M, N) of its product with a weight, the weight's gradient (N, K)."""
+    # Which order oneDNN is faster in depends on which is wider.
+    if gradient.shape[1] >= given.shape[1]:
+        return multiply(given.t(), gradient.t()).t()
+    return multiply(gradient.t(), given.t())
 
 
 class OneDNN(TorchFunctionMode):
@@ -71,12 +92,5 @@ class _Linear(torch.autograd.Function):
         needs_given, needs_weight, needs_bias = ctx.needs_input_grad
         to_given = _product(gradient, weight.t()) if needs_given else None
         flat = gradient.flatten(0, -2)  # (M, N)
-        to_weight = _weight_gradient(given.flatten(0, -2), flat) if needs_weight else None
+        to_weight = weight_gradient(given.flatten(0, -2), flat, _product) if needs_weight else None
         return to_given, to_weight, flat.sum(0) if needs_bias else None
-
-
-def _weight_gradient(given: Tensor, gradient: Tensor) -> Tensor:
-    """(M, K) and (M, N) -> (N, K); the order that oneDNN is faster in depends on which is wider."""
-    if gradient.shape[1] >= given.shape[1]:
-        return _product(given.t(), gradient.t()).t()
-    return _product(gradient.t(), given.t())

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llm4sbr.fusion.losses import alignment, joint_loss, uniformity
+from llm4sbr.fusion.losses import agreement, joint_loss
 from llm4sbr.fusion.model import Output
 from llm4sbr.protocols import Encoded
 
@@ -22,6 +22,14 @@ def column(*rows):
 
 def every(vectors):
     return torch.ones(vectors.shape[:2], dtype=torch.bool)
+
+
+def alignment(*given):
+    return agreement(*given)[0]
+
+
+def uniformity(*given):
+    return agreement(*given)[1]
 
 
 def test_alignment_by_hand():
@@ -80,6 +88,14 @@ def test_no_intent_leaves_finite_gradients():
     assert semantic.grad.isfinite().all()
     assert not behavioural.grad[2:].any()
     assert behavioural.grad[:2].any()
+
+
+def test_gradients_are_those_of_the_formulas():
+    generator = torch.Generator().manual_seed(0)
+    behavioural, semantic = torch.randn(2, 5, 3, 4, dtype=torch.float64, generator=generator)
+    known = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 0, 0], [1, 1, 0]]).bool()  # 5, 3 and 1 of 5
+    given = (behavioural.requires_grad_(), semantic.requires_grad_())
+    assert torch.autograd.gradcheck(lambda *both: agreement(*both, known), given)
 
 
 def test_equal_vectors_leave_finite_gradients():

@@ -53,7 +53,9 @@ def co_occurrence(sessions: Sessions, *, num_items: int, window: int, size: int)
     first = torch.searchsorted(item, torch.arange(num_items))
     rank = torch.arange(len(item)) - first[item]
     kept = rank < size
-    found = Neighbours(torch.zeros(num_items, size, dtype=torch.int32), torch.zeros(num_items, size))
+    found = Neighbours(
+        torch.zeros(num_items, size, dtype=torch.int32), torch.zeros(num_items, size, dtype=torch.float32)
+    )
     found.items[item[kept], rank[kept]] = (neighbour[kept] + 1).int()
     found.weights[item[kept], rank[kept]] = count[kept].float()
     return found

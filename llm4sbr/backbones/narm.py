@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr.backbones.clicks import embed, item_table, last_click
+from llm4sbr.backbones.readout import soft_attention
 from llm4sbr.backbones.recurrent import GRU
 from llm4sbr.protocols import Encoded, Sessions
 
@@ -65,8 +66,8 @@ class NARM(nn.Module):
         clicks = embed(items, self.items)  # (B, T, D)
         states = self.gru(self.embedding_dropout(clicks))  # (B, T, D)
         overall = last_click(states, mask)  # (B, D)
-        hidden = torch.sigmoid(self.attend_last(overall).unsqueeze(1) + self.attend_all(states))
-        weights = self.attention(hidden) * mask.unsqueeze(2)  # (B, T, 1)
-        local = (weights * states).sum(1)
+        local = soft_attention(
+            states, states, self.attend_last(overall), mask, self.attend_all, self.attention
+        )
         long = self.decode(self.state_dropout(torch.cat([overall, local], 1)))
         return Encoded(long=long, short=last_click(clicks, mask))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llm4sbr.backbones import by_hand
+
 MASKED = -1e4
 """Logit of what a softmax must leave out: its weight is exactly 0, and in half precision it is still finite,
 so that a row with nothing to attend to (padding) gives a number."""
@@ -19,6 +21,28 @@ def mean_click(states: Tensor, mask: Tensor) -> Tensor:
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     """Softmax over the last dimension, in which only places where `mask` is true take part."""
     return logits.masked_fill(~mask, MASKED).softmax(-1)
+
+
+def soft_attention(
+    keys: Tensor, values: Tensor, query: Tensor, mask: Tensor, to_key: nn.Linear, attention: nn.Linear
+) -> Tensor:
+    """sum_t a_t values_t with a_t = attention . sigmoid(to_key(keys_t) + query), float (B, D).
+
+    The weights a_t are not normalised; padding has none.
+
+    Args:
+        keys: float (B, T, D).
+        values: float (B, T, D).
+        query: float (B, D).
+        mask: bool (B, T).
+        to_key: D -> D.
+        attention: D -> 1, without a bias.
+    """
+    if by_hand.applies(to_key, keys):
+        return by_hand.soft_attention(keys, values, query, mask, to_key, attention)
+    hidden = torch.sigmoid(query.unsqueeze(1) + to_key(keys))
+    weights: Tensor = attention(hidden) * mask.unsqueeze(2)  # (B, T, 1)
+    return (weights * values).sum(1)
 
 
 class ReversedPositionAttention(nn.Module):
@@ -54,7 +78,7 @@ class ReversedPositionAttention(nn.Module):
         back = back.clamp(min=0, max=self.positions.shape[0] - 1)
         # W_1 is applied to the few places, not to every click's copy of one.
         places = functional.embedding(back, self.from_position(self.positions))  # (B, T, D)
-        placed = torch.tanh(self.from_state(states) + places)
-        mean = self.from_mean(mean_click(states, mask)).unsqueeze(1)
-        weights: Tensor = self.attention(torch.sigmoid(self.from_place(placed) + mean)) * mask.unsqueeze(2)
-        return (weights * states).sum(1)
+        placed = self.from_state(states) + places
+        placed = by_hand.tanh(placed) if by_hand.applies(self, placed) else torch.tanh(placed)
+        mean = self.from_mean(mean_click(states, mask))
+        return soft_attention(placed, states, mean, mask, self.from_place, self.attention)

@@ -11,9 +11,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from llm4sbr.backbones import by_hand
+from llm4sbr.backbones.clicks import embed, last_click
 from llm4sbr.backbones.graph import SessionGraph, session_graph
+from llm4sbr.backbones.readout import soft_attention
 from llm4sbr.protocols import Encoded, Sessions
 
 
@@ -45,14 +47,11 @@ class SRGNN(nn.Module):
 
     def forward(self, items: Tensor, mask: Tensor) -> Encoded:
         """Encode int64 (B, T) under bool (B, T): last item's state and attention over all clicks (Eq. 6)."""
-        rows = (items - 1).clamp(min=0)  # padding borrows the first item; the masks keep it out of everything
-        states = self.gnn(functional.embedding(rows, self.items), session_graph(items, mask))  # (B, T, D)
-        last = (mask.sum(1, keepdim=True) - 1).clamp(min=0).unsqueeze(2)  # (B, 1, 1)
-        short = states.gather(1, last.expand(-1, -1, states.shape[2]))  # (B, 1, D)
-        hidden = torch.sigmoid(self.attend_last(short) + self.attend_all(states))
-        weights = self.attention(hidden) * mask.unsqueeze(2)  # (B, T, 1)
-        long = (weights * states).sum(1)
-        return Encoded(long=long, short=short.squeeze(1), states=states)
+        states = self.gnn(embed(items, self.items), session_graph(items, mask))  # (B, T, D)
+        short = last_click(states, mask)
+        query = self.attend_last(short)
+        long = soft_attention(states, states, query, mask, self.attend_all, self.attention)
+        return Encoded(long=long, short=short, states=states)
 
 
 class GatedGraph(nn.Module):
@@ -75,11 +74,26 @@ class GatedGraph(nn.Module):
 
     def forward(self, states: Tensor, graph: SessionGraph) -> Tensor:
         """(B, T, D) -> (B, T, D); clicks of one item keep one state."""
+        if by_hand.applies(self, states):
+            return self._by_hand(states, graph)
         for _ in range(self.steps):
-            states = self._step(states, graph)
+            states = self.step(states, graph)
         return states
 
-    def _step(self, states: Tensor, graph: SessionGraph) -> Tensor:
+    def _by_hand(self, states: Tensor, graph: SessionGraph) -> Tensor:
+        edges = torch.stack([graph.incoming, graph.outgoing], 2).flatten(1, 2)  # (B, 2 T, T)
+        gates = by_hand.Gates(
+            *(torch.cat([edge.weight, edge.bias.unsqueeze(1)], 1) for edge in (self.edge_in, self.edge_out)),
+            torch.cat([self.bias_in, self.bias_out]),
+            *(self.from_message.weight, self.from_message.bias),
+            *(self.from_state.weight, self.from_state.bias),
+        )
+        for _ in range(self.steps):
+            states = by_hand.gated_step(states, edges, gates)
+        return states
+
+    def step(self, states: Tensor, graph: SessionGraph) -> Tensor:
+        """One round, in plain PyTorch; arguments as for `forward`."""
         incoming = graph.incoming @ self.edge_in(states) + self.bias_in
         outgoing = graph.outgoing @ self.edge_out(states) + self.bias_out
         message = torch.cat([incoming, outgoing], 2)  # (B, T, 2D), Eq. 1

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr.backbones.clicks import embed, item_table, last_click
-from llm4sbr.backbones.readout import mean_click
+from llm4sbr.backbones.readout import mean_click, soft_attention
 from llm4sbr.protocols import Encoded, Sessions
 
 
@@ -62,8 +62,6 @@ class STAMP(nn.Module):
         clicks = embed(items, self.items)  # (B, T, D)
         last = last_click(clicks, mask)  # (B, D)
         drive = self.attend_last(last) + self.attend_mean(mean_click(clicks, mask))
-        hidden = torch.sigmoid(self.attend_all(clicks) + drive.unsqueeze(1))
-        weights = self.attention(hidden) * mask.unsqueeze(2)  # (B, T, 1)
-        attended = (weights * clicks).sum(1)
+        attended = soft_attention(clicks, clicks, drive, mask, self.attend_all, self.attention)
         current = torch.tanh(self.current(last))
         return Encoded(long=torch.tanh(self.general(attended)) * current, short=current)

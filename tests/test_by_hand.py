@@ -1,0 +1,80 @@
+"""Gradients written out are those of the same formulas in plain PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from llm4sbr.backbones import by_hand
+from llm4sbr.fusion.model import Recipe, build
+from llm4sbr.protocols import Sessions
+from llm4sbr.testing.backbones import SESSIONS, pad
+
+BACKBONES = ["sr-gnn", "tagnn", "gc-san", "narm", "stamp", "gce-gnn", "s2-dhcn"]
+
+
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def outcome(model, seed):
+    torch.manual_seed(seed)  # dropout
+    output = model.represent(*pad(SESSIONS))
+    loss = functional.cross_entropy(output.scores, torch.arange(len(SESSIONS)) % 7)
+    model.zero_grad()
+    loss.backward()
+    return [output.scores.detach(), *(one.grad.clone() for one in model.parameters() if one.grad is not None)]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_training_is_the_same_with_and_without(backbone, monkeypatch):
+    torch.manual_seed(0)
+    model = build(Recipe(40, 16, backbone))
+    items = torch.tensor([item for session in SESSIONS for item in session])
+    model.backbone.fit(Sessions(items, torch.tensor([0, *map(len, SESSIONS)]).cumsum(0)))
+    model.train()
+    used = []
+    real = by_hand.applies
+    monkeypatch.setattr(by_hand, "applies", lambda *given: used.append(real(*given)) or used[-1])
+    ours = outcome(model, 1)
+    assert used
+    assert all(used)
+    monkeypatch.setattr(by_hand, "applies", lambda *given: False)
+    plain = outcome(model, 1)
+    for one, two in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+def test_several_steps_of_message_passing():
+    torch.manual_seed(0)
+    model = build(Recipe(40, 16, "sr-gnn", {"steps": 3})).train()
+    ours = outcome(model, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(by_hand, "applies", lambda *given: False)
+        plain = outcome(model, 1)
+    for one, two in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_tanh_is_close():
+    given = torch.linspace(-12, 12, 4001, requires_grad=True)
+    result = by_hand.tanh(given)
+    torch.testing.assert_close(result, torch.tanh(given), rtol=0, atol=2e-7)
+    result.sum().backward()
+    torch.testing.assert_close(given.grad, 1 - torch.tanh(given.detach()) ** 2, rtol=0, atol=1e-6)
+
+
+def test_only_in_training_on_a_cpu_in_full_precision():
+    model = build(Recipe(9, 4, "sr-gnn"))
+    states = torch.zeros(1, 2, 4, requires_grad=True)
+    assert by_hand.applies(model.train(), states)
+    assert not by_hand.applies(model.eval(), states)
+    assert not by_hand.applies(model.train(), states.detach())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not by_hand.applies(model, states)
