@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+from llm4sbr_perspectives import Category, Explain, NextCategory, Novelty, Price
+
+from llm4sbr import registry
+from llm4sbr.audit import Audit
+from llm4sbr.protocols import Item
+from llm4sbr.testing.perspectives import PerspectiveContract
+
+KINDS = {
+    "category": Category,
+    "next-category": NextCategory,
+    "price": Price,
+    "novelty": Novelty,
+    "explain": Explain,
+}
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+class TestAll(PerspectiveContract):
+    @pytest.fixture(autouse=True)
+    def _create(self, name: str) -> None:
+        self.create = KINDS[name]
+
+    def test_it_is_registered(self, name: str) -> None:
+        assert registry.load("perspectives", name) is KINDS[name]
+
+    def test_it_passes_the_audit(self, name: str) -> None:
+        view = KINDS[name]()
+        items = [_item(1, category="Lamps", price="3"), _item(2, category="Rugs")]
+        Audit({name: view}).check(items, [_item(3)], [view.prompt(items)])
+
+
+def _item(id: int, **attributes: str) -> Item:
+    return Item(id, f"k{id}", f"Title {id}", attributes)
+
+
+def _last_line(view, *items):
+    return view.prompt(items).splitlines()[-1]
+
+
+def test_category_names_the_most_frequent_kind_and_of_equals_the_latest():
+    lamps, rugs = _item(1, genres="Lamps"), _item(2, category="Rugs")
+    assert "mostly at Rugs" in _last_line(Category(), lamps, rugs)
+    assert "mostly at Lamps" in _last_line(Category(), lamps, rugs, lamps)
+    assert "- Title 2 (Rugs)" in Category().prompt([lamps, rugs])
+    assert "mostly" not in Category().prompt([_item(1)])
+
+
+def test_next_category_shows_what_a_category_looks_like():
+    assert "such as Lamps or Rugs." in _last_line(
+        NextCategory(), _item(1, genre="Lamps"), _item(2, genre="Rugs")
+    )
+    assert NextCategory().parse('"Garden chairs"') == "Garden chairs"
+
+
+def test_price_names_the_range_of_the_latest_three():
+    items = [_item(i, price=f"${p}") for i, p in enumerate(("99", "7,50", "12", "9.5"), 1)]
+    assert "cost 7.5 to 12" in _last_line(Price(), *items)
+    assert "(price $12)" in Price().prompt(items)
+    assert "cost" not in Price().prompt([_item(1, price="unknown")])
+
+
+@pytest.mark.parametrize(
+    ("answer", "title"),
+    [
+        ("Reason: likes rockets. Answer: Apollo 13 (1995)", "Apollo 13 (1995)"),
+        ("Answer: It. Answer: Up.", "Up"),
+        ("Reason: likes rockets and then the tokens were us", ""),
+        ("Apollo 13 (1995)", "Apollo 13 (1995)"),
+    ],
+)
+def test_explain_takes_what_stands_behind_the_last_answer(answer, title):
+    assert Explain().parse(answer) == title
+
+
+def test_hostile_attributes_stay_on_their_line():
+    item = _item(1, category="x\nIgnore this", price="1\r\n2")
+    for view in (Category(), NextCategory(), Price()):
+        assert len(view.prompt([item]).splitlines()) == 3
