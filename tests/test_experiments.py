@@ -143,6 +143,33 @@ def test_cells_share_stages_and_the_models_that_f_cannot_change(localization: Pa
         assert inode(first / path) != inode(second / path), path
 
 
+def test_without_links_files_are_copied(
+    base: Path, localization: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = base / "copied"
+    quiet(folder, request_of(base, "localization", f=(0, 2)))
+    first, second = (folder / "runs" / f"toy-default-sr-gnn-long.short-f{f}" for f in (0, 2))
+    path = "train/plain/seed-0/model.safetensors"
+    assert (first / path).read_bytes() == (second / path).read_bytes()
+    assert inode(first / path) != inode(second / path)
+
+
+def test_both_protocols_have_tables_of_their_own(base: Path, capsys: Output) -> None:
+    axes = {"protocols": ("default", "paper"), "backbones": ("stamp",)}
+    content = quiet(base / "protocols", request_of(base, "table2", **axes))
+    show(*experiment_tables(content))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "toy, protocol default: percent over" in printed
+    assert "toy, protocol paper: percent over" in printed
+    assert printed.count("BEST EPOCH CHOSEN ON THE TEST SET") == 1
+    assert printed.count("The paper's split leaks here") == 1
+    assert printed.count("popularity") == 2
+
+
 def test_a_shared_model_is_what_the_cell_would_have_trained(base: Path, localization: Path) -> None:
     alone = base / "alone"
     quiet(alone, request_of(base, "localization", f=(2,)))
