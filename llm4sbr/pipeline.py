@@ -32,7 +32,7 @@ from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 
-NEUTRAL = frozenset({"train.workers", "train.device", "infer.cache", "evaluate.batch_size"})
+NEUTRAL = frozenset({"train.workers", "train.device", "train.compile", "infer.cache", "evaluate.batch_size"})
 """Settings that change how fast or where something is done, and what comes out in the last digits at most."""
 
 
