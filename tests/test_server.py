@@ -163,7 +163,9 @@ def test_intents_reach_the_model(with_intents):
     plain = infer(with_intents, items).json["outputs"][1]["data"]
     intents = tensor("intents", np.full((1, 2, TEXT), 0.5).tolist(), "FP32")
     assert infer(with_intents, items, intents).json["outputs"][1]["data"] == [one + 4 for one in plain]
-    assert with_intents.ask("/recommend", {"session": [3], "k": 1}).json["items"][0]["id"] == 4
+    found = with_intents.ask("/recommend", {"session": [3], "k": 1}).json
+    assert found["items"][0]["id"] == 4
+    assert found["intents"] == {"source": "none", "session": [], "thoughts": []}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -266,7 +268,8 @@ def test_recommend_by_id_key_and_title(server):
         {"id": 6, "key": "i06", "title": "Red Shelf (1995)", "score": 20.0},
         {"id": 7, "key": "i07", "title": "Blue Vase (1996)", "score": 19.0},
     ]
-    assert (found["model"], found["variant"]) == ("llm4sbr", "plain")
+    assert (found["model"], found["variant"], found["engine"]) == ("llm4sbr", "plain", "onnx, cpu")
+    assert found["intents"] is None
 
 
 def test_only_the_last_clicks_count_but_none_is_recommended_again(server):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from heapq import nlargest
+from typing import TypeVar
 
 import polars as pl
 from rapidfuzz import process
@@ -16,8 +17,11 @@ from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.server.http import busy
 from llm4sbr.serving.titles import Resolved, Titles
 
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
+
 WAITING = 16
-"""Requests with misspelt titles that may wait; each takes time in proportion to the catalogue."""
+"""Slow look-ups that may wait; a misspelt title takes time in proportion to the catalogue."""
 
 SLICE = 4096
 """Titles compared in one go; in between, other threads may run."""
@@ -45,17 +49,24 @@ class Lookup:
 
         Raises:
             InputError: an unknown item, with the nearest titles, or one that could be several.
-            Refusal: 503, too many requests with misspelt titles.
+            Refusal: 503, too many requests with misspelt titles at once.
         """
         found = [self._quick(item) for item in items]
         if None not in found:
             return [one for one in found if one is not None]
+        return await self.apart(self._slow, items)
+
+    async def apart(self, work: Callable[[_Given], _Found], given: _Given) -> _Found:
+        """The result of slow work, done in the look-ups' own thread.
+
+        Raises:
+            Refusal: 503, too much of it waits already.
+        """
         if self._waiting >= WAITING:
-            raise busy(503, "too many unknown titles to look up; use keys, or try again")
+            raise busy(503, "too many slow look-ups at once; use keys or exact titles, or try again")
         self._waiting += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._executor, self._slow, items)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work, given)
         finally:
             self._waiting -= 1
 

@@ -9,12 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llm4sbr.errors import InputError, Llm4sbrError, StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.artefact import GRAPH, RECORD, Artefact
+from llm4sbr.serving.recommendation import Explanation
 from llm4sbr.serving.server.batching import Answer, Batcher, Job
 from llm4sbr.serving.server.http import busy
+from llm4sbr.serving.server.known import Known
 from llm4sbr.serving.server.logs import say
 from llm4sbr.serving.server.lookup import Lookup
 from llm4sbr.serving.server.metrics import Metrics
@@ -26,24 +29,45 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 class Model:
     """One version of the artefact: opened, verified, warm."""
 
-    def __init__(self, artefact: Artefact, version: str) -> None:
+    def __init__(self, artefact: Artefact, version: str, run: Path | None) -> None:
         self.artefact = artefact
         self.version = version
         """The first 12 hex digits of the sha256 of `artefact.json`: equal on every machine that serves it."""
+        self.known = Known(artefact, run)
         self.lookup = Lookup(Catalogue(artefact.keys, artefact.titles))
+        self.trained, _, seed = str(artefact.record.get("trained", artefact.variant)).partition("/seed-")
+        self.seed = int(seed) if seed.isdecimal() else None
+        self.engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"
         self.batcher: Batcher
 
     @classmethod
-    def open(cls, folder: Path, *, threads: int, max_batch: int) -> Model:
-        """The model in an export folder, after two batches to warm it up; errors as `Artefact.open`."""
+    def open(cls, folder: Path, *, threads: int, max_batch: int, run: Path | None = None) -> Model:
+        """The model in an export folder, after two batches to warm it up.
+
+        Args:
+            folder: the export folder.
+            threads: as for `Artefact.open`.
+            max_batch: sessions in the larger of the two batches.
+            run: the run it came from, if known sessions' intents are wanted.
+
+        Raises:
+            StoreError: files are missing, damaged, or do not belong together.
+            ModelUnavailableError: a package is not installed.
+        """
         version = version_of(folder)
-        model = cls(Artefact.open(folder, threads=threads), version)
+        model = cls(Artefact.open(folder, threads=threads), version, run)
         if version_of(folder) != version:
             raise StoreError(f"{folder}: changed while it was read; it is read again when it has settled")
         for rows, length in ((1, 1), (max_batch, model.artefact.max_length)):
             ones = np.ones((rows, length), np.int64)
             model.compute(Job(ones, ones.astype(np.bool_), np.ones((rows, 1), np.bool_)))
         return model
+
+    async def intents(self, ids: list[int]) -> tuple[NDArray[np.float32] | None, Explanation | None]:
+        """What `Known.find` says of a session; stored intents take their time in a thread of their own."""
+        if self.known.live is None:
+            return self.known.find(ids)
+        return await self.lookup.apart(self.known.find, ids)
 
     def compute(self, job: Job) -> Answer:
         """The model's answer; called from the batcher's thread."""
@@ -58,8 +82,11 @@ class Models:
     old model goes when the last request has let go of it.
     """
 
-    def __init__(self, folder: Path, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, folder: Path, settings: Settings, metrics: Metrics, *, run: Path | None = None
+    ) -> None:
         self.folder = folder
+        self.run = run
         self.settings = settings
         self.metrics = metrics
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -82,9 +109,8 @@ class Models:
         """Open what is in the folder, warm it up and let it answer from now on; errors as `Artefact.open`."""
         self._seen = stamp(self.folder)
         settings = self.settings
-        model = await asyncio.to_thread(
-            Model.open, self.folder, threads=settings.threads, max_batch=settings.max_batch
-        )
+        sizes = {"threads": settings.threads, "max_batch": settings.max_batch}
+        model = await asyncio.to_thread(Model.open, self.folder, **sizes, run=self.run)
         model.batcher = Batcher(model.compute, self._executor, settings, observe=self.metrics.batch)
         self._current = model
         self.metrics.serves(model.version, model.artefact.variant)

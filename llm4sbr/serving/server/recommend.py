@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qs
 
 import numpy as np
 
-from llm4sbr.serving.server.batching import Answer, Job
+from llm4sbr.serving.recommendation import Recommendation, recommended
+from llm4sbr.serving.server.batching import Job
 from llm4sbr.serving.server.http import Refusal, Reply, parse_json, reply_json
 from llm4sbr.serving.server.models import Model
 from llm4sbr.serving.server.settings import Settings
@@ -44,22 +44,25 @@ def read(body: bytes, model: Model, settings: Settings) -> Wish:
 
 
 async def recommend(wish: Wish, model: Model, name: str) -> Reply:
-    """The list, and the session as it was understood.
+    """The list, the session as it was understood, and where its intents came from.
 
     Only the last clicks go into the model, as many as it was trained with. With `exclude_seen` none of the
     session's items is in the list, earlier ones included; the list may be shorter then.
     """
     resolved = await model.lookup.resolve(wish.session)
     ids = [one.id for one in resolved]
-    items = np.array([ids[-model.artefact.max_length :]], np.int64)
+    recent = ids[-model.artefact.max_length :]
+    intents, explained = await model.intents(recent)
+    items = np.array([recent], np.int64)
     exclude = np.full((1, 1), wish.exclude_seen)
-    intents = None
-    if "intents" in model.artefact.record["inputs"]:
-        intents = np.zeros((1, len(model.artefact.perspectives), model.artefact.text_dim), np.float32)
     answer = await model.batcher.submit(Job(items, np.ones(items.shape, np.bool_), exclude, intents))
-    listed = _listed(answer, model, seen=set(ids) if wish.exclude_seen else set())[: wish.k]
-    told = {"model": name, "version": model.version, "variant": model.artefact.variant}
-    return reply_json(told | {"session": [asdict(one) for one in resolved], "items": listed})
+    left_out = {0, *ids} if wish.exclude_seen else {0}
+    pairs = [pair for pair in zip(answer.ids[0].tolist(), answer.scores[0].tolist(), strict=True)]
+    listed = recommended(
+        model.lookup.catalogue, [pair for pair in pairs if pair[0] not in left_out][: wish.k]
+    )
+    found = Recommendation(listed, resolved, model.trained, model.seed, explained, model.engine)
+    return reply_json({"model": name, "version": model.version} | vars(found))
 
 
 def search(query: bytes, model: Model) -> Reply:
@@ -92,12 +95,3 @@ def _session(given: object, settings: Settings) -> list[str | int]:
             400, f"session: item {place}: expected an id, or a key or title of 1 to {LONGEST} characters"
         )
     return given
-
-
-def _listed(answer: Answer, model: Model, *, seen: set[int]) -> list[dict[str, Any]]:
-    keys, titles = model.artefact.keys, model.artefact.titles
-    return [
-        {"id": id, "key": keys[id - 1], "title": titles[id - 1], "score": score}
-        for id, score in zip(answer.ids[0].tolist(), answer.scores[0].tolist(), strict=True)
-        if id and id not in seen
-    ]

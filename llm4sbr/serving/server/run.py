@@ -28,7 +28,7 @@ def serve(path: Path, settings: Settings) -> None:
     """Answer requests until SIGTERM or SIGINT; open ones are then still answered.
 
     Args:
-        path: an export folder, or a run directory that has one.
+        path: an export folder, or a run directory that has one; the run's known sessions then have intents.
         settings: where to listen, and the limits.
 
     Raises:
@@ -41,7 +41,7 @@ def serve(path: Path, settings: Settings) -> None:
     listening = listen(settings)
     raise_file_limit()
     metrics = Metrics()
-    models = Models(folder, settings, metrics)
+    models = Models(folder, settings, metrics, run=path if folder != path else None)
     server = Server(_config(App(models, settings, metrics), settings), models)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn drains, then raises the signal once more for whoever was there before it: nobody.

@@ -56,17 +56,34 @@ function showSession() {
   part("clear").hidden = session.length === 0;
 }
 
-function showIntents(found) {
-  const lines = (found.intents || []).map((intent) => {
-    const line = document.createElement("p");
+const SOURCES = {
+  cache: "What the LLM said about this very session.",
+  nearest: "What the LLM said about the most similar known session.",
+  predictor: "Predicted by the model itself, inside the exported graph.",
+  none: "None are known for this session; the model goes by the clicks alone.",
+};
+
+function paragraph(text, strong = "") {
+  const line = document.createElement("p");
+  if (strong) {
     const name = document.createElement("strong");
-    name.textContent = `${intent.perspective}: `;
-    line.append(name, intent.items.map((item) => item.title).join(" · ") || "none");
-    return line;
-  });
-  if (!lines.length) {
-    lines.push(document.createElement("p"));
-    lines[0].textContent = found.note || "";
+    name.textContent = `${strong}: `;
+    line.append(name);
+  }
+  line.append(text);
+  return line;
+}
+
+function showIntents(intents) {
+  if (!intents) {
+    part("intents").replaceChildren(paragraph("This model takes none."));
+    return;
+  }
+  const lines = [paragraph(SOURCES[intents.source] || intents.source)];
+  if (intents.source === "nearest") lines.push(paragraph(intents.session.join(" · "), "Known session"));
+  for (const thought of intents.thoughts) {
+    const items = thought.items.map((item) => `${item.title} (${item.weight.toFixed(2)})`).join(" · ");
+    lines.push(paragraph([thought.answer && `“${thought.answer}”`, items].filter(Boolean).join(" → "), thought.perspective));
   }
   part("intents").replaceChildren(...lines);
 }
@@ -86,14 +103,14 @@ async function refresh() {
   if (!session.length) {
     before = new Set();
     part("list").replaceChildren();
-    showIntents({ note: "Appear with the first item." });
+    part("intents").replaceChildren(paragraph("Appear with the first item."));
     say("");
     return;
   }
   try {
     const found = await ask("recommend", { session: session.map((item) => item.id), k: SHOWN });
     if (turn !== asked) return; // a later click has been answered, or will be
-    showIntents(found);
+    showIntents(found.intents);
     showList(found.items);
   } catch (error) {
     if (turn === asked) say(error.message, true);
