@@ -1,0 +1,91 @@
+"""Items that are their titles from the first step, and learn ids only where titles say nothing.
+
+The idea is that of AlphaFuse (Hu et al. 2025, arXiv 2504.19218): a language model's vectors of the items are
+decomposed, the strong directions are kept as they are, and ids are learned in the weak ones, so that neither
+drowns the other. Here as a fuser: what an item is scored by is replaced, and the backbone stays as it is.
+Written from the paper's description; the paper learns within the encoder's items as well.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llm4sbr.errors import ConfigError
+
+__all__ = ["NullSpace"]
+
+
+class NullSpace(nn.Module):
+    """Scores items by their titles' strong directions and by ids in the directions that are left.
+
+        score_j = q . [s_j ; e_j]    q = W [v ; sum_p w_p i_p A]    v = U [H_1 + h_1; ...; H_P + h_P]
+
+    s_j = A^T (t_j - m) are the R strongest principal components of the title vector t_j, each scaled to
+    deviation 1 (a constant, the row space), e_j the D - R learned numbers of the item, zero to begin with
+    (the null space); H and h are behavioural and semantic vectors, i_p the intents. The backbone's own scores
+    are not used. A session without an intent is scored by its behaviour.
+
+    Args:
+        dim: D.
+        perspectives: P.
+        num_items: N.
+        text_dim: E.
+        share: of D that titles get: R = share * D, at most E.
+
+    Raises:
+        ConfigError: a share outside 0 to 1.
+    """
+
+    needs_catalogue = True
+    titles: Tensor
+    mean: Tensor
+    axes: Tensor
+
+    def __init__(
+        self, dim: int, perspectives: int, *, num_items: int, text_dim: int, share: float = 0.5
+    ) -> None:
+        super().__init__()
+        if not 0 < share < 1:
+            raise ConfigError(f"train.fuser_options.share = {share}: expected more than 0 and less than 1")
+        rank = max(1, min(round(share * dim), text_dim, dim - 1))
+        self.register_buffer("titles", torch.zeros(num_items, rank))
+        self.register_buffer("mean", torch.zeros(text_dim))
+        self.register_buffer("axes", torch.zeros(text_dim, rank))
+        self.ids = nn.Parameter(torch.zeros(num_items, dim - rank))
+        self.vector = nn.Linear(perspectives * dim, dim, bias=False)
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.told = nn.Parameter(torch.ones(perspectives))
+        for layer in (self.vector, self.query):
+            nn.init.uniform_(layer.weight, -(dim**-0.5), dim**-0.5)
+
+    def fit(self, titles: Tensor, clicks: Tensor) -> None:
+        """Decompose the catalogue's text vectors, float (N, E); how often items were clicked is not asked."""
+        rows = titles.double()
+        mean = rows.mean(0)
+        squares, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))  # ascending
+        rank = self.axes.shape[1]
+        deviation = squares[-rank:].clamp(min=1e-12).sqrt()
+        self.mean.copy_(mean)
+        self.axes.copy_(directions[:, -rank:] / deviation)
+        self.titles.copy_((rows - mean) @ self.axes.double())
+
+    def forward(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
+        """(B, P, D) and (B, P, D) -> (B, D)."""
+        fused: Tensor = self.vector((behavioural + semantic).flatten(1))
+        return fused
+
+    def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
+        """Scores (B, N) by titles and ids; those of the backbone count for nothing.
+
+        `fused` is (B, D), `intents` (B, p, E) with p <= P and zero rows where none is known, or None.
+        """
+        query = self.query(fused)
+        rank = self.axes.shape[1]
+        strong = query[:, :rank].contiguous()
+        if intents is not None:
+            known = intents.abs().sum(2, keepdim=True) > 0
+            seen = ((intents - self.mean) @ self.axes) * known  # (B, p, R)
+            strong = strong + (seen * self.told[: seen.shape[1]].unsqueeze(1)).sum(1) / rank
+        scored: Tensor = strong @ self.titles.T + query[:, rank:] @ self.ids.T
+        return scored
