@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from llm4sbr.config import build as configured
+from llm4sbr.data.prepared import load
 from llm4sbr.errors import StoreError
-from llm4sbr.fusion.catalogue import FIRST_WEIGHT, Catalogue, TextMetric, Titles
+from llm4sbr.fusion.catalogue import FIRST_WEIGHT, FLATTEST, Catalogue, Titles, Whitened, Whitening
 from llm4sbr.fusion.losses import joint_loss
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
@@ -21,7 +23,7 @@ from llm4sbr.testing.backbones import pad
 from llm4sbr.testing.toy_run import WIDTH, toy_run
 
 N, D, E = 9, 6, 5
-NAMES = ("catalogue", "text-metric")
+NAMES = ("catalogue", "whitened")
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +42,7 @@ def recipe(fuser="catalogue", backbone="sr-gnn", items=N, dim=D, text_dim=E, **o
 def made(fuser="catalogue", backbone="sr-gnn"):
     torch.manual_seed(0)
     model = build(recipe(fuser, backbone))
-    model.fuser.fit(torch.randn(N, E))
+    model.fuser.fit(torch.randn(N, E), torch.arange(N))
     for parameter in model.fuser.parameters():  # what begins at zero would hide what it does
         torch.nn.init.normal_(parameter)
     return model.eval()
@@ -55,7 +57,7 @@ def test_titles_are_constants():
 
 
 def golden(fuser):
-    fuser.fit(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+    fuser.fit(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.ones(3, dtype=torch.int64))
     with torch.no_grad():
         fuser.weights.log.copy_(torch.tensor([2.0, 0.5]).log())
     scores = torch.tensor([[100.0, 200.0, 300.0]])
@@ -75,15 +77,98 @@ def test_catalogue_by_hand():
     torch.testing.assert_close(fuser.rescore(scores, fused, None), torch.tensor([[103.0, 170.0, 273.0]]))
 
 
-def test_text_metric_by_hand():
-    fuser = TextMetric(1, 2, num_items=3, text_dim=2, rank=1)
-    scores, fused, intents = golden(fuser)
+def test_clicks_of_training_only(tmp_path):
+    run = toy_run(tmp_path / "run")
+    (run / "train").mkdir()
+    train(run, run / "train", settings(fuser="whitened", plain=False), Progress(quiet=True))
+    clicks = np.bincount(load(run / "prepare").train.items.numpy(), minlength=21)[1:]
+    fuser = load_model(run / "train" / "llm" / "seed-0").model.fuser
+    torch.testing.assert_close(fuser.keep, torch.tensor(clicks / (clicks + 1)).float())
+
+
+def whitened_by_formula(fuser, titles, clicks, scores, fused, intents):
+    """The scores of `Whitened` in float64 NumPy, from the equations of its docstring."""
+
+    def whiten(vectors):
+        found = (vectors - titles.mean(0)) @ axes
+        return found / np.linalg.norm(found, axis=-1, keepdims=True)
+
+    squares, directions = np.linalg.eigh(np.cov(titles.T, bias=True) * len(titles))
+    strongest = np.argsort(squares)[::-1][: fuser.to_text.out_features]
+    relative = np.sqrt(np.clip(squares[strongest], 0, None) / squares.max())
+    axes = directions[:, strongest] / np.maximum(relative, FLATTEST)
+    axes = axes * np.sign(
+        (axes * fuser.whitening.axes.double().numpy()[:, ::-1]).sum(0)
+    )  # an axis has no sign
+    axes = axes[:, ::-1]
+    prior, metric, to_text = (
+        one.detach().double().numpy() for one in (fuser.prior, fuser.metric, fuser.to_text.weight)
+    )
+    weights = fuser.weights.log.detach().double().exp().numpy()
+    logs = np.log(np.maximum(clicks, 0.5))
+    z = whiten(titles)
+    found = np.zeros(scores.shape)
+    for row in range(len(scores)):
+        query = to_text @ fused[row]
+        for p, intent in enumerate(intents[row]):
+            if intent.any():
+                x = whiten(intent)
+                query = query + weights[p] * x + np.sqrt(len(x)) * x @ metric[p]
+        found[row] = clicks / (clicks + 1) * scores[row] + prior * (logs - logs.mean()) + z @ query
+    return found
+
+
+@pytest.mark.parametrize("rank", [3, 9])  # fewer and more than E
+def test_whitened_by_its_formula(rank):
+    random = np.random.default_rng(0)
+    titles, clicks = random.normal(size=(N, E)) + 2, np.arange(N)
+    scores, fused, intents = (random.normal(size=shape) for shape in ((4, N), (4, D), (4, 2, E)))
+    intents[0] = 0
+    intents[1, 1] = 0
+    fuser = Whitened(D, 2, num_items=N, text_dim=E, rank=rank).eval()
+    fuser.fit(torch.tensor(titles), torch.tensor(clicks))
+    for parameter in fuser.parameters():
+        torch.nn.init.normal_(parameter)
+    given = (torch.tensor(one, dtype=torch.float32) for one in (scores, fused, intents))
+    found = fuser.rescore(*given).detach().double().numpy()
+    expected = whitened_by_formula(fuser, titles, clicks, scores, fused, intents)
+    np.testing.assert_allclose(found, expected, atol=2e-2)  # titles are kept in half precision
+
+
+def test_untrained_whitened_by_hand():
+    fuser = Whitened(1, 2, num_items=4, text_dim=2).eval()
+    titles = torch.tensor([[3.0, 1.0], [-1.0, 1.0], [1.0, 2.0], [1.0, 0.0]])
+    fuser.fit(titles, torch.tensor([0, 1, 3, 1]))
+    # The mean is (1, 1). Titles vary twice as much along the first axis, which whitening undoes: they lie at
+    # (1, 0), (-1, 0), (0, 1), (0, -1), up to the axes' signs. An intent at the first title, weight 8:
+    scores, fused = torch.tensor([[10.0, 10.0, 10.0, 10.0]]), torch.tensor([[5.0]])
+    logs = torch.tensor([0.5, 1.0, 3.0, 1.0]).log()
+    trusted = torch.tensor([[0.0, 5.0, 7.5, 5.0]]) + logs - logs.mean()
+    told = torch.tensor([[8.0, -8.0, 0.0, 0.0]])
+    intents = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
+    torch.testing.assert_close(fuser.rescore(scores, fused, intents), trusted + told)
+    torch.testing.assert_close(fuser.rescore(scores, fused, None), trusted)
+    back = torch.tensor([[2.0, 1.0], [0.0, 1.0], [1.0, 1.5], [1.0, 0.5]])  # half as far from the mean
+    torch.testing.assert_close(fuser.whitening.back(fuser.titles.vectors.float()), back)
+
+
+def test_rare_ids_are_asked_as_often_as_they_are_trusted():
+    torch.manual_seed(0)
+    fuser = Whitened(1, 2, num_items=3, text_dim=2, trust=2.0).train()
+    fuser.fit(torch.randn(3, 2), torch.tensor([0, 2, 6]))
     with torch.no_grad():
-        fuser.into.weight.copy_(torch.tensor([[1.0, 2.0]]))
-        fuser.back.weight.copy_(torch.tensor([[0.0], [-1.0]]))
-    # The query (2, 2); V (2, 2) = 6; back to (0, -6): together (2, -4).
-    torch.testing.assert_close(fuser.rescore(scores, fused, intents), torch.tensor([[102.0, 196.0, 298.0]]))
-    assert torch.equal(fuser.rescore(scores, fused, None), scores)
+        fuser.prior.zero_()
+    scores = torch.full((2, 3), 7.0)
+    drawn = torch.stack([fuser.rescore(scores, torch.zeros(2, 1), None) for _ in range(2000)])
+    assert torch.equal(drawn[:, 0], drawn[:, 1])  # a batch draws once
+    assert set(drawn.unique().tolist()) == {0.0, 7.0}
+    torch.testing.assert_close(drawn[:, 0].mean(0) / 7, torch.tensor([0.0, 0.5, 0.75]), atol=0.04, rtol=0)
+
+
+def test_equal_titles_are_whitened_to_numbers():
+    whitening = Whitening(3, 2)
+    whitening.fit(torch.ones(4, 3))
+    assert whitening(torch.randn(5, 3)).isfinite().all()
 
 
 def test_an_item_is_its_id_embedding_and_its_mapped_title():
@@ -138,7 +223,7 @@ def new_items(fuser, *, items=40, dim=16):
     titles = functional.normalize(torch.randn(items, dim), dim=1)
     model = build(recipe(fuser, items=items, dim=dim, text_dim=dim))
     if fuser != "gated":
-        model.fuser.fit(titles)
+        model.fuser.fit(titles, torch.where(torch.arange(items) < 30, 50, 0))
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(60):
         clicked, target = torch.randint(1, 31, (64, 3)), torch.randint(1, 31, (64,))
@@ -176,13 +261,15 @@ def test_trained_in_a_run_and_served_from_it(fuser, tmp_path):
     variants = ("llm", "item-text", "shuffled", "none")
     for variant in variants:
         held = load_model(run / "train" / variant / "seed-0").model.fuser.titles.vectors
-        assert torch.equal(held, items.half())
+        if fuser == "catalogue":
+            assert torch.equal(held, items.half())
+        assert held.any(1).all()
     weights = load_model(run / "train" / "llm" / "seed-0").model.fuser.weights.log.exp()
-    assert (weights != FIRST_WEIGHT).all()
+    assert (weights % FIRST_WEIGHT != 0).all()  # learned
     (run / "localize" / "items.safetensors").unlink()  # a trained model needs it no more
     recommender = Recommender.load(run)
     with_text = recommender.recommend([3, 4], k=5)
-    without = recommender.recommend([3, 4], k=5, intents="none")
+    without = recommender.recommend([3, 4], k=5, source="none")
     assert with_text.intents is not None
     assert [one.score for one in with_text.items] != [one.score for one in without.items]
 

@@ -32,7 +32,7 @@ class FuserContract:
         if not getattr(registry.load("fusers", self.name), "needs_catalogue", False):
             return cast(nn.Module, registry.create("fusers", self.name, **options)).eval()
         fuser = registry.create("fusers", self.name, num_items=ITEMS, text_dim=TEXT_DIM, **options)
-        fuser.fit(torch.randn(ITEMS, TEXT_DIM))
+        fuser.fit(torch.randn(ITEMS, TEXT_DIM), torch.arange(ITEMS))
         return cast(nn.Module, fuser).eval()
 
     def inputs(self, perspectives: int) -> tuple[Tensor, Tensor]:

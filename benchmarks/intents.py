@@ -1,0 +1,256 @@
+"""What intents are worth, by fuser: python benchmarks/intents.py RUN --fuser gated --fuser whitened.
+
+RUN is prepared and localized, with the control `shuffled`. For every fuser the stages `train` and `evaluate`
+do what `llm4sbr run` does, in a folder of their own beside the others; the plain backbone is trained once,
+with settings of its own (`--plain`), so that it may be tuned. What a killed measurement finished, the next
+one keeps. The JSON is rewritten whenever a seed is done; with fewer seeds than asked for, it says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm4sbr import metrics, registry, store
+from llm4sbr.breakdown import breakdown, numbers_of
+from llm4sbr.config import Config, Settings, build, merge, parse_set, read_toml
+from llm4sbr.data.prepared import Prepared, load
+from llm4sbr.progress import Progress
+from llm4sbr.stages.evaluate import evaluate
+from llm4sbr.stages.train import train
+
+K = 20
+RARE = 5
+"""Targets seen at most this often in training are rare."""
+TOLERANCE = 0.02
+"""Worse than this in a group of the test samples, relative, counts as worse."""
+
+
+class Cell(NamedTuple):
+    """Models that are trained with the same settings."""
+
+    name: str
+    """`plain`, or the fuser."""
+    settings: Settings
+    run: Path
+    work: Path
+
+    def config(self, seed: int) -> Config:
+        """All settings of one seed: one model after the other, no baselines."""
+        fixed = {"seed": seed, "seeds": 1, "workers": 1, "baselines": []}
+        return build(merge(self.settings, {"train": fixed}))
+
+    def ranks(self, seed: int) -> dict[str, Tensor]:
+        """Variant -> int64 (M,), trained and evaluated now unless that was done before."""
+        safe = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in self.name)
+        folder = self.work / f"{safe}-{seed}"
+        if not (folder / "evaluate" / "metrics.json").exists():
+            self._measure(folder, self.config(seed))
+        ranks = store.read_tensors(folder / "evaluate" / "ranks.safetensors")
+        return {name.split("/")[0]: one for name, one in ranks.items()}
+
+    def _measure(self, folder: Path, config: Config) -> None:
+        for stage in ("train", "evaluate"):
+            (folder / stage).mkdir(parents=True, exist_ok=True)
+        for stage in ("prepare",) if self.name == "plain" else ("prepare", "localize"):
+            if not (folder / stage).exists():
+                (folder / stage).symlink_to((self.run / stage).resolve())
+        train(folder, folder / "train", config, Progress(quiet=True))
+        evaluate(folder, folder / "evaluate", config, Progress(quiet=True))
+
+
+def cells(options: argparse.Namespace) -> list[Cell]:
+    """The plain backbone, then one cell per fuser."""
+    given = merge(read_toml(options.run / "config.toml"), parse_set(options.set))
+    controls: Settings = {"infer": {"controls": options.controls}}
+    plain = merge(given, parse_set(options.plain))
+    found = [Cell("plain", plain, options.run, options.work)]
+    for fuser in options.fuser:
+        settings = merge(given, {"train": {"fuser": fuser, "plain": False}}, controls)
+        found.append(Cell(fuser, settings, options.run, options.work))
+    return found
+
+
+def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train and evaluate what is missing, seed by seed; returns what goes into the JSON file."""
+    prepared = load(options.run / "prepare")
+    every = cells(options)
+    rows: dict[str, list[Tensor]] = {}
+    found: dict[str, Any] = {}
+    for seed in range(options.seeds):
+        for cell in every:
+            say(f"{cell.name}, seed {seed}")
+            for variant, ranks in cell.ranks(seed).items():
+                rows.setdefault(row_name(cell, variant), []).append(ranks)
+        found = about(options, prepared, seed + 1) | results(every, rows, prepared)
+        if options.json:
+            store.write_text(options.json, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def results(every: Sequence[Cell], rows: Mapping[str, list[Tensor]], prepared: Prepared) -> dict[str, Any]:
+    """Rows, tests and groups from the ranks of the seeds that are done."""
+    numbers = numbers_of(prepared)
+    rare = numbers["target"] <= RARE
+    groups = torch.searchsorted(prepared.sessions.offsets, prepared.samples["test"].end, right=True)
+    split = breakdown(rows, numbers, K)
+    left_out = {"seed", "seeds", "workers", "baselines", "plain"}
+    return {
+        "settings": {
+            one.name: one.config(0).train.model_dump(mode="json", exclude=left_out) for one in every
+        },
+        "rare": {"at_most": RARE, "samples": int(rare.sum())},
+        "rows": [{"name": name} | figures(ranks, rare) for name, ranks in rows.items()],
+        "comparisons": [
+            compare(rows, pair, rare, groups) | {"groups": gains(split, pair)} for pair in pairs(every, rows)
+        ],
+        "breakdown": split,
+    }
+
+
+def row_name(cell: Cell, variant: str) -> str:
+    """`plain` or `FUSER SOURCE`, the source under its own name."""
+    if cell.name == "plain":
+        return "plain"
+    source = cell.settings["infer"]["llm"] if variant == "llm" else variant
+    return f"{cell.name} {source}"
+
+
+def pairs(every: Sequence[Cell], rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each fuser's intents against its own controls and against the plain backbone."""
+    found = []
+    for cell in every[1:]:
+        told = row_name(cell, "llm")
+        others = [name for name in rows if name.startswith(f"{cell.name} ") and name != told]
+        found += [(told, other) for other in (*others, "plain")]
+    return found
+
+
+def figures(ranks: Sequence[Tensor], rare: Tensor) -> dict[str, Any]:
+    """Mean, deviation and values over seeds, of all test samples and of those with a rare target."""
+    found: dict[str, Any] = {}
+    for part, inside in (("", torch.ones_like(rare)), ("rare ", rare)):
+        found[f"{part}HR@{K}"] = over([metrics.hit_rate(one[inside], K) for one in ranks])
+        found[f"{part}MRR@{K}"] = over([metrics.reciprocal_rank(one[inside], K) for one in ranks])
+    return found
+
+
+def over(seeds: Sequence[Tensor]) -> dict[str, Any]:
+    """`metrics.over_seeds` of the means."""
+    return metrics.over_seeds([float(one.double().mean()) for one in seeds])
+
+
+def compare(
+    rows: Mapping[str, Sequence[Tensor]], pair: tuple[str, str], rare: Tensor, groups: Tensor
+) -> dict[str, Any]:
+    """Relative gain and p-value of the first row over the second, per metric."""
+    found: dict[str, Any] = {"row": pair[0], "against": pair[1]}
+    measures = {f"HR@{K}": metrics.hit_rate, f"MRR@{K}": metrics.reciprocal_rank}
+    for part, inside in (("", torch.ones_like(rare)), ("rare ", rare)):
+        for name, measure in measures.items():
+            new, old = (
+                torch.stack([measure(one[inside], K).double() for one in rows[row]]).mean(0) for row in pair
+            )
+            p = metrics.paired_test({name: new - old}, groups[inside])[name]
+            gain = float(new.mean() / old.mean()) - 1 if old.any() else None
+            found[part + name] = {"gain": gain, "p": p}
+    return found
+
+
+def gains(
+    split: Mapping[str, Sequence[Mapping[str, Any]]], pair: tuple[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Relative HR@K of a pair in every group of the breakdown."""
+    found = {}
+    for kind, entries in split.items():
+        for entry in entries:
+            new, old = (entry["rows"][row][f"HR@{K}"] for row in pair)
+            gain = new / old - 1 if old else None
+            worse = gain is not None and gain < -TOLERANCE
+            name = f"{kind} {entry['name'] or entry['range']}"
+            found[name] = {"samples": entry["samples"], "gain": gain, "worse": worse}
+    return found
+
+
+def about(options: argparse.Namespace, prepared: Prepared, seeds: int) -> dict[str, Any]:
+    """Circumstances of the measurement."""
+    stats = prepared.stats
+    return {
+        "command": command(options),
+        "seeds": seeds,
+        "seeds_asked_for": options.seeds,
+        "catalogue": prepared.catalogue.size,
+        "samples": {name: len(one.key) for name, one in prepared.samples.items()},
+        "rules": stats["rules"],
+        "data": read_toml(options.run / "config.toml").get("data", {}) | {"path": "FOLDER"},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "llm4sbr": registry.core_version(),
+        },
+        "cores": os.cpu_count(),
+    }
+
+
+def command(options: argparse.Namespace) -> str:
+    """What to type for this measurement, without this machine's paths."""
+    words = [f"--fuser {one}" for one in options.fuser] + [f"--seeds {options.seeds}"]
+    words += [f"--set {one}" for one in options.set] + [f"--plain {one}" for one in options.plain]
+    return f"python benchmarks/intents.py RUN {' '.join(words)} --controls {','.join(options.controls)}"
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Rows and comparisons as Markdown, in percent."""
+    names = [f"{part}{name}@{K}" for part in ("", "rare ") for name in ("HR", "MRR")]
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for row in found["rows"]:
+        cells = [f"{100 * row[name]['mean']:.2f} ± {100 * row[name]['std']:.2f}" for name in names]
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    lines += ["", "| | " + " | ".join(names) + " | worse groups |", "|---" * (len(names) + 2) + "|"]
+    for one in found["comparisons"]:
+        cells = [_gain(one[name]) for name in names]
+        worse = [f"{name} {group['gain']:+.1%}" for name, group in one["groups"].items() if group["worse"]]
+        title = f"{one['row']} against {one['against']}"
+        lines.append(f"| {title} | {' | '.join(cells)} | {', '.join(worse) or 'none'} |")
+    return "\n".join(lines)
+
+
+def _gain(one: Mapping[str, Any]) -> str:
+    return "" if one["gain"] is None else f"{one['gain']:+.1%} (p {one['p']:.2g})"
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("run", type=Path, help="a run directory that is prepared and localized")
+    parser.add_argument("--work", type=Path, help="where models go; by default RUN/intents")
+    parser.add_argument("--fuser", action="append", help="may be repeated; all by default")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--controls", type=lambda text: text.split(","), default=["shuffled"])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every model")
+    parser.add_argument("--plain", action="append", default=[], metavar="KEY=VALUE", help="of the plain one")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    options = parser.parse_args(given)
+    options.work = options.work or options.run / "intents"
+    options.fuser = options.fuser or [one.name for one in registry.components("fusers")]
+    return options
+
+
+def main() -> None:
+    """Measure, write the JSON, print the table."""
+    found = measure(arguments(), lambda text: print(text, file=sys.stderr, flush=True))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
