@@ -200,6 +200,8 @@ class IntentStore:
         for first, tensors in self._shards:
             source = tensors[name]
             here = ((rows >= first) & (rows < first + len(source))).nonzero().squeeze(1)
+            if len(here) == len(rows) > 0:
+                return source[rows - first].to(dtype)
             if len(here):
                 result[here] = source[rows[here] - first].to(dtype)
         return result

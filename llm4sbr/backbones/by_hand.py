@@ -175,5 +175,5 @@ def _through_fold(gates: Gates, parts: Sequence[Tensor], to_bias: Tensor) -> tup
     both, dim = (gates.before, gates.after), len(gates.before)
     to_message = torch.cat([part @ edge.t() for part, edge in zip(parts, both, strict=True)], 1)
     to_message.addr_(to_bias, gates.shift)
-    to_edges = [map_.t() @ part for map_, part in zip(gates.message.split(dim, 1), parts, strict=True)]
+    to_edges = [map_.t() @ part for map_, part in zip(torch.split(gates.message, dim, 1), parts, strict=True)]
     return *to_edges, gates.message.t() @ to_bias, to_message

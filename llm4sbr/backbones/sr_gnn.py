@@ -82,11 +82,17 @@ class GatedGraph(nn.Module):
 
     def _by_hand(self, states: Tensor, graph: SessionGraph) -> Tensor:
         edges = torch.stack([graph.incoming, graph.outgoing], 2).flatten(1, 2)  # (B, 2 T, T)
+        before, after = (
+            torch.cat([edge.weight, edge.bias.unsqueeze(1)], 1) for edge in (self.edge_in, self.edge_out)
+        )
         gates = by_hand.Gates(
-            *(torch.cat([edge.weight, edge.bias.unsqueeze(1)], 1) for edge in (self.edge_in, self.edge_out)),
-            torch.cat([self.bias_in, self.bias_out]),
-            *(self.from_message.weight, self.from_message.bias),
-            *(self.from_state.weight, self.from_state.bias),
+            before,
+            after,
+            shift=torch.cat([self.bias_in, self.bias_out]),
+            message=self.from_message.weight,
+            message_bias=self.from_message.bias,
+            state=self.from_state.weight,
+            state_bias=self.from_state.bias,
         )
         for _ in range(self.steps):
             states = by_hand.gated_step(states, edges, gates)

@@ -1,0 +1,50 @@
+"""What is measured about memory, and that freed blocks are used again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm4sbr import memory
+
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="read from /proc")
+
+
+@linux
+def test_a_new_span_forgets_the_peak():
+    block = torch.ones(16 * 2**20)  # 64 MB
+    memory.reset_peak()
+    with_block = memory.peak()
+    del block
+    memory.reset_peak()
+    assert memory.peak() < with_block - 2**25
+
+
+@linux
+def test_anonymous_memory_is_what_tensors_take():
+    before = memory.anonymous()
+    block = torch.ones(16 * 2**20)
+    assert memory.anonymous() - before > 2**25
+    del block
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_freed_memory_is_used_again():
+    script = (
+        "import resource, sys, torch\n"
+        "from llm4sbr import memory\n"
+        "if sys.argv[1] == 'reuse': memory.reuse_freed()\n"
+        "for size in (2**24, 2**22, 2**22, 2**22, 2**22):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    torch.ones(size), torch.ones(size // 2)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = {
+        how: int(subprocess.check_output([sys.executable, "-c", script, how], text=True))
+        for how in ("reuse", "return")
+    }
+    assert faults["reuse"] < 100 < faults["return"]
