@@ -18,6 +18,7 @@ import click
 from llm4sbr.commands.answers import answers
 from llm4sbr.commands.experiment import experiment
 from llm4sbr.commands.export import export
+from llm4sbr.commands.recommend import recommend
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
 from llm4sbr.errors import Llm4sbrError, PeerError
@@ -142,52 +143,11 @@ _stage_command("train", "Train the backbone plain, with intents, and with the co
 _stage_command("evaluate", "Rank the whole catalogue for every test sample and compare.")
 
 
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--session", required=True, help="Titles or ids, oldest first, separated by commas, | or lines."
-)
-@click.option("-k", default=10, show_default=True, help="Length of the list.")
-@click.option("--variant", help="Which trained model; by default the one with the LLM's intents.")
-@click.option(
-    "--intents",
-    type=click.Choice(["auto", "cache", "nearest", "none"]),
-    default="auto",
-    show_default=True,
-    help="Where the intents come from: this very session, the closest known one, or none.",
-)
-@click.option("--include-seen", is_flag=True, help="Also recommend items of the session itself.")
-@common
-def recommend(
-    run: Path,
-    session: str,
-    k: int,
-    variant: str | None,
-    intents: str,
-    include_seen: bool,
-    as_json: bool,
-    quiet: bool,
-    debug: bool,
-) -> None:
-    """Recommend for one live session."""
-    from llm4sbr.api import load
-    from llm4sbr.serving.recommend import parse_session
-
-    recommender = load(run, variant=variant)
-    items = parse_session(session, recommender.catalogue)
-    found = recommender.recommend(items, k=k, exclude_seen=not include_seen, intents=intents)
-    if as_json:
-        print_json(found.as_dict())
-    else:
-        from llm4sbr.report.table import show_recommendation
-
-        show_recommendation(found)
-
-
 cli.add_command(answers)
 cli.add_command(experiment)
 cli.add_command(report)
 cli.add_command(export)
+cli.add_command(recommend)
 cli.add_command(serve)
 
 

@@ -11,7 +11,8 @@ from llm4sbr.data.batches import prefix_key, sample_keys
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.protocols import Samples, Sessions
-from llm4sbr.serving.intents import Explanation, LiveIntents, Thought, Tied
+from llm4sbr.serving.intents import LiveIntents, tried
+from llm4sbr.serving.recommendation import Explanation, Thought, Tied
 from llm4sbr.testing.toy import toy_catalogue
 
 KNOWN = [[1, 2, 3], [4, 5, 3], [1, 5, 2, 3], [6, 7], [8, 3]]
@@ -52,12 +53,27 @@ def shop(tmp_path: Path) -> LiveIntents:
     return live(tmp_path, {tuple(ids): float(i + 1) for i, ids in enumerate(KNOWN)}, known=KNOWN)
 
 
+def first(shop: LiveIntents, ids: list[int], source: str) -> tuple[torch.Tensor, Explanation] | None:
+    """What the first source that has something finds."""
+    every = (shop.find(ids, one) for one in tried(source))
+    return next((found for found in every if found), None)
+
+
 def value(shop: LiveIntents, ids: list[int], source: str = "auto") -> tuple[float, str]:
-    vectors, explained = shop.find(ids, source)
+    found = first(shop, ids, source)
+    if found is None:
+        return 0, "none"
+    vectors, explained = found
     assert vectors.shape == (1, 2, 4)
     assert vectors.dtype == torch.float32
     assert (vectors == vectors[0, 0, 0]).all()
     return float(vectors[0, 0, 0]), explained.source
+
+
+def explained(shop: LiveIntents, ids: list[int]) -> Explanation:
+    found = first(shop, ids, "auto")
+    assert found is not None
+    return found[1]
 
 
 @pytest.mark.parametrize("number", range(len(KNOWN)))
@@ -82,7 +98,6 @@ def test_the_nearest_session(shop: LiveIntents, ids: list[int], number: int) -> 
 def test_nothing_known_ends_like_this(shop: LiveIntents) -> None:
     assert value(shop, [1, 2, 3, 10]) == (0, "none")
     assert value(shop, [2]) == (0, "none")
-    assert shop.find([2])[1] == Explanation("none")
 
 
 def test_one_place_only(shop: LiveIntents) -> None:
@@ -102,19 +117,18 @@ def test_sessions_without_intents_and_intents_without_session(tmp_path: Path) ->
     assert value(shop, [1, 2, 3]) == (2, "nearest")
     assert value(shop, [13, 12]) == (0, "none")
     assert value(shop, [11, 12]) == (7, "cache")
-    assert shop.find([11, 12])[1].session == []
+    assert explained(shop, [11, 12]).session == []
 
 
 def test_the_same_session_in_two_places(tmp_path: Path) -> None:
     shop = live(tmp_path, {(4, 5, 3): 2.0}, known=[[4, 5, 3], [1], [4, 5, 3], [4, 5, 3]])
     assert value(shop, [5, 3]) == (2, "nearest")
-    assert shop.find([5, 3])[1].session == shop.find([4, 5, 3])[1].session
+    assert explained(shop, [5, 3]).session == explained(shop, [4, 5, 3]).session
 
 
 def test_no_intents_at_all(tmp_path: Path) -> None:
     shop = live(tmp_path, {}, known=KNOWN)
-    vectors, explained = shop.find([1, 2, 3])
-    assert (vectors.numel(), explained.source) == (0, "none")
+    assert first(shop, [1, 2, 3], "auto") is None
 
 
 def test_explanation(shop: LiveIntents) -> None:
@@ -125,8 +139,7 @@ def test_explanation(shop: LiveIntents) -> None:
         parsed = [f"{name} {ids}" for ids in KNOWN]
         keys = [prefix_key(ids) for ids in KNOWN]
         pl.DataFrame({"key": keys, "parsed": parsed}).write_parquet(folder / f"{name}.parquet")
-    _, explained = shop.find([9, 4, 5, 3])
-    assert explained == Explanation(
+    assert explained(shop, [9, 4, 5, 3]) == Explanation(
         "nearest",
         [titles[3], titles[4], titles[2]],
         [
@@ -141,4 +154,13 @@ def test_explanation(shop: LiveIntents) -> None:
 
 
 def test_answers_that_are_no_longer_kept(shop: LiveIntents) -> None:
-    assert [thought.answer for thought in shop.find([1, 2, 3])[1].thoughts] == ["", ""]
+    assert [thought.answer for thought in explained(shop, [1, 2, 3]).thoughts] == ["", ""]
+
+
+def test_only_the_latest_of_many_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [[1, 2, 3], [4, 5, 3], [6, 7, 3]]
+    shop = live(tmp_path, {tuple(ids): float(i + 1) for i, ids in enumerate(known)}, known=known)
+    assert value(shop, [9, 1, 2, 3]) == (1, "nearest")
+    monkeypatch.setattr("llm4sbr.nearest.COMPARED", 2)
+    assert value(shop, [9, 1, 2, 3]) == (2, "nearest")
+    assert value(shop, [9, 6, 3]) == (3, "nearest")

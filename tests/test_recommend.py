@@ -14,12 +14,16 @@ from llm4sbr.serving.recommend import Recommender, Trained, choose
 from llm4sbr.testing.toy_run import WIDTH, toy_run
 
 
-def add_model(run: Path, variant: str, seed: int, valid: float | None) -> None:
+def add_model(run: Path, variant: str, seed: int, valid: float | None, *, predictor: bool = False) -> None:
     catalogue = load(run / "prepare").catalogue
     recipe = Recipe(catalogue.size, 8, "sr-gnn")
     if variant != "plain":
         recipe = recipe._replace(
-            fuser="gated", perspectives=("long", "short"), horizons=("long", "short"), text_dim=WIDTH
+            fuser="gated",
+            perspectives=("long", "short"),
+            horizons=("long", "short"),
+            text_dim=WIDTH,
+            predictor=predictor,
         )
     torch.manual_seed(seed)
     facts = {"seed": seed, "valid": {} if valid is None else {"MRR@20": valid}}
@@ -37,18 +41,27 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("none", 0, 0.5),
         ("shuffled", 0, None),
     ]:
-        add_model(run, variant, seed, valid)
+        add_model(run, variant, seed, valid, predictor=variant == "llm")
     return run
 
 
 def test_scores_are_the_models_own(run: Path) -> None:
     recommender = Recommender.load(run)
-    found = recommender.recommend(["Blue Chair (1991)", "i03"], k=5, exclude_seen=False)
+    found = recommender.recommend(
+        ["Blue Chair (1991)", "i03"], k=5, exclude_seen=False, source="predictor"
+    )
     assert (found.variant, found.seed) == ("llm", 1)
     items = torch.tensor([[2, 3]])
-    intents, _ = recommender.live.find([2, 3])  # type: ignore[union-attr]
+    mask = torch.ones_like(items, dtype=torch.bool)
     with torch.no_grad():
-        scores = recommender.model(items, torch.ones_like(items, dtype=torch.bool), intents)[0]
+        predicted = recommender.model.predict(recommender.model.backbone(items, mask), items, mask)
+        scores = recommender.model(items, mask, predict=True)[0]
+    assert found.intents is not None
+    assert found.intents.source == "predictor"
+    cosines = torch.nn.functional.cosine_similarity(predicted[0, 0], recommender.vectors, dim=1)
+    tied = found.intents.thoughts[0].items
+    assert [item.id for item in tied] == (cosines.argsort(descending=True)[:5] + 1).tolist()
+    assert tied[0].weight == pytest.approx(float(cosines.max()), abs=1e-4)
     order = scores.argsort(descending=True)[:5]
     assert [item.id for item in found.items] == (order + 1).tolist()
     assert [item.score for item in found.items] == pytest.approx(scores[order].tolist())
@@ -71,12 +84,52 @@ def test_intents_change_the_scores_and_are_explained(run: Path) -> None:
     answered = recommender.live.intents.rows(train.key) >= 0  # type: ignore[union-attr]
     session = recommender.prepared.prefix(train, int(answered.nonzero()[0]))
     known = recommender.recommend(session, exclude_seen=False)
-    without = recommender.recommend(session, exclude_seen=False, intents="none")
+    without = recommender.recommend(session, exclude_seen=False, source="none")
     assert known.intents is not None
     assert known.intents.source == "cache"
     assert without.intents is not None
     assert (without.intents.source, without.intents.thoughts) == ("none", [])
     assert known.items != without.items
+
+
+@pytest.mark.parametrize("source", ["cache", "predictor", "nearest", "none"])
+def test_only_the_source_asked_for_is_used(run: Path, source: str) -> None:
+    recommender = Recommender.load(run)
+    train = recommender.prepared.samples["train"]
+    answered = recommender.live.intents.rows(train.key) >= 0  # type: ignore[union-attr]
+    known = recommender.prepared.prefix(train, int(answered.nonzero()[0]))
+    found = recommender.recommend(known, source=source)
+    assert found.intents is not None
+    assert found.intents.source == source
+    lists = {str(recommender.recommend(known, source=one).items) for one in ("predictor", "cache", "none")}
+    assert len(lists) == 3
+
+
+def test_auto_takes_the_first_that_has_something(run: Path) -> None:
+    def source(recommender: Recommender, session: list[int | str], asked: str = "auto") -> str:
+        found = recommender.recommend(session, source=asked)
+        assert found.intents is not None
+        return found.intents.source
+
+    with_predictor = Recommender.load(run)
+    assert source(with_predictor, [2, 3, 3, 3]) == "predictor"
+    assert source(with_predictor, [2, 3, 3, 3], "cache") == "none"
+    without = Recommender.load(run, variant="shuffled")
+    assert without.model.predictor is None
+    assert source(without, [2, 3, 3, 3]) == "nearest"
+    with pytest.raises(InputError, match="trained without one; train it again"):
+        without.recommend([2], source="predictor")
+    with pytest.raises(InputError, match="takes no intents"):
+        Recommender.load(run, variant="plain").recommend([2], source="cache")
+    assert Recommender.load(run, variant="plain").recommend([2], source="none").intents is None
+
+
+def test_predictions_need_no_stored_intents(tmp_path: Path) -> None:
+    run = toy_run(tmp_path / "run", sources=())
+    add_model(run, "llm", 0, 0.1, predictor=True)
+    found = Recommender.load(run).recommend([2, 3])
+    assert found.intents is not None
+    assert (found.intents.source, found.intents.thoughts[0].items) == ("predictor", [])
 
 
 def test_a_plain_model_takes_no_intents(run: Path) -> None:
@@ -101,7 +154,7 @@ def test_as_dict_is_json(run: Path) -> None:
     found = Recommender.load(run).recommend("blue chair, i03", k=3).as_dict()
     assert json.loads(json.dumps(found)) == found
     assert [item["how"] for item in found["session"]] == ["year or article", "key"]
-    assert set(found) == {"items", "session", "variant", "seed", "intents"}
+    assert set(found) == {"items", "session", "variant", "seed", "intents", "engine"}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +165,7 @@ def test_as_dict_is_json(run: Path) -> None:
         ("Casablanca", {}, "no item is called 'Casablanca'"),
         ([99], {}, "ids are 1 to 20"),
         ("i01", {"k": 0}, "k = 0"),
-        ("i01", {"intents": "oracle"}, "intents = 'oracle'"),
+        ("i01", {"source": "oracle"}, "source = 'oracle'"),
     ],
 )
 def test_bad_input_is_one_line(run: Path, session: object, options: dict[str, object], message: str) -> None:

@@ -11,17 +11,16 @@ from llm4sbr.doctor import Diagnosis, Finding
 from llm4sbr.registry import components
 from llm4sbr.report.layout import WIDTH, count, duration, show, size
 from llm4sbr.report.metrics import metrics_tables
+from llm4sbr.report.recommendation import recommendation_tables
 from llm4sbr.report.table import (
     components_table,
     diagnosis_table,
     models_table,
-    recommendation_tables,
     show_stage,
     stats_tables,
     summary_table,
 )
-from llm4sbr.serving.intents import Explanation, Thought, Tied
-from llm4sbr.serving.recommend import Recommendation, Recommended
+from llm4sbr.serving.recommendation import Explanation, Recommendation, Recommended, Thought, Tied
 from llm4sbr.serving.titles import Resolved
 
 
@@ -259,6 +258,20 @@ def test_recommendation_says_whose_words_of_which_session_were_used() -> None:
     shown = recommendation(Explanation("none"))
     assert shown.splitlines()[-1] == "No intents were used."
     assert "intents" not in recommendation(None, "plain")
+
+
+def test_recommendation_shows_what_a_prediction_is_like_and_what_was_misspelt() -> None:
+    thoughts = [Thought("long", "", [Tied(5, "c", "Heat (1995)", 0.9)])]
+    shown = recommendation(Explanation("predictor", [], thoughts))
+    assert "Predicted: what the LLM would mean" in shown
+    assert "nothing that could be used" not in shown
+    assert line_of(shown, "similar to").split() == ["similar", "to", "cosine"]
+    session = [Resolved("heet", 5, "c", "Heat (1995)", "spelling"), Resolved("6", 6, "d", "Casino", "key")]
+    found = Recommendation([], session, "llm", None, None, "onnx, cpu").as_dict()
+    shown = text(*recommendation_tables(found))
+    assert shown.splitlines()[0] == "'heet' taken for Heat (1995) (spelling)"
+    assert "'6'" not in shown
+    assert "(model llm, by onnx, cpu)" in shown
 
 
 def test_findings_carry_their_level_in_words_and_the_remedy() -> None:

@@ -109,18 +109,18 @@ def test_ids_that_do_not_exist(id: int) -> None:
     ],
 )
 def test_parse_session(text: str, expected: list[str]) -> None:
-    assert parse_session(text, CATALOGUE) == expected
+    assert parse_session(text, Titles(CATALOGUE)) == expected
 
 
 @pytest.mark.parametrize("text", ["", "  ", ",", " | \n", '""'])
 def test_an_empty_session(text: str) -> None:
     with pytest.raises(InputError, match="the session is empty"):
-        parse_session(text, CATALOGUE)
+        parse_session(text, Titles(CATALOGUE))
 
 
 @settings(max_examples=60, deadline=None)
 @given(ids=st.lists(st.sampled_from([*range(10), 11, 12]), min_size=1, max_size=5))
 def test_titles_joined_by_commas_come_apart_again(ids: list[int]) -> None:
     titles = [MOVIES[i] for i in ids]
-    assert parse_session(", ".join(titles), CATALOGUE) == titles
+    assert parse_session(", ".join(titles), Titles(CATALOGUE)) == titles
     assert [Titles(CATALOGUE).resolve(title).title for title in titles] == titles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -29,14 +29,6 @@ Timings = Mapping[str, Mapping[str, float]]
 
 LONGEST = 300
 """Characters of a value that a stage's summary shows."""
-
-
-class Result(Protocol):
-    """Anything that is plain values underneath."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Values as for JSON."""
-        ...
 
 
 def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
@@ -124,45 +116,6 @@ def models_table(records: Sequence[Mapping[str, Any]]) -> RenderableType:
 def summary_table(summary: Mapping[str, Any]) -> RenderableType:
     """A stage's summary as names and values, long ones cut."""
     return pairs([(name, _short(value)) for name, value in _flat(summary)] or [("nothing to report", "")])
-
-
-def show_recommendation(found: Result) -> None:
-    """Print a recommendation: the list, and below it what the LLM said and the items that was tied to."""
-    show(*recommendation_tables(found.as_dict()))
-
-
-def recommendation_tables(found: Mapping[str, Any]) -> list[RenderableType]:
-    """A recommendation's parts; `found` is `Recommendation.as_dict()` of `serving.recommend`."""
-    session = " | ".join(item["title"] for item in found["session"])
-    lines = [
-        [str(rank), item["title"], f"{item['score']:.3f}"] for rank, item in enumerate(found["items"], 1)
-    ]
-    parts: list[RenderableType] = [
-        Text(f"After {session} (model {found['variant']}, seed {found['seed']}):"),
-        grid(["", "title", "score"], lines, left=2),
-    ]
-    if found["intents"] is not None:
-        parts += _intent_tables(
-            found["intents"], "the LLM" if found["variant"] == "llm" else found["variant"]
-        )
-    return parts
-
-
-def _intent_tables(intents: Mapping[str, Any], who: str) -> list[RenderableType]:
-    known = " | ".join(intents["session"])
-    origin = {
-        "cache": f"What {who} said about this very session:",
-        "nearest": f"What {who} said about the nearest known session, {known}:",
-        "none": "No intents were used.",
-    }
-    parts: list[RenderableType] = [Text(origin[intents["source"]])]
-    for thought in intents["thoughts"]:
-        said = " / ".join(thought["answer"].splitlines()) or "nothing that could be used"
-        parts.append(Text(f"{thought['perspective']}: {said}"))
-        if thought["items"]:
-            tied = [[item["title"], f"{item['weight']:.2f}"] for item in thought["items"]]
-            parts.append(grid(["tied to", "weight"], tied))
-    return parts
 
 
 def show_components(components: Sequence[Component]) -> None:

@@ -1,56 +1,33 @@
-"""Recommendations of a finished run for one live session."""
+"""Recommendations of a finished run for live sessions, computed by PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from llm4sbr import store
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import LLM4SBR
-from llm4sbr.fusion.saved import RECORD, load_model
+from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.protocols import Catalogue
-from llm4sbr.serving.intents import SOURCES, Explanation, LiveIntents
-from llm4sbr.serving.titles import Resolved, Titles, parse_session
+from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
+from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, check, recommended
+from llm4sbr.serving.titles import Titles, resolve_session
 
-__all__ = ["Recommendation", "Recommended", "Recommender", "parse_session"]
+__all__ = ["Recommendation", "Recommender"]
 
 SELECT_BY = "MRR@20"
 """Validation metric by which a seed, and a variant where there is no LLM's, is chosen."""
 
-
-@dataclass(frozen=True)
-class Recommended:
-    """One recommended item."""
-
-    id: int
-    key: str
-    title: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """A list of items, and how it came about."""
-
-    items: list[Recommended]
-    """Best first."""
-    session: list[Resolved]
-    """The session as it was understood."""
-    variant: str
-    seed: int
-    intents: Explanation | None
-    """Where the intents came from; None if the model takes none."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain lists and dictionaries, for JSON."""
-        return asdict(self)
+TIED = 5
+"""Items that a predicted intent is explained by."""
 
 
 class Trained(NamedTuple):
@@ -68,18 +45,28 @@ class Recommender:
 
     Args:
         prepared: the run's data.
-        model: trained on its catalogue, in evaluation mode.
-        live: where intents come from; None for a model without them.
+        saved: a model trained on its catalogue.
+        live: where stored intents come from; None if there are none.
         trained: which of the run's models it is.
+        vectors: the titles' text vectors, float32 (N, E) at unit length, to explain predicted intents
+            by; (0, E) if they are gone.
     """
 
     def __init__(
-        self, prepared: Prepared, model: LLM4SBR, *, live: LiveIntents | None, trained: Trained
+        self,
+        prepared: Prepared,
+        saved: SavedModel,
+        *,
+        live: LiveIntents | None,
+        trained: Trained,
+        vectors: Tensor,
     ) -> None:
         self.prepared = prepared
-        self.model = model
+        self.model: LLM4SBR = saved.model
+        self.perspectives = saved.recipe.perspectives
         self.live = live
         self.trained = trained
+        self.vectors = vectors
         self.titles = Titles(prepared.catalogue)
         every = prepared.samples.values()
         self.longest = max(int((one.end - one.start).max()) for one in every if len(one.key))
@@ -101,13 +88,13 @@ class Recommender:
         trained = choose(trained_models(run), variant=variant, seed=seed)
         prepared = load(run / "prepare")
         saved = load_model(trained.folder)
-        live, folder = None, run / "localize" / trained.variant
         _same_catalogue(prepared, saved.catalogue, trained.folder)
-        if saved.recipe.fuser and (folder / MANIFEST).exists():
-            intents = IntentStore.open(folder)
-            _same_catalogue(prepared, intents.catalogue_hash, folder)
-            live = LiveIntents(intents, prepared, run / "infer" / trained.variant)
-        return cls(prepared, saved.model, live=live, trained=trained)
+        live = live_intents(run, trained.variant, prepared) if saved.recipe.fuser else None
+        path = run / "localize" / "items.safetensors"
+        vectors = (
+            store.read_tensors(path)["items"] if path.exists() else torch.zeros(0, saved.recipe.text_dim)
+        )
+        return cls(prepared, saved, live=live, trained=trained, vectors=normalize(vectors, dim=1))
 
     @property
     def catalogue(self) -> Catalogue:
@@ -118,46 +105,78 @@ class Recommender:
         self,
         session: str | Sequence[str | int],
         *,
-        k: int = 10,
+        k: int | None = None,
         exclude_seen: bool = True,
-        intents: str = "auto",
+        source: str = "auto",
     ) -> Recommendation:
         """The k best items to come next.
 
         Args:
             session: keys, titles or catalogue ids (int), oldest first, or one text of them (`parse_session`).
-            k: at most so many items.
+            k: at most so many items; by default 10.
             exclude_seen: leave out what is in the session.
-            intents: where to look for intents, see `LiveIntents.find`.
+            source: the only place to take intents from, one of `SOURCES`; `auto` takes the first of them that
+                has something.
 
         Raises:
-            InputError: an empty session, an unknown or ambiguous title, k below 1, or unknown `intents`.
+            InputError: an empty session, an unknown or ambiguous title, k below 1, an unknown source, or one
+                that this model cannot have.
         """
-        given = parse_session(session, self.catalogue) if isinstance(session, str) else list(session)
-        if not given:
-            raise InputError("the session is empty; give at least one title or key")
-        if k < 1:
-            raise InputError(f"k = {k}: expected a list of at least 1 item")
-        if intents not in ("auto", *SOURCES):
-            raise InputError(f"intents = {intents!r}: expected auto, {', '.join(SOURCES)}")
-        resolved = [self.titles.resolve(item) for item in given]
+        self.check(k, source)
+        resolved = resolve_session(session, self.titles)
         ids = [item.id for item in resolved]
-        scores, explained = self._score(ids[-self.longest :], intents)
+        scores, explained = self._score(ids[-self.longest :], source)
         if exclude_seen:
             scores[torch.tensor(ids) - 1] = -torch.inf
-        best = scores.topk(min(k, int(scores.isfinite().sum())))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        found = [(self.catalogue.item(row + 1), score) for row, score in pairs]
-        items = [Recommended(item.id, item.key, item.title, score) for item, score in found]
+        best = scores.topk(min(k or LENGTH, int(scores.isfinite().sum())))
+        pairs = zip((best.indices + 1).tolist(), best.values.tolist(), strict=True)
+        items = recommended(self.catalogue, pairs)
         return Recommendation(items, resolved, self.trained.variant, self.trained.seed, explained)
 
-    def _score(self, ids: list[int], source: str) -> tuple[torch.Tensor, Explanation | None]:
+    def check(self, k: int | None, source: str) -> None:
+        """`InputError` if this model cannot give lists of k items, or intents from `source`."""
+        check(k, source, takes_intents=bool(self.live or self.model.predictor))
+        if source == "predictor" and self.model.predictor is None:
+            raise InputError("source = 'predictor': this model was trained without one; train it again")
+
+    @torch.no_grad()
+    def _score(self, ids: list[int], source: str) -> tuple[Tensor, Explanation | None]:
         """Scores float (N,) and where the intents behind them came from."""
         items = torch.tensor([ids])
-        vectors, explained = self.live.find(ids, source) if self.live else (None, None)
-        with torch.no_grad():
-            scores: torch.Tensor = self.model(items, torch.ones_like(items, dtype=torch.bool), vectors)
+        mask = torch.ones_like(items, dtype=torch.bool)
+        intents, explained = self._intents(items, mask, source)
+        scores: Tensor = self.model(items, mask, intents)
         return scores[0], explained
+
+    def _intents(self, items: Tensor, mask: Tensor, source: str) -> tuple[Tensor | None, Explanation | None]:
+        """Intents (1, P, E) of the first source that has them, for one session."""
+        if self.live is None and self.model.predictor is None:
+            return None, None
+        for one in tried(source):
+            if one == "predictor" and self.model.predictor is not None:
+                predicted = self.model.predict(self.model.backbone(items, mask), items, mask)
+                explained = explain_predicted(
+                    predicted, self.perspectives, self.catalogue, self.vectors, f=TIED
+                )
+                return predicted, explained
+            found = self.live.find(items[0].tolist(), one) if self.live else None
+            if found:
+                return found
+        return None, Explanation("none")
+
+
+def live_intents(run: Path, variant: str, prepared: Prepared) -> LiveIntents | None:
+    """The stored intents of a run's variant; None if it has none.
+
+    Raises:
+        StoreError: they were made for another catalogue.
+    """
+    folder = run / "localize" / variant
+    if not (folder / MANIFEST).exists():
+        return None
+    intents = IntentStore.open(folder)
+    _same_catalogue(prepared, intents.catalogue_hash, folder)
+    return LiveIntents(intents, prepared, run / "infer" / variant)
 
 
 def trained_models(run: Path) -> list[Trained]:

@@ -151,8 +151,8 @@ class Titles:
         return Resolved(text, id, self.catalogue.keys[id - 1], self.catalogue.titles[id - 1], how)
 
 
-def parse_session(text: str, catalogue: Catalogue) -> list[str]:
-    """The titles or keys in one line of text, oldest first.
+def parse_session(text: str, titles: Titles) -> list[str]:
+    """The titles or keys in one text, oldest first.
 
     Lines and `|` separate for certain, and quotation marks hold a title together. Commas separate, too, but
     also stand in titles: where several pieces joined are a title, they are one.
@@ -160,12 +160,23 @@ def parse_session(text: str, catalogue: Catalogue) -> list[str]:
     Raises:
         InputError: nothing is in the text, or a title without its year is that of several items.
     """
-    titles = Titles(catalogue)
     found = [one.strip() for part in _SPLIT.split(text) for one in _by_commas(part, titles)]
     found = [one for one in found if one]
     if not found:
         raise InputError("the session is empty; give at least one title or key")
     return found
+
+
+def resolve_session(session: str | Sequence[str | int], titles: Titles) -> list[Resolved]:
+    """The items of a session, oldest first: keys, titles or catalogue ids (int), or one text of them.
+
+    Raises:
+        InputError: an empty session, or an unknown or ambiguous title.
+    """
+    given = parse_session(session, titles) if isinstance(session, str) else session
+    if not given:
+        raise InputError("the session is empty; give at least one title or key")
+    return [titles.resolve(item) for item in given]
 
 
 def _by_commas(text: str, titles: Titles) -> list[str]:

@@ -1,0 +1,96 @@
+"""`llm4sbr recommend`: lists for live sessions, from a run or an exported model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llm4sbr.errors import InputError
+from llm4sbr.options import common, print_json
+
+if TYPE_CHECKING:
+    from llm4sbr.serving.exported import ExportedRecommender
+    from llm4sbr.serving.recommend import Recommender
+    from llm4sbr.serving.recommendation import Recommendation
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN_OR_EXPORT")
+@click.option(
+    "--session",
+    required=True,
+    help="Titles or ids, oldest first, separated by commas, | or lines; - reads sessions from standard "
+    "input, one per line, and answers each with a line of JSON.",
+)
+@click.option("-k", type=int, help="Length of the list.  [10, or what was exported]")
+@click.option("--variant", help="Which trained model; by default the one with the LLM's intents.")
+@click.option("--from", "exported", metavar="NAME", help="Use RUN/export/NAME, such as onnx, not PyTorch.")
+@click.option(
+    "--source",
+    type=click.Choice(["auto", "cache", "predictor", "nearest", "none"]),
+    default="auto",
+    show_default=True,
+    help="Where the intents come from: this very session's answers, the model's prediction, the closest "
+    "known session's answers, or none; auto takes the first of these that it can have.",
+)
+@click.option("--include-seen", is_flag=True, help="Also recommend items of the session itself.")
+@common
+def recommend(
+    folder: Path,
+    session: str,
+    k: int | None,
+    variant: str | None,
+    exported: str | None,
+    source: str,
+    include_seen: bool,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Recommend for live sessions.
+
+    RUN_OR_EXPORT is a run directory, or the folder of an exported model, which needs nothing else.
+    """
+    recommender = _load(folder, variant, exported)
+    recommender.check(k, source)
+    answer = partial(recommender.recommend, k=k, exclude_seen=not include_seen, source=source)
+    if session == "-":
+        _stream(answer)
+    elif as_json:
+        print_json(answer(session).as_dict())
+    else:
+        from llm4sbr.report.recommendation import show_recommendation
+
+        show_recommendation(answer(session))
+
+
+def _load(folder: Path, variant: str | None, exported: str | None) -> Recommender | ExportedRecommender:
+    from llm4sbr.serving.exported import ExportedRecommender, is_artefact
+
+    if exported is None and not is_artefact(folder):
+        from llm4sbr.serving.recommend import Recommender
+
+        return Recommender.load(folder, variant=variant)
+    if variant is not None:
+        raise InputError("--variant: an exported model is one already; leave it out, or export that variant")
+    if exported is None:
+        return ExportedRecommender.load(folder)
+    return ExportedRecommender.load(folder / "export" / exported, run=folder)
+
+
+def _stream(answer: Callable[..., Recommendation]) -> None:
+    """Answer every line of standard input at once; exit with 2 behind the last if one was bad."""
+    from llm4sbr.serving.stream import replies
+
+    good = True
+    for reply in replies(sys.stdin.buffer, answer):
+        click.echo(json.dumps(reply.value, ensure_ascii=False))  # echo flushes
+        good = good and reply.good
+    if not good:
+        raise click.exceptions.Exit(2)

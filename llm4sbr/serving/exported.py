@@ -1,0 +1,124 @@
+"""Recommendations of an exported model for live sessions; torch is needed for stored intents only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm4sbr.errors import InputError, StoreError
+from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.artefact import RECORD, Artefact
+from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, check, recommended
+from llm4sbr.serving.titles import Titles, resolve_session
+
+if TYPE_CHECKING:
+    from llm4sbr.serving.intents import LiveIntents
+
+
+class ExportedRecommender:
+    """An exported model; the counterpart of `Recommender`.
+
+    Args:
+        artefact: opened.
+        live: where stored intents come from, for a model that takes them.
+    """
+
+    def __init__(self, artefact: Artefact, *, live: LiveIntents | None = None) -> None:
+        self.artefact = artefact
+        self.live = live
+        self.catalogue = Catalogue(artefact.keys, artefact.titles)
+        self.titles = Titles(self.catalogue)
+        variant, _, seed = str(artefact.record.get("trained", artefact.variant)).partition("/seed-")
+        self.variant, self.seed = variant, int(seed) if seed.isdecimal() else None
+
+    @classmethod
+    def load(cls, folder: Path, *, run: Path | None = None) -> ExportedRecommender:
+        """The artefact in `folder`.
+
+        Args:
+            folder: such as `runs/x/export/onnx`.
+            run: the run that it came from, for the intents of known sessions.
+
+        Raises:
+            StoreError: files are missing, damaged or do not belong together.
+        """
+        opened = cls(Artefact.open(folder))
+        if run is not None and opened.artefact.variant == "intents":
+            from llm4sbr.data.prepared import catalogue_hash, load
+            from llm4sbr.serving.recommend import live_intents
+
+            prepared = load(run / "prepare")
+            if catalogue_hash(prepared.catalogue) != opened.artefact.record["catalogue"]:
+                raise StoreError(f"{folder}: exported for another catalogue than {run} has now; export again")
+            opened.live = live_intents(run, opened.variant, prepared)
+        return opened
+
+    def recommend(
+        self,
+        session: str | Sequence[str | int],
+        *,
+        k: int | None = None,
+        exclude_seen: bool = True,
+        source: str = "auto",
+    ) -> Recommendation:
+        """The k best items to come next; arguments and errors as for `Recommender.recommend`.
+
+        A k longer than the list that was exported is an error, too; without a k, 10 items or the whole list.
+        """
+        artefact = self.artefact
+        self.check(k, source)
+        resolved = resolve_session(session, self.titles)
+        ids = [item.id for item in resolved]
+        recent = ids[-artefact.max_length :]
+        intents, explained = self._intents(recent, source)
+        items = np.array([recent], np.int64)
+        found, scores = artefact.top(
+            items, np.ones(items.shape, np.bool_), intents=intents, exclude_seen=exclude_seen
+        )
+        left_out = {0, *ids} if exclude_seen else {0}  # clicks too old for the graph to know of
+        pairs = [
+            pair
+            for pair in zip(found[0].tolist(), scores[0].tolist(), strict=True)
+            if pair[0] not in left_out
+        ]
+        engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"
+        listed = recommended(self.catalogue, pairs[: k or LENGTH])
+        return Recommendation(listed, resolved, self.variant, self.seed, explained, engine)
+
+    def check(self, k: int | None, source: str) -> None:
+        """`InputError` if this artefact cannot give lists of k items, or intents from `source`."""
+        variant, longest = self.artefact.variant, self.artefact.k
+        check(k, source, takes_intents=variant in ("intents", "predictor"))
+        if k is not None and k > longest:
+            raise InputError(f"k = {k}: the exported list has {longest} items; export with a larger -k")
+        if variant == "predictor" and source not in ("auto", "predictor"):
+            raise InputError(
+                f"source = {source!r}: this artefact predicts its intents; export another variant"
+            )
+        if variant == "intents" and source == "predictor":
+            raise InputError(
+                "source = 'predictor': this artefact takes intents; export with --intents predictor"
+            )
+
+    def _intents(self, ids: list[int], source: str) -> tuple[NDArray[Any] | None, Explanation | None]:
+        if self.artefact.variant == "predictor":
+            return None, Explanation("predictor")
+        if self.artefact.variant != "intents":
+            return None, None
+        if self.live is not None:
+            from llm4sbr.serving.intents import tried
+
+            for one in tried(source):
+                found = self.live.find(ids, one)
+                if found:
+                    return found[0].numpy(), found[1]
+        return None, Explanation("none")
+
+
+def is_artefact(folder: Path) -> bool:
+    """Whether a folder holds an exported model."""
+    return (folder / RECORD).exists()

@@ -1,0 +1,109 @@
+"""What a recommendation consists of, whoever computed it: plain data, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from llm4sbr.errors import InputError
+from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.titles import Resolved
+
+Source = Literal["cache", "predictor", "nearest", "none"]
+SOURCES: tuple[Source, ...] = ("cache", "predictor", "nearest", "none")
+"""Where a live session's intents come from, in the order in which `auto` tries them.
+
+cache      this very session was asked about
+predictor  the model predicts them
+nearest    the known session with the same last item that shares the most items with this one
+none       zero intents, as in training where there was no answer
+"""
+
+
+LENGTH = 10
+"""Items in a list, where nobody said."""
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """One recommended item."""
+
+    id: int
+    key: str
+    title: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Tied:
+    """An item that an intent is tied to."""
+
+    id: int
+    key: str
+    title: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What the LLM said from one perspective, and what it was taken to mean."""
+
+    perspective: str
+    answer: str
+    """As parsed; "" if it was unusable, is no longer kept, or was predicted without words."""
+    items: list[Tied]
+    """Best first."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where the intents came from."""
+
+    source: Source
+    session: list[str] = field(default_factory=list)
+    """Titles of the known session whose answers these are."""
+    thoughts: list[Thought] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A list of items, and how it came about."""
+
+    items: list[Recommended]
+    """Best first."""
+    session: list[Resolved]
+    """The session as it was understood."""
+    variant: str
+    seed: int | None
+    """None if the artefact does not say."""
+    intents: Explanation | None
+    """Where the intents came from; None if the model takes none."""
+    engine: str = "pytorch"
+    """Who computed it: `pytorch`, or an artefact's kind and provider, such as `onnx, cpu`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists and dictionaries, for JSON."""
+        return asdict(self)
+
+
+def recommended(catalogue: Catalogue, pairs: Iterable[tuple[int, float]]) -> list[Recommended]:
+    """Catalogue ids and scores as items with their titles."""
+    keys, titles = catalogue.keys, catalogue.titles
+    return [Recommended(id, keys[id - 1], titles[id - 1], score) for id, score in pairs]
+
+
+def tied(catalogue: Catalogue, pairs: Iterable[tuple[int, float]]) -> list[Tied]:
+    """Catalogue ids and weights as items with their titles; id 0 is none."""
+    keys, titles = catalogue.keys, catalogue.titles
+    return [Tied(id, keys[id - 1], titles[id - 1], weight) for id, weight in pairs if id]
+
+
+def check(k: int | None, source: str, *, takes_intents: bool) -> None:
+    """`InputError` if no list of k items, or no intents from `source`, can be given."""
+    if k is not None and k < 1:
+        raise InputError(f"k = {k}: expected a list of at least 1 item")
+    if source not in ("auto", *SOURCES):
+        raise InputError(f"source = {source!r}: expected auto, {', '.join(SOURCES)}")
+    if not takes_intents and source not in ("auto", "none"):
+        raise InputError(f"source = {source!r}: this model takes no intents; leave the source out")

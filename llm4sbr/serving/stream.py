@@ -1,0 +1,56 @@
+"""Sessions one per line in, answers one per line out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from llm4sbr.errors import InputError
+from llm4sbr.serving.recommendation import Recommendation
+
+LONGEST = 1_000_000
+"""Characters of a line at most."""
+
+
+class Reply(NamedTuple):
+    """What one line is answered with."""
+
+    value: dict[str, Any]
+    """`line`, and either `error` or what `Recommendation.as_dict` holds."""
+    good: bool
+
+
+def replies(
+    lines: Iterable[bytes], recommend: Callable[[str | list[str | int]], Recommendation]
+) -> Iterator[Reply]:
+    """Answer every line, as it comes; one that cannot be answered is answered with what is wrong.
+
+    A line is a session: a JSON list of keys, titles (text) and catalogue ids (numbers), or else a text as
+    `parse_session` takes it. Empty lines are skipped.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield Reply({"line": number} | recommend(_session(line)).as_dict(), True)
+        except InputError as error:
+            yield Reply({"line": number, "error": " ".join(str(error).split())}, False)
+
+
+def _session(line: bytes) -> str | list[str | int]:
+    if len(line) > LONGEST:
+        raise InputError(f"{len(line):,} bytes; a line has at most {LONGEST:,}")
+    try:
+        text = line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 from byte {error.start} on") from None
+    if not text.startswith("["):
+        return text
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError):
+        return text  # a title may begin with a bracket
+    if not isinstance(given, list) or not all(type(one) in (str, int) for one in given):
+        raise InputError("a session in JSON is a list of texts (keys, titles) and whole numbers (ids)")
+    return given
