@@ -29,8 +29,8 @@ INPUTS |= {"exclude_seen": {0: "batch"}, "intents": {0: "batch"}}
 
 OUTPUTS = ("item_ids", "scores")
 
-CPU_ONLY = ("com.microsoft::MatMulNBits",)
-"""Operators of 8-bit tables, which only ONNX Runtime has."""
+CPU_ONLY = ("MatMulInteger",)
+"""Operators of 8-bit tables that TensorRT does not take."""
 
 MOST_INSIDE = 2**31 - 2**24
 """Bytes of weights that the ONNX file itself may hold; protobuf ends at 2 GiB."""
