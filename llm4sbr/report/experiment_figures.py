@@ -13,7 +13,6 @@ from llm4sbr.report.tables import peak
 PAPER = {"plain": "paper, plain", "llm": "paper, with intents"}
 """Row -> how the paper's figure of it is called."""
 
-PERCENT = "percent"
 MEMORY = "Ours: of the GPU if there is one, else of the whole process. The paper's: of the GPU."
 
 Entry = Mapping[str, Any]
@@ -35,7 +34,8 @@ def backbones(members: Sequence[Entry], k: int) -> Figures:
         (metric, [_cell_bars(one, metric, max(_top(each, metric) for each in members)) for one in members])
         for metric in (f"HR@{k}", f"MRR@{k}")
     ]
-    return Figures(rows, "Hatched: controls. Grey: the paper's own figures. One scale per metric.")
+    grey = " Grey: the paper's own figures." if any(one["paper"] for one in members) else ""
+    return Figures(rows, f"Hatched: controls.{grey} One scale per metric.")
 
 
 def ablation(members: Sequence[Entry], k: int) -> Figures:
@@ -56,7 +56,9 @@ def localization(members: Sequence[Entry], k: int) -> Figures:
             series = [*(_line(name, ordered, metric) for name in _names(ordered)), *_printed(ordered, metric)]
             names = {float(one["axes"]["f"]): str(one["axes"]["f"]) for one in ordered}
             legend |= {one.label: one.style for one in series}
-            chart = figures.line_chart(_title(same[0]), series, unit=PERCENT, x_label="f", x_names=names)
+            chart = figures.line_chart(
+                _title(same[0]), series, unit=f"{metric}, percent", x_label="f", x_names=names
+            )
             charts.append(chart)
         rows.append((metric, charts))
     note = "f: items that an answer is tied to; 0 keeps the raw answer. Whiskers: deviation over seeds."
@@ -86,7 +88,7 @@ def _cell_bars(one: Entry, metric: str, longest: float) -> figures.BarChart:
         for name, said in PAPER.items()
         if metric in printed.get(name, {})
     ]
-    return figures.bar_chart(_title(one), values, unit=PERCENT, longest=longest)
+    return figures.bar_chart(_title(one), values, unit=f"{metric}, percent", longest=longest)
 
 
 def _part_bars(same: Sequence[Entry], metric: str) -> figures.BarChart:
@@ -105,7 +107,9 @@ def _part_bars(same: Sequence[Entry], metric: str) -> figures.BarChart:
         for row in _models(one)
         if row["name"] == "llm"
     ]
-    return figures.bar_chart(whole["axes"]["backbone"], [*plain, *parts, *controls], unit=PERCENT)
+    return figures.bar_chart(
+        whole["axes"]["backbone"], [*plain, *parts, *controls], unit=f"{metric}, percent"
+    )
 
 
 def _memory_bars(one: Entry) -> figures.BarChart | None:

@@ -88,12 +88,13 @@ def _finding(kind: str, done: Sequence[Entry], k: int) -> str:
         pairs = [[peak(_row(one, name)) for name in ("plain", "llm")] for one in compared]
         more = [fused / plain - 1 for plain, fused in pairs if plain and fused]
         return f"Intents cost {min(more):+.1%} to {max(more):+.1%} of peak memory." if more else ""
-    return _gains(compared, f"MRR@{k}")
+    return str(compared[0]["metrics"]["verdict"]) if len(compared) == 1 else _gains(compared, k)
 
 
-def _gains(compared: Sequence[Entry], metric: str) -> str:
-    """In how many cells intents help, and in how many of these a control does as well."""
-    raised = [one for one in compared if _raises(_row(one, "llm"), metric)]
+def _gains(compared: Sequence[Entry], k: int) -> str:
+    """In how many cells intents help, in how many of these a control does as well, and where they harm."""
+    metric = f"MRR@{k}"
+    raised = [one for one in compared if _differs(_row(one, "llm"), metric, 1)]
     text = f"By {metric}, intents raise the plain backbone significantly in {len(raised)} of {len(compared)}"
     if raised:
         shared = sum(_shared(one, metric) for one in raised)
@@ -104,12 +105,17 @@ def _gains(compared: Sequence[Entry], metric: str) -> str:
     end = (
         "; no LLM was asked in any" if unasked else ", and there the gain is not the LLM's" if raised else ""
     )
-    return f"{text}{end}."
+    harm = {
+        name: sum(_differs(_row(one, "llm"), name, -1) for one in compared) for name in (metric, f"HR@{k}")
+    }
+    worse = " and ".join(f"{name} in {number}" for name, number in harm.items() if number)
+    return f"{text}{end}." + (f" They lower {worse}." if worse else "")
 
 
-def _raises(row: Row, metric: str) -> bool:
+def _differs(row: Row, metric: str, sign: int) -> bool:
+    """Significantly, in this direction."""
     p, found = (row.get("p") or {}).get(metric), (row.get("gain") or {}).get(metric)
-    return p is not None and p < LEVEL and (found or 0) > 0
+    return p is not None and p < LEVEL and sign * (found or 0) > 0
 
 
 def _shared(one: Entry, metric: str) -> bool:
@@ -210,7 +216,7 @@ def _axis(name: str, found: Any) -> str:
 def _overview(folder: Path, every: Sequence[Entry]) -> Table:
     lines = []
     for one in every:
-        seconds = sum(row.get("seconds") or 0 for row in (one["metrics"] or {}).get("rows", []))
+        seconds = sum(_seconds(row) for row in (one["metrics"] or {}).get("rows", []))
         about = axes_of(one, list(one["axes"]))
         took = duration(seconds) if seconds else MISSING
         said = one["error"] or ""
@@ -220,6 +226,11 @@ def _overview(folder: Path, every: Sequence[Entry]) -> Table:
     return Table(
         "Every cell; a name leads to its run's own report", cells("cell", "status", "training"), lines
     )
+
+
+def _seconds(row: Row) -> float:
+    """Of all seeds."""
+    return (row.get("seconds") or 0.0) * max(len(found["values"]) for found in row["metrics"].values())
 
 
 def _link(folder: Path, one: Entry) -> str:

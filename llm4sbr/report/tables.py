@@ -99,7 +99,7 @@ def sources_table(sources: Sequence[Mapping[str, Any]], k: int) -> Table:
         for name in names:
             line += [value(one, name, best), *(_kept(one["kept"][base][name]) for base in bases)]
         lines.append(line)
-    return Table("Where the intents of a live session may come from, without asking an LLM", header, lines)
+    return Table("The LLM's answers, and what may stand in for them where none is at hand", header, lines)
 
 
 def _kept(found: Mapping[str, float] | None) -> Cell:
