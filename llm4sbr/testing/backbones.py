@@ -81,7 +81,7 @@ class BackboneContract:
         model = build(recipe)
         model.backbone.fit(toy_sessions(items=ITEMS))
         if isinstance(model.fuser, CatalogueFuser):
-            model.fuser.fit(torch.randn(ITEMS, TEXT_DIM))
+            model.fuser.fit(torch.randn(ITEMS, TEXT_DIM), torch.arange(ITEMS))
         return model
 
     def each_fused(self) -> Iterator[tuple[LLM4SBR, Tensor]]:
