@@ -1,11 +1,13 @@
-"""Measures training on a run directory: samples/s, seconds per epoch, peak memory, with and without intents.
+"""Measures training: samples/s, seconds per epoch, memory, with and without intents, for every backbone.
 
-    python benchmarks/training.py RUN [--threads 1,2] [--backbones sr-gnn,...] [--batches N] [--json FILE]
+    python benchmarks/training.py ml-1m=runs/ml-1m beauty=runs/beauty --results benchmarks/results
 
-The run must be prepared and localized. What is timed is `llm4sbr.training.train_model` itself, on a random
-part of the training samples, and for SR-GNN `common_approach.py` on the same samples. The contestants take
-turns in one process, round by round, and the table shows medians; memory is measured in a fresh process
-each. An epoch is extrapolated from the samples measured unless those are all.
+Each run directory must be prepared and localized. What is timed is `llm4sbr.training.train_model` itself, on
+a random part of the training samples, and for SR-GNN `common_approach.py` on the same samples, in a process
+of its own. The contestants take turns, round by round, so that other work on the machine meets all of them;
+ratios are medians of the rounds' ratios. Memory is measured in a fresh process each, with the first number of
+threads. Epochs are extrapolated, except where it is asked how time grows with the number of samples: there
+25, 50 and 100% of them are trained on. About 15 minutes for two data sets of this size.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,47 +36,51 @@ from llm4sbr.protocols import Samples
 from llm4sbr.ranking import SampleIntents
 from llm4sbr.training import Material, train_model
 
-KINDS = ("plain", "intents", "common plain", "common intents")
+KINDS = ("plain", "intents")
+COMMON = "common "
+"""What the kinds of the common approach begin with; SR-GNN only."""
 COMMON_BATCHES = 6
 """Batches of the common approach per round; more would only make the measurement longer."""
+PAPERS = ("sr-gnn", "tagnn", "gce-gnn", "s2-dhcn")
+SHARES = (0.25, 0.5, 1.0)
+"""Of the training samples, to see how time grows."""
 SOURCE = "llm"
 
 
 class Clock:
-    """Samples per second between the first and the last report, by the wall clock and by the CPU's."""
+    """Samples per second between the first and the last report, and what memory that took."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[float, float]] = []
         self.samples = 0
+        self.anonymous = 0
+        memory.reset_peak()
 
     def __call__(self, samples: int, note: str) -> None:
         """One more batch is done; the first is warm-up."""
         if samples:
             self.samples += samples if self.marks else 0
             self.marks.append((time.perf_counter(), time.process_time()))
+            self.anonymous = max(self.anonymous, memory.anonymous())
 
-    def rates(self) -> dict[str, float]:
-        """`wall` and `cpu`, samples/s."""
+    def found(self) -> dict[str, float]:
+        """`wall` and `cpu` in samples/s; `resident` and `anonymous`, peaks in bytes."""
         first, last = self.marks[0], self.marks[-1]
-        return {name: self.samples / (last[i] - first[i]) for i, name in enumerate(("wall", "cpu"))}
+        rates = {name: self.samples / (last[i] - first[i]) for i, name in enumerate(("wall", "cpu"))}
+        return rates | {"resident": memory.peak(), "anonymous": self.anonymous, "samples": self.samples}
 
 
 class Bench(NamedTuple):
-    """What is measured."""
+    """What one process measures."""
 
     prepared: Prepared
     store: IntentStore
-    backbone: str
-    batches: int
     seed: int
 
     @classmethod
-    def open(cls, options: argparse.Namespace, backbone: str) -> Bench:
-        """Of the run directory in the options."""
-        folder = options.run / "localize" / SOURCE
-        return cls(
-            load(options.run / "prepare"), IntentStore.open(folder), backbone, options.batches, options.seed
-        )
+    def open(cls, run: Path, seed: int) -> Bench:
+        """Of a run directory."""
+        return cls(load(run / "prepare"), IntentStore.open(run / "localize" / SOURCE), seed)
 
     def samples(self, batches: int) -> Samples:
         """A random part of the training samples, enough for so many batches of the default size."""
@@ -84,10 +89,10 @@ class Bench(NamedTuple):
         chosen = torch.randperm(len(every.key), generator=random)[: batches * TrainConfig().batch_size]
         return Samples(every.start[chosen], every.end[chosen], every.key[chosen])
 
-    def recipe(self, intents: bool) -> Recipe:
+    def recipe(self, backbone: str, intents: bool) -> Recipe:
         """The default model."""
         config = TrainConfig()
-        recipe = Recipe(self.prepared.catalogue.size, config.dim, self.backbone)
+        recipe = Recipe(self.prepared.catalogue.size, config.dim, backbone)
         if not intents:
             return recipe
         names = tuple(self.store.perspectives)
@@ -95,102 +100,144 @@ class Bench(NamedTuple):
         recipe = recipe._replace(perspectives=names, horizons=horizons)
         return recipe._replace(fuser=config.fuser, text_dim=self.store.dim)
 
-    def measure(self, kind: str) -> Clock:
+    def measure(self, backbone: str, kind: str, batches: int) -> dict[str, float]:
         """Train one contestant, from fresh weights."""
         clock = Clock()
-        measure = self._common if kind.startswith("common") else self._fast
-        measure(kind.endswith("intents"), clock)
-        return clock
+        measure = self._common if kind.startswith(COMMON) else self._fast
+        measure(self.recipe(backbone, kind.endswith("intents")), self.samples(batches), clock)
+        return clock.found()
 
-    def _fast(self, intents: bool, clock: Clock) -> None:
-        prepared, samples = self.prepared, self.samples(self.batches)
+    def _fast(self, recipe: Recipe, samples: Samples, clock: Clock) -> None:
+        prepared = self.prepared
         nothing = Samples(*(torch.zeros(0, dtype=torch.int64),) * 3)
-        known = SampleIntents.of(self.store, samples) if intents else None
+        known = SampleIntents.of(self.store, samples) if recipe.fuser else None
         catalogue = catalogue_hash(prepared.catalogue)
         material = Material(prepared.sessions, prepared.train, samples, nothing, "none", catalogue, known)
         config = TrainConfig(epochs=1, device="cpu")
         with tempfile.TemporaryDirectory() as folder:
-            train_model(
-                Path(folder),
-                self.recipe(intents),
-                material,
-                config,
-                seed=self.seed,
-                report=clock,
-                facts={},
-            )
+            train_model(Path(folder), recipe, material, config, seed=self.seed, report=clock, facts={})
 
-    def _common(self, intents: bool, clock: Clock) -> None:
-        samples, config = self.samples(min(self.batches, COMMON_BATCHES) + 1), TrainConfig()
-        known = self.store.gather(self.store.rows(samples.key)) if intents else None
+    def _common(self, recipe: Recipe, samples: Samples, clock: Clock) -> None:
+        config = TrainConfig()
+        known = self.store.gather(self.store.rows(samples.key)) if recipe.fuser else None
         data = CommonData(self.prepared.sessions, samples, known)
         torch.manual_seed(self.seed)
-        model = common_model(self.recipe(intents))
+        model = common_model(recipe)
         optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, weight_decay=config.l2)
         for batch in data.batches(config.batch_size, self.seed):
             train_step(model, optimizer, batch, config.tau)
             clock(len(batch.target), "")
 
 
-def timed(bench: Bench, rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Rates of every contestant in every round; they take turns."""
-    kinds = KINDS if bench.backbone == "sr-gnn" else KINDS[:2]
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
-    for _ in range(rounds):
-        for kind in kinds:
-            found[kind].append(bench.measure(kind).rates())
-    return found
+class Worker:
+    """A process that measures what it is asked to.
 
+    Args:
+        run: the run directory.
+        threads: of PyTorch.
+        seed: of samples and weights.
+    """
 
-def peak(bench: Bench, kind: str) -> int:
-    """Bytes, the largest resident set of this process while it trains, memory-mapped intents included."""
-    memory.reset_peak()
-    bench.measure(kind)
-    return memory.peak()
+    def __init__(self, run: Path, threads: int, seed: int) -> None:
+        command = [sys.executable, __file__, str(run), "--child", "--threads", str(threads)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(
+            [*command, "--seed", str(seed)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Worker:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self.process.communicate()
+
+    def measure(self, backbone: str, kind: str, batches: int) -> dict[str, float]:
+        """`Bench.measure` there."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps([backbone, kind, batches]) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{backbone}, {kind}: the measuring process failed")
+        found: dict[str, float] = json.loads(answer)
+        return found
 
 
 def child(options: argparse.Namespace) -> None:
-    """Measure one thing in this process and print it as JSON."""
+    """Answer the questions on standard input."""
     torch.set_num_threads(options.threads[0])
-    backbone, _, kind = options.child.partition("/")
-    bench = Bench.open(options, backbone)
-    print(json.dumps(peak(bench, kind) if kind else timed(bench, options.rounds)))
+    bench = Bench.open(Path(options.runs[0]), options.seed)
+    for line in sys.stdin:
+        print(json.dumps(bench.measure(*json.loads(line))), flush=True)
 
 
-def in_child(options: argparse.Namespace, threads: int, what: str) -> Any:
-    """The result of `child` in a fresh process."""
-    command = [sys.executable, __file__, str(options.run), "--child", what, "--threads", str(threads)]
-    for name in ("batches", "rounds", "seed"):
-        command += [f"--{name}", str(getattr(options, name))]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def timed(run: Path, threads: int, options: argparse.Namespace, say: Callable[[str], None]) -> list[Any]:
+    """A row per contestant with its samples/s in every round; they take turns."""
+    kinds = [(backbone, kind) for backbone in options.backbones for kind in KINDS]
+    kinds += [("sr-gnn", COMMON + kind) for kind in KINDS if "sr-gnn" in options.backbones]
+    rounds: dict[tuple[str, str], list[Any]] = {kind: [] for kind in kinds}
+    with Worker(run, threads, options.seed) as fast, Worker(run, threads, options.seed) as common:
+        for number in range(options.rounds):
+            say(f"{run}, {threads} threads, round {number + 1} of {options.rounds}")
+            for backbone, kind in kinds:
+                worker, batches = fast, options.batches
+                if kind.startswith(COMMON):
+                    worker, batches = common, min(batches, COMMON_BATCHES)
+                found = worker.measure(backbone, kind, batches + 1)
+                rounds[backbone, kind].append({name: found[name] for name in ("wall", "cpu")})
+    return [
+        {"backbone": backbone, "kind": kind, "threads": threads, "rounds": rates}
+        for (backbone, kind), rates in rounds.items()
+    ]
 
 
-def results(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file."""
-    prepared = load(options.run / "prepare")
-    total = len(prepared.samples["train"].key)
+def memory_rows(run: Path, options: argparse.Namespace, say: Callable[[str], None]) -> list[Any]:
+    """Peaks of the backbones of the paper, each in a fresh process."""
     rows = []
-    for threads in options.threads:
-        for backbone in options.backbones:
-            rates = in_child(options, threads, backbone)
-            for kind, rounds in rates.items():
-                say(f"{backbone}, {kind}, {threads} threads")
-                used = None if kind.startswith("common") else in_child(options, threads, f"{backbone}/{kind}")
-                medians = {
-                    clock: statistics.median(one[clock] for one in rounds) for clock in ("wall", "cpu")
-                }
-                row = {"backbone": backbone, "kind": kind, "threads": threads, "samples_per_second": medians}
-                row |= {"seconds_per_epoch": total / medians["wall"], "peak_memory": used, "rounds": rounds}
-                rows.append(row)
-    return about(options, prepared, total) | {"rows": rows}
+    for backbone in (one for one in PAPERS if one in options.backbones):
+        for kind in KINDS:
+            say(f"{run}, memory of {backbone}, {kind}")
+            with Worker(run, options.threads[0], options.seed) as worker:
+                found = worker.measure(backbone, kind, options.batches)
+            peaks = {name: found[name] for name in ("resident", "anonymous")}
+            rows.append({"backbone": backbone, "kind": kind} | peaks)
+    return rows
 
 
-def about(options: argparse.Namespace, prepared: Prepared, total: int) -> dict[str, Any]:
+def growth(run: Path, total: int, options: argparse.Namespace, say: Callable[[str], None]) -> list[Any]:
+    """How long SR-GNN takes for parts of the training samples."""
+    rows = []
+    with Worker(run, options.threads[0], options.seed) as worker:
+        for kind in KINDS if "sr-gnn" in options.backbones else ():
+            for share in SHARES:
+                say(f"{run}, {kind}, {share:.0%} of an epoch")
+                batches = max(2, round(share * total / TrainConfig().batch_size))
+                found = worker.measure("sr-gnn", kind, batches)
+                seconds = {clock: found["samples"] / found[clock] for clock in ("wall", "cpu")}
+                rows.append({"kind": kind, "share": share, "samples": found["samples"], "seconds": seconds})
+    return rows
+
+
+def results(run: Path, options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Everything about one run directory, as it goes into the JSON file."""
+    bench = Bench.open(run, options.seed)
+    found = about(bench, options)
+    rows = [row for threads in options.threads for row in timed(run, threads, options, say)]
+    found |= {"rows": rows, "memory": memory_rows(run, options, say)}
+    return found | {"growth": growth(run, found["training_samples"], options, say)}
+
+
+def about(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     """Circumstances of the measurement."""
-    size, samples = TrainConfig().batch_size, prepared.samples["train"]
-    store = IntentStore.open(options.run / "localize" / SOURCE)
+    samples, size = bench.prepared.samples["train"], TrainConfig().batch_size
+    total = len(samples.key)
     return {
         "command": f"python benchmarks/training.py RUN --threads {','.join(map(str, options.threads))} "
         f"--backbones {','.join(options.backbones)} --batches {options.batches} --rounds {options.rounds}",
@@ -206,12 +253,12 @@ def about(options: argparse.Namespace, prepared: Prepared, total: int) -> dict[s
         "training_samples": total,
         "measured_samples": min(total, options.batches * size),
         "common_samples": min(total, (min(options.batches, COMMON_BATCHES)) * size),
-        "epoch": "measured" if options.batches * size >= total else "extrapolated",
-        "catalogue": prepared.catalogue.size,
+        "catalogue": bench.prepared.catalogue.size,
         "average_prefix": round(float((samples.end - samples.start).float().mean()), 2),
-        "perspectives": store.perspectives,
-        "text_dim": store.dim,
-        "rules": prepared.stats["rules"],
+        "longest_prefix": int((samples.end - samples.start).max()),
+        "perspectives": bench.store.perspectives,
+        "text_dim": bench.store.dim,
+        "rules": bench.prepared.stats["rules"],
     }
 
 
@@ -227,31 +274,35 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
-    parser.add_argument("run", type=Path, help="a run directory that is prepared and localized")
+    parser.add_argument("runs", nargs="+", metavar="NAME=RUN", help="a data set's name and its run directory")
     parser.add_argument("--threads", type=lambda text: [*map(int, text.split(","))], default=[1, 2])
     parser.add_argument("--backbones", type=lambda text: text.split(","), help="all by default")
-    parser.add_argument("--batches", type=int, default=100, help="per round and contestant")
+    parser.add_argument("--batches", type=int, default=30, help="per round and contestant")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path, help="write training-NAME.json into this folder")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(given)
     options.backbones = options.backbones or [one.name for one in registry.components("backbones")]
     return options
 
 
 def main() -> None:
-    """Measure, print the table, write the JSON."""
+    """Measure, write the JSON, print the tables."""
     options = arguments()
     if options.child:
         child(options)
         return
-    from report import training_table
+    from training_tables import training_part
 
-    found = results(options, lambda text: print(text, file=sys.stderr))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    print(training_table(found))
+    for given in options.runs:
+        name, _, run = given.rpartition("=")
+        name = name or Path(run).name
+        found = results(Path(run), options, lambda text: print(text, file=sys.stderr))
+        if options.results:
+            options.results.mkdir(parents=True, exist_ok=True)
+            (options.results / f"training-{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(training_part(name, found))
 
 
 if __name__ == "__main__":

@@ -57,27 +57,36 @@ def test_same_scores_and_gradients(common, recipe):
 
 def test_a_toy_run_is_measured(tmp_path):
     run = toy_run(tmp_path / "run")
-    out = tmp_path / "training-toy.json"
-    options = [
-        "--threads",
-        "1",
-        "--backbones",
-        "sr-gnn",
-        "--batches",
-        "2",
-        "--rounds",
-        "1",
-        "--json",
-        str(out),
-    ]
+    options = ["--threads", "1", "--backbones", "sr-gnn,stamp", "--batches", "2", "--rounds", "1"]
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "training.py"), str(run), *options, "--json", str(out)],
+        [sys.executable, str(BENCHMARKS / "training.py"), f"toy={run}", *options, "--results", str(tmp_path)],
         check=True,
         capture_output=True,
         text=True,
     )
-    rows = {row["kind"]: row for row in json.loads(out.read_text())["rows"]}
-    assert list(rows) == ["plain", "intents", "common plain", "common intents"]
-    assert all(row["samples_per_second"]["cpu"] > 0 for row in rows.values())
-    assert rows["intents"]["peak_memory"] > 2**24
-    assert done.stdout.count("| sr-gnn |") == 4
+    found = json.loads((tmp_path / "training-toy.json").read_text())
+    rows = {(row["backbone"], row["kind"]): row["rounds"] for row in found["rows"]}
+    common = [("sr-gnn", "common plain"), ("sr-gnn", "common intents")]
+    assert list(rows) == [(b, kind) for b in ("sr-gnn", "stamp") for kind in ("plain", "intents")] + common
+    assert all(rounds[0]["cpu"] > 0 for rounds in rows.values())
+    assert [row["anonymous"] > 2**24 for row in found["memory"]] == [True, True]
+    assert [row["share"] for row in found["growth"]] == [0.25, 0.5, 1.0] * 2
+    assert done.stdout.count("| stamp |") == 2
+
+
+def test_ratios_are_medians_of_the_rounds_ratios(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from training_tables import speed_table
+
+    def row(kind, *rates):
+        rounds = [{"cpu": rate, "wall": 1.0} for rate in rates]
+        return {"backbone": "sr-gnn", "kind": kind, "threads": 1, "rounds": rounds}
+
+    # Rounds of plain / intents: 100 / 50, 300 / 200, 90 / 60; of intents / common: 5, 10, 6.
+    rows = [row("plain", 100, 300, 90), row("intents", 50, 200, 60), row("common intents", 10, 20, 10)]
+    lines = speed_table({"rows": rows, "training_samples": 600}).splitlines()
+    assert lines[2:] == [
+        "| sr-gnn | 1 | plain | 100 | 6.0 | 1.00 | 1.00 |  |",
+        "| sr-gnn | 1 | intents | 60 | 10.0 | 1.50 | 1.00 | 6.0 |",
+        "| sr-gnn | 1 | common intents | 10 | 60.0 |  |  |  |",
+    ]
