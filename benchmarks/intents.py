@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from intents_tables import table
 from torch import Tensor
 
 from llm4sbr import metrics, registry, store
@@ -206,26 +207,6 @@ def command(options: argparse.Namespace) -> str:
     words = [f"--fuser {one}" for one in options.fuser] + [f"--seeds {options.seeds}"]
     words += [f"--set {one}" for one in options.set] + [f"--plain {one}" for one in options.plain]
     return f"python benchmarks/intents.py RUN {' '.join(words)} --controls {','.join(options.controls)}"
-
-
-def table(found: Mapping[str, Any]) -> str:
-    """Rows and comparisons as Markdown, in percent."""
-    names = [f"{part}{name}@{K}" for part in ("", "rare ") for name in ("HR", "MRR")]
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for row in found["rows"]:
-        cells = [f"{100 * row[name]['mean']:.2f} ± {100 * row[name]['std']:.2f}" for name in names]
-        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
-    lines += ["", "| | " + " | ".join(names) + " | worse groups |", "|---" * (len(names) + 2) + "|"]
-    for one in found["comparisons"]:
-        cells = [_gain(one[name]) for name in names]
-        worse = [f"{name} {group['gain']:+.1%}" for name, group in one["groups"].items() if group["worse"]]
-        title = f"{one['row']} against {one['against']}"
-        lines.append(f"| {title} | {' | '.join(cells)} | {', '.join(worse) or 'none'} |")
-    return "\n".join(lines)
-
-
-def _gain(one: Mapping[str, Any]) -> str:
-    return "" if one["gain"] is None else f"{one['gain']:+.1%} (p {one['p']:.2g})"
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:

@@ -19,7 +19,8 @@ def intents(monkeypatch):
     import intents
 
     yield intents
-    sys.modules.pop("intents", None)
+    for name in ("intents", "intents_tables"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
