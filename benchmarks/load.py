@@ -37,10 +37,12 @@ class Result:
         ordered = sorted(self.latencies)
         return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else math.inf
 
-    def as_dict(self) -> dict[str, float]:
-        """Figures for a report, latencies in milliseconds."""
-        told = {f"p{round(100 * q)}": round(1000 * self.quantile(q), 3) for q in (0.5, 0.9, 0.99)}
-        told["max"] = round(1000 * max(self.latencies, default=math.inf), 3)
+    def as_dict(self) -> dict[str, float | None]:
+        """Figures for a report, latencies in milliseconds, None without any good answer."""
+        told: dict[str, float | None] = dict.fromkeys(("p50", "p90", "p99", "max"))
+        if self.latencies:
+            told = {f"p{round(100 * q)}": round(1000 * self.quantile(q), 3) for q in (0.5, 0.9, 0.99)}
+            told["max"] = round(1000 * max(self.latencies), 3)
         done = {"requests": len(self.latencies) + self.errors, "errors": self.errors}
         return {"rate": self.rate, "seconds": self.seconds} | done | told | {"connections": self.connections}
 

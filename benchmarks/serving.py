@@ -70,7 +70,7 @@ def requests(
     for _ in range(count):
         session = [generator.randint(1, items) for _ in range(draw())]
         if endpoint == "recommend":
-            path, body = "/recommend", {"session": session, "k": 20}
+            path, body = "/recommend", {"session": session}
         else:
             tensor = {"name": "items", "datatype": "INT64", "shape": [1, len(session)], "data": session}
             path, body = "/v2/models/llm4sbr/infer", {"inputs": [tensor]}
