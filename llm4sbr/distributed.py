@@ -4,8 +4,9 @@ Every process draws the same batches and takes its share of the samples of each.
 the processes, weighted so that it is the gradient of the whole batch, and all make the same update. What a
 loss compares across the batch (alignment and uniformity) is made of all processes' samples.
 
-The first process, rank 0, is the one that obeys the command: it alone writes, says anything and holds the
-run. It calls the others model by model through the store of the launch; nothing is sent but JSON and numbers.
+The first process, rank 0, is the one that obeys the command: it holds the run, writes and shows progress; the
+others speak only where they fail. It calls them model by model through the store of the launch; nothing is
+sent but JSON and numbers.
 """
 
 from __future__ import annotations
@@ -81,8 +82,10 @@ class Team:
 
     def dismiss(self) -> None:
         """Rank 0: there is nothing more to do, however it ended."""
-        self.call("")
-        _disconnect()
+        with suppress(DistError):  # the launch itself may have ended
+            self.call("")
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     def failed(self, error: Exception) -> int:
         """The other ranks: say why this process ends, if nobody did yet, and return the exit code."""
@@ -100,7 +103,7 @@ class Team:
         if self.size == 1:
             return Part(batch, 0, whole, whole)
         start, end = (whole * rank // self.size for rank in (self.rank, self.rank + 1))
-        own = Batch(*(tensor[min(start, whole - 1) : max(end, start + 1)] for tensor in batch))
+        own = Batch(*(tensor[start : max(end, start + 1)] for tensor in batch))
         return Part(own, start, end - start, whole)
 
     def whole(self, output: Output, part: Part) -> Output:
@@ -157,7 +160,12 @@ class Team:
         try:
             yield
         except RuntimeError:  # gloo's own, or a `DistError`
-            raise PeerError(told=cast(Store, self.store).check([_FAILED])) from None
+            raise PeerError(told=self._told()) from None
+
+    def _told(self) -> bool:
+        with suppress(DistError):
+            return bool(cast(Store, self.store).check([_FAILED]))
+        return False
 
 
 ALONE = Team()
@@ -175,11 +183,6 @@ def join() -> Team:
     store, rank, size = next(rendezvous("env://"))
     _current = Team(rank, size, store)
     return _current
-
-
-def _disconnect() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 class _Sum(torch.autograd.Function):

@@ -100,6 +100,7 @@ def train_model(
         StoreError: the processes of a team do not see the same folder.
     """
     memory.reset_peak()
+    memory.reuse_freed()
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         trainer = _Trainer(folder, recipe, material, config, seed, team)
@@ -201,8 +202,7 @@ class _Trainer:
         chance, own = self.config.intent_dropout, len(part.batch.index)
         drop = None
         if chance:  # drawn for the whole batch, so that the number of processes changes nothing
-            first = min(part.start, part.of - 1)
-            drop = (torch.rand(part.of, generator=random) < chance)[first : first + own]
+            drop = (torch.rand(part.of, generator=random) < chance)[part.start : part.start + own]
         return known.gather(part.batch.index, drop=drop)
 
     def _checked(self, losses: list[Tensor], epoch: int, last: int) -> Tensor:

@@ -51,7 +51,7 @@ def start(folder, run, workers):
         return subprocess.Popen([sys.executable, script, run, str(workers)], stderr=errors)
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
