@@ -18,6 +18,7 @@ import click
 from llm4sbr.commands.answers import answers
 from llm4sbr.commands.experiment import experiment
 from llm4sbr.commands.export import export
+from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
@@ -144,63 +145,13 @@ _stage_command("evaluate", "Rank the whole catalogue for every test sample and c
 
 
 cli.add_command(answers)
+cli.add_command(plugins)
+cli.add_command(doctor)
 cli.add_command(experiment)
 cli.add_command(report)
 cli.add_command(export)
 cli.add_command(recommend)
 cli.add_command(serve)
-
-
-@cli.group()
-def plugins() -> None:
-    """Installed components: what there is, and whether it works."""
-
-
-@plugins.command("list")
-@click.argument("kind", required=False)
-@common
-def plugins_list(kind: str | None, as_json: bool, quiet: bool, debug: bool) -> None:
-    """List the components of all kinds, or of one. Imports none of them."""
-    from llm4sbr.registry import components
-
-    found = components(kind)
-    if as_json:
-        print_json(
-            [{key: value for key, value in c._asdict().items() if key != "entry_point"} for c in found]
-        )
-    else:
-        from llm4sbr.report.table import show_components
-
-        show_components(found)
-
-
-@plugins.command("doctor")
-@common
-def plugins_doctor(as_json: bool, quiet: bool, debug: bool) -> None:
-    """Import every component in a process of its own and say which fail."""
-    from llm4sbr.doctor import check_plugins
-
-    _diagnosis(check_plugins(), as_json)
-
-
-@cli.command()
-@common
-def doctor(as_json: bool, quiet: bool, debug: bool) -> None:
-    """Check this machine: versions, devices, caches, clashing packages. Paste it into a bug report."""
-    from llm4sbr.doctor import diagnose
-
-    _diagnosis(diagnose(), as_json)
-
-
-def _diagnosis(found: Any, as_json: bool) -> None:
-    if as_json:
-        print_json(found.as_dict())
-    else:
-        from llm4sbr.report.table import show_diagnosis
-
-        show_diagnosis(found)
-    if not found.healthy:
-        raise click.exceptions.Exit(1)
 
 
 @cli.command("config")

@@ -181,12 +181,13 @@ os.dup2(2, 1)  # what a plugin prints must not mix with the result
 from llm4sbr import registry
 from llm4sbr.errors import RegistryError
 for kind, name in json.loads(sys.argv[1]):
-    started, error = time.perf_counter(), ""
+    started, error, api = time.perf_counter(), "", None
     try:
-        registry.load(kind, name)
+        api = getattr(registry.load(kind, name), "plugin_api", None)
     except RegistryError as found:
         error = str(found)
-    print(json.dumps([time.perf_counter() - started, error]), file=result, flush=True)
+    api = api if isinstance(api, int) else None
+    print(json.dumps([time.perf_counter() - started, error, api]), file=result, flush=True)
 os._exit(0)  # without waiting for what a plugin may have started
 """
 
@@ -224,11 +225,12 @@ def _run(command: list[str], timeout: float) -> tuple[list[str], str]:
     return output.splitlines(), reason
 
 
-def _finding(component: Component, seconds: float | None, error: str) -> Finding:
+def _finding(component: Component, seconds: float | None, error: str, api: int | None = None) -> Finding:
     facts = {
         "package": component.package,
         "version": component.version,
         "origin": component.target,
+        "plugin_api": api,
         "seconds": None if seconds is None else round(seconds, 3),
     }
     subject = f"{component.kind}/{component.name}"

@@ -30,7 +30,8 @@ Horizon = Literal["long", "short"]
 """Which behavioural representation a perspective is aligned with: the whole session or its last item."""
 
 PLUGIN_API = 1
-"""Version of the protocols in this module; a plugin states the one it was written for."""
+"""Version of the protocols in this module. A component states the one it was written for by a class attribute
+`plugin_api`; one that states another is refused when it is asked for."""
 
 
 class Item(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from packaging.utils import canonicalize_name
 
 from llm4sbr.errors import RegistryError
+from llm4sbr.protocols import PLUGIN_API
 
 KINDS = (
     "readers",
@@ -161,7 +162,7 @@ def _found(kind: str) -> list[Component]:
 def _import(component: Component) -> Callable[..., Any]:
     origin = f"{component.kind[:-1]} {component.name!r} of package {component.package} {component.version}"
     try:
-        return component.entry_point.load()  # type: ignore[no-any-return]
+        factory: Callable[..., Any] = component.entry_point.load()
     except ModuleNotFoundError as error:
         missing = _top(error.name)
         own = missing == _top(component.entry_point.module)
@@ -172,6 +173,14 @@ def _import(component: Component) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # whatever a plugin does at import stays its own affair
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RegistryError(f"{origin} cannot be imported: {reason}") from error
+    written_for = getattr(factory, "plugin_api", PLUGIN_API)
+    if written_for != PLUGIN_API:
+        newer = isinstance(written_for, int) and written_for > PLUGIN_API
+        raise RegistryError(
+            f"{origin} was written for version {written_for} of the plugin protocols, this llm4sbr has "
+            f"{PLUGIN_API}: pip install --upgrade {CORE if newer else component.package}"
+        )
+    return factory
 
 
 def _check_options(component: Component, factory: Callable[..., Any], options: dict[str, Any]) -> None:

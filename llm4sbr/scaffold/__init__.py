@@ -1,0 +1,76 @@
+"""A new plugin: a complete distribution with a component that works, to be changed into one's own."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from llm4sbr.errors import InputError
+from llm4sbr.protocols import PLUGIN_API
+from llm4sbr.registry import KINDS, components, core_version
+from llm4sbr.store import writing
+
+__all__ = ["new_plugin"]
+
+NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+
+FILES = {
+    "pyproject.toml": "pyproject.toml.txt",
+    "README.md": "README.md.txt",
+    ".github/workflows/test.yml": "test.yml.txt",
+}
+"""File of the distribution -> template, for every kind; module and tests have one per kind."""
+
+
+def new_plugin(name: str, kind: str, folder: Path | None = None) -> list[Path]:
+    """Write a distribution with one component, and return its files.
+
+    Args:
+        name: of the distribution, such as `my-backbone`; the component's name is the same without a leading
+            `llm4sbr-`.
+        kind: singular or plural, `backbone` or `backbones`.
+        folder: where to write it, by default a folder of the distribution's name; new or empty.
+
+    Raises:
+        InputError: a name that is none or is taken, an unknown kind, or a folder that holds files.
+    """
+    kind = kind if kind in KINDS else f"{kind}s"
+    if kind not in KINDS:
+        raise InputError(f"--kind {kind[:-1]}: no such kind; known: {', '.join(k[:-1] for k in KINDS)}")
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r}: a plugin's name has small letters, digits and single hyphens: my-{kind[:-1]}"
+        )
+    component = name.removeprefix("llm4sbr-")
+    taken = [c for c in components(kind) if c.name == component]
+    if taken:
+        raise InputError(f"{component!r} is a {kind[:-1]} of {taken[0].package} already; choose another name")
+    folder = folder or Path(name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: holds files already; name a new or empty folder")
+    module = name.replace("-", "_")
+    values = {
+        "name": name,
+        "component": component,
+        "module": module,
+        "Class": "".join(part.capitalize() for part in re.split("[-_]", component)),
+        "kind": kind,
+        "singular": kind[:-1],
+        "version": core_version(),
+        "api": str(PLUGIN_API),
+    }
+    own = {f"{module}.py": f"{kind}.py.txt", f"tests/test_{module}.py": f"{kind}_test.py.txt"}
+    written = []
+    for target, template in (FILES | own).items():
+        path = folder / target
+        text = Template(_template(template)).substitute(values)
+        with writing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _template(name: str) -> str:
+    return (files("llm4sbr.scaffold") / "templates" / name).read_text(encoding="utf-8")
