@@ -15,8 +15,8 @@ import pytest
 from llm4sbr import registry
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "llm4sbr"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+PACKAGES = (ROOT / "llm4sbr", ROOT / "export" / "llm4sbr_export")
+MODULES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 
 LIGHT = ("", ".api", ".cli", ".config", ".errors", ".options", ".pipeline", ".progress", ".protocols")
 LIGHT += (".registry", ".store", ".doctor", ".report.table")
@@ -58,9 +58,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     inside = {name for name in names if ".dist-info/" not in name}
-    source = {
-        name_of(path) for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    }
+    files = [(package.parent, path) for package in PACKAGES for path in package.rglob("*") if path.is_file()]
+    source = {path.relative_to(top).as_posix() for top, path in files if "__pycache__" not in path.parts}
     assert inside == source
     assert "llm4sbr/py.typed" in inside
     assert any(name.endswith("/licenses/LICENSE") for name in names)

@@ -142,7 +142,7 @@ class Words:
         self.lines: list[str] = []
         lines, severe = self.lines, (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
 
-        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        class Logger(trt.ILogger):  # type: ignore[misc]
             def log(self, severity: Any, message: str) -> None:
                 if severity in severe:
                     lines.append(" ".join(message.split()))

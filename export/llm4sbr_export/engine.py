@@ -137,7 +137,7 @@ class EngineScorer:
         if self.engine is None:
             raise StoreError(f"{path}: TensorRT cannot load the engine: {self._words}")
         self.context = self.engine.create_execution_context()
-        self.stream = torch.cuda.Stream()
+        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._inputs: dict[str, _Buffer] = {}
         self._outputs: dict[str, _Buffer] = {}
         for number in range(self.engine.num_io_tensors):

@@ -203,4 +203,4 @@ def _constant(table: Tensor) -> nn.Parameter:
 def _operator(
     name: str, inputs: tuple[Tensor, ...], dtype: torch.dtype, shape: tuple[int, ...], **attributes: int
 ) -> Tensor:
-    return torch.onnx.ops.symbolic(name, inputs, attributes, dtype=dtype, shape=shape, version=OPSET)
+    return torch.onnx.ops.symbolic(name, inputs, {**attributes}, dtype=dtype, shape=shape, version=OPSET)
