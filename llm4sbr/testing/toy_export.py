@@ -26,6 +26,13 @@ def toy_export(folder: Path, *, items: int = 20, k: int = 5, step: int = 1, inte
 
     After item i the model recommends i + step, i + 2 step ... (mod N), with the scores N, N - 1 ... With
     `intents`, the sum of a session's intents is added to every score.
+
+    Args:
+        folder: made if missing.
+        items: N.
+        k: K.
+        step: has no divisor in common with N.
+        intents: whether the model takes intents.
     """
     folder.mkdir(parents=True, exist_ok=True)
     catalogue = toy_catalogue(items)
@@ -47,12 +54,11 @@ def toy_export(folder: Path, *, items: int = 20, k: int = 5, step: int = 1, inte
 
 
 def _model(items: int, k: int, step: int, intents: bool) -> onnx.ModelProto:
-    """Last click -> row of a table (N, N) of scores [+ intents] -> without the clicks -> the K best."""
-    table = np.zeros((items, items), np.float32)
-    for place in range(1, items + 1):
-        table[np.arange(items), (np.arange(items) + place * step) % items] = items + 1 - place
+    """Last click i -> N - ((j - i) / step - 1 mod N) for item j -> without the clicks -> the K best."""
     constants = {
-        "table": table,
+        "places": np.arange(items) * pow(step, -1, items) - 1,
+        "turns": np.array([pow(step, -1, items)]),
+        "N": np.array([items]),
         "one": np.array([1]),
         "zero": np.array([0]),
         "k": np.array([k]),
@@ -64,8 +70,11 @@ def _model(items: int, k: int, step: int, intents: bool) -> onnx.ModelProto:
         helper.make_node("Sub", ["lengths", "one"], ["last"]),
         helper.make_node("GatherElements", ["items", "last"], ["clicked"], axis=1),
         helper.make_node("Sub", ["clicked", "one"], ["row"]),
-        helper.make_node("Squeeze", ["row", "one"], ["rows"]),
-        helper.make_node("Gather", ["table", "rows"], ["known"], axis=0),
+        helper.make_node("Mul", ["row", "turns"], ["turned"]),
+        helper.make_node("Sub", ["places", "turned"], ["steps"]),
+        helper.make_node("Mod", ["steps", "N"], ["rank"]),
+        helper.make_node("Sub", ["N", "rank"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["known"], to=TensorProto.FLOAT),
         *_with_intents(intents),
         helper.make_node("Slice", ["items", "zero", "one", "one"], ["first"]),
         helper.make_node("Where", ["mask", "items", "first"], ["filled"]),

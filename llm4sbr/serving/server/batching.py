@@ -105,7 +105,7 @@ class Batcher:
         Raises:
             Refusal: 429, too many sessions wait already.
         """
-        if self.rows + job.rows > self.settings.queue:
+        if self.rows and self.rows + job.rows > self.settings.queue:  # an empty queue takes any job
             raise busy(429, f"{self.rows} sessions are waiting already; try again")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(job, future, time.perf_counter()))

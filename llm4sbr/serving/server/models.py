@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from llm4sbr.serving.recommendation import Explanation
 from llm4sbr.serving.server.batching import Answer, Batcher, Job
 from llm4sbr.serving.server.http import busy
 from llm4sbr.serving.server.known import Known
-from llm4sbr.serving.server.logs import say
+from llm4sbr.serving.server.logs import log, say
 from llm4sbr.serving.server.lookup import Lookup
 from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.settings import Settings
@@ -142,9 +141,11 @@ class Models:
         try:
             await self.load()
             self.metrics.reloads.labels("done").inc()
-        except Llm4sbrError as error:
+        except Exception as error:  # whatever is wrong with the new version, the old one goes on
             self.metrics.reloads.labels("failed").inc()
-            say("new version refused", logging.ERROR, error=str(error), serving=self.current.version)
+            known = isinstance(error, Llm4sbrError)
+            fields = {"error": str(error), "serving": self.current.version}
+            log.error("new version refused", exc_info=not known, extra={"fields": fields})
 
 
 def find_folder(path: Path) -> Path:

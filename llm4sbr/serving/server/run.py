@@ -12,10 +12,10 @@ from pathlib import Path
 
 import uvicorn
 
-from llm4sbr.errors import InputError, Llm4sbrError
+from llm4sbr.errors import InputError
 from llm4sbr.serving.server.app import App
 from llm4sbr.serving.server.connections import protocol
-from llm4sbr.serving.server.logs import log, say, to_standard_error
+from llm4sbr.serving.server.logs import say, to_standard_error
 from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.models import Models, find_folder
 from llm4sbr.serving.server.settings import Settings
@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, models: Models) -> None:
         super().__init__(config)
         self.models = models
-        self.failed: Llm4sbrError | None = None
+        self.failed: Exception | None = None
 
     async def main_loop(self) -> None:
         """Run until told to stop."""
@@ -74,13 +74,12 @@ class Server(uvicorn.Server):
     async def _work(self) -> None:
         try:
             await self.models.load()
-            if self.models.settings.watch:
-                await self.models.watch()
-        except Llm4sbrError as error:
+        except Exception as error:
             self.failed = error
             self.should_exit = True
-        except Exception:
-            log.exception("the folder is no longer watched for new versions")
+            return
+        if self.models.settings.watch:
+            await self.models.watch()
 
 
 def _config(app: App, settings: Settings) -> uvicorn.Config:
