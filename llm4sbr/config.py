@@ -149,8 +149,9 @@ class TrainConfig(Section):
     """Weight decay (L2 penalty in the gradient, as Adam has it)."""
     tau: float = Field(0.1, ge=0)
     """Weight of alignment + uniformity (Eq. 12)."""
-    intent_dropout: float = Field(0.0, ge=0, lt=1)
-    """Chance that a training sample's intents are withheld, so that the model learns to do without."""
+    intent_dropout: float = Field(0.2, ge=0, lt=1)
+    """Chance that a training sample's intents are withheld, so that the model also serves sessions for which
+    no LLM was asked."""
     baselines: tuple[str, ...] = ("popularity", "item-knn")
     """Names of kind `baselines` that appear in the table."""
     plain: bool = True
@@ -206,6 +207,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "train.decay_every": 3,
         "train.l2": 1e-5,
         "train.tau": 0.1,
+        "train.intent_dropout": 0.0,
     },
 }
 """Protocol -> the settings that it brings, by dotted key (LLM4SBR, sections 4.1.1 and 4.1.3). What the paper

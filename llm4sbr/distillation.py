@@ -25,7 +25,7 @@ SAMPLES = 20_000
 ASIDE = 0.1
 """Share of them by which the penalty is chosen."""
 
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridge penalties tried, per sample, for features of unit variance."""
 
 BATCH = 512

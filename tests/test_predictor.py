@@ -31,7 +31,7 @@ def made(fuser: str = "catalogue", backbone: str = "sr-gnn", *, predictor: bool 
     recipe = Recipe(N, D, backbone, fuser=fuser, perspectives=both, horizons=both, text_dim=E)
     model = build(recipe._replace(predictor=predictor)).eval()
     if model.rescores:
-        model.fuser.fit(torch.randn(N, E))  # type: ignore[union-attr, operator]
+        model.fuser.fit(torch.randn(N, E), torch.ones(N, dtype=torch.int64))  # type: ignore[union-attr, operator]
     return model
 
 
@@ -156,12 +156,12 @@ def test_what_cannot_be_predicted_is_said_and_shrunk(tmp_path: Path) -> None:
     noise = torch.randn(400, 2, E, generator=torch.Generator().manual_seed(5)) + 3
     found = distil(model, sessions, samples, stored(tmp_path, samples, noise))
     assert found is not None
-    assert 0.8 < found["unexplained"] < 1.3
-    assert found["penalty"] == 0.1
+    assert 0.9 < found["unexplained"] < 1.3
+    assert found["penalty"] >= 1
     items, mask = pad([[3, 1, 2]])
     with torch.no_grad():
         predicted = model.predict(model.backbone(items, mask), items, mask)
-    torch.testing.assert_close(predicted.mean(), torch.tensor(3.0), atol=0.4, rtol=0)
+    torch.testing.assert_close(predicted.mean(), torch.tensor(3.0), atol=0.2, rtol=0)
 
 
 def test_distilling_again_gives_the_same_and_leaves_the_model_alone(tmp_path: Path) -> None:
