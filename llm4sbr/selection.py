@@ -98,5 +98,6 @@ def _entropies(model: LLM4SBR, device: torch.device, samples: Distinct, prepared
     for batch in batches(
         prepared.sessions, Samples(samples.start, samples.end, samples.keys), batch_size=size
     ):
-        found[batch.index] = torch.distributions.Categorical(logits=score(batch)).entropy().cpu()
+        logs = score(batch).log_softmax(1)
+        found[batch.index] = -(logs.exp() * logs).sum(1).cpu()
     return found

@@ -123,9 +123,7 @@ def test_the_key_is_sent_and_stands_nowhere_else(server, llm):
     llm.generate(["a"])
     assert server.keys == {f"Bearer {SECRET}"}
     assert SECRET not in llm.fingerprint
-    server.behave = lambda handler, prompt, times: (
-        handler.say(401, {"error": {"message": "bad key"}}) or True
-    )
+    server.behave = lambda handler, prompt, times: handler.say(401, {"error": {"message": "bad key"}}) or True
     with pytest.raises(ModelUnavailableError, match=r"status 401.*OPENAI_API_KEY") as caught:
         llm.generate(["a"])
     assert SECRET not in str(caught.value)
