@@ -27,7 +27,7 @@ from llm4sbr.config import Config, Settings, build, merge, parse_set, read_toml
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.progress import Progress
 from llm4sbr.stages.evaluate import evaluate
-from llm4sbr.stages.train import train
+from llm4sbr.stages.train import train, variants
 
 K = 20
 RARE = 5
@@ -53,20 +53,26 @@ class Cell(NamedTuple):
     def ranks(self, seed: int) -> dict[str, Tensor]:
         """Variant -> int64 (M,), trained and evaluated now unless that was done before."""
         safe = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in self.name)
-        folder = self.work / f"{safe}-{seed}"
-        if not (folder / "evaluate" / "metrics.json").exists():
-            self._measure(folder, self.config(seed))
-        ranks = store.read_tensors(folder / "evaluate" / "ranks.safetensors")
-        return {name.split("/")[0]: one for name, one in ranks.items()}
-
-    def _measure(self, folder: Path, config: Config) -> None:
-        for stage in ("train", "evaluate"):
-            (folder / stage).mkdir(parents=True, exist_ok=True)
+        folder, config = self.work / f"{safe}-{seed}", self.config(seed)
         for stage in ("prepare",) if self.name == "plain" else ("prepare", "localize"):
             if not (folder / stage).exists():
+                folder.mkdir(parents=True, exist_ok=True)
                 (folder / stage).symlink_to((self.run / stage).resolve())
-        train(folder, folder / "train", config, Progress(quiet=True))
-        evaluate(folder, folder / "evaluate", config, Progress(quiet=True))
+        found, wanted = read_ranks(folder), variants(folder, config)
+        if not set(wanted) <= found.keys():
+            for stage, work in (("train", train), ("evaluate", evaluate)):
+                (folder / stage).mkdir(exist_ok=True)
+                work(folder, folder / stage, config, Progress(quiet=True))
+            found = read_ranks(folder)
+        return {variant: found[variant] for variant in wanted}
+
+
+def read_ranks(folder: Path) -> dict[str, Tensor]:
+    """Variant -> int64 (M,); empty before the first evaluation."""
+    path = folder / "evaluate" / "ranks.safetensors"
+    if not path.exists():
+        return {}
+    return {name.split("/")[0]: ranks for name, ranks in store.read_tensors(path).items()}
 
 
 def cells(options: argparse.Namespace) -> list[Cell]:
@@ -217,7 +223,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="where models go; by default RUN/intents")
     parser.add_argument("--fuser", action="append", help="may be repeated; all by default")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--controls", type=lambda text: text.split(","), default=["shuffled"])
+    parser.add_argument("--controls", type=lambda text: text.split(","), default=["shuffled", "none"])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every model")
     parser.add_argument("--plain", action="append", default=[], metavar="KEY=VALUE", help="of the plain one")
     parser.add_argument("--json", type=Path, help="write the results here")

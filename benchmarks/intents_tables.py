@@ -21,8 +21,8 @@ def intents_section() -> str:
         seeds = f"{found['seeds']} seeds" if found["seeds"] == asked else f"{found['seeds']} of {asked} seeds"
         parts.append(
             f"### {path.stem}\n\n"
-            f"{samples['train']:,} training and {samples['test']:,} test samples, {rare['samples']:,} of them with "
-            f"a target seen at most {rare['at_most']} times in training (rare); "
+            f"{samples['train']:,} training and {samples['test']:,} test samples, {rare['samples']:,} of "
+            f"them with a target seen at most {rare['at_most']} times in training (rare); "
             f"{found['catalogue']:,} items; split {rules['split']}, sessions {rules['sessions']}, prefixes "
             f"{rules['prefixes']}; {seeds}.\n\n`{found['command']}`\n\n{table(found)}"
         )

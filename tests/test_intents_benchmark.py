@@ -30,9 +30,19 @@ def run(tmp_path):
     return run
 
 
-def options(intents, run, *, seeds=1):
+def options(intents, run, *, seeds=1, controls="shuffled"):
     quick = ["train.dim=8", "train.batch_size=32", "train.learning_rate=0.03", "train.epochs=8"]
-    given = [str(run), "--fuser", "catalogue", "--seeds", str(seeds), "--json", str(run / "found.json")]
+    given = [
+        str(run),
+        "--fuser",
+        "catalogue",
+        "--seeds",
+        str(seeds),
+        "--controls",
+        controls,
+        "--json",
+        str(run / "found.json"),
+    ]
     given += [word for one in (*quick, "train.device=cpu") for word in ("--set", one)]
     return intents.arguments([*given, "--plain", "train.epochs=1"])
 
@@ -51,10 +61,11 @@ def test_measures_the_rows_and_goes_on(intents, run):
 
     weights = run / "intents" / "plain-0" / "train" / "plain" / "seed-0" / "model.safetensors"
     written = weights.stat().st_mtime_ns
-    more = intents.measure(options(intents, run, seeds=2), said.append)
+    more = intents.measure(options(intents, run, seeds=2, controls="shuffled,none"), said.append)
     assert weights.stat().st_mtime_ns == written
     assert json.loads((run / "found.json").read_text()) == json.loads(json.dumps(more))
-    assert [len(row["HR@20"]["values"]) for row in more["rows"]] == [2, 2, 2]
+    assert [row["name"] for row in more["rows"]] == [*names, "catalogue none"]
+    assert [len(row["HR@20"]["values"]) for row in more["rows"]] == [2, 2, 2, 2]
     assert more["rows"][1]["MRR@20"]["values"][0] == found["rows"][1]["MRR@20"]["values"][0]
 
 
