@@ -101,7 +101,7 @@ class App:
             wish = recommend.read(body, model, self.settings)
             return await recommend.recommend(wish, model, self.settings.name)
         if route == "items":
-            return recommend.search(scope["query_string"], self.models.current)
+            return await recommend.search(scope["query_string"], self.models.current)
         return self._told(route, target, scope["path"])
 
     def _told(self, route: str, target: tuple[str, ...], path: str) -> Reply:

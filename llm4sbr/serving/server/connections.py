@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -23,16 +23,17 @@ class Connection(HttpToolsProtocol):
     """One client.
 
     uvicorn times idle connections only, so a client could hold one for ever by sending its headers, or
-    taking its answer, byte by byte. Here both have a deadline that further bytes do not move.
+    taking its answer, byte by byte. Here both have a deadline that further bytes do not move. (So has the
+    body, in `http.Bodies`.)
     """
 
     settings: ClassVar[Settings]
 
-    _deadline: asyncio.TimerHandle | None = None
+    _part: Literal["none", "head", "body"] = "none"
+    """What of a request is being read."""
     _head = 0
     """Bytes of a request's line and headers so far."""
-    _in_head = True
-    _in_body = False
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the client in, or turn it away if there are too many."""
@@ -49,41 +50,39 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and set or lift the deadline by how far the request is."""
-        if self._in_head:
-            self._head += len(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if not self._in_head:
-            self._disarm_unless_body_left()
-        elif self._head > self.settings.max_head:
-            self._refuse(431, f"the headers are larger than {self.settings.max_head:,} bytes")
-        elif self._head and self._deadline is None:
-            self._arm()
+        if self._part == "head":
+            self._head += len(data)
+            if self._head > self.settings.max_head:
+                self._refuse(431, f"the headers are larger than {self.settings.max_head:,} bytes")
+            elif self._deadline is None:
+                self._arm()
+        elif self._deadline is not None and not self._body_is_dropped():
+            self._disarm()
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._in_head, self._in_body = True, False
+        self._part = "head"
 
     def on_headers_complete(self) -> None:
         """Its headers are there."""
-        self._in_head, self._in_body, self._head = False, True, 0
+        self._part, self._head = "body", 0
         if len(self.pipeline) >= PIPELINED:
             raise ValueError("too many requests ahead of their answers")  # ends the parsing with a 400
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Its body is there."""
-        self._in_body = False
+        self._part = "none"
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """It is answered."""
+        """It is answered; if it was closed with that, the client has yet to take the answer."""
         super().on_response_complete()
-        # Answered early, such as with 413: the rest of the body is read and dropped. Closing: the client
-        # has yet to take the answer.
-        if self._in_body or self.transport.is_closing():
+        if self._body_is_dropped() or self.transport.is_closing():
             self._arm()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -99,11 +98,12 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """The client takes the answer."""
         super().resume_writing()
-        self._disarm()
-
-    def _disarm_unless_body_left(self) -> None:
-        if self._deadline is not None and not (self._in_body and self.cycle.response_complete):
+        if not self.transport.is_closing():
             self._disarm()
+
+    def _body_is_dropped(self) -> bool:
+        """True if a request was answered early, such as with 413, and the rest of it is read to no end."""
+        return self._part == "body" and self.cycle is not None and self.cycle.response_complete
 
     def _arm(self) -> None:
         self._disarm()
@@ -116,9 +116,9 @@ class Connection(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._deadline = None
-        if self.transport.is_closing() or self.flow.write_paused or self._in_body:
+        if self.transport.is_closing() or self.flow.write_paused or self._part == "body":
             self.transport.abort()
-        elif self._head:
+        elif self._part == "head":
             self._refuse(408, f"the headers did not come within {self.settings.timeout:g} seconds")
         else:
             self.transport.close()

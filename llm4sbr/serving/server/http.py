@@ -92,17 +92,24 @@ class Bodies:
         announced = header(scope, b"content-length")
         if announced and int(announced) > self.settings.max_body:
             raise self._too_large()
-        message = await self._next(receive)
-        if not message.get("more_body"):
-            return self._within(message["body"])
-        return await self._rest(message, receive)
-
-    async def _rest(self, message: Any, receive: Receive) -> bytes:
-        parts, size = [message["body"]], len(message["body"])
-        self.held += size
         try:
-            while message.get("more_body"):
-                message = await self._next(receive)
+            async with asyncio.timeout(self.settings.timeout):
+                return await self._whole(receive)
+        except TimeoutError:
+            seconds = f"{self.settings.timeout:g} seconds"
+            close = ((b"connection", b"close"),)
+            raise Refusal(408, f"the body did not come within {seconds}", headers=close) from None
+
+    async def _whole(self, receive: Receive) -> bytes:
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            return self._within(message["body"])
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                if message["type"] == "http.disconnect":
+                    raise Refusal(400, "the client went away")
                 parts.append(message["body"])
                 size += len(message["body"])
                 self.held += len(message["body"])
@@ -110,28 +117,16 @@ class Bodies:
                     raise self._too_large()
                 if self.held > self.settings.max_bodies:
                     raise busy(503, "too many large requests at once; try again")
+                if not message.get("more_body"):
+                    return b"".join(parts)
+                message = await receive()
         finally:
             self.held -= size
-        return b"".join(parts)
 
     def _within(self, body: bytes) -> bytes:
         if len(body) > self.settings.max_body:
             raise self._too_large()
         return body
-
-    async def _next(self, receive: Receive) -> Any:
-        try:
-            async with asyncio.timeout(self.settings.timeout):
-                message = await receive()
-        except TimeoutError:
-            raise Refusal(
-                408,
-                f"the body did not come within {self.settings.timeout:g} seconds",
-                headers=((b"connection", b"close"),),
-            ) from None
-        if message["type"] == "http.disconnect":
-            raise Refusal(400, "the client went away")
-        return message
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"the body is larger than {self.settings.max_body:,} bytes")

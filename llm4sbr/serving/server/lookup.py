@@ -23,6 +23,9 @@ _Found = TypeVar("_Found")
 WAITING = 16
 """Slow look-ups that may wait; a misspelt title takes time in proportion to the catalogue."""
 
+FOUND = 20
+"""Items that a search gives at most."""
+
 SLICE = 4096
 """Titles compared in one go; in between, other threads may run."""
 
@@ -70,12 +73,12 @@ class Lookup:
         finally:
             self._waiting -= 1
 
-    def search(self, text: str, limit: int) -> list[int]:
+    def search(self, text: str) -> list[int]:
         """Catalogue ids of the first items whose title holds `text`, letter case aside."""
         if not text:
-            return list(range(1, min(limit, self.catalogue.size) + 1))
+            return list(range(1, min(FOUND, self.catalogue.size) + 1))
         rows = self._lower.str.contains(text.lower(), literal=True).arg_true()
-        return [row + 1 for row in rows.head(limit).to_list()]
+        return [row + 1 for row in rows.head(FOUND).to_list()]
 
     def _quick(self, item: str | int) -> Resolved | None:
         return self.titles.resolve(item) if isinstance(item, int) else self.titles.exact(item.strip())

@@ -13,9 +13,6 @@ from llm4sbr.serving.server.http import Refusal, Reply, parse_json, reply_json
 from llm4sbr.serving.server.models import Model
 from llm4sbr.serving.server.settings import Settings
 
-FOUND = 20
-"""Items that a search gives at most."""
-
 LONGEST = 200
 """Characters of a title or a search."""
 
@@ -57,15 +54,14 @@ async def recommend(wish: Wish, model: Model, name: str) -> Reply:
     exclude = np.full((1, 1), wish.exclude_seen)
     answer = await model.batcher.submit(Job(items, np.ones(items.shape, np.bool_), exclude, intents))
     left_out = {0, *ids} if wish.exclude_seen else {0}
-    pairs = [pair for pair in zip(answer.ids[0].tolist(), answer.scores[0].tolist(), strict=True)]
-    listed = recommended(
-        model.lookup.catalogue, [pair for pair in pairs if pair[0] not in left_out][: wish.k]
-    )
+    pairs = zip(answer.ids[0].tolist(), answer.scores[0].tolist(), strict=True)
+    kept = [pair for pair in pairs if pair[0] not in left_out]
+    listed = recommended(model.lookup.catalogue, kept[: wish.k])
     found = Recommendation(listed, resolved, model.trained, model.seed, explained, model.engine)
     return reply_json({"model": name, "version": model.version} | vars(found))
 
 
-def search(query: bytes, model: Model) -> Reply:
+async def search(query: bytes, model: Model) -> Reply:
     """`?search=part of a title`: the first items that match."""
     try:
         text = parse_qs(query.decode("ascii"), errors="strict", max_num_fields=4).get("search", [""])[0]
@@ -76,7 +72,7 @@ def search(query: bytes, model: Model) -> Reply:
     artefact = model.artefact
     found = [
         {"id": id, "key": artefact.keys[id - 1], "title": artefact.titles[id - 1]}
-        for id in model.lookup.search(text, FOUND)
+        for id in await model.lookup.apart(model.lookup.search, text)
     ]
     return reply_json({"items": found})
 
