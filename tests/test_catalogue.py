@@ -289,3 +289,15 @@ def test_missing_or_foreign_titles_are_one_line(harm, message, tmp_path):
     with pytest.raises(StoreError, match=message) as error:
         train(run, run / "train", settings(fuser="catalogue", plain=False), Progress(quiet=True))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("intents", [None, torch.randn(2, 2, E)])
+@pytest.mark.parametrize("fuser", NAMES)
+def test_factors_and_queries_give_the_same_scores(fuser, intents):
+    model = made(fuser)
+    items, mask = pad([[1, 2, 3], [4]])
+    output = model.represent(items, mask, intents)
+    tables = model.fuser.factors(model.backbone.item_embeddings())
+    queries = model.fuser.queries(output.fused, intents)
+    products = sum(query @ table.T for query, table in zip(queries, tables, strict=True))
+    torch.testing.assert_close(products, output.scores)

@@ -84,11 +84,14 @@ class Graph(nn.Module):
         return torch.where(values == -torch.inf, 0, rows + 1), values
 
     def queries(self, output: Output) -> list[Tensor]:
-        """What each table is multiplied with, float (B, D) and (B, E)."""
+        """What each table is multiplied with, float (B, Q) each."""
         fused = cast(Tensor, output.fused)
-        if not self.model.rescores or self.variant == "none":
+        if not self.model.rescores:
             return [fused]
-        return [fused, cast(Any, self.model.fuser).query(fused, output.intents)]
+        if self.variant == "none":
+            return [torch.cat([fused, torch.ones_like(fused[:, :1])], 1)]
+        queries: list[Tensor] = cast(Any, self.model.fuser).queries(fused, output.intents)
+        return queries
 
     def example(self) -> dict[str, Tensor]:
         """Inputs to trace with: two sessions, of two clicks and three."""
@@ -107,13 +110,11 @@ class Graph(nn.Module):
         if not model.rescores:
             return [items]
         fuser = cast(Any, model.fuser)
-        if not hasattr(fuser, "query"):
+        if not hasattr(fuser, "factors"):
             return []
-        if self.variant != "none":
-            return [items, fuser.titles.vectors]
-        with torch.no_grad():  # what text adds is then linear in the fused vector: fold it in
-            to_text = fuser.query(torch.eye(items.shape[1]), None)  # (D, E)
-            return [items + fuser.titles.vectors @ to_text.T]
+        with torch.no_grad():
+            tables: list[Tensor] = fuser.factors(items)
+            return [folded(fuser, tables)] if self.variant == "none" else tables
 
     def _check(self) -> None:
         fused = self.model.fuser is not None
@@ -126,3 +127,15 @@ class Graph(nn.Module):
             raise InputError(f"variant {self.variant!r}: the model {kind}")
         if self.variant == "predictor" and getattr(self.model, "predictor", None) is None:
             raise InputError("variant 'predictor': the model was trained without a predictor")
+
+
+def folded(fuser: Any, tables: list[Tensor]) -> Tensor:
+    """One table (N, D + 1) for [fused; 1]: without intents, queries are affine in the fused vector."""
+    dim = tables[0].shape[1]
+    start = fuser.queries(torch.zeros(1, dim), None)
+    slopes = [query - first for query, first in zip(fuser.queries(torch.eye(dim), None), start, strict=True)]
+    columns = [
+        sum(table @ query.T for table, query in zip(tables, queries, strict=True))
+        for queries in (slopes, start)
+    ]
+    return torch.cat(cast(list[Tensor], columns), 1)

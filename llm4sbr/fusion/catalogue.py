@@ -115,13 +115,17 @@ class Catalogue(nn.Module):
 
     def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
         """Add what text says to float (B, N); `fused` (B, D), `intents` (B, p, E) with p <= P."""
-        added: Tensor = scores + self.titles(self.query(fused, intents))
+        added: Tensor = scores + self.titles(self.queries(fused, intents)[1])
         return added
 
-    def query(self, fused: Tensor, intents: Tensor | None) -> Tensor:
-        """What titles are multiplied with, float (B, E); arguments as for `rescore`."""
+    def factors(self, items: Tensor) -> list[Tensor]:
+        """What `queries` are multiplied with: items float (N, D), titles (N, E)."""
+        return [items, self.titles.vectors.to(items.dtype)]
+
+    def queries(self, fused: Tensor, intents: Tensor | None) -> list[Tensor]:
+        """For items float (B, D), for titles (B, E); arguments as for `rescore`."""
         query: Tensor = self.to_text(fused)
-        return query if intents is None else query + self.weights(intents)
+        return [fused, query if intents is None else query + self.weights(intents)]
 
 
 class Whitening(nn.Module):
@@ -239,11 +243,24 @@ class Whitened(nn.Module):
     def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
         """Trust float (B, N) as far as ids are known, and add what text and clicks say."""
         keep = torch.bernoulli(self.keep) if self.training else self.keep
-        query = self.to_text(fused)
-        if intents is not None:
-            query = query + self._told(intents)
-        added: Tensor = scores * keep + self.prior * self.popularity + self.titles(query)
+        added: Tensor = (
+            scores * keep + self.prior * self.popularity + self.titles(self._query(fused, intents))
+        )
         return added
+
+    def factors(self, items: Tensor) -> list[Tensor]:
+        """What `queries` are multiplied with: trusted items float (N, D), titles and clicks (N, R + 1)."""
+        titles = self.titles.vectors.to(items.dtype)
+        return [items * self.keep.unsqueeze(1), torch.cat([titles, self.popularity.unsqueeze(1)], 1)]
+
+    def queries(self, fused: Tensor, intents: Tensor | None) -> list[Tensor]:
+        """For items float (B, D), for titles and clicks (B, R + 1); arguments as for `rescore`."""
+        prior = self.prior.expand(len(fused), 1)
+        return [fused, torch.cat([self._query(fused, intents), prior], 1)]
+
+    def _query(self, fused: Tensor, intents: Tensor | None) -> Tensor:
+        query: Tensor = self.to_text(fused)
+        return query if intents is None else query + self._told(intents)
 
     def _told(self, intents: Tensor) -> Tensor:
         """What the intents (B, p, E), p <= P, ask of titles: (B, R), nothing where they are zero."""
