@@ -149,7 +149,7 @@ class Models:
 
 
 def find_folder(path: Path) -> Path:
-    """The export folder meant by itself or by a run directory.
+    """The exported model meant by its own folder, by the run's `export` folder, or by the run.
 
     Raises:
         StoreError: there is none.
@@ -157,7 +157,8 @@ def find_folder(path: Path) -> Path:
     """
     if (path / RECORD).exists():
         return path
-    found = sorted(one.parent for one in path.glob(f"export/*/{RECORD}") if (one.parent / GRAPH).exists())
+    records = [*path.glob(f"export/*/{RECORD}"), *path.glob(f"*/{RECORD}")]
+    found = sorted(one.parent for one in records if (one.parent / GRAPH).exists())
     if not found:
         raise StoreError(
             f"{path}: neither an exported model nor a run with one; run llm4sbr export {path} first"
