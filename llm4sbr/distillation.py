@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from llm4sbr.data.batches import batches
+from llm4sbr.data.batches import Batch, batches
 from llm4sbr.fusion.model import LLM4SBR
 from llm4sbr.protocols import Samples, Sessions
 from llm4sbr.ranking import SampleIntents
@@ -22,13 +22,13 @@ from llm4sbr.ranking import SampleIntents
 SAMPLES = 20_000
 """Training samples used at most, drawn at random; about fifteen times the features."""
 
-ASIDE = 0.1
-"""Share of them by which the penalty is chosen."""
+ASIDE, MOST_ASIDE = 0.1, 1000
+"""Share of them by which the penalty is chosen, and how many at most."""
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridge penalties tried, per sample, for features of unit variance."""
 
-BATCH = 512
+BATCH = 256
 
 
 def distil(
@@ -49,24 +49,23 @@ def distil(
     started = time.perf_counter()
     model.eval()
     predictor = model.add_predictor().to(next(model.parameters()).device)
-    features, targets = _collect(model, sessions, samples, intents)
-    aside = max(1, int(ASIDE * len(features)))
-    if len(features) - aside < 1:
+    sums, aside = _pass(model, sessions, samples, intents)
+    if not (sums and aside):
         model.predictor = None
         return None
-    system = _System.of(features[aside:], targets[aside:])
-    found = {penalty: system.solve(penalty) for penalty in PENALTIES}
+    features, targets = (torch.cat(parts) for parts in zip(*aside, strict=True))
+    found = {penalty: sums.solve(penalty) for penalty in PENALTIES}
     errors = {
-        penalty: float((features[:aside] @ line.weight.T + line.bias - targets[:aside]).square().mean())
+        penalty: float((features @ line.weight.T + line.bias - targets).square().mean())
         for penalty, line in found.items()
     }
     penalty = min(errors, key=errors.__getitem__)
     with torch.no_grad():
         predictor.map.weight.copy_(found[penalty].weight)
         predictor.map.bias.copy_(found[penalty].bias)
-    spread = float((targets[:aside] - targets.mean(0)).square().mean())
+    spread = float((targets - targets.mean(0)).square().mean())
     return {
-        "samples": len(features),
+        "samples": sums.count + len(targets),
         "penalty": penalty,
         "unexplained": errors[penalty] / spread if spread else 0.0,
         "seconds": round(time.perf_counter() - started, 3),
@@ -74,26 +73,33 @@ def distil(
 
 
 @torch.no_grad()
-def _collect(
+def _pass(
     model: LLM4SBR, sessions: Sessions, samples: Samples, intents: SampleIntents
-) -> tuple[Tensor, Tensor]:
-    """Features float (m, F) and intents float (m, P E) of random samples that have intents, on the CPU."""
+) -> tuple[_Sums, list[tuple[Tensor, Tensor]]]:
+    """Sums over random samples that have intents; features and intents of those kept aside, in batches."""
     known = (intents.rows >= 0).nonzero().squeeze(1)
-    random = torch.Generator().manual_seed(0)
-    chosen = known[torch.randperm(len(known), generator=random)[:SAMPLES]]
+    chosen = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:SAMPLES]]
     part = Samples(*(values[chosen] for values in samples))
-    device = next(model.parameters()).device
+    first_used = min(MOST_ASIDE, max(1, int(ASIDE * len(chosen))))
+    sums, aside = _Sums(), []
+    for batch in batches(sessions, part, batch_size=BATCH):
+        targets = intents.gather(chosen[batch.index])
+        whole = targets.any(2).all(1)
+        if bool(whole.any()):
+            features = _features(model, batch)[whole]
+            targets, used = targets[whole].flatten(1), batch.index[whole] >= first_used
+            sums.add(features[used], targets[used])
+            aside.append((features[~used], targets[~used]))
+    return sums, aside if any(len(rows) for rows, _ in aside) else []
+
+
+def _features(model: LLM4SBR, batch: Batch) -> Tensor:
+    """Float32 (B, F), on the CPU."""
     predictor = model.predictor
     assert predictor is not None  # `distil` has just added it
-    rows = torch.zeros(len(chosen), predictor.map.in_features)
-    whole = torch.zeros(len(chosen), dtype=torch.bool)
-    targets = intents.gather(chosen)
-    for batch in batches(sessions, part, batch_size=BATCH):
-        items, mask = batch.items.to(device), batch.mask.to(device)
-        found = predictor.features(model.backbone(items, mask), mask, model.texts(items))
-        rows[batch.index] = found.float().cpu()
-        whole[batch.index] = targets[batch.index].any(2).all(1)
-    return rows[whole], targets[whole].flatten(1)
+    device = next(model.parameters()).device
+    items, mask = batch.items.to(device), batch.mask.to(device)
+    return predictor.features(model.backbone(items, mask), mask, model.texts(items)).float().cpu()
 
 
 class _Line(NamedTuple):
@@ -105,35 +111,38 @@ class _Line(NamedTuple):
     """float32 (P E,)."""
 
 
-class _System(NamedTuple):
-    """The normal equations of standardised features, float64."""
+class _Sums:
+    """Sums and products of features and targets, float64: (F, F) numbers, however many samples there are."""
 
-    gram: Tensor
-    """(F, F), the features' correlations."""
-    moments: Tensor
-    """(F, P E), features times targets, per sample."""
-    mean: Tensor
-    scale: Tensor
-    """(F,) both, of the features."""
-    level: Tensor
-    """(P E,), the targets' mean."""
+    def __init__(self) -> None:
+        self.count = 0
+        self._width = 0
+        self._products = self._totals = torch.zeros(0, dtype=torch.float64)
 
-    @classmethod
-    def of(cls, features: Tensor, targets: Tensor) -> _System:
-        """Of float (m, F) and float (m, P E)."""
-        mean, level = features.mean(0), targets.mean(0)
-        centred = features - mean
-        scale = centred.square().mean(0).sqrt()
-        scale = torch.where(scale > 1e-6, scale, 1.0)  # a constant feature says nothing
-        unit = centred / scale
-        count = len(features)
-        gram, moments = unit.T @ unit / count, unit.T @ (targets - level) / count
-        return cls(gram.double(), moments.double(), mean.double(), scale.double(), level.double())
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Take in float (b, F) and float (b, P E)."""
+        if not len(features):
+            return
+        self._width = features.shape[1]
+        rows = torch.cat([features, targets, features.new_ones(len(features), 1)], 1).double()
+        products, totals = rows[:, : self._width].T @ rows, rows.sum(0)
+        self._products = products if not self.count else self._products.add_(products)
+        self._totals = totals if not self.count else self._totals.add_(totals)
+        self.count += len(features)
 
     def solve(self, penalty: float) -> _Line:
-        """The map that errs least under the penalty."""
-        eye = torch.eye(len(self.gram), dtype=torch.float64)
-        factor = torch.linalg.cholesky(self.gram + penalty * eye)
-        weight = torch.cholesky_solve(self.moments, factor) / self.scale.unsqueeze(1)
-        bias = self.level - self.mean @ weight
-        return _Line(weight.T.float().contiguous(), bias.float())
+        """The map of standardised features that errs least under a ridge penalty."""
+        width = self._width
+        means = self._totals[:-1] / self.count
+        mean, level = means[:width], means[width:]
+        covariance = self._products[:, :-1] / self.count - mean.unsqueeze(1) * means
+        scale = covariance.diagonal().clamp(min=0).sqrt()
+        scale = torch.where(scale > 1e-6, scale, 1.0)  # a constant feature says nothing
+        gram = covariance[:, :width] / scale / scale.unsqueeze(1)
+        factor = torch.linalg.cholesky(gram + penalty * torch.eye(width, dtype=torch.float64))
+        moments = covariance[:, width:] / scale.unsqueeze(1)
+        weight = torch.cholesky_solve(moments, factor) / scale.unsqueeze(1)
+        return _Line(weight.T.float().contiguous(), (level - mean @ weight).float())

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4sbr import registry
+from llm4sbr.config import build as build_config
 from llm4sbr.data.batches import sample_keys
 from llm4sbr.distillation import distil
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.fusion.predictor import Predictor
 from llm4sbr.fusion.saved import load_model, save_model
 from llm4sbr.intents import IntentStore, IntentWriter
-from llm4sbr.protocols import Encoded, Samples, Sessions
+from llm4sbr.protocols import Encoded, Horizon, Samples, Sessions
 from llm4sbr.ranking import SampleIntents
+from llm4sbr.stages.train import Job, train_job
 from llm4sbr.testing.backbones import pad
+from llm4sbr.testing.toy_run import toy_run
 
 BACKBONES = [component.name for component in registry.components("backbones")]
 FUSERS = [component.name for component in registry.components("fusers")]
 N, D, E = 9, 6, 5
+BOTH: tuple[Horizon, ...] = ("long", "short")
 
 
 def made(fuser: str = "catalogue", backbone: str = "sr-gnn", *, predictor: bool = True) -> LLM4SBR:
     torch.manual_seed(0)
-    both = ("long", "short")
-    recipe = Recipe(N, D, backbone, fuser=fuser, perspectives=both, horizons=both, text_dim=E)
+    recipe = Recipe(N, D, backbone, fuser=fuser, perspectives=BOTH, horizons=BOTH, text_dim=E)
     model = build(recipe._replace(predictor=predictor)).eval()
     if model.rescores:
-        model.fuser.fit(torch.randn(N, E), torch.ones(N, dtype=torch.int64))  # type: ignore[union-attr, operator]
+        model.fuser.fit(torch.randn(N, E), torch.ones(N, dtype=torch.int64))  # type: ignore[union-attr]
     return model
 
 
@@ -97,8 +101,7 @@ def test_titles_help_only_a_fuser_that_knows_them() -> None:
 @pytest.mark.parametrize("fuser", FUSERS)
 def test_saved_with_the_model(fuser: str, tmp_path: Path) -> None:
     model = made(fuser)
-    both = ("long", "short")
-    recipe = Recipe(N, D, "sr-gnn", fuser=fuser, perspectives=both, horizons=both, text_dim=E, predictor=True)
+    recipe = Recipe(N, D, "sr-gnn", fuser=fuser, perspectives=BOTH, horizons=BOTH, text_dim=E, predictor=True)
     save_model(tmp_path, model, recipe=recipe, catalogue="", facts={})
     items, mask = pad([[1, 2, 3], [4]])
     loaded = load_model(tmp_path).model
@@ -118,7 +121,7 @@ def data(count: int) -> tuple[Sessions, Samples]:
 
 
 def stored(folder: Path, samples: Samples, intents: torch.Tensor) -> SampleIntents:
-    keys, index = samples.key.unique(return_inverse=True)
+    keys, index = torch.unique(samples.key, return_inverse=True)
     first = torch.zeros(len(keys), dtype=torch.int64).scatter_(0, index, torch.arange(len(index)))
     writer = IntentWriter(folder, ["long", "short"], about={"catalogue": ""})
     located = torch.zeros(len(keys), 2, 0)
@@ -130,7 +133,7 @@ def stored(folder: Path, samples: Samples, intents: torch.Tensor) -> SampleInten
 def titles_told(model: LLM4SBR, sessions: Sessions, samples: Samples) -> torch.Tensor:
     """Intents that a linear map of titles gives: `short` the last one, `long` half of it."""
     last = sessions.items[samples.end - 1]
-    title = model.fuser.texts(last[:, None])[:, 0]  # type: ignore[union-attr, operator]
+    title = model.fuser.texts(last[:, None])[:, 0]  # type: ignore[union-attr]
     return torch.stack([title / 2, title], 1)
 
 
@@ -143,7 +146,7 @@ def test_what_can_be_predicted_is(tmp_path: Path) -> None:
     assert found["samples"] == 400
     assert found["unexplained"] < 1e-4
     items, mask = pad([[3, 1, 2], [7], [4, 4, 9, 5]])
-    expected = model.fuser.texts(torch.tensor([[2], [7], [5]]))  # type: ignore[union-attr, operator]
+    expected = model.fuser.texts(torch.tensor([[2], [7], [5]]))  # type: ignore[union-attr]
     with torch.no_grad():
         predicted = model.predict(model.backbone(items, mask), items, mask)
     torch.testing.assert_close(predicted[:, 1:], expected, atol=0.03, rtol=0.03)
@@ -193,3 +196,63 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
     sessions, samples = data(30)
     assert distil(model, sessions, samples, stored(tmp_path, samples, torch.zeros(30, 2, E))) is None
     assert model.predictor is None
+
+
+def test_the_solution_is_ridge_regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the normal equations of all samples at once, in NumPy, however the samples are batched."""
+    monkeypatch.setattr("llm4sbr.distillation.PENALTIES", (0.5,))
+    monkeypatch.setattr("llm4sbr.distillation.BATCH", 7)
+    monkeypatch.setattr("llm4sbr.distillation.MOST_ASIDE", 1)
+    model = made("gated", predictor=False)
+    sessions, samples = data(60)
+    intents = torch.randn(60, 2, E, generator=torch.Generator().manual_seed(2))
+    given = stored(tmp_path, samples, intents)
+    assert distil(model, sessions, samples, given) is not None
+    used = torch.randperm(60, generator=torch.Generator().manual_seed(0))[1:]
+    rows = [sessions.items[int(s) : int(e)].tolist() for s, e in zip(samples.start, samples.end, strict=True)]
+    items, mask = pad([rows[one] for one in used])
+    with torch.no_grad():
+        encoded = model.backbone(items, mask)
+    x = torch.cat([encoded.long, encoded.short], 1).double().numpy()
+    y = given.gather(used).flatten(1).double().numpy()
+    unit = (x - x.mean(0)) / x.std(0)
+    slope = np.linalg.solve(unit.T @ unit + 0.5 * len(x) * np.eye(2 * D), unit.T @ (y - y.mean(0)))
+    expected = unit[:5] @ slope + y.mean(0)
+    with torch.no_grad():
+        found = model.predict(model.backbone(items[:5], mask[:5]), items[:5], mask[:5])
+    np.testing.assert_allclose(found.flatten(1).numpy(), expected, atol=1e-4)
+
+
+def test_what_interrupts_distilling_costs_nothing_but_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"dim": 8, "epochs": 2, "fuser": "catalogue", "workers": 1, "device": "cpu"}
+    config = build_config({"infer": {"llm": "embedded"}, "train": chosen})
+    run = toy_run(tmp_path / "run", sources=("llm",))
+    whole, cut = (Job(run, tmp_path / name, config, "llm", 0) for name in ("whole", "cut"))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("llm4sbr.training.distil", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_job(cut, lambda n, note: None)
+    assert not (cut.folder / "model.json").exists()
+    epochs: list[int] = []
+    train_job(cut, lambda n, note: epochs.append(n))
+    assert not sum(epochs)  # no sample was trained on again
+    train_job(whole, lambda n, note: None)
+    models = [load_model(job.folder) for job in (whole, cut)]
+    for name, tensor in models[0].model.state_dict().items():
+        assert torch.equal(tensor, models[1].model.state_dict()[name]), name
+    assert models[1].facts["predictor"]["samples"] > 20
+
+
+def test_only_models_with_intents_have_a_predictor(tmp_path: Path) -> None:
+    run = toy_run(tmp_path / "run", sources=("llm",))
+    config = build_config({"train": {"dim": 8, "epochs": 1, "workers": 1, "device": "cpu"}})
+    for variant, expected in (("plain", False), ("none", False), ("llm", True)):
+        train_job(Job(run, tmp_path / variant, config, variant, 0), lambda n, note: None)
+        found = load_model(tmp_path / variant)
+        assert (found.recipe.predictor, found.model.predictor is not None) == (expected, expected)
