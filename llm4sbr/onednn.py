@@ -74,6 +74,8 @@ def _ours(given: Tensor, weight: Tensor) -> bool:
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., K) and (N, K) -> (..., N)."""
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()  # for a weight with gaps between its rows oneDNN has slow code only
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], ""))
 
 
