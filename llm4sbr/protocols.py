@@ -268,8 +268,9 @@ class CatalogueFuser(Fuser, Protocol):
     Its class says so by `needs_catalogue = True`. What `fit` takes over is a buffer, saved with the model.
     Optional besides: `texts(items)`, the titles' vectors of int64 (B, T) as float (B, T, E), from which the
     predictor of intents learns more than from the session's vectors alone.
-    Optional besides: `titles.vectors` (N, E) and `query(fused, intents) -> (B, E)`, linear in `fused`, if all
-    that `rescore` adds is their product; an exported graph then scores items and titles in one.
+    Optional besides, for scores that are inner products: `factors(items) -> [(N, Q), ...]` of embeddings (N, D)
+    and `queries(fused, intents) -> [(B, Q), ...]`, the first being `fused`. The sum of their products is what
+    `rescore` makes of `fused @ items.T`; exported graphs then read constant tables and nothing else.
     """
 
     needs_catalogue: bool

@@ -1,0 +1,116 @@
+"""What every exporter must do; subclass `ExporterContract` in a plugin's tests.
+
+class TestMine(ExporterContract):
+    name = "my-format"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from llm4sbr import registry
+from llm4sbr.errors import DeviceError, InputError
+from llm4sbr.fusion.model import LLM4SBR, Recipe, build
+from llm4sbr.protocols import Exporter, ExportSpec, Horizon
+from llm4sbr.testing.backbones import pad
+
+ITEMS, DIM, TEXT_DIM, K = 30, 8, 6, 5
+HORIZONS: tuple[Horizon, ...] = ("long", "short")
+
+SHAPES: tuple[list[list[int]], ...] = ([[3]], [[1, 2, 3], [4]], [[7, 7, 2], [5, 30], [9]])
+"""Batches that an artefact has to answer."""
+
+
+def toy_model(backbone: str = "stamp", fuser: str | None = "gated", *, items: int = ITEMS) -> LLM4SBR:
+    """A model with fixed random weights, and a predictor if it has a fuser."""
+    torch.manual_seed(0)
+    recipe = Recipe(items, DIM, backbone)
+    if fuser:
+        fused = {"fuser": fuser, "perspectives": HORIZONS, "horizons": HORIZONS, "text_dim": TEXT_DIM}
+        recipe = recipe._replace(**fused, predictor=True)
+    model = build(recipe)
+    if model.rescores:
+        titles = torch.nn.functional.normalize(torch.randn(items, TEXT_DIM), dim=1)
+        model.fuser.fit(titles, torch.arange(items))  # type: ignore[union-attr, operator]
+    return model.eval()
+
+
+def toy_spec(variant: str, *, k: int = K, precision: str = "fp32") -> ExportSpec:
+    """What is asked of an exporter."""
+    about = {"fingerprint": "f", "catalogue": "c", "variant": variant, "k": str(k)}
+    return ExportSpec(k, variant, precision, 8, 20, about)
+
+
+def toy_inputs(sessions: Sequence[Sequence[int]], variant: str) -> dict[str, Tensor]:
+    """The graph's inputs for sessions, nothing excluded."""
+    items, mask = pad([list(session) for session in sessions])
+    inputs = {"items": items, "mask": mask, "exclude_seen": torch.zeros(len(items), 1, dtype=torch.bool)}
+    if variant == "intents":
+        inputs["intents"] = torch.randn(len(items), len(HORIZONS), TEXT_DIM)
+    return inputs
+
+
+class ExporterContract:
+    """Tests of one exporter. Where it needs a device that is not here, they are skipped, and say so."""
+
+    name: str
+    """Its installed name."""
+
+    def exporter(self) -> Exporter:
+        """One with its defaults."""
+        made: Exporter = registry.create("exporters", self.name)
+        return made
+
+    def written(self, folder: Path, variant: str) -> Path:
+        """Export the toy model into `folder`."""
+        exporter = self.exporter()
+        path = folder / f"model{exporter.suffix}"
+        model = toy_model(fuser=None if variant == "plain" else "gated")
+        try:
+            exporter.export(model, toy_inputs(SHAPES[1], variant), path, spec=toy_spec(variant))
+        except DeviceError as error:
+            assert any(folder.iterdir()), "nothing was written for the machine that has the device"
+            pytest.skip(str(error))
+        return path
+
+    def test_satisfies_the_protocol(self) -> None:
+        """It has the members, and a precision to begin with."""
+        exporter = self.exporter()
+        assert isinstance(exporter, Exporter)
+        assert exporter.precisions
+
+    def test_answers_as_the_model(self, tmp_path: Path) -> None:
+        """The same best items and scores, for other shapes than the example's."""
+        path = self.written(tmp_path, "intents")
+        scorer, model = self.exporter().load(path), toy_model()
+        for sessions in SHAPES:
+            inputs = toy_inputs(sessions, "intents")
+            ids, scores = scorer.score(**inputs)
+            best = model(inputs["items"], inputs["mask"], inputs["intents"]).topk(K)
+            assert torch.equal(ids, best.indices + 1)
+            torch.testing.assert_close(scores, best.values, atol=1e-4, rtol=1e-4)
+
+    def test_leaves_out_what_was_seen(self, tmp_path: Path) -> None:
+        """Where the flag is set, and only there."""
+        scorer = self.exporter().load(self.written(tmp_path, "plain"))
+        inputs = toy_inputs([[1, 2, 3], [1, 2, 3]], "plain")
+        full = toy_model(fuser=None)(inputs["items"], inputs["mask"])
+        inputs["exclude_seen"] = torch.tensor([[True], [False]])
+        ids, _ = scorer.score(**inputs)
+        assert torch.equal(ids[1], full[1].topk(K).indices + 1)
+        full[0, :3] = -torch.inf
+        assert torch.equal(ids[0], full[0].topk(K).indices + 1)
+
+    def test_k_beyond_the_catalogue_is_refused(self, tmp_path: Path) -> None:
+        """And nothing is written that looks finished."""
+        exporter = self.exporter()
+        path = tmp_path / f"model{exporter.suffix}"
+        spec = toy_spec("plain", k=ITEMS + 1)
+        with pytest.raises(InputError, match="k = 31"):
+            exporter.export(toy_model(fuser=None), toy_inputs(SHAPES[1], "plain"), path, spec=spec)
+        assert not path.exists()
