@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = toy_run(tmp_path_factory.mktemp("runs") / "run", sources=["llm"])
     catalogue = load(run / "prepare").catalogue
     fused = {"fuser": "gated", "perspectives": ("long", "short"), "horizons": ("long", "short")}
-    recipe = Recipe(catalogue.size, 8, "sr-gnn")._replace(**fused, text_dim=WIDTH)
+    recipe = Recipe(catalogue.size, 8, "sr-gnn")._replace(**fused, text_dim=WIDTH, predictor=True)
     torch.manual_seed(0)
     facts = {"seed": 0, "valid": {"MRR@20": 0.5}}
     folder = run / "train" / "llm" / "seed-0"
@@ -58,7 +58,7 @@ def test_the_server_of_a_run_answers_as_the_trained_model(run, server):
         assert found["intents"] == expected.as_dict()["intents"]
         assert (found["variant"], found["seed"]) == ("llm", 0)
         seen.add(found["intents"]["source"])
-    assert {"cache", "nearest"} <= seen
+    assert seen == {"cache", "predictor"}
 
 
 def test_the_export_alone_answers_without_intents(run, tmp_path):

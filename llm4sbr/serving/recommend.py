@@ -144,14 +144,22 @@ class Recommender:
         """Scores float (N,) and where the intents behind them came from."""
         items = torch.tensor([ids])
         mask = torch.ones_like(items, dtype=torch.bool)
-        intents, explained = self._intents(items, mask, source)
+        intents, explained = self.intents(ids, source)
         scores: Tensor = self.model(items, mask, intents)
         return scores[0], explained
 
-    def _intents(self, items: Tensor, mask: Tensor, source: str) -> tuple[Tensor | None, Explanation | None]:
-        """Intents (1, P, E) of the first source that has them, for one session."""
+    @torch.no_grad()
+    def intents(self, ids: Sequence[int], source: str) -> tuple[Tensor | None, Explanation | None]:
+        """Intents float32 (1, P, E) of the first source that has them, and where they came from.
+
+        Args:
+            ids: catalogue ids, oldest first, not empty, no more than `longest`.
+            source: as for `recommend`.
+        """
         if self.live is None and self.model.predictor is None:
             return None, None
+        items = torch.tensor([ids])
+        mask = torch.ones_like(items, dtype=torch.bool)
         for one in tried(source):
             if one == "predictor" and self.model.predictor is not None:
                 predicted = self.model.predict(self.model.backbone(items, mask), items, mask)
@@ -159,7 +167,7 @@ class Recommender:
                     predicted, self.perspectives, self.catalogue, self.vectors, f=TIED
                 )
                 return predicted, explained
-            found = self.live.find(items[0].tolist(), one) if self.live else None
+            found = self.live.find(ids, one) if self.live else None
             if found:
                 return found
         return None, Explanation("none")

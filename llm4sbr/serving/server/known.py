@@ -1,4 +1,4 @@
-"""What an LLM said about known sessions, for a server that is given a run and not just its export."""
+"""Where a served model's intents come from: its own graph, or the run that it was exported from."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 
 from llm4sbr.errors import StoreError
 from llm4sbr.serving.artefact import Artefact
-from llm4sbr.serving.recommendation import Explanation, Source
+from llm4sbr.serving.recommendation import Explanation
 
 if TYPE_CHECKING:
-    from llm4sbr.serving.intents import LiveIntents
-
-STORED: tuple[Source, ...] = ("cache", "nearest")
-"""Where stored intents are looked for, in order."""
+    from llm4sbr.serving.recommend import Recommender
 
 
 class Known:
@@ -25,7 +22,8 @@ class Known:
 
     Args:
         artefact: the model.
-        run: where it came from, if that is at hand; its stored intents are read with torch.
+        run: what it was exported from, if that is at hand. A model that takes intents then gets those that
+            `llm4sbr recommend` would find, the LLM's or predicted ones, by torch.
 
     Raises:
         StoreError: the run is damaged, or has another catalogue now.
@@ -33,7 +31,10 @@ class Known:
 
     def __init__(self, artefact: Artefact, run: Path | None) -> None:
         self.artefact = artefact
-        self.live = _live(artefact, run) if run is not None and artefact.variant == "intents" else None
+        self.trained, _, seed = str(artefact.record.get("trained", artefact.variant)).partition("/seed-")
+        """Which of the run's models it is."""
+        self.seed = int(seed) if seed.isdecimal() else None
+        self.recommender = self._open(run) if run is not None and artefact.variant == "intents" else None
 
     def find(self, ids: Sequence[int]) -> tuple[NDArray[np.float32] | None, Explanation | None]:
         """Intents float32 (1, P, E), None if the model takes none, and where they came from."""
@@ -42,23 +43,21 @@ class Known:
             return None, Explanation("predictor")
         if artefact.variant != "intents":
             return None, None
-        if self.live is not None:
-            for source in STORED:
-                found = self.live.find(ids, source)
-                if found:
-                    return found[0].numpy(), found[1]
+        if self.recommender is not None:
+            vectors, explained = self.recommender.intents(ids, "auto")
+            if vectors is not None:
+                return vectors.numpy(), explained
         zeros = np.zeros((1, len(artefact.perspectives), artefact.text_dim), np.float32)
         return zeros, Explanation("none")
 
+    def _open(self, run: Path) -> Recommender | None:
+        """The trained model; None if the run has kept only its export."""
+        if not (run / "train" / self.trained / f"seed-{self.seed}").exists():
+            return None
+        from llm4sbr.data.prepared import catalogue_hash
+        from llm4sbr.serving.recommend import Recommender
 
-def _live(artefact: Artefact, run: Path) -> LiveIntents | None:
-    variant = str(artefact.record.get("trained", "")).partition("/seed-")[0]
-    if not (run / "localize" / variant / "manifest.json").exists():
-        return None
-    from llm4sbr.data.prepared import catalogue_hash, load
-    from llm4sbr.serving.recommend import live_intents
-
-    prepared = load(run / "prepare")
-    if catalogue_hash(prepared.catalogue) != artefact.record["catalogue"]:
-        raise StoreError(f"{run}: has another catalogue now than was exported; export again")
-    return live_intents(run, variant, prepared)
+        found = Recommender.load(run, variant=self.trained, seed=self.seed)
+        if catalogue_hash(found.catalogue) != self.artefact.record["catalogue"]:
+            raise StoreError(f"{run}: has another catalogue now than was exported; export again")
+        return found

@@ -34,8 +34,6 @@ class Model:
         """The first 12 hex digits of the sha256 of `artefact.json`: equal on every machine that serves it."""
         self.known = Known(artefact, run)
         self.lookup = Lookup(Catalogue(artefact.keys, artefact.titles))
-        self.trained, _, seed = str(artefact.record.get("trained", artefact.variant)).partition("/seed-")
-        self.seed = int(seed) if seed.isdecimal() else None
         self.engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"
         self.batcher: Batcher
 
@@ -63,8 +61,8 @@ class Model:
         return model
 
     async def intents(self, ids: list[int]) -> tuple[NDArray[np.float32] | None, Explanation | None]:
-        """What `Known.find` says of a session; stored intents take their time in a thread of their own."""
-        if self.known.live is None:
+        """What `Known.find` says of a session; what takes torch is done in a thread of its own."""
+        if self.known.recommender is None:
             return self.known.find(ids)
         return await self.lookup.apart(self.known.find, ids)
 

@@ -57,7 +57,8 @@ async def recommend(wish: Wish, model: Model, name: str) -> Reply:
     pairs = zip(answer.ids[0].tolist(), answer.scores[0].tolist(), strict=True)
     kept = [pair for pair in pairs if pair[0] not in left_out]
     listed = recommended(model.lookup.catalogue, kept[: wish.k])
-    found = Recommendation(listed, resolved, model.trained, model.seed, explained, model.engine)
+    known = model.known
+    found = Recommendation(listed, resolved, known.trained, known.seed, explained, model.engine)
     return reply_json({"model": name, "version": model.version} | vars(found))
 
 

@@ -59,7 +59,7 @@ function showSession() {
 const SOURCES = {
   cache: "What the LLM said about this very session.",
   nearest: "What the LLM said about the most similar known session.",
-  predictor: "Predicted by the model itself, inside the exported graph.",
+  predictor: "Predicted by the model itself from the clicks.",
   none: "None are known for this session; the model goes by the clicks alone.",
 };
 
