@@ -184,6 +184,8 @@ def test_it_is_exported_and_served(outside, run):
             line = server.stderr.readline()
             if "http://" in line:
                 url = "http://" + line.split("http://")[1].split('"')[0].split()[0].rstrip("/")
+        while not _ready(url) and time.monotonic() < deadline:
+            time.sleep(0.1)
         body = json.dumps({"session": ["Red Lamp (1990)"]}).encode()
         request = urllib.request.Request(f"{url}/recommend", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=20) as answer:
@@ -193,6 +195,15 @@ def test_it_is_exported_and_served(outside, run):
         server.terminate()
         assert server.wait(timeout=40) == 0
         server.stderr.close()
+
+
+def _ready(url: str) -> bool:
+    """Whether the server has warmed up."""
+    try:
+        with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def test_without_a_plugin_old_runs_stay_readable_and_say_what_is_missing(outside, run):
