@@ -24,6 +24,10 @@ from llm4sbr.fusion.fusers import Gated
 FIRST_WEIGHT = 4.0
 """Weight of an intent's cosines to begin with. They differ by a few tenths, logits by a few units."""
 
+HASTE = 10.0
+"""The logarithm of such a weight learns so much faster than other parameters: intents that say nothing are to
+be silenced within an epoch or two."""
+
 FLATTEST = 1e-2
 """Directions in which titles vary less than this share of the most are not stretched further: it is noise."""
 
@@ -65,11 +69,11 @@ class Weights(nn.Module):
 
     def __init__(self, perspectives: int, *, first: float = FIRST_WEIGHT) -> None:
         super().__init__()
-        self.log = nn.Parameter(torch.full((perspectives,), first).log())
+        self.log = nn.Parameter(torch.full((perspectives,), first).log() / HASTE)
 
     def forward(self, intents: Tensor) -> Tensor:
         """The weighted sum of float (B, p, E), p <= P, over perspectives: float (B, E)."""
-        weights = self.log[: intents.shape[1]].exp().unsqueeze(1)
+        weights = (self.log[: intents.shape[1]] * HASTE).exp().unsqueeze(1)
         return (intents * weights).sum(1)
 
 
@@ -173,15 +177,15 @@ class Whitening(nn.Module):
 class Whitened(nn.Module):
     """Intents score titles in whitened space; ids answer for items as far as training knows them.
 
-        score_j = k_j (v . e_j) + a log n_j + z_j . (M v + sum_p (w_p I + sqrt(R) B_p) x_p)
+        score_j = k_j (v . e_j) + a log n_j + z_j . (M v + (I + B) sum_p w_p x_p)
         z_j = f(t_j), x_p = f(i_p)    v = dropout(gated(behavioural, semantic))
 
     with f as in `Whitening`, n_j the clicks of item j in training (at least 1/2), and a = 1 to begin with: an
     intent then tells how much likelier than usual an item is. k_j = n_j / (n_j + c) is the trust in an id
     embedding; in training it is the chance that the id is asked at all, for all sessions of a batch, so that
-    text learns to do without ids (as DropoutNet does, Volkovs et al. 2017). B_p begins at zero and learns
+    text learns to do without ids (as DropoutNet does, Volkovs et al. 2017). B begins at zero and learns
     what goes with what besides what is called alike. Dropout matters most: without it training is over after
-    two epochs. D R + P R^2 + P + 1 parameters more than `gated`, and (2 R + 8) N bytes of constants.
+    two epochs. D R + R^2 + P + 1 parameters more than `gated`, and (2 R + 8) N bytes of constants.
 
     Args:
         dim: D.
@@ -189,7 +193,7 @@ class Whitened(nn.Module):
         num_items: N.
         text_dim: E.
         rank: R; E if that is less.
-        dropout: share of v's numbers, and of an intent's for B_p, that a training step goes without.
+        dropout: share of v's numbers, and of an intent's for B, that a training step goes without.
         trust: c, clicks after which an id is believed half.
     """
 
@@ -216,7 +220,7 @@ class Whitened(nn.Module):
         self.whitening = Whitening(text_dim, rank)
         self.titles = Titles(num_items, rank)
         self.weights = Weights(perspectives, first=2 * FIRST_WEIGHT)
-        self.metric = nn.Parameter(torch.zeros(perspectives, rank, rank))  # B
+        self.metric = nn.Parameter(torch.zeros(rank, rank))  # B^T
         self.to_text = nn.Linear(dim, rank, bias=False)  # M
         nn.init.zeros_(self.to_text.weight)
         self.prior = nn.Parameter(torch.ones(()))  # a
@@ -265,8 +269,5 @@ class Whitened(nn.Module):
     def _told(self, intents: Tensor) -> Tensor:
         """What the intents (B, p, E), p <= P, ask of titles: (B, R), nothing where they are zero."""
         known = intents.abs().sum(2, keepdim=True) > 0
-        seen = self.whitening(intents) * known  # (B, p, R)
-        scaled = self.dropout(seen).transpose(0, 1) * seen.shape[2] ** 0.5  # numbers of size 1, to learn by
-        learned = scaled @ self.metric[: seen.shape[1]]  # (p, B, R)
-        told: Tensor = self.weights(seen) + learned.sum(0)
-        return told
+        told: Tensor = self.weights(self.whitening(intents) * known)
+        return told + self.dropout(told) @ self.metric
