@@ -270,4 +270,5 @@ class Whitened(nn.Module):
         """What the intents (B, p, E), p <= P, ask of titles: (B, R), nothing where they are zero."""
         known = intents.abs().sum(2, keepdim=True) > 0
         told: Tensor = self.weights(self.whitening(intents) * known)
-        return told + self.dropout(told) @ self.metric
+        learned: Tensor = self.dropout(told) @ self.metric
+        return told + learned
