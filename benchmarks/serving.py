@@ -26,11 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from load import Result, offer
+from serving_tables import LIMITS, serving_table
 
 from llm4sbr.testing.live_server import LiveServer, live_server
-
-LIMITS = {"p90 < 7 ms": 0.007, "p90 < 50 ms": 0.05}
-"""Serenade's figure and ETUDE's limit, seconds."""
 
 MEAN, LONGEST = 5, 50
 """Session lengths without a run: geometric with this mean, cut to the longest."""
@@ -228,28 +226,6 @@ def processor() -> str:
     return named[0] if named else platform.processor()
 
 
-def table(found: dict[str, Any]) -> str:
-    """The results in Markdown."""
-    lines = [
-        "| items | precision | highest rate, p90 < 7 ms | highest rate, p90 < 50 ms | seconds to ready "
-        "| memory | sustained: rate, p50 / p90 / p99 ms, errors |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in found["rows"]:
-        long = row.get("sustained")
-        cells = [f"{row['items']:,}", row["precision"]]
-        cells += [f"{row['highest_rate'][name]:,.0f}/s" for name in LIMITS]
-        cells += [f"{row['seconds_to_ready']:.1f}", f"{row['server_peak_memory'] / 2**20:.0f} MB"]
-        cells += [
-            f"{long['rate']:,.0f}/s for {long['seconds']:.0f} s: {long['p50']:.1f} / {long['p90']:.1f} / "
-            f"{long['p99']:.1f}, {long['errors']}"
-            if long
-            else ""
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     plain = argparse.RawDescriptionHelpFormatter
@@ -278,7 +254,7 @@ def main() -> None:
     found = results(options, lambda text: print(text, file=sys.stderr, flush=True))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    print(table(found))
+    print(serving_table(found))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,9 @@ def test_the_search_finds_the_limits(load, serving):
     assert serving.highest(found, 0.0001) == 0
 
 
-def test_a_live_server_is_measured(serving, tmp_path):
+def test_a_live_server_is_measured(serving, tmp_path, monkeypatch):
+    import serving_tables
+
     given = ["--seconds", "0.3", "--max-rate", "100", "--refine", "1", "--endpoint", "recommend"]
     given += ["--sizes", "20", "--sustain", "50", "--sustain-seconds", "0.3", "--sustain-sizes", "20"]
     options = serving.arguments(given)
@@ -127,5 +129,9 @@ def test_a_live_server_is_measured(serving, tmp_path):
     assert row["sustained"]["requests"] > 0
     assert row["sustained"]["sessions_per_batch"] >= 1
     assert row["server_peak_memory"] > 2**24
-    table = serving.table({"rows": [row | {"precision": "fp32"}]})
-    assert table.count("\n") == 2
+    rows = [row | {"precision": "fp32", "load": 0.5}]
+    found = serving.about(options) | {"model": "toy", "rows": rows}
+    monkeypatch.setattr(serving_tables, "RESULTS", tmp_path)
+    assert serving_tables.serving_section() == "Not measured yet."
+    (tmp_path / "serving.json").write_text(json.dumps(found))
+    assert serving_tables.serving_section().count("| 20 | fp32 |") == 1
