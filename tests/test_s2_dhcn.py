@@ -174,3 +174,20 @@ def test_hypergraph_is_saved_and_training_can_go_on(tmp_path):
     loaded = load_model(tmp_path).model
     assert torch.equal(loaded.train()(*pad(BATCH)), model.train()(*pad(BATCH)))
     assert not any("folded" in name for name in model.state_dict())
+
+
+def test_one_matrix_for_all_layers_gives_the_same(monkeypatch):
+    from llm4sbr.backbones import s2_dhcn
+
+    sessions = Sessions(torch.tensor([1, 2, 3, 2, 4, 5, 1, 3]), torch.tensor([0, 3, 6, 8]))
+    found = []
+    for entries in (0, 1000):
+        monkeypatch.setattr(s2_dhcn, "DENSE", entries)
+        torch.manual_seed(0)
+        model = s2_dhcn.S2DHCN(6, 4).train()
+        model.fit(sessions)
+        table = model.item_embeddings()
+        (table * torch.arange(24.0).view(6, 4)).sum().backward()
+        found.append((model.whole is not None, table.detach(), model.items.grad))
+    assert [one[0] for one in found] == [False, True]
+    torch.testing.assert_close(found[0][1:], found[1][1:])

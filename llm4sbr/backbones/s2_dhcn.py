@@ -24,7 +24,8 @@ beta L_s is the auxiliary loss. The line graph depends on the company in the bat
 X is constant once the weights are: going into evaluation mode computes it once, and scoring takes it as it
 takes any embedding. (Weights that are changed in evaluation mode want another call of `eval()`; loading does
 that itself.) A training step convolves all N items once: per layer two means over lists of rows, and as much
-again for the gradient, never an (N, N) matrix.
+again for the gradient. Where a small catalogue meets many clicks, the L layers are made into one (N, N)
+matrix first, and a step is one product with it (`DENSE`).
 
 Unlike the authors' released code: layers are averaged as in the paper (they are summed there); L_s is the
 mean over the batch, not the sum, and weighs a tenth of theirs (0.01 times a sum over 100 sessions would be
@@ -47,6 +48,12 @@ from llm4sbr.backbones.global_graph import hypergraph
 from llm4sbr.backbones.readout import ReversedPositionAttention, mean_click
 from llm4sbr.protocols import Encoded, Sessions
 
+DENSE = 16
+"""The (N, N) matrix is used up to so many entries per click and layer: about as much faster, per entry, is a
+product than means over rows."""
+LARGEST = 8192
+"""Of catalogues with such a matrix: 256 MB."""
+
 
 class S2DHCN(nn.Module):
     """Session encoder over item ids; `long` is its session vector, `short` the last item's row of X.
@@ -66,6 +73,7 @@ class S2DHCN(nn.Module):
     sessions: Tensor
     starts: Tensor
     folded: Tensor | None
+    whole: Tensor | None
 
     def __init__(
         self, num_items: int, dim: int, *, layers: int = 3, beta: float = 0.1, positions: int = 200
@@ -81,7 +89,7 @@ class S2DHCN(nn.Module):
         self.register_buffer("edges", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("sizes", torch.zeros(0, dtype=torch.int32))
         # What follows from them, and X in evaluation mode.
-        for name in ("offsets", "sessions", "starts", "folded"):
+        for name in ("offsets", "sessions", "starts", "folded", "whole"):
             self.register_buffer(name, None, persistent=False)
         self._index()
         self.register_load_state_dict_post_hook(_index_again)  # type: ignore[no-untyped-call]
@@ -98,6 +106,9 @@ class S2DHCN(nn.Module):
         super().train(mode)
         with torch.no_grad():
             self.folded = None if mode else self._convolved()
+            if mode and self.whole is None and self._dense():
+                one = torch.eye(len(self.items)).to(self.items)
+                self.whole = _mean_of_layers(one, self._graph(), self.layers)
         return self
 
     def item_embeddings(self) -> Tensor:
@@ -113,8 +124,17 @@ class S2DHCN(nn.Module):
         return Encoded(long=long, short=last_click(states, mask), auxiliary=loss, items=table)
 
     def _convolved(self) -> Tensor:
-        graph = Incidence(self.edges, self.offsets, self.sessions, self.starts)
-        return cast(Tensor, Convolution.apply(self.items, graph, self.layers))  # type: ignore[no-untyped-call]
+        if self.training and self.whole is not None:
+            return self.whole @ self.items
+        found = Convolution.apply(self.items, self._graph(), self.layers)  # type: ignore[no-untyped-call]
+        return cast(Tensor, found)
+
+    def _graph(self) -> Incidence:
+        return Incidence(self.edges, self.offsets, self.sessions, self.starts)
+
+    def _dense(self) -> bool:
+        entries = len(self.items) ** 2
+        return len(self.items) <= LARGEST and entries <= DENSE * self.layers * len(self.edges)
 
     def _index(self) -> None:
         """Derive where each session begins, and the sessions of each item."""
@@ -125,6 +145,7 @@ class S2DHCN(nn.Module):
         self.offsets = torch.cat([zero, self.sizes.cumsum(0, dtype=torch.int32)])
         self.sessions = owner[order].int()
         self.starts = torch.searchsorted(rows, every.int(), out_int32=True)
+        self.whole = None
         self.train(self.training)  # what was folded is out of date
 
     def _agreement(self, items: Tensor, mask: Tensor, long: Tensor) -> Tensor:
