@@ -19,8 +19,9 @@ from llm4sbr.fusion.model import LLM4SBR
 from llm4sbr.protocols import Samples, Sessions
 from llm4sbr.ranking import SampleIntents
 
-SAMPLES = 20_000
-"""Training samples used at most, drawn at random; about fifteen times the features."""
+SAMPLES = 10_000
+"""Training samples used at most, drawn at random: several times the features. Twice as many err 6% less but
+rank the same (measured on Beauty), and cost twice the time."""
 
 ASIDE, MOST_ASIDE = 0.1, 1000
 """Share of them by which the penalty is chosen, and how many at most."""
