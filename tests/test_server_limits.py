@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import pytest
 
 from llm4sbr.serving.server.batching import Answer, Batcher, Job, join
 from llm4sbr.serving.server.http import Refusal
+from llm4sbr.serving.server.run import most_connections
 from llm4sbr.serving.server.settings import Settings
 from llm4sbr.testing.live_server import LiveServer, live_server
 from llm4sbr.testing.toy_export import toy_export
@@ -196,8 +199,10 @@ def test_a_client_that_does_not_read(server):
 
 def test_two_thousand_slow_connections(server):
     before = memory(server)
+    count = most_connections(2000)  # raises this process's limit, too
+    assert count >= 500
     with ExitStack() as open_:
-        for number in range(2000):
+        for number in range(count):
             sent = (b"", b"P", b"GET / HTTP/1.1\r\nHost: x\r\n", post("Content-Length: 90"))[number % 4]
             open_.enter_context(connect(server, sent))
         assert answers(server)
@@ -323,3 +328,14 @@ def test_a_lone_job_waits_for_company_no_longer_than_allowed():
 
     assert 0.19 <= asyncio.run(main()) < 2
     assert slow.batches == [2, 1]
+
+
+def test_connections_are_no_more_than_there_are_files():
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 300))
+from llm4sbr.serving.server.run import most_connections
+print(most_connections(4096), most_connections(100), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["236", "100", "300", "300"]

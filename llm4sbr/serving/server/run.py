@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -22,6 +23,10 @@ from llm4sbr.serving.server.settings import Settings
 
 SWITCH = 0.0005
 """Seconds after which a thread lets others run; CPython's 0.005 is long for answers in milliseconds."""
+
+
+OTHER_FILES = 64
+"""Files that a server has open beside its connections, at most."""
 
 
 def serve(path: Path, settings: Settings) -> None:
@@ -39,7 +44,7 @@ def serve(path: Path, settings: Settings) -> None:
     sys.setswitchinterval(SWITCH)
     folder = find_folder(path)
     listening = listen(settings)
-    raise_file_limit()
+    settings = replace(settings, connections=most_connections(settings.connections))
     metrics = Metrics()
     models = Models(folder, settings, metrics, run=path if folder != path else None)
     server = Server(_config(App(models, settings, metrics), settings), models)
@@ -110,10 +115,14 @@ def listen(settings: Settings) -> socket.socket:
         ) from None
 
 
-def raise_file_limit() -> None:
-    """Allow this process as many open files, and so connections, as the system lets it."""
-    if os.name == "posix":
-        import resource
+def most_connections(wanted: int) -> int:
+    """As many of the wanted connections as the system gives this process files for, after asking for more."""
+    if os.name != "posix":
+        return wanted
+    import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems take no unlimited number
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(min(wanted, soft - OTHER_FILES), 1)
