@@ -138,7 +138,7 @@ def compare(scorer: Scorer, reference: Reference, inputs: Inputs, *, k: int, exc
     real = ids > 0
     own = full.gather(1, (ids - 1).clamp(min=0))  # the artefact's items, as the trained model scores them
     scale = best.values[:, :1].abs().nan_to_num(posinf=1.0).clamp(min=1)
-    gap = torch.where(real, (own - values).abs() / scale, 0.0)
+    gap = torch.where(real, (own - values).abs() / scale, 0.0).nan_to_num(nan=torch.inf)
     ordered = ids.sort(1).values
     twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any(1)
     complete = real.sum(1) == best.values.isfinite().sum(1)
@@ -165,7 +165,7 @@ def _judge(result: dict[str, Any]) -> None:
     allowed = result["tolerance"]
     share = result["lists_that_agree"] / result["lists"]
     change = max(abs(metric["change"]) for metric in result["metrics"].values())
-    if not result["max_difference"] <= allowed["max_difference"]:  # a difference may be NaN
+    if result["max_difference"] > allowed["max_difference"]:
         found, least = f"scores differ by up to {result['max_difference']:.2g}", allowed["max_difference"]
     elif share < allowed["agreement"]:
         found, least = f"only {share:.2%} of the lists agree", f"{allowed['agreement']:.1%}"
