@@ -116,7 +116,6 @@ def test_not_ready_before_the_model_is_warm(tmp_path):
 
 def test_a_folder_without_a_model(tmp_path):
     assert "neither an exported model nor a run with one; run llm4sbr export" in refused(str(tmp_path))
-    assert "neither an exported model" in refused(str(tmp_path / "missing"))
 
 
 def test_a_run_directory_stands_for_its_export(tmp_path):
@@ -168,7 +167,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("break_", "message"), BROKEN[:3])
+@pytest.mark.parametrize(("break_", "message"), [BROKEN[0], BROKEN[4]])  # the others: a new version, below
 def test_a_damaged_model_does_not_start(tmp_path, break_, message):
     folder = toy_export(tmp_path / "export")
     break_(folder)
