@@ -31,12 +31,13 @@ def toy_model(backbone: str = "stamp", fuser: str | None = "gated", *, items: in
     torch.manual_seed(0)
     recipe = Recipe(items, DIM, backbone)
     if fuser:
-        fused = {"fuser": fuser, "perspectives": HORIZONS, "horizons": HORIZONS, "text_dim": TEXT_DIM}
-        recipe = recipe._replace(**fused, predictor=True)
+        recipe = recipe._replace(
+            fuser=fuser, perspectives=HORIZONS, horizons=HORIZONS, text_dim=TEXT_DIM, predictor=True
+        )
     model = build(recipe)
     if model.rescores:
         titles = torch.nn.functional.normalize(torch.randn(items, TEXT_DIM), dim=1)
-        model.fuser.fit(titles, torch.arange(items))  # type: ignore[union-attr, operator]
+        model.fuser.fit(titles, torch.arange(items))  # type: ignore[union-attr]
     return model.eval()
 
 
