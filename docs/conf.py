@@ -1,0 +1,32 @@
+"""Sphinx settings of the documentation: `make docs`."""
+
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import generate
+
+project = "llm4sbr"
+author = "the llm4sbr authors"
+version = release = installed_version("llm4sbr")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+default_role = "code"
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"llm4sbr {version}"
+html_copy_source = False
+html_show_sourcelink = False
+
+
+def setup(app):
+    """Put what is generated from the code into the pages."""
+    app.connect("source-read", lambda app, page, source: source.__setitem__(0, generate.fill(source[0])))
+    return {"parallel_read_safe": True}
