@@ -8,14 +8,16 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from llm4sbr_export.onnx import Onnx
 
 from llm4sbr.data.prepared import catalogue_hash
-from llm4sbr.fusion.model import Recipe, build
+from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.protocols import Catalogue, ExportSpec
+from llm4sbr_export.onnx import Onnx
 
 WIDTH, TEXT, LONGEST = 100, 384, 50
 """D, E and T of the models."""
+
+PERSPECTIVES = ("long", "short")
 
 COLOURS = ("Red", "Blue", "Green", "White", "Black", "Silver", "Golden", "Grey", "Brown", "Violet")
 THINGS = ("Lamp", "Chair", "Table", "Clock", "Mirror", "Shelf", "Vase", "Rug", "Door", "Desk")
@@ -27,6 +29,16 @@ def catalogue(items: int) -> Catalogue:
     things = [f"{COLOURS[i % 10]} {THINGS[i // 10 % 10]} of the {PLACES[i // 100 % 10]}" for i in range(1000)]
     titles = [f"{things[i % 1000]} {i // 1000} ({1950 + i % 70})" for i in range(items)]
     return Catalogue([f"i{i + 1:07}" for i in range(items)], titles)
+
+
+def random_model(items: int, variant: str, *, backbone: str = "sr-gnn", seed: int = 0) -> LLM4SBR:
+    """A model with random weights, fused unless `variant` is `plain`."""
+    recipe = Recipe(items, WIDTH, backbone)
+    if variant != "plain":
+        fused = {"fuser": "gated", "perspectives": PERSPECTIVES, "horizons": PERSPECTIVES, "text_dim": TEXT}
+        recipe = recipe._replace(**fused)
+    torch.manual_seed(seed)
+    return build(recipe).eval()
 
 
 def write_artefact(
@@ -41,19 +53,14 @@ def write_artefact(
 ) -> Path:
     """Write an export folder with a randomly initialised model and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    recipe = Recipe(items, WIDTH, backbone)
-    perspectives: tuple[str, ...] = ()
-    if variant != "plain":
-        perspectives = ("long", "short")
-        fused = {"fuser": "gated", "perspectives": perspectives, "horizons": perspectives, "text_dim": TEXT}
-        recipe = recipe._replace(**fused)
+    perspectives = PERSPECTIVES if variant != "plain" else ()
     whole = catalogue(items)
     facts = {"fingerprint": f"synthetic-{seed}", "catalogue": catalogue_hash(whole), "variant": variant}
     facts |= {"k": k, "num_items": items, "max_length": LONGEST}
     spec = ExportSpec(k, variant, precision, 64, LONGEST, {key: str(value) for key, value in facts.items()})
     inputs = ["items", "mask", "exclude_seen", *(["intents"] if variant == "intents" else [])]
-    Onnx(provider="cpu").export(build(recipe).eval(), {}, folder / "model.onnx", spec=spec)
+    model = random_model(items, variant, backbone=backbone, seed=seed)
+    Onnx(provider="cpu").export(model, {}, folder / "model.onnx", spec=spec)
     table = {"id": range(1, items + 1), "key": whole.keys, "title": whole.titles}
     pl.DataFrame(table).write_parquet(folder / "items.parquet")
     files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", "items"))]

@@ -1,0 +1,371 @@
+"""How long a list takes, by catalogue size, batch, threads and engine, against reading the item table once.
+
+    python benchmarks/latency.py --minutes 12 --json benchmarks/results/latency.json
+
+A process per engine, variant, size and number of threads, with a model of random weights exported as real
+ones are; sessions of one batch have geometric lengths. All engines of a size are open at the same time and
+take turns, round by round, so that other work on the machine meets all of them; ratios are medians of the
+rounds' ratios (of CPU time with one thread, of the wall clock with more). Small sizes get `--samples` calls;
+when the time is up, larger ones get fewer, and the table says how many. What does not fit into memory, or
+needs a GPU where there is none, is a line that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from engines import ENGINES, FLOOR, WIDTH, Answer, Batch, batches, open_engine
+from processes import Child, answer_for
+from serving import SIZES, artefacts, lengths, processor
+
+from llm4sbr import memory
+
+SIZES_TOO = {**SIZES, "10m": 10_000_000}
+VARIANTS = ("plain", "intents")
+ROUNDS, LEAST_ROUNDS = 10, 3
+SHORTEST = 0.05
+"""Seconds per turn at least, even if the time is up."""
+ENOUGH = 200
+"""Calls from which a 99th percentile is told."""
+EXPORT_COPIES = 7
+"""Memory that an export takes, in item tables of float32."""
+PACKAGES = ("llm4sbr", "torch", "onnxruntime", "numpy")
+
+Say = Callable[[str], None]
+
+
+class Contestant(NamedTuple):
+    """What is measured in a process of its own."""
+
+    items: int
+    threads: int
+    engine: str
+    variant: str
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.items:,} items, {self.threads} threads, {self.engine}, {self.variant}"
+
+    def folder(self, base: Path) -> Path:
+        """Of the artefact that it reads."""
+        return base / f"{self.items}-{self.variant}-{ENGINES[self.engine].precision or self.engine}"
+
+    def bytes(self) -> int:
+        """What it needs at most."""
+        return ENGINES[self.engine].copies * table_bytes(self.items)
+
+
+class Turn(NamedTuple):
+    """What one contestant did in one round, milliseconds per call."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+def table_bytes(items: int) -> int:
+    """Of the item table in float32."""
+    return items * WIDTH * 4
+
+
+def spare_memory() -> int:
+    """Bytes that this machine can still give (Linux; elsewhere all that it has)."""
+    path = Path("/proc/meminfo")
+    for line in path.read_text().splitlines() if path.exists() else ():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def child(task: dict[str, Any]) -> None:
+    """Export, or open one engine and time calls of it."""
+    if "export" in task:
+        from synthetic import write_artefact
+
+        write_artefact(Path(task.pop("export")), **task)
+        answer_for({}, lambda: {})
+        return
+    began = time.perf_counter()
+    folder = Path(task.pop("folder"))
+    answer = open_engine(task["name"], folder, **{k: task[k] for k in ("items", "variant", "threads")})
+    ready = {"load_seconds": time.perf_counter() - began, "load_peak": memory.peak()}
+    made: dict[int, Iterator[Batch]] = {}
+    firsts: dict[int, Any] = {}
+
+    def work(batch: int, calls: int, seconds: float) -> dict[str, Any]:
+        if batch not in made:
+            every = batches(task["items"], batch, lengths(None, 0)[0], variant=task["variant"], count=64)
+            made[batch] = _forever(every)
+            memory.reset_peak()
+            lists = [answer(next(made[batch])) for _ in range(3)]  # warm-up: shortest, longest, any
+            firsts[batch] = lists[-1].tolist()
+        found = timed(answer, made[batch], calls=calls, seconds=seconds)
+        return found | {"peak": memory.peak(), "first": firsts[batch]}
+
+    answer_for(ready, work)
+
+
+def timed(answer: Answer, asked: Iterator[Batch], *, calls: int, seconds: float) -> dict[str, list[float]]:
+    """`wall` and `cpu`, milliseconds per call: so many calls, or two and what fits into the time."""
+    wall, cpu = [], []
+    began = time.perf_counter()
+    while len(wall) < calls and (len(wall) < 2 or time.perf_counter() - began < seconds):
+        batch = next(asked)
+        spent, start = time.process_time(), time.perf_counter()
+        answer(batch)
+        wall.append(1000 * (time.perf_counter() - start))
+        cpu.append(1000 * (time.process_time() - spent))
+    return {"wall": wall, "cpu": cpu}
+
+
+def _forever(every: Sequence[Batch]) -> Iterator[Batch]:
+    while True:
+        yield from every
+
+
+def group(
+    contestants: Sequence[Contestant], base: Path, *, until: float, options: argparse.Namespace, say: Say
+) -> list[dict[str, Any]]:
+    """Rows of contestants with the same items and threads, open together; the first is the floor."""
+    with ExitStack() as stack:
+        children = {}
+        for one in contestants:
+            say(f"{one.title}: opening")
+            task = {"name": one.engine, "folder": str(one.folder(base)), "items": one.items}
+            task |= {"variant": one.variant, "threads": one.threads}
+            children[one] = stack.enter_context(Child(__file__, task, threads=one.threads))
+        rows = []
+        for number, batch in enumerate(options.batches):
+            share = (until - time.monotonic()) / (len(options.batches) - number)
+            turns, told = _turns(children, batch, seconds=share, samples=options.samples)
+            say(f"{contestants[0].items:,} items, batch {batch}: {len(turns[contestants[0]])} rounds")
+            rows += [
+                row(one, batch, turns) | _memory(children[one], told[one]) | _same(one, told)
+                for one in contestants
+            ]
+    return rows
+
+
+def _turns(
+    children: dict[Contestant, Child], batch: int, *, seconds: float, samples: int
+) -> tuple[dict[Contestant, list[Turn]], dict[Contestant, dict[str, Any]]]:
+    """What every contestant did in every round, and its last answer."""
+    turns: dict[Contestant, list[Turn]] = defaultdict(list)
+    told = {one: child.ask(batch=batch, calls=1, seconds=0) for one, child in children.items()}  # warm-up
+    until = time.monotonic() + seconds
+    order = list(children)
+    for number in range(ROUNDS):
+        if number >= LEAST_ROUNDS and time.monotonic() > until:
+            break
+        slot = max(seconds / ROUNDS / len(order), SHORTEST)
+        for one in order:
+            found = children[one].ask(batch=batch, calls=math.ceil(samples / ROUNDS), seconds=slot)
+            turns[one].append(Turn(found["wall"], found["cpu"]))
+            told[one] = found
+        order = order[1:] + order[:1]
+    return turns, told
+
+
+def row(one: Contestant, batch: int, turns: dict[Contestant, list[Turn]]) -> dict[str, Any]:
+    """Percentiles in milliseconds, and ratios to the floor, to ONNX in fp32, and to the plain variant."""
+    wall = sorted(value for turn in turns[one] for value in turn.wall)
+    found = one._asdict() | {"batch": batch, "calls": len(wall)}
+    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
+        known = name != "p99" or len(wall) >= ENOUGH
+        found[name] = round(wall[math.ceil(share * len(wall)) - 1], 4) if known else None
+    found["cpu_p50"] = round(median(value for turn in turns[one] for value in turn.cpu), 4)
+    others = {
+        "to_floor": one._replace(engine=FLOOR, variant="plain"),
+        "to_fp32": one._replace(engine="onnx"),
+        "to_plain": one._replace(variant="plain"),
+    }
+    for name, other in others.items():
+        found[name] = (
+            ratio(turns[one], turns[other], one.threads) if other in turns and other != one else None
+        )
+    return found
+
+
+def ratio(one: Sequence[Turn], other: Sequence[Turn], threads: int) -> float:
+    """How much longer one takes than the other: the median over the rounds."""
+    clock = 1 if threads == 1 else 0
+    pairs = zip(one, other, strict=True)
+    return round(median(median(a[clock]) / median(b[clock]) for a, b in pairs), 4)
+
+
+def _memory(child: Child, told: dict[str, Any]) -> dict[str, Any]:
+    """Peaks in bytes while opening and while answering."""
+    ready = child.ready
+    seconds = round(ready["load_seconds"], 2)
+    return {"load_seconds": seconds, "load_peak": ready["load_peak"], "peak": told["peak"]}
+
+
+def _same(one: Contestant, told: dict[Contestant, dict[str, Any]]) -> dict[str, Any]:
+    """Share of a batch's lists that have the items of the first engine's that is not the floor."""
+    others = [other for other in told if other.engine != FLOOR and other.variant == one.variant]
+    if one.engine == FLOOR:
+        return {"same_lists": None}
+    pairs = list(zip(told[one]["first"], told[others[0]]["first"], strict=True))
+    return {"same_lists": round(sum(set(a) == set(b) for a, b in pairs) / len(pairs), 4)}
+
+
+def plan(options: argparse.Namespace, *, gpu: bool) -> tuple[list[list[Contestant]], list[dict[str, Any]]]:
+    """Groups that fit into memory, smallest first, and rows for what cannot be measured, with the reason."""
+    groups: list[list[Contestant]] = []
+    left: list[dict[str, Any]] = []
+    for items, threads in product(sorted(options.sizes), options.threads):
+        fitting: list[Contestant] = []
+        for engine, variant in product(options.engines, options.variants):
+            one = Contestant(items, threads, engine, variant)
+            reason = _reason(one, gpu)
+            if reason:
+                left.append(one._asdict() | {"not_measured": reason, "command": command_for(one)})
+            elif not (ENGINES[engine].gpu and threads != options.threads[0]):  # there, threads do nothing
+                fitting.append(one)
+        groups += _packed(fitting, Contestant(items, threads, FLOOR, "plain"))
+    return groups, left
+
+
+def _reason(one: Contestant, gpu: bool) -> str:
+    """Why it cannot be measured, "" if it can."""
+    if ENGINES[one.engine].gpu and not gpu:
+        return "no GPU"
+    exported = ENGINES[one.engine].precision is not None
+    needed = max(one.bytes(), EXPORT_COPIES * table_bytes(one.items) * exported) + table_bytes(one.items)
+    if needed > spare_memory():
+        return f"needs {needed / 2**30:.0f} GB of memory, {spare_memory() / 2**30:.0f} GB are free"
+    return ""
+
+
+def _packed(fitting: Sequence[Contestant], floor: Contestant) -> list[list[Contestant]]:
+    """Lists that fit into memory together, each with the floor in front."""
+    packed: list[list[Contestant]] = []
+    for one in fitting:
+        if not packed or sum(other.bytes() for other in packed[-1]) + one.bytes() > 0.8 * spare_memory():
+            packed.append([floor])
+        packed[-1].append(one)
+    return packed
+
+
+def command_for(one: Contestant) -> str:
+    """What measures it elsewhere."""
+    packages = ENGINES[one.engine].packages
+    install = f"pip install '{packages}' && " if packages else ""
+    return f"{install}python benchmarks/latency.py --sizes {one.items} --engines {one.engine} --minutes 5"
+
+
+def export_missing(contestants: Sequence[Contestant], base: Path, say: Say) -> None:
+    """Write the artefacts that are not there yet, each in a process of its own."""
+    for one in contestants:
+        precision, folder = ENGINES[one.engine].precision, one.folder(base)
+        if precision and not (folder / "artefact.json").exists():
+            say(f"{one.items:,} items, {one.variant}, {precision}: exporting")
+            export(folder, items=one.items, variant=one.variant, precision=precision)
+
+
+def export(folder: Path, **options: Any) -> None:
+    """Write an artefact, with the options of `write_artefact`, in a process of its own."""
+    with Child(__file__, {"export": str(folder)} | options, threads=os.cpu_count() or 1):
+        pass
+
+
+def results(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Everything, as it goes into the JSON file."""
+    found = {"command": command(options), **circumstances(), "load_before": os.getloadavg()[0]}
+    groups, left = plan(options, gpu=bool(found["gpus"]))
+    rows: list[dict[str, Any]] = []
+    with artefacts(options.artefacts) as base:
+        export_missing([one for each in groups for one in each], base, say)
+        end = time.monotonic() + 60 * options.minutes
+        for number, each in enumerate(groups):
+            until = time.monotonic() + (end - time.monotonic()) / (len(groups) - number)
+            rows += group(each, base, until=until, options=options, say=say)
+    rows = [one for n, one in enumerate(rows) if one["engine"] != FLOOR or one not in rows[:n]]
+    return found | {"load_after": os.getloadavg()[0], "rows": rows, "not_measured": left}
+
+
+def graphics() -> list[str]:
+    """Names of the GPUs that could be used, as the driver tells them."""
+    try:
+        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [line.split(":", 1)[1].split("(")[0].strip() for line in told.stdout.splitlines()]
+
+
+def command(options: argparse.Namespace) -> str:
+    """What was typed, or would have been."""
+    given = {"sizes": options.sizes, "batches": options.batches, "threads": options.threads}
+    given |= {"engines": options.engines, "variants": options.variants, "minutes": [f"{options.minutes:g}"]}
+    words = [f"--{name} {','.join(map(str, value))}" for name, value in given.items()]
+    return " ".join(["python benchmarks/latency.py", *words])
+
+
+def circumstances() -> dict[str, Any]:
+    """Machine, packages, models and sessions."""
+    return {
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "gpus": graphics(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "model": f"D = {WIDTH}, fuser gated, two perspectives, random weights, top 20, seen items out",
+        "sessions": lengths(None, 0)[1],
+    }
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    sizes = lambda text: [SIZES_TOO.get(name) or int(name) for name in text.split(",")]  # noqa: E731
+    numbers = lambda text: [int(one) for one in text.split(",")]  # noqa: E731
+    names = lambda text: text.split(",")  # noqa: E731
+    every = [name for name in ENGINES if name != FLOOR]
+    parser.add_argument("--sizes", type=sizes, default="10k,100k,1m", help="10k,100k,1m,10m or numbers")
+    parser.add_argument("--batches", type=numbers, default="1,8,64")
+    parser.add_argument("--threads", type=numbers, default="1,2")
+    parser.add_argument("--engines", type=names, default=every, help=",".join(every))
+    parser.add_argument("--variants", type=names, default=list(VARIANTS), help=",".join(VARIANTS))
+    parser.add_argument("--minutes", type=float, default=10, help="for measuring; exports come on top")
+    parser.add_argument("--samples", type=int, default=1000, help="calls per engine, batch and size")
+    parser.add_argument("--artefacts", type=Path, help="keep the export folders here, and use them again")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args(given)
+    unknown = set(options.engines) - set(every) | set(options.variants) - set(VARIANTS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    return options
+
+
+def main() -> None:
+    """Measure, write the JSON, print the tables."""
+    options = arguments()
+    if options.child:
+        child(options.child)
+        return
+    from latency_tables import latency_part
+
+    found = results(options, lambda text: print(text, file=sys.stderr, flush=True))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(latency_part(found))
+
+
+if __name__ == "__main__":
+    main()
