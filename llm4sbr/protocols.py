@@ -17,11 +17,10 @@ suits it (`{"infer.wording": "natural"}`); it is used where the user did not cho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     import polars as pl
     from torch import Tensor
@@ -226,8 +225,8 @@ class Localizer(Protocol):
 
     Optional: `fit(answers, sessions, catalogue, encoder)`, called before with the answers to training samples
     and the training `Sessions`; and the class attribute `needs_sessions = True`, by which `localize` is given
-    `sessions` besides, int64 (M, T), the prefixes that the answers are about; and `facts`, a dictionary of what
-    should be known about the result (the recall of an approximate search), which is kept with it and shown.
+    `sessions` besides, int64 (M, T), the prefixes that the answers are about; and `facts`, a dictionary of
+    what should be known about the result (the recall of an approximate search), kept with it and shown.
     """
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
@@ -304,57 +303,25 @@ class Baseline(Protocol):
 
 
 @runtime_checkable
-class Scorer(Protocol):
-    """An exported artefact, loaded."""
+class Engine(Protocol):
+    """Where `infer` and `localize` do their work. Constructor: own options."""
 
-    provider: str
-    """Who really computes: `cpu`, `cuda`, `tensorrt`."""
+    workers: int
+    """Blocks that are worked on side by side."""
 
-    def score(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Item ids int64 (B, K) and scores float32 (B, K) for `items`, `mask`, `exclude_seen`, `intents`."""
-        ...
-
-
-class ExportSpec(NamedTuple):
-    """What an exporter is asked for."""
-
-    k: int
-    """K."""
-    variant: str
-    """Where intents come from: `plain`, `intents` (an input), `predictor` or `none`."""
-    precision: str
-    """One of the exporter's `precisions`."""
-    max_batch: int
-    """Most sessions in one request, where the format wants to know."""
-    max_length: int
-    """Most clicks in one session."""
-    about: Mapping[str, str]
-    """What the artefact must be able to say of itself: `fingerprint`, `catalogue` and more."""
-
-
-@runtime_checkable
-class Exporter(Protocol):
-    """Writes a trained model in one format and reads it back. Constructor: `provider`, own options."""
-
-    suffix: str
-    """What the path ends in; "" for a folder."""
-    precisions: tuple[str, ...]
-    """First the one that is meant if nobody says."""
-
-    def export(self, model: object, example: Mapping[str, Tensor], path: Path, *, spec: ExportSpec) -> None:
-        """Write `path`, and files beside it if need be.
+    def map(self, make: Callable[[], Callable[[Any], Any]], blocks: Iterable[Any]) -> Iterator[Any]:
+        """The work's result for every block, in their order; a few blocks ahead are taken, not all.
 
         Args:
-            model: an `LLM4SBR` in evaluation mode, on the CPU; taken over.
-            example: the graph's inputs by name, made of real sessions; also what ranges are measured on.
-            path: inside a folder of the artefact's own.
-            spec: what is asked for.
+            make: makes the work, once per worker and where it is done; the same `make` again finds its
+                workers still there. It, blocks and results must be able to travel between processes.
+            blocks: what to work on.
 
         Raises:
-            DeviceError: the format needs a device that is not here; what it takes to go on is written.
+            Llm4sbrError: what the work raised, of its own kind.
         """
         ...
 
-    def load(self, path: Path) -> Scorer:
-        """Read `path`."""
+    def close(self) -> None:
+        """Let the workers go."""
         ...

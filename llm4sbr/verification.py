@@ -14,8 +14,9 @@ from torch import Tensor
 
 from llm4sbr.data.batches import Batch, batches, collate
 from llm4sbr.errors import ExportError
+from llm4sbr.exporting import Scorer
 from llm4sbr.metrics import hit_rate, reciprocal_rank
-from llm4sbr.protocols import Samples, Scorer, Sessions
+from llm4sbr.protocols import Samples, Sessions
 
 Inputs = dict[str, Tensor]
 

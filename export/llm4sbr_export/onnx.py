@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr.errors import ModelUnavailableError
-from llm4sbr.protocols import ExportSpec
+from llm4sbr.exporting import ExportSpec
 from llm4sbr.serving.artefact import Provider, open_session, provider_of
 from llm4sbr_export.checks import check_operators
 from llm4sbr_export.graph import Graph

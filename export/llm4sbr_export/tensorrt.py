@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr.errors import DeviceError, ExportError, InputError, ModelUnavailableError
-from llm4sbr.protocols import ExportSpec, Scorer
+from llm4sbr.exporting import ExportSpec, Scorer
 from llm4sbr_export.checks import Shapes, objections
 from llm4sbr_export.engine import ONNX, EngineScorer, Key, build, made_for, mismatch
 from llm4sbr_export.graph import Graph

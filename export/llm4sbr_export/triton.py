@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from llm4sbr.protocols import ExportSpec, Scorer
+from llm4sbr.exporting import ExportSpec, Scorer
 from llm4sbr.serving.artefact import Provider
 from llm4sbr_export import triton_client
 from llm4sbr_export.checks import Shapes

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from llm4sbr import registry, store
 from llm4sbr.data.prepared import ITEMS
 from llm4sbr.errors import DeviceError, ExportError, InputError
+from llm4sbr.exporting import Exporter, ExportSpec, Scorer
 from llm4sbr.original import Original
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import Exporter, ExportSpec, Scorer
 from llm4sbr.serving.artefact import FORMAT, RECORD
 from llm4sbr.verification import verify
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from llm4sbr import registry
 from llm4sbr.errors import DeviceError, InputError
+from llm4sbr.exporting import Exporter, ExportSpec
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
-from llm4sbr.protocols import Exporter, ExportSpec, Horizon
+from llm4sbr.protocols import Horizon
 from llm4sbr.testing.backbones import pad
 
 ITEMS, DIM, TEXT_DIM, K = 30, 8, 6, 5
