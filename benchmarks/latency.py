@@ -1,13 +1,14 @@
 """How long a list takes, by catalogue size, batch, threads and engine, against reading the item table once.
 
-    python benchmarks/latency.py --minutes 12 --json benchmarks/results/latency.json
+    python benchmarks/latency.py --minutes 5 --json benchmarks/results/latency.json
 
 A process per engine, variant, size and number of threads, with a model of random weights exported as real
 ones are; sessions of one batch have geometric lengths. All engines of a size are open at the same time and
 take turns, round by round, so that other work on the machine meets all of them; ratios are medians of the
 rounds' ratios (of CPU time with one thread, of the wall clock with more). Small sizes get `--samples` calls;
-when the time is up, larger ones get fewer, and the table says how many. What does not fit into memory, or
-needs a GPU where there is none, is a line that says so.
+larger ones get as many as fit into the time, and the table says how many. What does not fit into memory, or
+needs a GPU where there is none, is a line that says so. Measuring takes `--minutes`; exporting, opening and
+compiling come on top, about seven minutes for the default sizes on two idle cores.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from itertools import product
@@ -29,11 +30,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from engines import ENGINES, FLOOR, WIDTH, Answer, Batch, batches, open_engine
-from processes import Child, answer_for
+from engines import ENGINES, FLOOR, WIDTH
+from latency_child import __file__ as MEASURES
+from latency_child import export
+from processes import Child
 from serving import SIZES, artefacts, lengths, processor
-
-from llm4sbr import memory
 
 SIZES_TOO = {**SIZES, "10m": 10_000_000}
 VARIANTS = ("plain", "intents")
@@ -92,85 +93,41 @@ def spare_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def child(task: dict[str, Any]) -> None:
-    """Export, or open one engine and time calls of it."""
-    if "export" in task:
-        from synthetic import write_artefact
-
-        write_artefact(Path(task.pop("export")), **task)
-        answer_for({}, lambda: {})
-        return
-    began = time.perf_counter()
-    folder = Path(task.pop("folder"))
-    answer = open_engine(task["name"], folder, **{k: task[k] for k in ("items", "variant", "threads")})
-    ready = {"load_seconds": time.perf_counter() - began, "load_peak": memory.peak()}
-    made: dict[int, Iterator[Batch]] = {}
-    firsts: dict[int, Any] = {}
-
-    def work(batch: int, calls: int, seconds: float) -> dict[str, Any]:
-        if batch not in made:
-            every = batches(task["items"], batch, lengths(None, 0)[0], variant=task["variant"], count=64)
-            made[batch] = _forever(every)
-            memory.reset_peak()
-            lists = [answer(next(made[batch])) for _ in range(3)]  # warm-up: shortest, longest, any
-            firsts[batch] = lists[-1].tolist()
-        found = timed(answer, made[batch], calls=calls, seconds=seconds)
-        return found | {"peak": memory.peak(), "first": firsts[batch]}
-
-    answer_for(ready, work)
-
-
-def timed(answer: Answer, asked: Iterator[Batch], *, calls: int, seconds: float) -> dict[str, list[float]]:
-    """`wall` and `cpu`, milliseconds per call: so many calls, or two and what fits into the time."""
-    wall, cpu = [], []
-    began = time.perf_counter()
-    while len(wall) < calls and (len(wall) < 2 or time.perf_counter() - began < seconds):
-        batch = next(asked)
-        spent, start = time.process_time(), time.perf_counter()
-        answer(batch)
-        wall.append(1000 * (time.perf_counter() - start))
-        cpu.append(1000 * (time.process_time() - spent))
-    return {"wall": wall, "cpu": cpu}
-
-
-def _forever(every: Sequence[Batch]) -> Iterator[Batch]:
-    while True:
-        yield from every
-
-
 def group(
-    contestants: Sequence[Contestant], base: Path, *, until: float, options: argparse.Namespace, say: Say
-) -> list[dict[str, Any]]:
-    """Rows of contestants with the same items and threads, open together; the first is the floor."""
+    contestants: Sequence[Contestant], base: Path, *, seconds: float, options: argparse.Namespace, say: Say
+) -> tuple[list[dict[str, Any]], float]:
+    """Rows of contestants with the same items and threads, open together, and the seconds they measured."""
     with ExitStack() as stack:
         children = {}
         for one in contestants:
             say(f"{one.title}: opening")
             task = {"name": one.engine, "folder": str(one.folder(base)), "items": one.items}
             task |= {"variant": one.variant, "threads": one.threads}
-            children[one] = stack.enter_context(Child(__file__, task, threads=one.threads))
-        rows = []
+            children[one] = stack.enter_context(Child(MEASURES, task, threads=one.threads))
+        rows: list[dict[str, Any]] = []
+        total = 0.0
         for number, batch in enumerate(options.batches):
-            share = (until - time.monotonic()) / (len(options.batches) - number)
-            turns, told = _turns(children, batch, seconds=share, samples=options.samples)
+            share = max(seconds - total, 0) / (len(options.batches) - number)
+            turns, told, spent = _turns(children, batch, seconds=share, samples=options.samples)
+            total += spent
             say(f"{contestants[0].items:,} items, batch {batch}: {len(turns[contestants[0]])} rounds")
             rows += [
                 row(one, batch, turns) | _memory(children[one], told[one]) | _same(one, told)
                 for one in contestants
             ]
-    return rows
+    return rows, total
 
 
 def _turns(
     children: dict[Contestant, Child], batch: int, *, seconds: float, samples: int
-) -> tuple[dict[Contestant, list[Turn]], dict[Contestant, dict[str, Any]]]:
-    """What every contestant did in every round, and its last answer."""
+) -> tuple[dict[Contestant, list[Turn]], dict[Contestant, dict[str, Any]], float]:
+    """What every contestant did in every round, its last answer, and the seconds that the rounds took."""
     turns: dict[Contestant, list[Turn]] = defaultdict(list)
     told = {one: child.ask(batch=batch, calls=1, seconds=0) for one, child in children.items()}  # warm-up
-    until = time.monotonic() + seconds
+    began = time.monotonic()
     order = list(children)
     for number in range(ROUNDS):
-        if number >= LEAST_ROUNDS and time.monotonic() > until:
+        if number >= LEAST_ROUNDS and time.monotonic() > began + seconds:
             break
         slot = max(seconds / ROUNDS / len(order), SHORTEST)
         for one in order:
@@ -178,7 +135,7 @@ def _turns(
             turns[one].append(Turn(found["wall"], found["cpu"]))
             told[one] = found
         order = order[1:] + order[:1]
-    return turns, told
+    return turns, told, time.monotonic() - began
 
 
 def row(one: Contestant, batch: int, turns: dict[Contestant, list[Turn]]) -> dict[str, Any]:
@@ -220,7 +177,7 @@ def _same(one: Contestant, told: dict[Contestant, dict[str, Any]]) -> dict[str, 
     others = [other for other in told if other.engine != FLOOR and other.variant == one.variant]
     if one.engine == FLOOR:
         return {"same_lists": None}
-    pairs = list(zip(told[one]["first"], told[others[0]]["first"], strict=True))
+    pairs = list(zip(told[one]["lists"], told[others[0]]["lists"], strict=True))
     return {"same_lists": round(sum(set(a) == set(b) for a, b in pairs) / len(pairs), 4)}
 
 
@@ -278,12 +235,6 @@ def export_missing(contestants: Sequence[Contestant], base: Path, say: Say) -> N
             export(folder, items=one.items, variant=one.variant, precision=precision)
 
 
-def export(folder: Path, **options: Any) -> None:
-    """Write an artefact, with the options of `write_artefact`, in a process of its own."""
-    with Child(__file__, {"export": str(folder)} | options, threads=os.cpu_count() or 1):
-        pass
-
-
 def results(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     """Everything, as it goes into the JSON file."""
     found = {"command": command(options), **circumstances(), "load_before": os.getloadavg()[0]}
@@ -291,10 +242,11 @@ def results(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     with artefacts(options.artefacts) as base:
         export_missing([one for each in groups for one in each], base, say)
-        end = time.monotonic() + 60 * options.minutes
+        seconds = 60 * options.minutes
         for number, each in enumerate(groups):
-            until = time.monotonic() + (end - time.monotonic()) / (len(groups) - number)
-            rows += group(each, base, until=until, options=options, say=say)
+            share = seconds / (len(groups) - number)
+            made, spent = group(each, base, seconds=share, options=options, say=say)
+            rows, seconds = rows + made, max(seconds - spent, 0)
     rows = [one for n, one in enumerate(rows) if one["engine"] != FLOOR or one not in rows[:n]]
     return found | {"load_after": os.getloadavg()[0], "rows": rows, "not_measured": left}
 
@@ -341,11 +293,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=numbers, default="1,2")
     parser.add_argument("--engines", type=names, default=every, help=",".join(every))
     parser.add_argument("--variants", type=names, default=list(VARIANTS), help=",".join(VARIANTS))
-    parser.add_argument("--minutes", type=float, default=10, help="for measuring; exports come on top")
+    parser.add_argument(
+        "--minutes", type=float, default=5, help="for measuring; exports, opening, compiling on top"
+    )
     parser.add_argument("--samples", type=int, default=1000, help="calls per engine, batch and size")
     parser.add_argument("--artefacts", type=Path, help="keep the export folders here, and use them again")
     parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(given)
     unknown = set(options.engines) - set(every) | set(options.variants) - set(VARIANTS)
     if unknown:
@@ -356,9 +309,6 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure, write the JSON, print the tables."""
     options = arguments()
-    if options.child:
-        child(options.child)
-        return
     from latency_tables import latency_part
 
     found = results(options, lambda text: print(text, file=sys.stderr, flush=True))

@@ -35,8 +35,8 @@ def latency_part(found: dict[str, Any]) -> str:
     parts = [
         f"`{found['command']}`",
         f"{found['cpu']}, {found['cores']} cores{gpus}, load {found['load_before']:.1f} before and "
-        f"{found['load_after']:.1f} after (the measurement's own included); {versions}. SR-GNN, {found['model']}; "
-        f"sessions: {found['sessions']}.",
+        f"{found['load_after']:.1f} after (the measurement's own included); {versions}. SR-GNN, "
+        f"{found['model']}; sessions: {found['sessions']}.",
         aims(found["rows"]),
     ]
     for items, rows in groupby(found["rows"], key=lambda row: row["items"]):

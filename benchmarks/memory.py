@@ -1,6 +1,6 @@
-"""Memory of training and of serving, plain and with intents, per backbone: the paper's Table 3 and beyond.
+r"""Memory of training and of serving, plain and with intents, per backbone: the paper's Table 3 and beyond.
 
-    llm4sbr experiment memory runs/memory --dataset ml-1m=PATH --dataset beauty=amazon:PATH \\
+    llm4sbr experiment memory runs/memory --dataset ml-1m=PATH --dataset beauty=amazon:PATH \
         --backbone sr-gnn,tagnn,gce-gnn,s2-dhcn --protocol paper --llm item-text --encoder embedded
     python benchmarks/memory.py runs/memory --json benchmarks/results/memory.json
 
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from engines import ENGINES, batches, open_engine
-from latency import VARIANTS, Say, circumstances, export
+from latency import VARIANTS, Say, circumstances
+from latency_child import export
 from processes import Child, answer_for
 from serving import artefacts, lengths
 
@@ -71,7 +72,7 @@ def training_rows(experiment: Path) -> Iterator[dict[str, Any]]:
         for row in cell["metrics"]["rows"] if cell["status"] == "done" else ():
             if row["kind"] != "baseline":
                 one = {name: cell["axes"][name] for name in ("dataset", "backbone")}
-                one |= {name: row[name] for name in ("name", "label", "peak_memory", "device_memory")}
+                one |= {name: row.get(name) for name in ("name", "label", "peak_memory", "device_memory")}
                 yield one | {"paper": printed.get(row["name"])}
 
 

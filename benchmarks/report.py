@@ -11,13 +11,19 @@ import sys
 from pathlib import Path
 
 from experiment_tables import experiment_section, keep
+from intents_tables import intents_section
 from serving_tables import serving_section
 from training_tables import training_section
 
 HERE = Path(__file__).parent
 
 
-SECTIONS = {"training": training_section, "experiments": experiment_section, "serving": serving_section}
+SECTIONS = {
+    "training": training_section,
+    "experiments": experiment_section,
+    "intents": intents_section,
+    "serving": serving_section,
+}
 """What stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` -> what makes it."""
 
 
