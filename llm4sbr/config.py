@@ -179,6 +179,15 @@ class EvaluateConfig(Section):
     """Samples scored at once."""
 
 
+class EngineConfig(Section):
+    """Where `infer` and `localize` do their work; it changes no result."""
+
+    name: str = "local"
+    """An installed name of kind `engines`: `local`, or `ray` (llm4sbr-ray)."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the engine, such as `workers`."""
+
+
 class Config(Section):
     """All settings of a run, by stage."""
 
@@ -190,6 +199,7 @@ class Config(Section):
     localize: LocalizeConfig = LocalizeConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    engine: EngineConfig = EngineConfig()
 
 
 PROTOCOLS: dict[str, dict[str, Any]] = {

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from llm4sbr import hub
+from llm4sbr import hub, registry
 from llm4sbr.errors import ConfigError, ModelUnavailableError
 from llm4sbr.protocols import Encoder
 
@@ -189,6 +189,12 @@ def bert(
     )
 
 
+def encoding(name: str, options: dict[str, Any]) -> Callable[[list[str]], Tensor]:
+    """The work with an installed encoder, made where it is done."""
+    encode: Callable[[list[str]], Tensor] = registry.create("encoders", name, **options).encode
+    return encode
+
+
 class Memo:
     """An encoder that encodes each distinct line of text once in its life, for texts that come back.
 
@@ -200,6 +206,7 @@ class Memo:
         advance: called with the number of lines whenever some were really encoded.
         block: lines handed to `encoder` at once.
         limit: bytes of vectors remembered; beyond that, new lines are encoded each time they come.
+        work: encodes blocks of lines, in their order; by default `encoder` does, here.
     """
 
     def __init__(
@@ -209,8 +216,9 @@ class Memo:
         advance: Callable[[int], None] = lambda n: None,
         block: int = 256,
         limit: int = 2**31,
+        work: Callable[[Iterable[list[str]]], Iterator[Tensor]] | None = None,
     ) -> None:
-        self.encoder = encoder
+        self.work = work or partial(map, encoder.encode)
         self.fingerprint = encoder.fingerprint
         self.dim = encoder.dim
         self.advance = advance
@@ -238,9 +246,9 @@ class Memo:
         fresh: dict[str, Tensor] = {}
         # longest first: blocks of like length need little padding, and what is left goes faster, not slower
         missing = sorted({line for line in lines if line not in self._known}, key=lambda t: (-len(t), t))
-        for start in range(0, len(missing), self.block):
-            part = missing[start : start + self.block]
-            fresh |= zip(part, self.encoder.encode(part).unbind(), strict=True)
+        parts = [missing[start : start + self.block] for start in range(0, len(missing), self.block)]
+        for part, vectors in zip(parts, self.work(parts), strict=True):
+            fresh |= zip(part, vectors.unbind(), strict=True)
             self.advance(len(part))
         if len(self._known) + len(fresh) <= self.room:
             self._known |= fresh

@@ -18,6 +18,7 @@ SECTIONS = {
     "protocol": "prepare",
     "data": "prepare",
     "infer": "infer",
+    "engine": "infer",
     "localize": "localize",
     "train": "train",
 }
@@ -88,6 +89,7 @@ SETTINGS = (
         "item-text,shuffled,none",
         metavar="NAMES",
     ),
+    Setting("--engine", "engine.name", "Where infer and localize work: local, ray.", "local"),
     Setting("--encoder", "localize.encoder", "Text encoder; also transformers:FOLDER_OR_ID.", "bert"),
     Setting("--localizer", "localize.localizer", "How answers are tied to items.", "nearest"),
     Setting("-f", "localize.f", "Items an answer is tied to; 0: the answer itself.", "5", int, "F"),

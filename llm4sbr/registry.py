@@ -41,6 +41,7 @@ OFFERED = {
     ("llms", "openai"): "llm4sbr-openai",
     ("llms", "vllm"): "llm4sbr-vllm",
     ("localizers", "faiss"): "llm4sbr-faiss",
+    ("engines", "ray"): "llm4sbr-ray",
 }
 """Components of packages of ours that may not be installed: (kind, name) -> the package to install."""
 

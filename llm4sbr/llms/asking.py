@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
+from llm4sbr import registry
 from llm4sbr.errors import ConfigError, Llm4sbrError, UnansweredError
 from llm4sbr.llms.answers import Answer, AnswerCache, answer_key
 from llm4sbr.protocols import LLM
 
-__all__ = ["Asker", "Budget", "parse_budget"]
+__all__ = ["Answered", "Answering", "Asker", "Budget", "answering", "parse_budget"]
 
 BLOCK = 512
 """Samples looked up in the cache at once."""
@@ -59,6 +61,51 @@ def parse_budget(text: str | None) -> Budget:
     return Budget(prompts=int(prompts)) if prompts else Budget(seconds=float(amount) * UNITS[unit])
 
 
+class Answered(NamedTuple):
+    """What came of one batch of prompts."""
+
+    texts: list[str | None]
+    """One per prompt, None where there is no answer."""
+    seconds: float
+    tokens: list[int]
+    """Of each prompt and its answer."""
+    reason: str
+    """Why answers are missing, if any are."""
+
+
+class Answering:
+    """An LLM as the work on one batch: what an engine's worker does."""
+
+    def __init__(self, llm: LLM) -> None:
+        self.llm = llm
+
+    def __call__(self, prompts: list[str]) -> Answered:
+        """Ask about some prompts.
+
+        Raises:
+            Llm4sbrError: the LLM gave another number of answers, or cannot be used.
+        """
+        began, reason = time.monotonic(), ""
+        try:
+            texts: list[str | None] = list(self.llm.generate(prompts))
+        except UnansweredError as error:
+            texts, reason = error.answers, str(error)
+        seconds = time.monotonic() - began
+        if len(texts) != len(prompts):
+            raise Llm4sbrError(
+                f"infer: the LLM gave {len(texts)} answers to {len(prompts)} prompts; "
+                "its generate() must give one per prompt"
+            )
+        count = getattr(self.llm, "count_tokens", lambda texts: [0] * len(texts))
+        pairs = zip(count(prompts), count([text or "" for text in texts]), strict=True)
+        return Answered(texts, seconds, [a + b for a, b in pairs], reason)
+
+
+def answering(name: str, options: dict[str, Any]) -> Answering:
+    """The work with an installed LLM, made where it is done."""
+    return Answering(registry.create("llms", name, **options))
+
+
 class Asker:
     """Brings answers into the cache, a batch at a time.
 
@@ -67,6 +114,8 @@ class Asker:
         cache: what was asked before, by any run.
         budget: where to stop.
         advance: called with a number of samples looked at and a note on what was asked.
+        work: answers batches of prompts, in their order; by default `llm` does, here.
+        workers: batches that `work` answers side by side.
     """
 
     def __init__(
@@ -76,8 +125,12 @@ class Asker:
         *,
         budget: Budget,
         advance: Callable[..., None] = lambda n=1, note="": None,
+        work: Callable[[Iterable[list[str]]], Iterator[Answered]] | None = None,
+        workers: int = 1,
     ) -> None:
         self.llm = llm
+        self.work = work or partial(map, Answering(llm))
+        self.workers = workers
         self.cache = cache
         self.budget = budget
         self.advance = advance
@@ -148,8 +201,9 @@ class Asker:
         began = time.monotonic()
         waiting = sorted(self._waiting.items(), key=lambda pair: (len(pair[1]), pair[0]))
         batches = [waiting[i : i + self._size] for i in range(0, len(waiting), self._size)]
-        for number, batch in enumerate(batches, start=1):
-            answers = self._answers(dict(batch))
+        done = self.work([prompt for _, prompt in batch] for batch in batches)
+        for number, (batch, found) in enumerate(zip(batches, done, strict=True), start=1):
+            answers = self._answers(batch, found)
             self.cache.put_many(answers, llm=self.llm.fingerprint)
             self.asked.update(answers)
             self._known.update(answers)
@@ -159,36 +213,19 @@ class Asker:
         if waiting:
             took = time.monotonic() - began
             fitting = round(len(waiting) * ROUND / max(took, 1e-9))
-            self._round = max(1, self._size // 4, min(fitting, BATCHES * self._size))
+            self._round = max(1, self._size // 4, min(fitting, BATCHES * self._size * self.workers))
             self._waiting.clear()
             if self.budget.seconds is not None:  # half a round early or late is right on average
                 self._spent = time.monotonic() - self._started + took / 2 >= self.budget.seconds
 
-    def _answers(self, batch: dict[bytes, str]) -> dict[bytes, Answer]:
+    def _answers(self, batch: Sequence[tuple[bytes, str]], found: Answered) -> dict[bytes, Answer]:
         """The answers of those prompts that got one."""
-        prompts = list(batch.values())
-        began = time.monotonic()
-        texts = self._generate(prompts)
-        seconds = time.monotonic() - began
-        if len(texts) != len(prompts):
-            raise Llm4sbrError(
-                f"infer: the LLM gave {len(texts)} answers to {len(prompts)} prompts; "
-                "its generate() must give one per prompt"
-            )
-        self.seconds += seconds
-        count = getattr(self.llm, "count_tokens", lambda texts: [0] * len(texts))
-        tokens = [a + b for a, b in zip(count(prompts), count([t or "" for t in texts]), strict=True)]
-        self.tokens += sum(tokens)
-        share = seconds / len(prompts)
-        given = zip(batch, texts, tokens, strict=True)
-        return {key: Answer(text, share, n) for key, text, n in given if text is not None}
-
-    def _generate(self, prompts: list[str]) -> list[str | None]:
-        try:
-            return list(self.llm.generate(prompts))
-        except UnansweredError as error:
-            self.reason = str(error)
-            return error.answers
+        self.seconds += found.seconds
+        self.tokens += sum(found.tokens)
+        self.reason = found.reason or self.reason
+        share = found.seconds / len(batch)
+        given = zip(batch, found.texts, found.tokens, strict=True)
+        return {key: Answer(text, share, tokens) for (key, _), text, tokens in given if text is not None}
 
     def _note(self) -> str:
         rate = f" at {len(self.asked) / self.seconds:.1f}/s" if self.seconds else ""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError
 from llm4sbr.llms.answers import AnswerCache
-from llm4sbr.llms.asking import Asker, parse_budget
+from llm4sbr.llms.asking import Asker, answering, parse_budget
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import LLM, Control, Perspective, is_control
+from llm4sbr.protocols import LLM, Control, Engine, Perspective, is_control
 from llm4sbr.questions import Questions, answers_of, planned
 
 ROWS = 20_000
@@ -65,7 +67,7 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
         else:
             summary["plan"] = planned(model, questions, prepared, settings, progress).as_dict()
             order = selection.order(run, out, samples, prepared, config, progress)
-            rows, tables, cost = _ask(model, questions, order, settings, progress)
+            rows, tables, cost = _ask(model, questions, order, config, progress)
             summary |= cost
         _save(out / "llm", tables, samples, rows, views, summary)
         own = {name: table["parsed"].to_list() for name, table in tables.items()}
@@ -86,13 +88,22 @@ def _control(name: str, seed: int) -> Control:
 
 
 def _ask(
-    llm: LLM, questions: Questions, order: Sequence[int], settings: InferConfig, progress: Progress
+    llm: LLM, questions: Questions, order: Sequence[int], config: Config, progress: Progress
 ) -> tuple[list[int], dict[str, pl.DataFrame], dict[str, Any]]:
     """The answered rows, their table per perspective, and what asking cost."""
-    views = questions.views
+    views, settings = questions.views, config.infer
+    engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
+    make = partial(answering, settings.llm, settings.options)
     with answers_of(settings) as cache:
-        with progress.task("infer", len(order), unit="samples") as advance:
-            asker = Asker(llm, cache, budget=parse_budget(settings.budget), advance=advance)
+        with progress.task("infer", len(order), unit="samples") as advance, closing(engine):
+            asker = Asker(
+                llm,
+                cache,
+                budget=parse_budget(settings.budget),
+                advance=advance,
+                work=partial(engine.map, make),
+                workers=engine.workers,
+            )
             answered = asker.ask(order, questions.prompts)
         rows = sorted(answered)
         tables = {

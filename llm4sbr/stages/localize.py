@@ -8,6 +8,8 @@ catalogue and answers that several of them have are encoded once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +22,11 @@ from llm4sbr import quality, registry, store
 from llm4sbr.config import Config
 from llm4sbr.data.batches import collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
-from llm4sbr.encoders import Memo
+from llm4sbr.encoders import Memo, encoding
 from llm4sbr.errors import StoreError
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import Catalogue, Localizer, Samples
+from llm4sbr.protocols import Catalogue, Engine, Localizer, Samples
 
 BLOCK = 16_384
 """Samples localized at once."""
@@ -70,8 +72,9 @@ def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
             [pl.Series(catalogue.titles), *(t[name].rename("") for t in todo.values() for name in names)]
         )
         distinct = given.unique().str.split("\n").list.explode().n_unique()
-        with progress.task("localize", distinct, unit="texts") as advance:
-            space = _space(run, config, prepared, catalogue, advance)
+        engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
+        with progress.task("localize", distinct, unit="texts") as advance, closing(engine):
+            space = _space(run, config, prepared, catalogue, engine, advance)
             store.write_tensors(out / "items.safetensors", {"items": space.items})
             for source, table in todo.items():
                 _localize_source(out / source, source, table, names, space)
@@ -117,11 +120,14 @@ def _texts(catalogue: Catalogue, kind: str) -> Catalogue:
     return Catalogue(catalogue.keys, catalogue.texts() if kind == "full" else catalogue.titles)
 
 
-def _space(run: Path, config: Config, prepared: Prepared, catalogue: Catalogue, advance: Any) -> Space:
+def _space(
+    run: Path, config: Config, prepared: Prepared, catalogue: Catalogue, engine: Engine, advance: Any
+) -> Space:
     chosen = config.localize
     encoder = registry.create("encoders", chosen.encoder, **chosen.encoder_options)
     localizer = registry.create("localizers", chosen.localizer, f=chosen.f, **chosen.options)
-    memo = Memo(encoder, advance=advance)
+    make = partial(encoding, chosen.encoder, chosen.encoder_options)
+    memo = Memo(encoder, advance=advance, work=partial(engine.map, make))
     stamp = store.read_stamp(run / "infer")
     about = {
         "catalogue": catalogue_hash(prepared.catalogue),

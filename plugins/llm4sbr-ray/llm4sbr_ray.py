@@ -1,0 +1,126 @@
+"""The engine `ray`: actors that hold the LLM or the encoder, on one machine or many.
+
+Blocks go to the actors in turn, a few ahead of the oldest result, and results come back in order: the driver
+holds a bounded number of blocks, and the answer cache stays where the driver is. An actor that dies is
+started again and its blocks are worked on again. What an LLM answers does not depend on the engine as far as
+it does not depend on its batch; batches are the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from llm4sbr.errors import ConfigError, Llm4sbrError
+
+__all__ = ["RayEngine"]
+
+AHEAD = 2
+"""Blocks per worker that are handed out before the oldest result is back."""
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class Worker:
+    """Makes the work once and does it on every block it is given."""
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+        self.work = make()
+
+    def do(self, block: Any) -> Any:
+        """The work's result for one block."""
+        return self.work(block)
+
+    def process(self) -> int:
+        """Number of the worker's process."""
+        return os.getpid()
+
+
+class RayEngine:
+    """Does the work on Ray actors.
+
+    Args:
+        workers: actors; by default one per GPU of the cluster, else one per core of it.
+        address: of a running cluster, such as `auto` or `ray://host:10001`; by default a cluster of this
+            machine's own, started now and ended with the run.
+        cpus: cores that an actor counts as.
+        gpus: GPUs that an actor needs.
+
+    Raises:
+        ConfigError: fewer than one worker, or no such cluster.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        address: str | None = None,
+        cpus: float = 1,
+        gpus: float = 0,
+    ) -> None:
+        if workers is not None and workers < 1:
+            raise ConfigError(f"engine.options.workers = {workers}: expected 1 or more")
+        self._own = not ray.is_initialized()
+        if self._own:
+            try:
+                ray.init(
+                    address=address,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    **({} if address else {"num_cpus": max(workers or 1, os.cpu_count() or 1)}),
+                )
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ConfigError(
+                    f"engine.options.address = {address!r}: no Ray cluster there ({reason})"
+                ) from None
+        there = ray.cluster_resources()
+        self.workers = workers or int(there.get("GPU", 0) if gpus else there.get("CPU", 1)) or 1
+        self._resources = {"num_cpus": cpus, "num_gpus": gpus}
+        self._made: tuple[object, list[Any]] | None = None
+
+    def map(self, make: Callable[[], Callable[[Any], Any]], blocks: Iterable[Any]) -> Iterator[Any]:
+        """The work's result for every block, in their order.
+
+        Raises:
+            Llm4sbrError: what the work raised, or that the cluster is gone.
+        """
+        actors = self._actors(make)
+        waiting: deque[Any] = deque()
+        try:
+            for number, block in enumerate(blocks):
+                waiting.append(actors[number % len(actors)].do.remote(block))
+                if len(waiting) >= AHEAD * len(actors):
+                    yield ray.get(waiting.popleft())
+            while waiting:
+                yield ray.get(waiting.popleft())
+        except RayTaskError as error:
+            if isinstance(error.cause, Llm4sbrError):
+                raise error.cause from None
+            raise
+        except RayError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise Llm4sbrError(
+                f"the Ray cluster gave up ({reason}); finished work is kept, run again"
+            ) from None
+
+    def close(self) -> None:
+        """Let the actors go, and a cluster that was started here."""
+        self._made = None
+        if self._own and ray.is_initialized():
+            ray.shutdown()
+
+    def processes(self) -> list[int]:
+        """Numbers of the workers' processes, for whoever wants to look at them."""
+        return ray.get([actor.process.remote() for actor in (self._made or (None, []))[1]])
+
+    def _actors(self, make: Callable[[], Callable[[Any], Any]]) -> list[Any]:
+        if self._made is None or self._made[0] is not make:
+            made = [Worker.options(**self._resources).remote(make) for _ in range(self.workers)]
+            self._made = make, made
+        return self._made[1]
