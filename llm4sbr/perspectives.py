@@ -142,8 +142,9 @@ class Choose(Worded):
         self._propose = lru_cache(maxsize=65_536)(propose)
 
     def candidates(self, items: Sequence[Item]) -> list[Item]:
-        """The items in the list."""
-        return self._propose(tuple(item.id for item in items if item.id))
+        """The items in the list; none for items that are not of the catalogue."""
+        known = tuple(item.id for item in items if item.id)
+        return self._propose(known) if known else []
 
     def prompt(self, items: Sequence[Item]) -> str:
         """The question, and below it the list, a title per line."""
