@@ -28,6 +28,7 @@ FENCE = re.compile(r"^```([\w+-]+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTAL
 KIND_OF = {
     "data.reader": "readers",
     "infer.llm": "llms",
+    "engine.name": "engines",
     "infer.controls": "llms",
     "infer.perspectives": "perspectives",
     "localize.encoder": "encoders",
@@ -68,7 +69,7 @@ def blocks(page: Path) -> list[Block]:
 def steps(block: Block) -> list[Step]:
     """The commands of a console block, continued lines as one."""
     found: list[Step] = []
-    for line in block.text.replace("\\\n", " ").splitlines():
+    for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
         if line.startswith("$ "):
             found.append(Step(line[2:], ""))
         elif found:
@@ -80,13 +81,13 @@ def steps(block: Block) -> list[Step]:
 
 def indented(page: Path) -> Iterator[str]:
     """The commands `llm4sbr ...` of a README: lines of indented or fenced code, continued ones as one."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
     fenced = "\n".join(FENCE_ANY.findall(text))
     code = [line for line in text.splitlines() if line.startswith("    ")] + fenced.splitlines()
     for line in code:
         command = line.strip().removeprefix("$ ").removeprefix(".venv/bin/")
         if command.startswith("llm4sbr "):
-            yield command
+            yield re.split(r"\s{3,}", command)[0]  # what stands behind it explains it
 
 
 FENCE_ANY = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -166,7 +167,7 @@ def _check_pip(words: list[str]) -> None:
         elif name.startswith("llm4sbr-"):
             assert name in ours, f"no plugin {name}"
         elif name.startswith("plugins/"):
-            assert (ROOT / name / "pyproject.toml").exists(), f"no {name}"
+            assert (ROOT / name).exists(), f"no {name}"
 
 
 def _check_llm4sbr(arguments: list[str], own: set[tuple[str, str]]) -> None:

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 import tomllib
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -105,7 +106,7 @@ class Reader:
             return ""
         if words[0] == "llm4sbr":
             said = CliRunner().invoke(cli, words[1:], input=shlex.split(given)[-1] if pipe else None)
-            assert said.exit_code == 0, f"$ {command}\n{said.output}\n{said.exception!r}"
+            assert said.exit_code == 0, f"$ {command}\n{said.output}\n{trace(said.exception)}"
             return said.stdout
         if words[0] == "curl":
             return self._curl(words[1:])
@@ -129,6 +130,10 @@ class Reader:
     def close(self) -> None:
         if self.stop is not None:
             self.stop.__exit__(None, None, None)
+
+
+def trace(error: BaseException | None) -> str:
+    return "".join(traceback.format_exception(error)[-3:]) if error else ""
 
 
 def agrees(expected: str, said: str) -> bool:
@@ -320,4 +325,4 @@ def test_a_command_is_parsed_and_not_run(tmp_path):
 
 def test_steps_of_a_block():
     block = Block("console", (), "$ llm4sbr run x \\\n    --epochs 1\na\n$ cat y\n")
-    assert steps(block) == [Step("llm4sbr run x      --epochs 1", "a\n"), Step("cat y", "")]
+    assert steps(block) == [Step("llm4sbr run x  --epochs 1", "a\n"), Step("cat y", "")]
