@@ -8,7 +8,7 @@ EMBEDDED := plugins/llm4sbr-embedded
 ALONE := plugins/llm4sbr-vllm
 PLUGINS := $(filter-out $(EMBEDDED) $(ALONE),$(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 
-.PHONY: help demo install test test-slow lint types imports check format clean
+.PHONY: help demo install test test-slow lint types imports check docs format clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,12 +36,15 @@ types: $(VENV)/installed-dev
 imports: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
+docs: $(VENV)/installed-docs ## The documentation site, docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+
 format: $(VENV)/installed-dev ## Bring the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## Remove the virtual environment and what tools left
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # Debian keeps ensurepip in a package of its own; where it is missing, the python3 at hand brings pip along.
 $(BIN)/python:
@@ -57,4 +60,8 @@ $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt $(EMBEDDED)/pypr
 $(VENV)/installed-dev: $(VENV)/installed $(wildcard plugins/*/pyproject.toml)
 	$(PIP) install --progress-bar on -c constraints.txt -e '.[dev]' $(addprefix -e ,$(PLUGINS))
 	$(PIP) install --progress-bar on --no-deps -e $(ALONE)
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[docs]'
 	@touch $@

@@ -7,18 +7,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import generate
+from sphinx.ext.napoleon import Config, GoogleDocstring
 
 project = "llm4sbr"
 author = "the llm4sbr authors"
 version = release = installed_version("llm4sbr")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 default_role = "code"
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = f"llm4sbr {version}"
@@ -27,6 +27,14 @@ html_show_sourcelink = False
 
 
 def setup(app):
-    """Put what is generated from the code into the pages."""
+    """Put what is generated from the code into the pages, and read docstrings in Google's style."""
     app.connect("source-read", lambda app, page, source: source.__setitem__(0, generate.fill(source[0])))
+    app.connect("autodoc-process-docstring", google)
     return {"parallel_read_safe": True}
+
+
+def google(app, what, name, found, options, lines):
+    """Arguments and errors of a docstring; the text of an attribute is left alone, colons and all."""
+    if what not in ("attribute", "data"):
+        style = Config(napoleon_use_rtype=False)
+        lines[:] = GoogleDocstring(lines, style, app, what, name, found, options).lines()
