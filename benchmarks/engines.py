@@ -168,7 +168,7 @@ def _tensorrt(precision: str, folder: Path, items: int, variant: str, backbone: 
     import torch
     from synthetic import LONGEST, random_model
 
-    from llm4sbr.protocols import ExportSpec
+    from llm4sbr.exporting import ExportSpec
     from llm4sbr_export.tensorrt import TensorRT
 
     folder.mkdir(parents=True, exist_ok=True)

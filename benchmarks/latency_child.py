@@ -1,4 +1,4 @@
-"""The process that `latency.py` measures in: it opens one engine and times calls of it, or exports one model."""
+"""The process that `latency.py` measures in: opens one engine and times calls of it, or exports one model."""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the process."""
-        self.process.communicate()
+        if self.process.returncode is None:
+            self.process.communicate()
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """What the child answers; `SystemExit` if it died."""
@@ -55,7 +56,8 @@ class Child:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{dict(self.task)}: the measuring process ended with {self.process.wait()}")
+            self.process.communicate()
+            raise SystemExit(f"{dict(self.task)}: the measuring process ended with {self.process.returncode}")
         found: dict[str, Any] = json.loads(line)
         return found
 

@@ -10,8 +10,9 @@ import polars as pl
 import torch
 
 from llm4sbr.data.prepared import catalogue_hash
+from llm4sbr.exporting import ExportSpec
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
-from llm4sbr.protocols import Catalogue, ExportSpec
+from llm4sbr.protocols import Catalogue
 from llm4sbr_export.onnx import Onnx
 
 WIDTH, TEXT, LONGEST = 100, 384, 50
