@@ -1,0 +1,82 @@
+"""What every engine must do; subclass `EngineContract` in a plugin's tests.
+
+class TestMine(EngineContract):
+    create = MyEngine
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from llm4sbr.errors import ConfigError
+from llm4sbr.protocols import Engine
+
+MOST_AHEAD = 64
+"""Blocks that an engine may take before the first result is asked for."""
+
+
+def square() -> Callable[[int], int]:
+    """Makes work that squares."""
+
+    def work(block: int) -> int:
+        return block * block
+
+    return work
+
+
+def refuse() -> Callable[[int], int]:
+    """Makes work that refuses block 3."""
+
+    def work(block: int) -> int:
+        if block == 3:
+            raise ConfigError("block 3: refused")
+        return block
+
+    return work
+
+
+class EngineContract:
+    """Tests of one engine."""
+
+    create: Callable[[], Engine]
+    """Makes the engine."""
+
+    @pytest.fixture
+    def engine(self) -> Iterator[Engine]:
+        """One engine, closed at the end."""
+        made = self.create()
+        yield made
+        made.close()
+
+    def test_satisfies_the_protocol(self, engine: Engine) -> None:
+        """It has the members, and a worker at least."""
+        assert isinstance(engine, Engine)
+        assert engine.workers >= 1
+
+    def test_results_come_in_the_order_of_the_blocks(self, engine: Engine) -> None:
+        """One result per block, with the same work twice, and none for none."""
+        for _ in range(2):
+            assert list(engine.map(square, range(50))) == [i * i for i in range(50)]
+        assert list(engine.map(square, [])) == []
+
+    def test_blocks_are_not_all_taken_at_once(self, engine: Engine) -> None:
+        """Millions of blocks must not wait in memory."""
+        taken = []
+
+        def blocks() -> Iterator[int]:
+            for block in range(10_000):
+                taken.append(block)
+                yield block
+
+        results = engine.map(square, blocks())
+        assert next(results) == 0
+        assert len(taken) <= MOST_AHEAD
+        results.close()  # type: ignore[attr-defined]
+
+    def test_errors_of_ours_stay_ours(self, engine: Engine) -> None:
+        """What the work raises arrives as what it is."""
+        with pytest.raises(ConfigError, match="block 3: refused"):
+            list(engine.map(refuse, range(10)))
+        assert list(engine.map(square, range(3))) == [0, 1, 4]
