@@ -17,8 +17,8 @@ def intents_section() -> str:
     for path in sorted(RESULTS.glob("intents-*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         samples, rules, rare = found["samples"], found["rules"], found["rare"]
-        asked = found["seeds_asked_for"]
-        seeds = f"{found['seeds']} seeds" if found["seeds"] == asked else f"{found['seeds']} of {asked} seeds"
+        done, asked = found["seeds"], found["seeds_asked_for"]
+        seeds = "one seed" if asked == 1 else f"{done} seeds" if done == asked else f"{done} of {asked} seeds"
         parts.append(
             f"### {path.stem}\n\n"
             f"{samples['train']:,} training and {samples['test']:,} test samples, {rare['samples']:,} of "
