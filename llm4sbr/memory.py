@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import resource
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt(3)
+_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # of madvise(2)
+_HUGE = 2**21  # bytes of a huge page
 
 
 def reset_peak() -> None:
@@ -41,3 +44,33 @@ def reuse_freed() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, 2**30)
         library.mallopt(_TRIM_THRESHOLD, 2**30)
+
+
+def use_huge_pages(*, least: int = 2**24) -> None:
+    """Move this process's large blocks to huge pages, now (Linux; elsewhere nothing happens).
+
+    A catalogue's table is read from end to end for every list. On pages of 4 kB the processor spends a
+    quarter to a third of that time on finding them. Takes one or two seconds per gigabyte, once.
+
+    Args:
+        least: bytes; smaller blocks, and those that are not all in use, stay as they are.
+    """
+    with suppress(AttributeError, OSError, ValueError):
+        library = ctypes.CDLL(None)
+        for start, end in _blocks(least):
+            first, last = -(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE
+            for advice in (_MADV_HUGEPAGE, _MADV_COLLAPSE):
+                library.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)
+
+
+def _blocks(least: int) -> Iterator[tuple[int, int]]:
+    """First and last address of writable private memory without a file, nine tenths of it resident."""
+    start = end = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0]:
+            start, end = (int(word, 16) for word in words[0].split("-"))
+            if words[1] != "rw-p" or len(words) > 5:
+                end = start
+        elif words[0] == "Rss:" and end - start >= least and int(words[1]) * 1024 >= 0.9 * (end - start):
+            yield start, end

@@ -48,3 +48,23 @@ def test_freed_memory_is_used_again():
         for how in ("reuse", "return")
     }
     assert faults["reuse"] < 100 < faults["return"]
+
+
+@linux
+def test_large_blocks_move_to_huge_pages_with_what_they_hold():
+    script = (
+        "import torch\n"
+        "from llm4sbr import memory\n"
+        "def huge():\n"
+        "    lines = open('/proc/self/smaps').read().splitlines()\n"
+        "    return sum(int(line.split()[1]) for line in lines if line.startswith('AnonHugePages:'))\n"
+        "block = torch.arange(2**23)  # 64 MB\n"
+        "before = huge()\n"
+        "memory.use_huge_pages()\n"
+        "assert torch.equal(block, torch.arange(2**23))\n"
+        "print(huge() - before)\n"
+    )
+    moved = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
+    if not moved:
+        pytest.skip("this kernel has no huge pages to give")
+    assert moved > 2**15  # kB: half of the block at least

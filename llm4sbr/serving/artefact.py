@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llm4sbr import store
+from llm4sbr import memory, store
 from llm4sbr.errors import InputError, ModelUnavailableError, StoreError
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ def open_session(path: Path, *, threads: int | None = None, provider: Provider =
     found = provider_of(session)
     if provider not in ("auto", found):
         raise InputError(f"provider {provider}: ONNX Runtime fell back to {found}; llm4sbr doctor shows why")
+    memory.use_huge_pages()  # for the tables, which every answer reads
     return session
 
 
