@@ -168,6 +168,14 @@ def components(kind: str) -> str:
     return "\n".join(["| Name | Package | |", "|---|---|---|", *rows])
 
 
+def columns() -> str:
+    """Column names that the readers of tables recognise."""
+    from llm4sbr.data.columns import ALIASES
+
+    rows = [f"| {role} | {', '.join(f'`{name}`' for name in names)} |" for role, names in ALIASES.items()]
+    return "\n".join(["| Role | Recognised |", "|---|---|", *rows])
+
+
 def template(name: str) -> str:
     """A file of `llm4sbr plugins new my-<kind> --kind <kind>`; `name` is the template's."""
     from llm4sbr.scaffold import new_plugin
@@ -204,5 +212,6 @@ PARTS = {
     "settings": settings,
     "protocol": protocol,
     "components": components,
+    "columns": columns,
     "template": template,
 }

@@ -35,8 +35,8 @@ READMES += sorted(ROOT.glob("plugins/*/README.md"))
 FIRST = DOCS / "getting-started.md"
 """Makes the toy data and the run that other pages go on with."""
 
-SLOW = {"serving.md", "experiments.md"}
-"""They export a model or train many."""
+SLOW = {"serving.md", "experiments.md", "exporters.md"}
+"""Pages that export a model or train many."""
 
 STAND_INS = """
 import zlib
@@ -121,7 +121,7 @@ class Reader:
 
     def _curl(self, words: list[str]) -> str:
         assert self.server is not None
-        url = urlsplit(next(word for word in words if word.startswith("http")))
+        url = urlsplit(next(f"http://{word}" for word in words if word.startswith("localhost")))
         body = words[words.index("-d") + 1].encode() if "-d" in words else None
         answer = self.server.ask(url.path + (f"?{url.query}" if url.query else ""), body)
         assert answer.status == 200, answer
