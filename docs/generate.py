@@ -10,6 +10,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -121,6 +122,7 @@ class Offered(NamedTuple):
     """First line of its docstring."""
 
 
+@cache
 def offered() -> list[Offered]:
     """Every component that a package of this repository offers, of the core first."""
     projects = [ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]
@@ -178,16 +180,23 @@ def columns() -> str:
 
 def template(name: str) -> str:
     """A file of `llm4sbr plugins new my-<kind> --kind <kind>`; `name` is the template's."""
-    from llm4sbr.scaffold import new_plugin
-
     kind = name.partition(".")[0].removesuffix("_test")
     kind = kind if kind in KINDS else "backbones"
+    module = f"my_{kind[:-1]}.py"
+    own = {f"{kind}.py.txt": module, f"{kind}_test.py.txt": f"tests/test_{module}"}
+    file = own.get(name, name.removesuffix(".txt"))
+    return f"```{LANGUAGES[Path(file).suffix]}\n{distribution(kind)[file].rstrip()}\n```"
+
+
+@cache
+def distribution(kind: str) -> dict[str, str]:
+    """The files of `llm4sbr plugins new my-<kind> --kind <kind>`."""
+    from llm4sbr.scaffold import new_plugin
+
     with TemporaryDirectory() as folder:
-        new_plugin(f"my-{kind[:-1]}", kind, Path(folder) / "new")
-        module = f"my_{kind[:-1]}.py"
-        own = {f"{kind}.py.txt": module, f"{kind}_test.py.txt": f"tests/test_{module}"}
-        path = Path(folder) / "new" / own.get(name, name.removesuffix(".txt"))
-        return f"```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8').rstrip()}\n```"
+        home = Path(folder) / "new"
+        written = new_plugin(f"my-{kind[:-1]}", kind, home)
+        return {str(path.relative_to(home)): path.read_text(encoding="utf-8") for path in written}
 
 
 def _string(node: ast.AST | None) -> str:
