@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
-
     import polars as pl
     from torch import Tensor
 
@@ -267,9 +266,9 @@ class CatalogueFuser(Fuser, Protocol):
     Its class says so by `needs_catalogue = True`. What `fit` takes over is a buffer, saved with the model.
     Optional besides: `texts(items)`, the titles' vectors of int64 (B, T) as float (B, T, E), from which the
     predictor of intents learns more than from the session's vectors alone.
-    Optional besides, for scores that are inner products: `factors(items) -> [(N, Q), ...]` of embeddings (N, D)
-    and `queries(fused, intents) -> [(B, Q), ...]`, the first being `fused`. The sum of their products is what
-    `rescore` makes of `fused @ items.T`; exported graphs then read constant tables and nothing else.
+    Optional besides, for scores that are inner products: `factors(items) -> [(N, Q), ...]` of embeddings
+    (N, D) and `queries(fused, intents) -> [(B, Q), ...]`, the first being `fused`. The sum of their products
+    is what `rescore` makes of `fused @ items.T`; exported graphs then read constant tables and nothing else.
     """
 
     needs_catalogue: bool

@@ -47,9 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scores_are_the_models_own(run: Path) -> None:
     recommender = Recommender.load(run)
-    found = recommender.recommend(
-        ["Blue Chair (1991)", "i03"], k=5, exclude_seen=False, source="predictor"
-    )
+    found = recommender.recommend(["Blue Chair (1991)", "i03"], k=5, exclude_seen=False, source="predictor")
     assert (found.variant, found.seed) == ("llm", 1)
     items = torch.tensor([[2, 3]])
     mask = torch.ones_like(items, dtype=torch.bool)

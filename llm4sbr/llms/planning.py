@@ -120,7 +120,7 @@ def _cost(llm: LLM, prompts: int, asked: float, answered: float) -> float | None
     price = getattr(llm, "price", None)
     if price is None:
         return None
-    return round(prompts * (asked * price[0] + answered * price[1]) / 1e6, 2)
+    return float(round(prompts * (asked * price[0] + answered * price[1]) / 1e6, 2))
 
 
 def sentence(found: Plan, budget: str | None = None) -> str:

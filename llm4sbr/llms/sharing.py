@@ -116,11 +116,11 @@ def _parsed(text: str, where: str) -> Line:
         "key": str, "llm": str, "answer": str, "seconds": (int, float), "tokens": int, "added": (int, float)
     }  # fmt: skip
     for field, kind in kinds.items():
-        value = found.get(field) if isinstance(found, dict) else None
+        value: Any = found.get(field) if isinstance(found, dict) else None
         wrong = not isinstance(value, kind) or isinstance(value, bool)
-        if wrong or (
-            field in ("seconds", "tokens", "added") and not (math.isfinite(value) and 0 <= value < 2**53)
-        ):
+        if not wrong and kind is not str:
+            wrong = not (math.isfinite(value) and 0 <= value < 2**53)
+        if wrong:
             raise DataError(f"{where}: {field}: {value!r} is not usable; no answer was added")
     if not re.fullmatch("[0-9a-f]{64}", found["key"]):
         raise DataError(f"{where}: key: {found['key']!r} is not 64 hex digits; no answer was added")
