@@ -83,7 +83,7 @@ class Nearest:
         return Localization((index + 1).masked_fill(weights == 0, 0), weights, embeddings)
 
     def search(self, queries: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and rows of the f most similar `vectors`, as `top` gives them; a faster search overrides it."""
+        """Cosines and rows of the f most similar `vectors` (see `top`); faster searches override it."""
         return top(queries, vectors, self.f)
 
     def _weigh(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
