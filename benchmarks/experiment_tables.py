@@ -85,7 +85,8 @@ def _table(cells: list[dict[str, Any]]) -> str:
     for number, cell in enumerate(cells):
         for row in cell["metrics"]["rows"]:
             if row["kind"] != "baseline" or not number:  # the same in every cell
-                lines.append(f"| {' | '.join(_line(cell, row, printed))} |")
+                shared = row["kind"] == "baseline" and len(cells) > 1  # no one plain backbone is its own
+                lines.append(f"| {' | '.join(_line(cell, row | {'gain': {}} if shared else row, printed))} |")
     return "\n".join(lines)
 
 

@@ -62,7 +62,8 @@ def _metric_table(cells: Sequence[Cell]) -> RenderableType:
     for label, row, cell in _rows(cells):
         line = [label, row["label"]]
         for name in names:
-            line += [value_text(row, name), gain_text(row, name)]
+            shared = row["kind"] == "baseline" and len(cells) > 1  # no one cell's plain backbone is its own
+            line += [value_text(row, name), MISSING if shared else gain_text(row, name)]
             line += [_printed(cell, row["name"], name)] if with_paper else []
         lines.append(line)
     return grid(header, lines, left=2)
