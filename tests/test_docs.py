@@ -5,6 +5,7 @@ import importlib
 import inspect
 import json
 import os
+import pydoc
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -25,12 +27,14 @@ from llm4sbr.registry import KINDS
 from llm4sbr.testing.live_server import LiveServer, live_server
 
 sys.path.insert(0, str(Path(__file__).parent))
-from docs_pages import Block, Step, blocks, check, indented, parse, steps
+from docs_pages import FENCE, Block, Step, blocks, check, indented, parse, steps
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
-READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
+READMES = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "export/README.md")
+]
 READMES += sorted(ROOT.glob("plugins/*/README.md"))
 FIRST = DOCS / "getting-started.md"
 """Makes the toy data and the run that other pages go on with."""
@@ -250,6 +254,42 @@ def test_every_command_of_a_page_exists(page):
 def test_every_command_of_a_readme_exists(page):
     for command in indented(page):
         check(command, set())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_names_in_running_text_exist(page):
+    for name in re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text())):
+        assert means_something(name), f"{page.name}: `{name}` is nothing"
+
+
+def means_something(name: str) -> bool:
+    """Whether an option, a setting, a dotted name or a path of ours exists; other texts may be anything."""
+    if name.startswith("--"):
+        return any(name.split()[0].partition("=")[0] in options(command) for command in commands(cli))
+    if re.fullmatch(r"(data|infer|localize|train|evaluate|engine)\.\w+( = .*|=.*)?", name):
+        return re.split(r" ?=", name)[0] in config.flatten(config.Config().model_dump())
+    if re.fullmatch(r"llm4sbr(\.\w+)+", name):
+        return pydoc.locate(name) is not None
+    if re.fullmatch(r"(llm4sbr|docs|tests|benchmarks|export|plugins)/[\w/-]+\.\w+", name):
+        return (ROOT / name).exists()
+    return True
+
+
+def commands(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    for below in getattr(command, "commands", {}).values():
+        yield from commands(below)
+
+
+def options(command: click.Command) -> set[str]:
+    return {flag for parameter in command.params for flag in parameter.opts} | {"--help", "--nproc-per-node"}
+
+
+@pytest.mark.parametrize(
+    "name", ["--bakbone sr-gnn", "train.width", "llm4sbr.runn", "benchmarks/nothing.py", "train.dimm = 3"]
+)
+def test_a_name_that_is_nothing_is_found(name):
+    assert not means_something(name)
 
 
 @pytest.mark.parametrize(
