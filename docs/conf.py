@@ -22,6 +22,8 @@ autodoc_typehints_format = "short"
 
 html_theme = "furo"
 html_title = f"llm4sbr {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 
@@ -30,6 +32,7 @@ def setup(app):
     """Put what is generated from the code into the pages, and read docstrings in Google's style."""
     app.connect("source-read", lambda app, page, source: source.__setitem__(0, generate.fill(source[0])))
     app.connect("autodoc-process-docstring", google)
+    app.connect("autodoc-process-signature", without_placeholders)
     return {"parallel_read_safe": True}
 
 
@@ -38,3 +41,8 @@ def google(app, what, name, found, options, lines):
     if what not in ("attribute", "data"):
         style = Config(napoleon_use_rtype=False)
         lines[:] = GoogleDocstring(lines, style, app, what, name, found, options).lines()
+
+
+def without_placeholders(app, what, name, found, options, signature, result):
+    """Protocols are not made by calling them."""
+    return ("", result) if signature == "(*args, **kwargs)" else None

@@ -49,7 +49,7 @@ def _command(name: str, command: click.Command) -> str:
     usage = command.get_usage(context).removeprefix("Usage: ")
     texts = [re.sub(r"\s+", " ", part) for part in (command.help or "").split("\n\n")]
     records = [param.get_help_record(context) for param in command.get_params(context)]
-    shown = [record for record in records if record and "--help" not in record[0]]
+    shown = [record for record in records if record and record[1] and "--help" not in record[0]]
     rows = [f"| {_code(flag)} | {_cell(text)} |" for flag, text in shown]
     table = ["| Option | |", "|---|---|", *rows] if rows else []
     return "\n\n".join([f"## {name}", *texts, f"```text\n{usage}\n```", "\n".join(table)]).rstrip()
