@@ -61,7 +61,7 @@ class Contestant(NamedTuple):
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.items:,} items, {self.threads} threads, {self.engine}, {self.variant}"
+        return f"{self.items:,} items, threads {self.threads}, {self.engine}, {self.variant}"
 
     def folder(self, base: Path) -> Path:
         """Of the artefact that it reads."""

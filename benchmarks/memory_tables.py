@@ -11,6 +11,10 @@ from engines import ENGINES
 
 RESULTS = Path(__file__).parent / "results"
 NO_GPU = "not measured: no GPU"
+ELSEWHERE = (
+    "What needs a GPU is measured by the same commands on a machine that has one, after "
+    "`pip install 'llm4sbr[onnx-gpu]' 'llm4sbr[tensorrt]'`."
+)
 
 
 def memory_section() -> str:
@@ -32,7 +36,8 @@ def memory_part(found: dict[str, Any]) -> str:
     ]
     if found["training"]:
         parts.append("**Training**\n\n" + training_table(found["training"]))
-    return "\n\n".join([*parts, "**Serving**\n\n" + serving_table(found["serving"])])
+    parts.append("**Serving**\n\n" + serving_table(found["serving"]))
+    return "\n\n".join([*parts, *([ELSEWHERE] if not found["gpus"] else [])])
 
 
 def training_table(rows: Sequence[dict[str, Any]]) -> str:

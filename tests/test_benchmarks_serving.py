@@ -199,7 +199,7 @@ def test_another_experiment_is_refused(tmp_path):
 
 def test_serving_memory_is_measured_or_said_to_be_missing(tmp_path):
     import memory
-    from memory_tables import serving_table
+    from memory_tables import memory_part, serving_table
 
     engines = ("eager-cuda", "eager", "onnx-int8")
     found = memory.serving_rows(40, ["tagnn"], tmp_path, gpu=False, engines=engines, say=lambda text: None)
@@ -209,3 +209,6 @@ def test_serving_memory_is_measured_or_said_to_be_missing(tmp_path):
     lines = serving_table(rows).splitlines()
     assert lines[2] == "| 40 | tagnn | PyTorch, CUDA | not measured: no GPU |  |  |  |  |"
     assert lines[3].startswith("| 40 | tagnn | PyTorch | ")
+    about = {"command": "x", "cpu": "CPU", "cores": 2, "gpus": [], "versions": {}, "catalogues": {}}
+    part = memory_part(about | {"training": [], "serving": rows})
+    assert part.endswith("`pip install 'llm4sbr[onnx-gpu]' 'llm4sbr[tensorrt]'`.")
