@@ -28,6 +28,7 @@ from llm4sbr.protocols import Samples
 from llm4sbr.report import REPORT, figures
 from llm4sbr.report.choice import choose
 from llm4sbr.report.html import write, write_experiment, write_run
+from llm4sbr.report.layout import size
 from llm4sbr.report.run_page import leak
 from llm4sbr.report.sessions import sessions_page
 from llm4sbr.testing.encoders import tiny_bert
@@ -231,7 +232,7 @@ def test_breakdown_memory_and_coverage_are_those_of_the_files(
     cost = by_caption["Mean over seeds; below, against the plain backbone"]
     plain, fused = (next(row for row in metrics["rows"] if row["name"] == n) for n in ("plain", "llm"))
     assert cost[2][1] == f"{fused['parameters']:,}{fused['parameters'] / plain['parameters'] - 1:+.1%}"
-    assert cost[1][4] == f"{plain['peak_memory'] / 1e6:.0f} MB"
+    assert cost[1][4] == size(plain["peak_memory"])
     infer = store.read_json(finished / "infer" / "infer.json")
     assert f"{infer['answered']:,} of {infer['samples']:,} samples of all splits have an answer" in page.text
 

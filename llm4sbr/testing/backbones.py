@@ -85,8 +85,11 @@ class BackboneContract:
         return model
 
     def each_fused(self) -> Iterator[tuple[LLM4SBR, Tensor]]:
-        """A model for every installed fuser and 1, 2 and 4 perspectives, and intents (B, P, E) for it."""
-        for fuser in registry.components("fusers"):
+        """A model for every fuser of the core and 1, 2 and 4 perspectives, and intents (B, P, E) for it.
+
+        Those of plugins may do without a backbone's own scores, and so leave parameters of it untrained.
+        """
+        for fuser in (c for c in registry.components("fusers") if c.package == registry.CORE):
             for horizons in HORIZONS:
                 model = self.fused(f"{fuser.package}:{fuser.name}", horizons)
                 yield model, torch.randn(len(SESSIONS), len(horizons), TEXT_DIM)
