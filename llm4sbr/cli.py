@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -24,9 +24,6 @@ from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
 from llm4sbr.errors import Llm4sbrError, PeerError
 from llm4sbr.options import chosen_settings, common, print_json, sources, stage_options
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
