@@ -78,7 +78,11 @@ def test_a_bad_line_is_named_and_nothing_is_added(tmp_path, line, message):
         assert len(cache) == 0
 
 
-@pytest.mark.parametrize("content", [b"\x1f\x8b broken", gzip.compress(b"{}" * 99_999)[:50], b"\xff\xfe{"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\x1f\x8b broken", gzip.compress(b"{}" * 99_999)[:50], b"\xff\xfe{"],
+    ids=["no gzip", "cut gzip", "no text"],
+)
 def test_a_broken_archive_is_one_line(tmp_path, content):
     (tmp_path / "in.jsonl.gz").write_bytes(content)
     with AnswerCache.open(tmp_path / "b.sqlite") as cache, pytest.raises(DataError, match=r"in\.jsonl\.gz"):
