@@ -1,1 +1,27 @@
 """Contract tests and toy data, for this package and for plugin authors."""
+
+from __future__ import annotations
+
+import sys
+
+if "pytest" in sys.modules:  # so that a failed `assert` of a contract shows its values
+    import pytest
+
+    pytest.register_assert_rewrite(
+        *(
+            f"{__name__}.{kind}"
+            for kind in (
+                "backbones",
+                "baselines",
+                "contract",
+                "encoders",
+                "engines",
+                "exporters",
+                "fusers",
+                "llms",
+                "localizers",
+                "perspectives",
+                "readers",
+            )
+        )
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from llm4sbr.protocols import Encoder
+from llm4sbr.testing.contract import Contract
 
 TEXTS = [
     "Red Lamp (1990)",
@@ -62,7 +63,7 @@ def tiny_bert(folder: Path, *, seed: int = 0, positions: int = 40) -> Path:
     return folder
 
 
-class EncoderContract:
+class EncoderContract(Contract, kind="encoders"):
     """Tests of one encoder."""
 
     create: Callable[[], Encoder]
@@ -74,8 +75,9 @@ class EncoderContract:
     def test_satisfies_the_protocol(self) -> None:
         """It has the members, and says what it is."""
         encoder = self.create()
-        assert isinstance(encoder, Encoder)
-        assert encoder.fingerprint
+        assert isinstance(encoder, Encoder), "needs fingerprint, dim and encode"
+        assert isinstance(encoder.fingerprint, str), "fingerprint must be text"
+        assert encoder.fingerprint, "the fingerprint is empty"
         assert encoder.dim > 0
 
     def test_shape_and_type(self) -> None:
@@ -85,8 +87,9 @@ class EncoderContract:
         assert vectors.shape == (len(TEXTS), encoder.dim)
         assert vectors.dtype == torch.float32
         assert vectors.device.type == "cpu"
-        assert vectors.isfinite().all()
-        assert not vectors.requires_grad
+        for text, vector in zip(TEXTS, vectors, strict=True):
+            assert vector.isfinite().all(), f"the vector of {text!r} has values that are no numbers"
+        assert not vectors.requires_grad, "vectors carry a gradient: encode under torch.no_grad()"
         assert encoder.encode([]).shape == (0, encoder.dim)
 
     def test_order_and_company_do_not_matter(self) -> None:
@@ -95,17 +98,26 @@ class EncoderContract:
         together = encoder.encode(TEXTS)
         alone = torch.cat([encoder.encode([text]) for text in TEXTS])
         backwards = encoder.encode(TEXTS[::-1]).flip(0)
-        torch.testing.assert_close(together, alone, atol=self.tolerance, rtol=0)
-        torch.testing.assert_close(together, backwards, atol=self.tolerance, rtol=0)
+        for text, vector, one, other in zip(TEXTS, together, alone, backwards, strict=True):
+            for how, found in (("alone", one), ("in a batch the other way round", other)):
+                worst = (vector - found).abs().max()
+                assert worst <= self.tolerance, f"the vector of {text!r} {how} differs by {worst:.2g}"
+
+    def test_texts_stay_as_they_are(self) -> None:
+        """The list of texts is the caller's."""
+        texts = list(TEXTS)
+        self.create().encode(texts)
+        assert texts == TEXTS, "encode changed the list of texts"
 
     def test_texts_are_told_apart(self) -> None:
         """Different texts get different vectors, equal texts equal ones."""
         first, _, _, other, again, _ = self.create().encode(TEXTS)
-        assert torch.equal(first, again)
-        assert not torch.allclose(first, other, atol=1e-4)
+        assert torch.equal(first, again), f"{TEXTS[0]!r} has two vectors"
+        assert not torch.allclose(first, other, atol=1e-4), f"{TEXTS[0]!r} and {TEXTS[3]!r} have one vector"
 
     def test_repeatable(self) -> None:
         """A second encoder has the same fingerprint and gives the same vectors."""
         one, two = self.create(), self.create()
-        assert one.fingerprint == two.fingerprint
-        torch.testing.assert_close(one.encode(TEXTS), two.encode(TEXTS), atol=1e-6, rtol=0)
+        assert one.fingerprint == two.fingerprint, "two of them, made alike, have two fingerprints"
+        worst = (one.encode(TEXTS) - two.encode(TEXTS)).abs().max()
+        assert worst <= 1e-6, f"two of them, made alike, give vectors that differ by {worst:.2g}"

@@ -6,12 +6,14 @@ class TestMine(EngineContract):
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Engine
+from llm4sbr.testing.contract import Contract
 
 MOST_AHEAD = 64
 """Blocks that an engine may take before the first result is asked for."""
@@ -37,7 +39,13 @@ def refuse() -> Callable[[int], int]:
     return work
 
 
-class EngineContract:
+def mark() -> Callable[[int], str]:
+    """Makes work that says which work it is."""
+    name = uuid.uuid4().hex
+    return lambda block: name
+
+
+class EngineContract(Contract, kind="engines"):
     """Tests of one engine."""
 
     create: Callable[[], Engine]
@@ -52,14 +60,22 @@ class EngineContract:
 
     def test_satisfies_the_protocol(self, engine: Engine) -> None:
         """It has the members, and a worker at least."""
-        assert isinstance(engine, Engine)
+        assert isinstance(engine, Engine), "needs workers, map and close"
         assert engine.workers >= 1
 
     def test_results_come_in_the_order_of_the_blocks(self, engine: Engine) -> None:
         """One result per block, with the same work twice, and none for none."""
         for _ in range(2):
-            assert list(engine.map(square, range(50))) == [i * i for i in range(50)]
+            found = list(engine.map(square, range(50)))
+            assert len(found) == 50, f"50 blocks gave {len(found)} results"
+            wrong = [i for i in range(50) if found[i] != i * i]
+            assert wrong == [], f"blocks {wrong} have another's result"
         assert list(engine.map(square, [])) == []
+
+    def test_work_is_made_once_per_worker(self, engine: Engine) -> None:
+        """Making it may load a model: not for every block, nor again for the same `make`."""
+        makers = set(engine.map(mark, range(30))) | set(engine.map(mark, range(30)))
+        assert len(makers) <= engine.workers, f"{engine.workers} workers made the work {len(makers)} times"
 
     def test_blocks_are_not_all_taken_at_once(self, engine: Engine) -> None:
         """Millions of blocks must not wait in memory."""
@@ -72,7 +88,7 @@ class EngineContract:
 
         results = engine.map(square, blocks())
         assert next(results) == 0
-        assert len(taken) <= MOST_AHEAD
+        assert len(taken) <= MOST_AHEAD, f"{len(taken)} blocks were taken before the first result was"
         results.close()  # type: ignore[attr-defined]
 
     def test_errors_of_ours_stay_ours(self, engine: Engine) -> None:

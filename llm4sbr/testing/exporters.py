@@ -19,6 +19,7 @@ from llm4sbr.exporting import Exporter, ExportSpec
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.protocols import Horizon
 from llm4sbr.testing.backbones import pad
+from llm4sbr.testing.contract import Contract
 
 ITEMS, DIM, TEXT_DIM, K = 30, 8, 6, 5
 HORIZONS: tuple[Horizon, ...] = ("long", "short")
@@ -57,11 +58,11 @@ def toy_inputs(sessions: Sequence[Sequence[int]], variant: str) -> dict[str, Ten
     return inputs
 
 
-class ExporterContract:
-    """Tests of one exporter. Where it needs a device that is not here, they are skipped, and say so."""
+class ExporterContract(Contract, kind="exporters"):
+    """Tests of one exporter; `name` is its installed name.
 
-    name: str
-    """Its installed name."""
+    Where it needs a device that is not here, they are skipped, and say so.
+    """
 
     def exporter(self) -> Exporter:
         """One with its defaults."""
@@ -69,22 +70,24 @@ class ExporterContract:
         return made
 
     def written(self, folder: Path, variant: str) -> Path:
-        """Export the toy model into `folder`."""
+        """Export the toy model, and move what was written elsewhere in `folder`, as a deployment does."""
         exporter = self.exporter()
-        path = folder / f"model{exporter.suffix}"
+        path = folder / "made" / f"model{exporter.suffix}"
+        path.parent.mkdir()
         model = toy_model(fuser=None if variant == "plain" else "gated")
         try:
             exporter.export(model, toy_inputs(SHAPES[1], variant), path, spec=toy_spec(variant))
         except DeviceError as error:
-            assert any(folder.iterdir()), "nothing was written for the machine that has the device"
+            assert any(path.parent.iterdir()), "nothing was written for the machine that has the device"
             pytest.skip(str(error))
-        return path
+        path.parent.rename(folder / "moved")
+        return folder / "moved" / path.name
 
     def test_satisfies_the_protocol(self) -> None:
         """It has the members, and a precision to begin with."""
         exporter = self.exporter()
-        assert isinstance(exporter, Exporter)
-        assert exporter.precisions
+        assert isinstance(exporter, Exporter), "needs suffix, precisions, export and load"
+        assert exporter.precisions, "precisions is empty"
 
     def test_answers_as_the_model(self, tmp_path: Path) -> None:
         """The same best items and scores, for other shapes than the example's."""
@@ -94,7 +97,7 @@ class ExporterContract:
             inputs = toy_inputs(sessions, "intents")
             ids, scores = scorer.score(**inputs)
             best = model(inputs["items"], inputs["mask"], inputs["intents"]).topk(K)
-            assert torch.equal(ids, best.indices + 1)
+            assert torch.equal(ids, best.indices + 1), f"sessions {sessions}: other items than the model's"
             torch.testing.assert_close(scores, best.values, atol=1e-4, rtol=1e-4)
 
     def test_leaves_out_what_was_seen(self, tmp_path: Path) -> None:
@@ -104,9 +107,9 @@ class ExporterContract:
         full = toy_model(fuser=None)(inputs["items"], inputs["mask"])
         inputs["exclude_seen"] = torch.tensor([[True], [False]])
         ids, _ = scorer.score(**inputs)
-        assert torch.equal(ids[1], full[1].topk(K).indices + 1)
+        assert torch.equal(ids[1], full[1].topk(K).indices + 1), "left out although the flag is not set"
         full[0, :3] = -torch.inf
-        assert torch.equal(ids[0], full[0].topk(K).indices + 1)
+        assert torch.equal(ids[0], full[0].topk(K).indices + 1), "not left out although the flag is set"
 
     def test_k_beyond_the_catalogue_is_refused(self, tmp_path: Path) -> None:
         """And nothing is written that looks finished."""
@@ -115,4 +118,17 @@ class ExporterContract:
         spec = toy_spec("plain", k=ITEMS + 1)
         with pytest.raises(InputError, match="k = 31"):
             exporter.export(toy_model(fuser=None), toy_inputs(SHAPES[1], "plain"), path, spec=spec)
-        assert not path.exists()
+        assert not path.exists(), f"{path.name} was written all the same"
+
+    def test_a_failure_leaves_nothing_half_written(self, tmp_path: Path) -> None:
+        """If the model cannot be exported, there is no file that looks like one."""
+        exporter, model = self.exporter(), toy_model(fuser=None)
+        path = tmp_path / f"model{exporter.suffix}"
+        model.backbone.register_forward_pre_hook(_fail)  # type: ignore[attr-defined]
+        with pytest.raises(Exception, match=r".") as caught:
+            exporter.export(model, toy_inputs(SHAPES[1], "plain"), path, spec=toy_spec("plain"))
+        assert not path.exists(), f"{path.name} was left behind after {type(caught.value).__name__}"
+
+
+def _fail(*arguments: object) -> None:
+    raise RuntimeError("a model that cannot be computed")

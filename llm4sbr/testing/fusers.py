@@ -13,17 +13,15 @@ from torch import Tensor, nn
 
 from llm4sbr import registry
 from llm4sbr.protocols import CatalogueFuser, Fuser
+from llm4sbr.testing.contract import Contract, if_offered, optional
 
 BATCH, DIM = 6, 16
 ITEMS, TEXT_DIM = 9, 5
 PERSPECTIVES = (1, 2, 3, 5)
 
 
-class FuserContract:
-    """Tests of one fuser."""
-
-    name: str
-    """Its installed name."""
+class FuserContract(Contract, kind="fusers"):
+    """Tests of one fuser; `name` is its installed name."""
 
     def fuser(self, perspectives: int) -> nn.Module:
         """A fuser with fixed weights."""
@@ -53,40 +51,61 @@ class FuserContract:
 
     def test_satisfies_the_protocol(self) -> None:
         """It has the members."""
-        assert isinstance(self.fuser(2), Fuser)
+        assert isinstance(self.fuser(2), Fuser), "must be called with two tensors"
 
+    def test_shape_and_type(self) -> None:
+        """(B, P, D) twice gives float32 (B, D), finite."""
+        fused = self.fuser(2)(*self.inputs(2))
+        assert fused.shape == (BATCH, DIM)
+        assert fused.dtype == torch.float32
+        assert fused.isfinite().all(), "values that are no numbers"
+
+    @optional("any-number")
     def test_any_number_of_perspectives(self) -> None:
-        """(B, P, D) twice gives (B, D)."""
+        """P is what it was made for: 1, 2, 3, 5."""
         for count in PERSPECTIVES:
             fused = self.fuser(count)(*self.inputs(count))
-            assert fused.shape == (BATCH, DIM)
-            assert fused.isfinite().all()
+            assert fused.shape == (BATCH, DIM), f"with {count} perspectives"
+            assert fused.isfinite().all(), f"with {count} perspectives"
+
+    def test_repeatable(self) -> None:
+        """The same inputs give the same vectors, and stay as they are."""
+        fuser, inputs = self.fuser(2), self.inputs(2)
+        assert torch.equal(fuser(*inputs), fuser(*inputs)), "one input, two results"
+        for name, given, found in zip(("behavioural", "semantic"), self.inputs(2), inputs, strict=True):
+            assert torch.equal(given, found), f"forward wrote into {name}"
 
     def test_rows_are_independent(self) -> None:
         """A session's result does not depend on its company."""
         fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
         together = fuser(behavioural, semantic)
         alone = torch.cat([fuser(behavioural[i : i + 1], semantic[i : i + 1]) for i in range(BATCH)])
-        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+        rows = [i for i in range(BATCH) if not torch.allclose(together[i], alone[i], atol=1e-5, rtol=1e-5)]
+        assert rows == [], "sessions that get another vector in company than alone"
 
     def test_both_sides_count(self) -> None:
         """Other behaviour or other intents, another result."""
         fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
         fused = fuser(behavioural, semantic)
-        assert not torch.allclose(fused, fuser(behavioural.roll(1, 0), semantic), atol=1e-3)
-        assert not torch.allclose(fused, fuser(behavioural, semantic.roll(1, 0)), atol=1e-4)
+        other = fuser(behavioural.roll(1, 0), semantic)
+        assert not torch.allclose(fused, other, atol=1e-3), "what a session did has no influence"
+        other = fuser(behavioural, semantic.roll(1, 0))
+        assert not torch.allclose(fused, other, atol=1e-4), "intents have no influence"
 
     def test_missing_intents(self) -> None:
         """Without intents the result is finite and tells sessions apart; other rows do not notice."""
         fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
         without = fuser(behavioural, torch.zeros_like(semantic))
-        assert without.isfinite().all()
-        assert torch.pdist(without).min() > 1e-3
+        assert without.isfinite().all(), "without intents, values that are no numbers"
+        assert torch.pdist(without).min() > 1e-3, "without intents, sessions are all alike"
         partly = semantic.clone()
         partly[0] = 0
         fused = fuser(behavioural, partly)
-        torch.testing.assert_close(fused[0], without[0], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(fused[1:], fuser(behavioural, semantic)[1:], atol=1e-5, rtol=1e-5)
+        close = torch.allclose(fused[0], without[0], atol=1e-5, rtol=1e-5)
+        assert close, "a session without intents gets a vector that depends on others' intents"
+        rest = fuser(behavioural, semantic)[1:]
+        close = torch.allclose(fused[1:], rest, atol=1e-5, rtol=1e-5)
+        assert close, "one session without intents changes the others' vectors"
 
     def test_gradient_reaches_every_parameter(self) -> None:
         """Nothing is left untrained, with intents; without them nothing breaks."""
@@ -94,16 +113,17 @@ class FuserContract:
         loss = self.result(fuser, behavioural, semantic).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         idle = [name for name, p in fuser.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-        assert idle == []
+        assert idle == [], "no gradient reaches these"
         loss = self.result(fuser, behavioural, torch.zeros_like(semantic)).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in fuser.parameters())
+        wrong = [n for n, p in fuser.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert wrong == [], "without intents, gradients that are no numbers"
 
+    @if_offered("rescore")
     def test_scores_of_text(self) -> None:
         """Of a `CatalogueFuser`: rows are independent, and no intents are zero intents."""
         fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
-        if not isinstance(fuser, CatalogueFuser):
-            return
+        assert isinstance(fuser, CatalogueFuser), "rescore goes with fit and needs_catalogue = True"
         semantic[0] = 0
         together = self.result(fuser, behavioural, semantic)
         assert together.shape == (BATCH, ITEMS)

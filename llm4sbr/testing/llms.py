@@ -7,10 +7,12 @@ create = staticmethod(lambda: MyLLM(model=tiny_llama(folder)))
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from llm4sbr.perspectives import Long, Short
 from llm4sbr.protocols import LLM, Control, Item, is_control
+from llm4sbr.testing.contract import Contract, optional
 
 PROMPTS = [
     "Name a lamp.",
@@ -59,7 +61,7 @@ def tiny_llama(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-class LLMContract:
+class LLMContract(Contract, kind="llms"):
     """Tests of one LLM."""
 
     create: Callable[[], LLM]
@@ -68,26 +70,48 @@ class LLMContract:
     def test_satisfies_the_protocol(self) -> None:
         """It has the members, is no control, and says what it is."""
         llm = self.create()
-        assert isinstance(llm, LLM)
-        assert not is_control(llm)
-        assert llm.fingerprint
-        assert llm.fingerprint == self.create().fingerprint
+        assert isinstance(llm, LLM), "needs fingerprint and generate"
+        assert not is_control(llm), "has a method `answer`, by which a control is known"
+        assert isinstance(llm.fingerprint, str), "fingerprint must be text"
+        assert llm.fingerprint, "the fingerprint is empty"
+        assert llm.fingerprint == self.create().fingerprint, "two, made alike, have two fingerprints"
 
     def test_one_answer_per_prompt(self) -> None:
         """As many texts as prompts; nothing in, nothing out."""
         llm = self.create()
         answers = llm.generate(PROMPTS)
-        assert len(answers) == len(PROMPTS)
-        assert all(isinstance(answer, str) for answer in answers)
+        assert len(answers) == len(PROMPTS), f"{len(PROMPTS)} prompts got {len(answers)} answers"
+        for prompt, answer in zip(PROMPTS, answers, strict=True):
+            assert isinstance(answer, str), f'{prompt!r} got {answer!r}; what is no answer is ""'
         assert llm.generate([]) == []
 
+    def test_prompts_stay_as_they_are(self) -> None:
+        """The list of prompts is the caller's."""
+        prompts = list(PROMPTS)
+        self.create().generate(prompts)
+        assert prompts == PROMPTS, "generate changed the list of prompts"
+
+    @optional("repeatable")
+    def test_an_answer_belongs_to_its_prompt(self) -> None:
+        """Answers come in the order of the prompts: what a prompt gets alone is nearest to its place."""
+        llm = self.create()
+        together = llm.generate(PROMPTS)
+        for place in (1, 2):
+            (alone,) = llm.generate([PROMPTS[place]])
+            like = [SequenceMatcher(None, alone, answer, autojunk=False).ratio() for answer in together]
+            best = max(range(len(like)), key=like.__getitem__)
+            message = f"the answer to prompt {place}, {alone!r}, comes at place {best} of {together}"
+            assert like[place] == like[best], message
+
+    @optional("repeatable")
     def test_repeatable(self) -> None:
         """The same prompts in the same order get the same answers."""
         llm = self.create()
-        assert llm.generate(PROMPTS) == llm.generate(PROMPTS)
+        for prompt, one, other in zip(PROMPTS, llm.generate(PROMPTS), llm.generate(PROMPTS), strict=True):
+            assert one == other, f"{prompt!r} got two answers"
 
 
-class ControlContract:
+class ControlContract(Contract, kind="llms"):
     """Tests of one control."""
 
     create: Callable[[], Control]
@@ -96,16 +120,17 @@ class ControlContract:
     def test_satisfies_the_protocol(self) -> None:
         """It has the members, is no LLM, and says what it is."""
         control = self.create()
-        assert is_control(control)
-        assert not isinstance(control, LLM)
-        assert control.fingerprint
+        assert is_control(control), "needs fingerprint and a method `answer`"
+        assert not isinstance(control, LLM), "has a method `generate`, by which an LLM is known"
+        assert control.fingerprint, "the fingerprint is empty"
 
     def test_one_answer_per_session(self) -> None:
         """As many texts as sessions, whatever the perspective; the same again when asked again."""
         answers = ["a", "b", "", "d"]
         for perspective in (Long(), Short()):
-            given = self.create().answer(SESSIONS, perspective, answers)
-            assert len(given) == len(SESSIONS)
-            assert all(isinstance(text, str) for text in given)
-            assert given == self.create().answer(SESSIONS, perspective, answers)
+            given = self.create().answer(SESSIONS, perspective, list(answers))
+            assert len(given) == len(SESSIONS), f"{len(SESSIONS)} sessions got {len(given)} answers"
+            assert all(isinstance(text, str) for text in given), "what is no answer is an empty text"
+            again = self.create().answer(SESSIONS, perspective, list(answers))
+            assert given == again, "asked again, it answers differently"
             assert self.create().answer([], perspective, []) == []

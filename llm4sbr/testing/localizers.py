@@ -7,12 +7,14 @@ create = staticmethod(lambda f: MyLocalizer(f=f))
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from llm4sbr.protocols import Catalogue, Localizer, Sessions
+from llm4sbr.protocols import Catalogue, Localization, Localizer, Sessions
+from llm4sbr.testing.contract import Contract, if_offered
 
 CATALOGUE = Catalogue(
     ["a", "b", "c", "d"], ["Red Lamp (1990)", "Green Chair (1991)", "Red Lamp, The (1992)", "Blue Table"]
@@ -37,11 +39,15 @@ class LetterEncoder:
         return vectors
 
 
-class LocalizerContract:
+class LocalizerContract(Contract, kind="localizers"):
     """Tests of one localizer. One that learns is fitted first, on answers and sessions of its own."""
 
     create: Callable[[int], Localizer]
     """Makes the localizer for f items per answer."""
+
+    def component(self) -> Localizer:
+        """One of them, to see what it claims."""
+        return self.create(2)
 
     def made(self, f: int) -> Localizer:
         """A localizer, ready to use."""
@@ -53,56 +59,96 @@ class LocalizerContract:
             )
         return localizer
 
+    def located(
+        self, localizer: Localizer, answers: Sequence[str], catalogue: Catalogue = CATALOGUE
+    ) -> Localization:
+        """The answers, localized; one that needs sessions gets them, the same one for the same answer."""
+        if not getattr(localizer, "needs_sessions", False):
+            return localizer.localize(answers, catalogue, LetterEncoder())
+        rows = [
+            [len(answer) % CATALOGUE.size + 1, len(answer) // 2 % CATALOGUE.size + 1] for answer in answers
+        ]
+        sessions = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
+        return localizer.localize(answers, catalogue, LetterEncoder(), sessions=sessions)  # type: ignore[call-arg]
+
     def test_satisfies_the_protocol(self) -> None:
         """It has the members."""
-        assert isinstance(self.create(2), Localizer)
+        assert isinstance(self.create(2), Localizer), "needs localize"
 
     def test_shapes_and_types(self) -> None:
         """One row per answer: items int64 (M, F), weights float32 (M, F), embeddings float32 (M, E)."""
-        encoder = LetterEncoder()
         for f in (0, 1, 3):
-            found = self.made(f).localize(ANSWERS, CATALOGUE, encoder)
-            assert found.items.shape == found.weights.shape == (len(ANSWERS), f)
-            assert found.embeddings.shape == (len(ANSWERS), encoder.dim)
+            found = self.located(self.made(f), ANSWERS)
+            assert found.items.shape == found.weights.shape == (len(ANSWERS), f), f"with f = {f}"
+            assert found.embeddings.shape == (len(ANSWERS), LetterEncoder().dim), f"with f = {f}"
             assert found.items.dtype == torch.int64
             assert found.weights.dtype == found.embeddings.dtype == torch.float32
+            assert found.embeddings.isfinite().all(), f"with f = {f}, values that are no numbers"
 
     def test_items_are_real_and_weights_are_shares(self) -> None:
         """Ids are 1..N or 0 for none; a row's weights sum to 1 or are all 0; none weighs nothing."""
-        found = self.made(3).localize(ANSWERS, CATALOGUE, LetterEncoder())
-        assert found.items.min() >= 0
-        assert found.items.max() <= CATALOGUE.size
-        assert (found.weights >= 0).all()
-        assert (found.weights[found.items == 0] == 0).all()
-        total = found.weights.sum(1)
-        torch.testing.assert_close(total, (total > 0).float(), atol=1e-6, rtol=0)
-        for row in found.items.tolist():
-            real = [item for item in row if item]
-            assert len(set(real)) == len(real)
+        found = self.located(self.made(3), ANSWERS)
+        for answer, items, weights in zip(ANSWERS, found.items.tolist(), found.weights, strict=True):
+            assert all(0 <= item <= CATALOGUE.size for item in items), f"{answer!r}: items {items}"
+            real = [item for item in items if item]
+            assert len(set(real)) == len(real), f"{answer!r}: an item stands twice in {items}"
+            assert (weights >= 0).all(), f"{answer!r}: weights {weights.tolist()}"
+            idle = [w for item, w in zip(items, weights.tolist(), strict=True) if not item and w]
+            assert idle == [], f"{answer!r}: none weighs {idle}"
+            total = float(weights.sum())
+            assert abs(total - (total > 0)) < 1e-5, f"{answer!r}: the weights sum to {total:.3f}"
+
+    def test_best_first(self) -> None:
+        """Weights do not grow along a row, and none comes last."""
+        found = self.located(self.made(3), ANSWERS)
+        for answer, items, weights in zip(ANSWERS, found.items, found.weights, strict=True):
+            assert (weights.diff() <= 1e-6).all(), f"{answer!r}: weights {weights.tolist()} are not sorted"
+            assert ((items > 0).int().diff() <= 0).all(), f"{answer!r}: none before an item: {items.tolist()}"
 
     def test_an_empty_answer_is_a_zero_row(self) -> None:
         """No answer, no intent."""
         for f in (0, 2):
-            found = self.made(f).localize(["", "Blue Table", " "], CATALOGUE, LetterEncoder())
-            for part in found:
-                assert not part[0].any()
-                assert not part[2].any()
-            assert found.embeddings[1].any()
+            found = self.located(self.made(f), ["", "Blue Table", " "])
+            for name, part in found._asdict().items():
+                assert not part[0].any(), f'"" has {name}'
+                assert not part[2].any(), f'" " has {name}'
+            assert found.embeddings[1].any(), "beside an empty answer, 'Blue Table' has no intent"
 
     def test_no_answers_at_all(self) -> None:
         """Nothing in, nothing out, with the right width."""
-        encoder = LetterEncoder()
-        found = self.made(2).localize([], CATALOGUE, encoder)
-        assert [tuple(part.shape) for part in found] == [(0, 2), (0, 2), (0, encoder.dim)]
-        found = self.made(2).localize(["", ""], CATALOGUE, encoder)
-        assert [tuple(part.shape) for part in found] == [(2, 2), (2, 2), (2, encoder.dim)]
+        width = LetterEncoder().dim
+        found = self.located(self.made(2), [])
+        assert [tuple(part.shape) for part in found] == [(0, 2), (0, 2), (0, width)]
+        found = self.located(self.made(2), ["", ""])
+        assert [tuple(part.shape) for part in found] == [(2, 2), (2, 2), (2, width)]
+
+    def test_inputs_stay_as_they_are(self) -> None:
+        """Neither the answers nor the catalogue are written into."""
+        answers, titles = list(ANSWERS), list(CATALOGUE.titles)
+        self.located(self.made(2), answers, CATALOGUE._replace(titles=titles))
+        assert answers == ANSWERS, "localize changed the answers"
+        assert titles == CATALOGUE.titles, "localize changed the catalogue"
+
+    def test_repeatable(self) -> None:
+        """Two of them, made alike, tie the same answers to the same items."""
+        one, two = (self.located(self.made(2), ANSWERS) for _ in range(2))
+        for name, first, second in zip(one._fields, one, two, strict=True):
+            assert torch.equal(first, second), f"{name} differ"
 
     def test_rows_do_not_depend_on_each_other(self) -> None:
         """An answer is tied to the same items alone and in company."""
-        localizer, encoder = self.made(2), LetterEncoder()
-        together = localizer.localize(ANSWERS, CATALOGUE, encoder)
+        localizer = self.made(2)
+        together = self.located(localizer, ANSWERS)
         for row, answer in enumerate(ANSWERS):
-            alone = localizer.localize([answer], CATALOGUE, encoder)
-            assert torch.equal(together.items[row], alone.items[0])
-            torch.testing.assert_close(together.weights[row], alone.weights[0], atol=1e-6, rtol=0)
-            torch.testing.assert_close(together.embeddings[row], alone.embeddings[0], atol=1e-5, rtol=0)
+            alone = self.located(localizer, [answer])
+            assert torch.equal(together.items[row], alone.items[0]), f"{answer!r}: other items alone"
+            for name in ("weights", "embeddings"):
+                one, other = getattr(together, name)[row], getattr(alone, name)[0]
+                assert torch.allclose(one, other, atol=1e-5, rtol=0), f"{answer!r}: other {name} alone"
+
+    @if_offered("facts")
+    def test_facts_can_be_written_down(self) -> None:
+        """What should be known about a result goes into a JSON file."""
+        localizer = self.made(2)
+        self.located(localizer, ANSWERS)
+        json.dumps(localizer.facts)  # type: ignore[attr-defined]

@@ -6,9 +6,10 @@ create = MyPerspective
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from llm4sbr.protocols import Item, Perspective
+from llm4sbr.protocols import Catalogue, Item, Perspective
+from llm4sbr.testing.contract import Contract
 
 ITEMS = [Item(i, f"k{i}", f"Title {chr(64 + i)}", {"category": "Chairs"}) for i in range(1, 13)]
 ANSWERS = [
@@ -23,17 +24,31 @@ ANSWERS = [
 ]
 
 
-class PerspectiveContract:
+class PerspectiveContract(Contract, kind="perspectives"):
     """Tests of one perspective."""
 
     create: Callable[..., Perspective]
     """Makes the perspective; takes the keywords `wording`, `max_items` and `attributes`."""
 
+    def fitted(self) -> Perspective:
+        """One that has seen training sessions, if it wants to: items 1, 2, 3, 4 ... and 12, 11, 10 ..."""
+        perspective = self.create()
+        if hasattr(perspective, "fit"):
+            import torch
+
+            from llm4sbr.protocols import Sessions
+
+            ids = [item.id for item in ITEMS]
+            sessions = Sessions(torch.tensor(ids + ids[::-1]), torch.tensor([0, len(ids), 2 * len(ids)]))
+            titles = [item.title for item in ITEMS]
+            perspective.fit(sessions, Catalogue([item.key for item in ITEMS], titles))
+        return perspective
+
     def test_satisfies_the_protocol(self) -> None:
         """It has the members and a known horizon."""
         perspective = self.create()
-        assert isinstance(perspective, Perspective)
-        assert perspective.horizon in ("long", "short")
+        assert isinstance(perspective, Perspective), "needs horizon, prompt and parse"
+        assert perspective.horizon in ("long", "short"), "horizon must be long or short"
 
     def test_a_prompt_names_the_last_item(self) -> None:
         """In every shipped wording, for a session of any length, the same twice."""
@@ -41,8 +56,27 @@ class PerspectiveContract:
             perspective = self.create(wording=wording)
             for length in (1, 2, len(ITEMS)):
                 prompt = perspective.prompt(ITEMS[:length])
-                assert ITEMS[length - 1].title in prompt
-                assert prompt == perspective.prompt(ITEMS[:length])
+                assert ITEMS[length - 1].title in prompt, f"wording {wording!r}, {length} items: {prompt}"
+                again = perspective.prompt(ITEMS[:length])
+                assert prompt == again, f"wording {wording!r}, {length} items: two prompts for one session"
+
+    def test_a_prompt_does_not_know_what_comes_next(self) -> None:
+        """No item beyond the session is named, but its `candidates`: the next one is to be guessed."""
+        perspective = self.fitted()
+        candidates: Callable[[Sequence[Item]], list[Item]]
+        candidates = getattr(perspective, "candidates", lambda items: [])
+        for length in (1, 2, 5):
+            session = ITEMS[:length]
+            prompt = perspective.prompt(session)
+            allowed = {item.title for item in (*session, *candidates(session))}
+            beyond = [item.title for item in ITEMS if item.title in prompt and item.title not in allowed]
+            assert beyond == [], f"after {length} items the prompt names what was not clicked: {prompt}"
+
+    def test_items_stay_as_they_are(self) -> None:
+        """The list of items is the caller's."""
+        items = ITEMS[:4]
+        self.fitted().prompt(items)
+        assert items == ITEMS[:4], "prompt changed the list of items"
 
     def test_max_items_bounds_what_is_shown(self) -> None:
         """Of a long session only the most recent items are named."""
@@ -53,14 +87,16 @@ class PerspectiveContract:
         """A title cannot make a paragraph of its own."""
         perspective = self.create()
         plain, broken = (perspective.prompt([Item(1, "k", title)]) for title in ("a b", "a\r\n\u2028b"))
-        assert len(plain.splitlines()) == len(broken.splitlines())
+        assert len(plain.splitlines()) == len(broken.splitlines()), f"a title breaks a line: {broken}"
 
     def test_parse_takes_anything_and_settles(self) -> None:
         """Never an error, one line at most, and parsing what was parsed changes nothing."""
         perspective = self.create()
-        assert perspective.parse("Title A") == "Title A"
-        assert perspective.parse("") == ""
         for answer in ANSWERS:
             once = perspective.parse(answer)
-            assert perspective.parse(once) == once
-            assert len(once.splitlines()) <= 1
+            shown = repr(answer[:40])
+            assert isinstance(once, str), f'{shown} is parsed to {once!r}; what is no answer is ""'
+            assert len(once.splitlines()) <= 1, f"{shown} is parsed to several lines: {once!r}"
+            assert perspective.parse(once) == once, f"{shown}: what was parsed is parsed to something else"
+        assert perspective.parse("Title A") == "Title A"
+        assert perspective.parse("") == ""

@@ -46,6 +46,12 @@ def toy_log(
     return folder
 
 
+def toy_clicks(*, items: int = 20, sessions: int = 60, length: int = 6) -> dict[str, list[str]]:
+    """The clicks of `toy_log`: user -> keys of items, oldest first."""
+    walks = _walks(items, sessions, length)
+    return {f"u{s:03}": [f"i{item:02}" for item in walk] for s, walk in enumerate(walks)}
+
+
 def toy_sessions(*, items: int = 20, sessions: int = 60, length: int = 6) -> Sessions:
     """The sessions of `toy_log`, with catalogue ids 1..items."""
     walks = _walks(items, sessions, length)
