@@ -1,0 +1,254 @@
+"""LESSR: session graphs that lose neither the order of edges nor far clicks (Chen & Wong, KDD 2020).
+
+Layers alternate; each adds D entries to what is known of an item, x <- [layer(x); x]. With x_i an item's:
+
+    EOPA: every transition is an edge, u_1 ... u_n those that arrive at i in order of time, section 4.2:
+        h_k = GRU(x_{u_k}, h_{k-1}),  h_0 = 0                 layer(x)_i = f(W_self x_i + W_neigh h_n)
+    SGAT: an edge from every item to itself and to all that are clicked after it, section 4.3:
+        a_ji = softmax_j(p . sigmoid(W_q x_j + b + W_k x_i))  layer(x)_i = f(sum_j a_ji W_v x_j)
+
+and with z the last item, section 4.4:
+
+    b_i = softmax_i(q . sigmoid(W_1 x_i + W_2 x_z + r)),  g = f(W_out sum_i b_i x_i)
+    s   = W_h [x_z; g],  score_j = s . e_j                    f: PReLU, a slope per entry
+
+Nodes are not renumbered: every click carries its item's state (see `llm4sbr.backbones.graph`). The GRU reads
+all items' edges at once, one round per edge of the item that is arrived at most often. `arrivals` bounds the
+rounds, for graphs are exported with a fixed number: an item is known by its latest `arrivals` edges.
+
+Deviations from the authors' released code (twchen/lessr):
+
+- LayerNorm stands where batch normalisation stands, so that no session depends on its company and a batch may
+  be spread over processes.
+- Messages are not mapped before the GRU (nor are they in the code): the GRU's own map does that.
+- Embeddings are not clipped to length 1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from llm4sbr.backbones.clicks import embed, item_table, last_click
+from llm4sbr.backbones.graph import same_item
+from llm4sbr.backbones.readout import masked_softmax
+from llm4sbr.errors import ConfigError
+from llm4sbr.protocols import Encoded, Sessions
+
+__all__ = ["EOPA", "LESSR", "SGAT", "Graph", "Readout", "graph"]
+
+
+class LESSR(nn.Module):
+    """LESSR: session graphs that keep the order of edges and reach far (Chen & Wong, KDD 2020).
+
+    Args:
+        num_items: N.
+        dim: D.
+        layers: EOPA and SGAT in turns, EOPA first.
+        arrivals: edges that EOPA reads of each item, the latest ones.
+        dropout: chance that an entry of what a layer reads is dropped in training.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    plugin_api = 1
+    plain_readout = "long"
+
+    def __init__(
+        self, num_items: int, dim: int, *, layers: int = 3, arrivals: int = 8, dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        if layers < 1 or arrivals < 1:
+            raise ConfigError(f"lessr: layers = {layers}, arrivals = {arrivals}: both must be 1 or more")
+        self.items = item_table(num_items, dim)
+        self.layers = nn.ModuleList()
+        for number in range(layers):
+            width = (number + 1) * dim
+            self.layers.append(
+                SGAT(width, dim, dropout=dropout)
+                if number % 2
+                else EOPA(width, dim, arrivals=arrivals, dropout=dropout)
+            )
+        width = (layers + 1) * dim
+        self.readout = Readout(width, dim, dropout=dropout)
+        self.norm_last, self.norm_all = nn.LayerNorm(width), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.from_last = nn.Linear(width, dim, bias=False)  # W_h, left part
+        self.from_all = nn.Linear(dim, dim, bias=False)  # W_h, right part
+
+    def fit(self, sessions: Sessions) -> None:
+        """Nothing to prepare: both graphs are each session's own."""
+
+    def item_embeddings(self) -> Tensor:
+        """What scores are computed with, float (N, D)."""
+        return self.items
+
+    def forward(self, items: Tensor, mask: Tensor) -> Encoded:
+        """Encode int64 (B, T) under bool (B, T): long is s, short the last item's part of it."""
+        edges = graph(items, mask)
+        states = embed(items, self.items)  # (B, T, D)
+        for layer in self.layers:
+            states = torch.cat([layer(states, edges), states], 2)
+        last = last_click(states, mask)
+        overall = self.readout(states, last, edges.first)
+        short = self.from_last(self.dropout(self.norm_last(last)))
+        return Encoded(long=short + self.from_all(self.dropout(self.norm_all(overall))), short=short)
+
+
+class Graph(NamedTuple):
+    """Both graphs of each session, by clicks; a place is that of a click, and arriving means clicked next."""
+
+    before: Tensor
+    """int64 (B, T): the place at which the item of t was arrived at last before t, 0 if nowhere."""
+    latest: Tensor
+    """int64 (B, T): the place at which it was arrived at last in the whole session, 0 if nowhere."""
+    count: Tensor
+    """int64 (B, T): how often it was arrived at."""
+    first: Tensor
+    """bool (B, T): t is the first click on its item; one click per node."""
+    shortcuts: Tensor
+    """bool (B, T, T): s is the first click on its item, and the item of t was clicked there or later."""
+
+
+def graph(items: Tensor, mask: Tensor) -> Graph:
+    """The graphs of sessions int64 (B, T) under bool (B, T)."""
+    steps = torch.arange(items.shape[1], device=items.device)
+    same = same_item(items, mask)  # (B, T, T)
+    arrived = same & (steps > 0)  # a session's first click arrives from nowhere
+    first = mask & ((same & (steps < steps.unsqueeze(1))).sum(2) == 0)
+    last = torch.where(same, steps, 0).amax(2, keepdim=True)  # (B, T, 1)
+    return Graph(
+        before=torch.where(arrived & (steps < steps.unsqueeze(1)), steps, 0).amax(2),
+        latest=torch.where(arrived, steps, 0).amax(2),
+        count=arrived.sum(2),
+        first=first,
+        shortcuts=first.unsqueeze(1) & (steps <= last),
+    )
+
+
+class EOPA(nn.Module):
+    """Edge-order preserving aggregation: an item is what was clicked before it, in order.
+
+    Args:
+        width: of what is known of an item.
+        dim: D.
+        arrivals: edges that are read of each item, the latest ones.
+        dropout: chance that an entry of a message is dropped in training.
+    """
+
+    def __init__(self, width: int, dim: int, *, arrivals: int, dropout: float) -> None:
+        super().__init__()
+        self.arrivals = arrivals
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.from_message = nn.Linear(width, 3 * width)  # of the GRU: reset, update, candidate
+        self.from_state = nn.Linear(width, 3 * width)
+        self.itself = nn.Linear(width, dim, bias=False)
+        self.neighbours = nn.Linear(width, dim, bias=False)
+        self.active = Activation(dim)
+
+    def forward(self, states: Tensor, edges: Graph) -> Tensor:
+        """(B, T, width) -> (B, T, D)."""
+        states = self.norm(states)
+        gates = self.from_message(self.dropout(states))
+        gates = torch.cat([gates[:, :1], gates[:, :-1]], 1)  # of the click before; the first has none
+        read = torch.zeros_like(states)
+        for _ in range(self._rounds(edges)):
+            read = self._cell(gates, _at(read, edges.before))
+        active: Tensor = self.active(self.itself(states) + self.neighbours(_at(read, edges.latest)))
+        return active
+
+    def _rounds(self, edges: Graph) -> int:
+        """Edges of the item that has most: after so many rounds, every edge has seen those before it."""
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+            return self.arrivals  # a graph for all sessions
+        return min(self.arrivals, int(edges.count.max()))
+
+    def _cell(self, gates: Tensor, state: Tensor) -> Tensor:
+        reset_m, update_m, new_m = gates.chunk(3, 2)
+        reset_s, update_s, new_s = self.from_state(state).chunk(3, 2)
+        update = torch.sigmoid(update_m + update_s)
+        new = torch.tanh(new_m + torch.sigmoid(reset_m + reset_s) * new_s)
+        return new + update * (state - new)
+
+
+class SGAT(nn.Module):
+    """Shortcut graph attention: every item looks at all that came before it, and at itself.
+
+    Args:
+        width: of what is known of an item.
+        dim: D.
+        dropout: chance that an entry of it is dropped in training.
+    """
+
+    def __init__(self, width: int, dim: int, *, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.source = nn.Linear(width, dim)  # W_q, b
+        self.target = nn.Linear(width, dim, bias=False)  # W_k
+        self.value = nn.Linear(width, dim, bias=False)  # W_v
+        self.attention = nn.Linear(dim, 1, bias=False)  # p
+        self.active = Activation(dim)
+
+    def forward(self, states: Tensor, edges: Graph) -> Tensor:
+        """(B, T, width) -> (B, T, D)."""
+        states = self.dropout(self.norm(states))
+        hidden = torch.sigmoid(self.source(states).unsqueeze(1) + self.target(states).unsqueeze(2))
+        weights = masked_softmax(self.attention(hidden).squeeze(3), edges.shortcuts)  # (B, T, T)
+        active: Tensor = self.active(weights @ self.value(states))
+        return active
+
+
+class Readout(nn.Module):
+    """Attention over the items of a session, driven by the last one.
+
+    Args:
+        width: of what is known of an item.
+        dim: D.
+        dropout: chance that an entry of it is dropped in training.
+    """
+
+    def __init__(self, width: int, dim: int, *, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.attend_all = nn.Linear(width, dim, bias=False)  # W_1
+        self.attend_last = nn.Linear(width, dim)  # W_2, r
+        self.attention = nn.Linear(dim, 1, bias=False)  # q
+        self.out = nn.Linear(width, dim, bias=False)
+        self.active = Activation(dim)
+
+    def forward(self, states: Tensor, last: Tensor, first: Tensor) -> Tensor:
+        """(B, T, width), of which those where bool (B, T) is true, and (B, width) -> (B, D)."""
+        states = self.dropout(self.norm(states))
+        drive = self.attend_last(self.dropout(self.norm(last))).unsqueeze(1)
+        logits = self.attention(torch.sigmoid(self.attend_all(states) + drive)).squeeze(2)
+        mean = (masked_softmax(logits, first).unsqueeze(2) * states).sum(1)
+        active: Tensor = self.active(self.out(mean))
+        return active
+
+
+class Activation(nn.Module):
+    """PReLU with a slope per entry of the last dimension.
+
+    Args:
+        dim: D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.full((dim,), 0.25))
+
+    def forward(self, given: Tensor) -> Tensor:
+        """Float (..., D) -> (..., D)."""
+        return given.clamp(min=0) + self.slope * given.clamp(max=0)
+
+
+def _at(states: Tensor, places: Tensor) -> Tensor:
+    """States (B, T, C) at places int64 (B, T), and zeros for place 0, which stands for nowhere."""
+    found = states.gather(1, places.unsqueeze(2).expand(-1, -1, states.shape[2]))
+    return found * (places > 0).unsqueeze(2)
