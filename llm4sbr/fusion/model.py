@@ -55,7 +55,8 @@ class LLM4SBR(nn.Module):
 
     Args:
         backbone: the session encoder; a class attribute `plain_readout = "long"` makes the plain model
-            score with `long` alone, and a method `score(fused, encoded)` replaces the dot product.
+            score with `long` alone, a method `query(fused)` has the last word on the session's vector, and a
+            method `score(fused, encoded)` replaces the dot product.
         fuser: made for `len(slots(horizons))` perspectives; None for the plain backbone.
         horizons: one per perspective, in the order of the intents; empty for the plain backbone.
         text_dim: E; 0 for the plain backbone.
@@ -95,14 +96,14 @@ class LLM4SBR(nn.Module):
         """Scores together with the vectors they came from; arguments as for `forward`."""
         encoded = self.backbone(items, mask)
         if self.fuser is None:
-            fused = self._plain(encoded)
+            fused = self._query(self._plain(encoded))
             return Output(self._score(fused, encoded), encoded, fused=fused)
         if predict:
             intents = self._completed(intents, self.predict(encoded, items, mask))
         order = slots(self.horizons)
         behavioural = torch.stack([encoded.long if one == "long" else encoded.short for one in order], 1)
         semantic, known = self._semantic(behavioural, intents)
-        fused = self.fuser(behavioural, semantic)
+        fused = self._query(self.fuser(behavioural, semantic))
         scores = self._score(fused, encoded)
         if self.rescores:
             scores = cast(CatalogueFuser, self.fuser).rescore(scores, fused, intents)
@@ -157,6 +158,10 @@ class LLM4SBR(nn.Module):
             return encoded.long
         mapped: Tensor = self.readout(torch.cat([encoded.short, encoded.long], 1))
         return mapped
+
+    def _query(self, fused: Tensor) -> Tensor:
+        own = getattr(self.backbone, "query", None)
+        return fused if own is None else cast(Tensor, own(fused))
 
     def _score(self, fused: Tensor, encoded: Encoded) -> Tensor:
         own = getattr(self.backbone, "score", None)
