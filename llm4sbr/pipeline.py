@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr import memory, registry, store
+from llm4sbr import hub, memory, registry, store
 from llm4sbr.config import (
     PROTOCOLS,
     Config,
@@ -34,6 +34,13 @@ from llm4sbr.report import REPORT
 
 NEUTRAL = frozenset({"train.workers", "train.device", "train.compile", "infer.cache", "evaluate.batch_size"})
 """Settings that change how fast or where something is done, and what comes out in the last digits at most."""
+
+
+MODELS = {"infer": ("llms", "infer.llm"), "localize": ("encoders", "localize.encoder")}
+"""Stage that uses a model that may be a folder of this machine -> its kind, and the setting that names it."""
+
+CONTENT = "content of "
+"""In a stamp, before such a setting: a hash of what is in the folder."""
 
 
 class Stage(NamedTuple):
@@ -172,6 +179,8 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> store.Stamp:
         parts[f"output of {name}"] = upstream.content
     if stage.name == "prepare" and config.data.path:
         parts["files of data.path"] = _listing(config.data.path)
+    if stage.name in MODELS:
+        parts |= _model_content(stage.name, config)
     wording = Path(config.infer.wording)
     if stage.name == "infer" and wording.is_file():
         parts["text of infer.wording"] = store.file_sha256(wording)
@@ -181,7 +190,7 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> store.Stamp:
 def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progress, *, redo: bool) -> None:
     folder = run / stage.name
     old = store.read_stamp(folder)
-    stamp = _without_news(stamp_for(run, stage, config), old)
+    stamp = _without_news(_with_gone_model(stamp_for(run, stage, config), old), old)
     if old and old.fingerprint == stamp.fingerprint and not redo:
         progress.note(f"{stage.name}: fresh")
         return
@@ -217,7 +226,20 @@ def _without_news(stamp: store.Stamp, old: store.Stamp | None) -> store.Stamp:
         return stamp
     defaults = flatten(to_settings(Config()))
     news = {key for key, value in stamp.parts.items() if key not in old.parts and defaults.get(key) == value}
+    if old.parts.items() <= stamp.parts.items():  # made by a version that did not look into models
+        news |= {key for key in stamp.parts.keys() - old.parts.keys() if key.startswith(CONTENT)}
     return stamp._replace(parts={key: value for key, value in stamp.parts.items() if key not in news})
+
+
+def _with_gone_model(stamp: store.Stamp, old: store.Stamp | None) -> store.Stamp:
+    """The stamp with what is known of a model's folder that is no longer here: results outlive models."""
+    before = old.parts if old else {}
+    gone = {
+        f"{CONTENT}{name}": before[f"{CONTENT}{name}"]
+        for _, name in MODELS.values()
+        if f"{CONTENT}{name}" in before.keys() - stamp.parts.keys() and before[name] == stamp.parts[name]
+    }
+    return stamp._replace(parts=stamp.parts | gone)
 
 
 def _why(old: store.Stamp | None, new: store.Stamp) -> str:
@@ -255,6 +277,16 @@ def _with_full_path(chosen: Settings) -> Settings:
     if path is None:
         return chosen
     return merge(chosen, {"data": {"path": str(Path(path).expanduser().absolute())}})
+
+
+def _model_content(stage: str, config: Config) -> dict[str, str]:
+    """What is in the stage's model, if that is a folder or file of this machine; its name may stay."""
+    kind, setting = MODELS[stage]
+    flat = flatten(to_settings(config))
+    options = config.infer.options if stage == "infer" else config.localize.encoder_options
+    _, options = registry.split_argument(kind, flat[setting], options)
+    model = Path(str(options.get("model", ""))).expanduser()
+    return {f"{CONTENT}{setting}": hub.content(model)} if options.get("model") and model.exists() else {}
 
 
 def _listing(path: Path) -> list[list[Any]]:

@@ -39,7 +39,8 @@ class Spy(LetterEncoder):
 
 
 @pytest.fixture(autouse=True)
-def _spy(monkeypatch: pytest.MonkeyPatch) -> None:
+def _spy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LLM4SBR_CACHE", str(tmp_path / "cache"))
     create = stage.registry.create
     monkeypatch.setattr(Spy, "texts", [])
 

@@ -56,8 +56,8 @@ class Weights:
             return f"files sha256:{store.fingerprint(hashes)[:16]}"
         from transformers import AutoConfig
 
-        commit = getattr(self._load(AutoConfig.from_pretrained), "_commit_hash", None)
-        return f"{self.model}@{commit or self._options['revision']}"
+        self._load(AutoConfig.from_pretrained)  # says what is wrong if the model cannot be had
+        return f"{self.model}@{hub.commit(self.model, str(self._options['revision']))}"
 
     def load(self, dtype: torch.dtype) -> tuple[Any, Any]:
         """The tokenizer, which pads on the left, and the network in evaluation mode on the CPU.

@@ -2,12 +2,13 @@
 
 What stands for an item in text space is chosen by `localize.item_text`; encoder and localizer see a
 catalogue whose titles are that text. All sources of answers share one memo of encoded texts, so the
-catalogue and answers that several of them have are encoded once.
+catalogue and answers that several of them have are encoded once; the catalogue's vectors are kept for other
+runs (`encoders/kept.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,17 @@ from llm4sbr.config import Config
 from llm4sbr.data.batches import collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.encoders import Memo, encoding
+from llm4sbr.encoders.kept import encode_kept
 from llm4sbr.errors import StoreError
 from llm4sbr.intents import IntentStore, IntentWriter
-from llm4sbr.progress import Progress
+from llm4sbr.progress import Advance, Progress
 from llm4sbr.protocols import Catalogue, Engine, Localizer, Samples
 
 BLOCK = 16_384
 """Samples localized at once."""
+
+ITEMS = "items.safetensors"
+"""The items' vectors."""
 
 
 class Space(NamedTuple):
@@ -74,8 +79,9 @@ def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
         distinct = given.unique().str.split("\n").list.explode().n_unique()
         engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
         with progress.task("localize", distinct, unit="texts") as advance, closing(engine):
-            space = _space(run, config, prepared, catalogue, engine, advance)
-            store.write_tensors(out / "items.safetensors", {"items": space.items})
+            space = _space(run, config, prepared, catalogue, engine, advance, progress.note)
+            store.write_tensors(out / ITEMS, {"items": space.items})
+            summary["files"] = {ITEMS: store.file_sha256(out / ITEMS)}
             for source, table in todo.items():
                 _localize_source(out / source, source, table, names, space)
         summary |= space.about
@@ -121,7 +127,13 @@ def _texts(catalogue: Catalogue, kind: str) -> Catalogue:
 
 
 def _space(
-    run: Path, config: Config, prepared: Prepared, catalogue: Catalogue, engine: Engine, advance: Any
+    run: Path,
+    config: Config,
+    prepared: Prepared,
+    catalogue: Catalogue,
+    engine: Engine,
+    advance: Advance,
+    note: Callable[[str], None],
 ) -> Space:
     chosen = config.localize
     encoder = registry.create("encoders", chosen.encoder, **chosen.encoder_options)
@@ -141,7 +153,8 @@ def _space(
     samples = Samples(*(torch.cat(part) for part in parts))
     order = samples.key.argsort()
     samples = Samples(*(part[order] for part in samples))
-    return Space(prepared, samples, catalogue, memo, localizer, memo.encode(catalogue.titles), about)
+    items = encode_kept(catalogue.titles, memo, note=lambda text: note(f"localize: {text}"))
+    return Space(prepared, samples, catalogue, memo, localizer, items, about)
 
 
 def _localize_source(

@@ -1,0 +1,82 @@
+"""Vectors of catalogues, kept from run to run under what they were made from.
+
+One safetensors file per encoder and catalogue text, in `embeddings` of the cache folder (`LLM4SBR_CACHE`).
+Files are written whole or not at all, so several processes may share the folder, and deleting any of them
+costs one encoding of the catalogue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llm4sbr import store
+from llm4sbr.encoders.memo import Memo, averaged, lines_of
+from llm4sbr.errors import StoreError
+
+FORMAT = 1
+"""Version of the files; part of their names."""
+
+
+def folder() -> Path:
+    """Where the files are."""
+    return store.cache_dir() / "embeddings"
+
+
+def encode_kept(texts: Sequence[str], memo: Memo, *, note: Callable[[str], None]) -> Tensor:
+    """Vectors float32 (len(texts), E) of a catalogue's texts, from an earlier run if there was one.
+
+    `memo` knows them afterwards. A file that is damaged is made anew; one that cannot be written is done
+    without, since vectors can be had again.
+
+    Args:
+        texts: of the items.
+        memo: encodes what is not kept.
+        note: told of a damaged file, or of one that cannot be written.
+    """
+    lines = lines_of(texts)
+    path = folder() / f"{_key(lines, memo.fingerprint)}.safetensors"
+    vectors = _kept(path, (len(lines), memo.dim), note)
+    if vectors is None:
+        vectors = memo.encode(lines)
+        _keep(path, vectors, memo.fingerprint, note)
+    else:
+        memo.learn(lines, vectors)
+    row = {line: place for place, line in enumerate(lines)}
+    return averaged(texts, lambda wanted: vectors[[row[line] for line in wanted]], memo.dim)
+
+
+def _key(lines: Sequence[str], fingerprint: str) -> str:
+    """Of encoder and lines, none of which can run into the next."""
+    return store.fingerprint({"format": FORMAT, "encoder": fingerprint, "lines": lines})[:32]
+
+
+def _kept(path: Path, shape: tuple[int, int], note: Callable[[str], None]) -> Tensor | None:
+    if not path.exists():
+        return None
+    try:
+        found = store.read_tensors(path)
+        vectors, told = found["vectors"], bytes(found["sha256"].tolist())
+        if (vectors.dtype, tuple(vectors.shape)) == (torch.float32, shape) and _digest(vectors) == told:
+            return vectors
+        reason = f"{path}: not what was written there"
+    except (StoreError, KeyError, TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, StoreError) else f"{path}: no vectors of a catalogue"
+    note(f"{reason}; the catalogue is encoded again")
+    return None
+
+
+def _keep(path: Path, vectors: Tensor, fingerprint: str, note: Callable[[str], None]) -> None:
+    tensors = {"vectors": vectors, "sha256": torch.tensor(list(_digest(vectors)), dtype=torch.uint8)}
+    try:
+        store.write_tensors(path, tensors, {"encoder": fingerprint})
+    except StoreError as error:
+        note(f"{error}; the next run encodes the catalogue again")
+
+
+def _digest(vectors: Tensor) -> bytes:
+    return hashlib.sha256(vectors.contiguous().numpy().data).digest()

@@ -1,0 +1,156 @@
+"""What a model in the layout of sentence-transformers says about its vectors, read without that package.
+
+`modules.json` names the parts in order, each with its folder: the transformer; how its token states become a
+vector (`1_Pooling/config.json`); linear maps of it (`2_Dense`); length 1 (`2_Normalize`, which has no files).
+`sentence_bert_config.json` says how many tokens of a text count and whether it is put in lower case,
+`config_sentence_transformers.json` what is put before every text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm4sbr.encoders.pooling import POOLINGS
+from llm4sbr.errors import ModelUnavailableError
+
+MODULES = "modules.json"
+FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Field of a pooling's configuration -> the way it switches on, in the order in which ways are joined."""
+ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
+"""Of `torch.nn`, that a linear map may be followed by."""
+
+Read = Callable[[str], Path | None]
+"""File name inside the model -> the file on this machine; None if the model has none of that name."""
+
+
+class Dense(NamedTuple):
+    """A linear map of the vector."""
+
+    weights: Path
+    """`linear.weight` (out, in) and, maybe, `linear.bias` (out,)."""
+    width: int
+    """What comes out."""
+    activation: str
+    """Of `ACTIVATIONS`."""
+
+
+class Layout(NamedTuple):
+    """How a model's vectors are made."""
+
+    folder: str = ""
+    """Of the transformer, inside the model."""
+    pooling: tuple[str, ...] = ("mean",)
+    """Of `POOLINGS`, joined."""
+    layers: tuple[Dense | None, ...] = (None,)
+    """Applied to the vector in order; None scales it to length 1."""
+    max_length: int | None = None
+    """Tokens of a text that count."""
+    lower: bool = False
+    """Texts are put in lower case."""
+    prompt: str = ""
+    """Put before every text."""
+
+
+def read_layout(model: str, read: Read) -> Layout | None:
+    """The layout of a model; None if it has none, and says nothing about its vectors.
+
+    Args:
+        model: its name, for errors.
+        read: opens its files.
+
+    Raises:
+        ModelUnavailableError: a file is missing or not what it should be, or the model has a part that is not
+            supported here.
+    """
+    modules = read(MODULES)
+    if modules is None:
+        return None
+    try:
+        return _layout(model, json.loads(modules.read_text(encoding="utf-8")), read)
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        reason = (
+            f"{MODULES} or a file that it names is not what it should be, {type(error).__name__}: {error}"
+        )
+        raise _unsupported(model, reason) from None
+
+
+def _layout(model: str, modules: list[dict[str, Any]], read: Read) -> Layout:
+    found = Layout(pooling=(), layers=())
+    for module in modules:
+        kind, folder = module["type"].rpartition(".")[2], module["path"]
+        if kind == "Transformer" and not found.pooling:
+            found = found._replace(folder=folder, **_texts(read, folder))
+        elif kind == "Pooling" and not found.pooling:
+            found = found._replace(pooling=_pooling(_json(read, folder, "config.json"), found.prompt))
+        elif kind == "Dense" and found.pooling:
+            found = found._replace(layers=(*found.layers, _dense(model, folder, read)))
+        elif kind == "Normalize" and found.pooling:
+            found = found._replace(layers=(*found.layers, None))
+        else:
+            raise _unsupported(model, f"its part {folder or kind} is a {module['type']}")
+    if not found.pooling:
+        raise _unsupported(model, "it has no pooling")
+    return found
+
+
+def _texts(read: Read, folder: str) -> dict[str, Any]:
+    """What is done to texts before they become tokens."""
+    own = _json(read, folder, "sentence_bert_config.json", needed=False)
+    whole = _json(read, "", "config_sentence_transformers.json", needed=False)
+    prompt = (whole.get("prompts") or {}).get(whole.get("default_prompt_name") or "", "")
+    return {
+        "max_length": own.get("max_seq_length"),
+        "lower": own.get("do_lower_case", False),
+        "prompt": prompt,
+    }
+
+
+def _pooling(config: Mapping[str, Any], prompt: str) -> tuple[str, ...]:
+    chosen = (
+        config.get("pooling_mode") or [way for flag, way in FLAGS.items() if config.get(flag)] or ["mean"]
+    )
+    ways = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+    if unknown := [way for way in ways if way not in POOLINGS]:
+        raise ValueError(f"no pooling {unknown[0]!r}")
+    if prompt and not config.get("include_prompt", True):
+        raise ValueError("its default prompt is not to be pooled, which is not supported")
+    return ways
+
+
+def _dense(model: str, folder: str, read: Read) -> Dense:
+    config = _json(read, folder, "config.json")
+    weights = read(f"{folder}/model.safetensors")
+    if weights is None:
+        raise _unsupported(model, f"{folder} has no model.safetensors (pickled weights are not read)")
+    activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"no activation {activation!r}")
+    return Dense(weights, int(config["out_features"]), activation)
+
+
+def _json(read: Read, folder: str, name: str, *, needed: bool = True) -> dict[str, Any]:
+    path = f"{folder}/{name}".lstrip("/")
+    found = read(path)
+    if found is None:
+        if needed:
+            raise ValueError(f"{path} is missing")
+        return {}
+    content: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+    return content
+
+
+def _unsupported(model: str, reason: str) -> ModelUnavailableError:
+    return ModelUnavailableError(
+        f"the text encoder {model!r} cannot be used ({' '.join(reason.split())}); give one of the parts "
+        "Transformer, Pooling, Dense and Normalize, or use --encoder embedded"
+    )

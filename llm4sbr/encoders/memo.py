@@ -1,0 +1,102 @@
+"""An encoder that remembers: texts that come back within a run are encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm4sbr import registry
+from llm4sbr.protocols import Encoder
+
+
+def encoding(name: str, options: dict[str, Any]) -> Callable[[list[str]], Tensor]:
+    """The work with an installed encoder, made where it is done."""
+    encode: Callable[[list[str]], Tensor] = registry.create("encoders", name, **options).encode
+    return encode
+
+
+def lines_of(texts: Iterable[str]) -> list[str]:
+    """The distinct lines of texts, sorted."""
+    return sorted({line for text in texts for line in text.split("\n")})
+
+
+def averaged(texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor], dim: int) -> Tensor:
+    """Vectors float32 (len(texts), E) of texts, from vectors of their lines.
+
+    A text of several lines names several things; its vector has the direction of the mean of its lines'
+    vectors, and their mean length. So answers that list items cost no more than the items.
+
+    Args:
+        texts: of one line or more.
+        encode: lines -> float32 (len(lines), E).
+        dim: E.
+    """
+    parts = [text.split("\n") for text in texts]
+    lines = [line for part in parts for line in part]
+    vectors = encode(lines) if lines else torch.zeros(0, dim)
+    if len(lines) == len(texts):
+        return vectors
+    count = torch.tensor([len(part) for part in parts])
+    whole = torch.arange(len(texts)).repeat_interleave(count)
+    sums = torch.zeros(len(texts), dim).index_add_(0, whole, vectors)
+    lengths = torch.zeros(len(texts)).index_add_(0, whole, vectors.norm(dim=1))
+    # the length of a sum of n vectors becomes the mean of theirs; a single line is left as it is
+    scale = torch.where(count > 1, lengths / count / sums.norm(dim=1).clamp_min(1e-12), 1.0)
+    return sums * scale.unsqueeze(1)
+
+
+class Memo:
+    """An encoder that encodes each distinct line of text once in its life, see `averaged`.
+
+    Args:
+        encoder: does the work.
+        advance: called with the number of lines whenever some are done.
+        block: lines handed to `encoder` at once.
+        limit: bytes of vectors remembered; beyond that, new lines are encoded each time they come.
+        work: encodes blocks of lines, in their order; by default `encoder` does, here.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        advance: Callable[[int], None] = lambda n: None,
+        block: int = 256,
+        limit: int = 2**31,
+        work: Callable[[Iterable[list[str]]], Iterator[Tensor]] | None = None,
+    ) -> None:
+        self.work = work or partial(map, encoder.encode)
+        self.fingerprint = encoder.fingerprint
+        self.dim = encoder.dim
+        self.advance = advance
+        self.block = block
+        self.room = limit // (4 * encoder.dim)
+        self._known: dict[str, Tensor] = {}
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """float32 (len(texts), E); texts of one line as the wrapped encoder gives them."""
+        return averaged(texts, self._lines, self.dim)
+
+    def learn(self, lines: Sequence[str], vectors: Tensor) -> None:
+        """Take over vectors, float32 (len(lines), E), of distinct lines that were encoded before."""
+        self.advance(len(lines))
+        self._remember(dict(zip(lines, vectors.unbind(), strict=True)))
+
+    def _lines(self, lines: Sequence[str]) -> Tensor:
+        fresh: dict[str, Tensor] = {}
+        # longest first: blocks of like length need little padding, and what is left goes faster, not slower
+        missing = sorted({line for line in lines if line not in self._known}, key=lambda t: (-len(t), t))
+        parts = [missing[start : start + self.block] for start in range(0, len(missing), self.block)]
+        for part, vectors in zip(parts, self.work(parts), strict=True):
+            fresh |= zip(part, vectors.unbind(), strict=True)
+            self.advance(len(part))
+        self._remember(fresh)
+        return torch.stack([fresh[line] if line in fresh else self._known[line] for line in lines])
+
+    def _remember(self, vectors: dict[str, Tensor]) -> None:
+        if len(self._known) + len(vectors) <= self.room:
+            self._known |= vectors

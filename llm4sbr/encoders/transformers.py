@@ -1,0 +1,245 @@
+"""Text encoders: any transformers model whose token states are pooled into one vector per text.
+
+A model in the layout of sentence-transformers says itself how that is done (`layout.py`), and is obeyed. The
+paper encodes answers and item names with bert-base-uncased (Eqs. 1 and 2) and does not say how the token
+states become one vector. Mean pooling is the default there, because the CLS state of a BERT that was never
+trained on sentence pairs tells titles apart poorly; `pooling = "cls"` takes that state instead. Vectors are
+scaled to length 1 unless `normalize = false`, so that long and short texts weigh the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm4sbr import hub, store
+from llm4sbr.encoders.layout import Dense, Layout, read_layout
+from llm4sbr.encoders.pooling import POOLINGS, Pooling, pool
+from llm4sbr.errors import ConfigError, ModelUnavailableError
+
+
+class TransformersEncoder:
+    """Vectors of texts from any transformers or sentence-transformers model, loaded with the first text.
+
+    Args:
+        model: a folder, or the name of a model on the hub.
+        pooling: `mean` of the token states that are no padding, the first state `cls`, `max`,
+            `mean_sqrt_len_tokens`, `weightedmean` or `lasttoken`; by default what the model's own layout
+            says, and `mean` where it has none.
+        normalize: scale every vector to length 1; by default what the model's own layout says, and true
+            where it has none.
+        max_length: tokens of a text that count; the rest is cut off.
+        batch_size: texts encoded at once.
+        device: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ConfigError: a `pooling` that does not exist, or a size below 1.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        max_length: int = 64,
+        batch_size: int = 128,
+        device: str = "auto",
+        revision: str | None = None,
+    ) -> None:
+        if pooling is not None and pooling not in POOLINGS:
+            raise ConfigError(
+                f"localize.encoder_options.pooling = {pooling!r}: expected one of {', '.join(POOLINGS)}"
+            )
+        if max_length < 1 or batch_size < 1:
+            raise ConfigError("localize.encoder_options: max_length and batch_size must be at least 1")
+        self.model = os.path.expanduser(model)
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.revision = revision
+        self._chosen = (pooling, normalize)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How the vectors are made: as the model says, but for what was chosen.
+
+        Raises:
+            ModelUnavailableError: the model says something that cannot be done here.
+        """
+        own = read_layout(self.model, lambda name: hub.file(self.model, name, self.revision or "main"))
+        found = own or Layout()
+        pooling, normalize = self._chosen
+        if pooling is not None:
+            found = found._replace(pooling=(pooling,))
+        if normalize is not None:
+            maps = tuple(layer for layer in found.layers if layer is not None)
+            found = found._replace(layers=(*maps, None) if normalize else maps)
+        return found
+
+    @property
+    def pooling(self) -> str:
+        """How token states become a vector, such as `mean` or `cls+mean`."""
+        return "+".join(self.layout.pooling)
+
+    @cached_property
+    def dim(self) -> int:
+        """E, from the model's configuration; no weights are loaded."""
+        widths = [layer.width for layer in self.layout.layers if layer is not None]
+        hidden = int(self._config.get_text_config().hidden_size)
+        return widths[-1] if widths else hidden * len(self.layout.pooling)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The model's content or commit and everything that changes a vector; no weights are loaded."""
+        folder = Path(self.model)
+        if folder.is_dir():
+            origin = f"sha256:{hub.content(folder)}"
+        else:
+            origin = f"{self.model}@{hub.commit(self.model, self.revision or 'main')}"
+        unit = "unit" if self.layout.layers[-1:] == (None,) else "raw"
+        return f"{origin}, {self.pooling} pooling, {unit} length, {self.max_length} tokens"
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """float32 (len(texts), E) on the CPU, in the order of `texts`.
+
+        Equal texts are encoded once, and texts of similar length together, so that little padding is needed.
+
+        Raises:
+            ModelUnavailableError: the weights cannot be had here.
+        """
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))
+        if not distinct:
+            return torch.zeros(0, self.dim)
+        starts = range(0, len(distinct), self.batch_size)
+        vectors = torch.cat([self._encode_batch(distinct[s : s + self.batch_size]) for s in starts])
+        row = {text: i for i, text in enumerate(distinct)}
+        return vectors[[row[text] for text in texts]]
+
+    def _encode_batch(self, texts: list[str]) -> Tensor:
+        network, tokenizer, layout = self._network, self._tokenizer, self.layout
+        texts = [layout.prompt + (text.lower() if layout.lower else text) for text in texts]
+        batch = tokenizer(texts, padding=True, truncation=True, max_length=self._length, return_tensors="pt")
+        batch = batch.to(self.device)
+        with torch.no_grad():
+            states = network(**batch).last_hidden_state  # (b, tokens, hidden)
+            vectors = pool(states, batch["attention_mask"].bool(), layout.pooling)
+            for layer in self._layers:
+                vectors = layer(vectors)
+        result: Tensor = vectors.float().cpu()
+        return result
+
+    @cached_property
+    def _layers(self) -> list[Callable[[Tensor], Tensor]]:
+        return [_map(layer).to(self.device) if layer else _unit for layer in self.layout.layers]
+
+    @cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        return self._load(AutoConfig.from_pretrained)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        tokenizer = self._load(AutoTokenizer.from_pretrained, padding_side="right")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def _network(self) -> Any:
+        from transformers import AutoModel
+
+        # safetensors only: the older weight format is pickle, which can run code
+        network = self._load(AutoModel.from_pretrained, use_safetensors=True, dtype=torch.float32)
+        if network.config.is_encoder_decoder:
+            network = network.get_encoder()
+        return network.eval().requires_grad_(False).to(self.device)
+
+    @cached_property
+    def _length(self) -> int:
+        positions = getattr(self._config.get_text_config(), "max_position_embeddings", None)
+        own = (self._tokenizer.model_max_length, positions, self.layout.max_length)
+        return int(min(self.max_length, *(length for length in own if length)))
+
+    def _load(self, loader: Callable[..., Any], **options: Any) -> Any:
+        """What `loader` makes of the model: from this machine if it is here, else from the hub."""
+        from safetensors import SafetensorError
+
+        options |= {"revision": self.revision or "main", "subfolder": self.layout.folder}
+        unusable = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+        here = _is_folder(self.model)
+        try:
+            with hub.quiet():
+                return loader(self.model, local_files_only=True, **options)
+        except unusable as error:
+            if here:
+                raise _unavailable(self.model, error) from error
+        try:
+            hub.probe(self.model, options["revision"])
+            return loader(self.model, **options)
+        except Exception as error:  # HTTP clients have error trees of their own
+            raise _unavailable(self.model, error) from error
+
+
+def bert(
+    *,
+    model: str | Path = "bert-base-uncased",
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
+    max_length: int = 64,
+    batch_size: int = 128,
+    device: str = "auto",
+    revision: str | None = None,
+) -> TransformersEncoder:
+    """The paper's encoder, bert-base-uncased (Eqs. 1 and 2), or a copy of it in the folder `model`."""
+    return TransformersEncoder(
+        model,
+        pooling=pooling,
+        normalize=normalize,
+        max_length=max_length,
+        batch_size=batch_size,
+        device=device,
+        revision=revision,
+    )
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def _map(layer: Dense) -> torch.nn.Module:
+    """A linear map and its activation, with the model's weights.
+
+    Raises:
+        StoreError: the file of the weights is damaged.
+    """
+    tensors = store.read_tensors(layer.weights)
+    weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return torch.nn.Sequential(linear, getattr(torch.nn, layer.activation)()).requires_grad_(False)
+
+
+def _is_folder(model: str) -> bool:
+    """Whether `model` is meant as a folder: it is one, or no hub name looks like it."""
+    return Path(model).is_dir() or model.startswith((".", "/")) or Path(model).is_absolute()
+
+
+def _unavailable(model: str, error: Exception) -> ModelUnavailableError:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    if not Path(model).is_dir():
+        reason = "no such folder" if _is_folder(model) else f"no such folder, and from the hub {reason}"
+    return ModelUnavailableError(
+        f"the text encoder {model!r} cannot be loaded ({reason}); give a folder that has it, "
+        "--encoder transformers:FOLDER, or use one that works offline, --encoder embedded"
+    )
