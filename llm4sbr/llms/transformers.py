@@ -176,6 +176,9 @@ class _Loaded(NamedTuple):
         width = max(network.get_input_embeddings().num_embeddings, len(tokenizer))
         breaks = _breaks(tokenizer, width).to(network.device)
         chat = Chat.of(tokenizer, template)
+        head = network.get_output_embeddings()
+        if head is not None:
+            head.register_forward_pre_hook(_closed)
         return cls(tokenizer, network, chat, breaks, padding, ends, _can_share(network))
 
 
@@ -190,6 +193,15 @@ class _FirstLine:
         """Bool (B,): rows that are done, for token ids int64 (B, prompt + answer)."""
         broken = self.breaks[ids[:, self.begin :]]
         return broken[:, -1] & ~broken.all(dim=1)
+
+
+def _closed(head: object, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The vectors of each row's last token, (B, 1, D), without the gaps that cutting them out has left.
+
+    With gaps, PyTorch's product on the CPU would copy the head's weights once for every row: half of the
+    time that a batch took.
+    """
+    return given[0].clone(memory_format=torch.contiguous_format), *given[1:]
 
 
 def _breaks(tokenizer: Any, width: int) -> Tensor:
