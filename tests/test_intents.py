@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +17,7 @@ from torch import Tensor
 
 from llm4sbr.errors import StoreError
 from llm4sbr.intents import MANIFEST, IntentStore, IntentWriter
+from llm4sbr.store import file_sha256
 
 ABOUT = {"catalogue": "hash of the items", "encoder": "tiny"}
 
@@ -36,21 +41,34 @@ def content(rows: int, *, perspectives: int = 2, dim: int = 3, f: int = 2, seed:
     )
 
 
-def write(folder: Path, given: Content, *, rows: int = 100) -> IntentStore:
+def write(folder: Path, given: Content, *, shard: int = 10**6, remembered: int = 1000) -> IntentStore:
     names = ["long", "short", "normal"][: given.intents.shape[1]]
-    writer = IntentWriter(folder, names, about=ABOUT, rows=rows)
+    writer = IntentWriter(folder, names, about=ABOUT, shard=shard, remembered=remembered)
     writer.add(*given)
     writer.close({"answers": len(given.keys)})
     return IntentStore.open(folder)
 
 
 @settings(max_examples=25, deadline=None)
-@given(rows=st.integers(0, 30), size=st.integers(1, 12), f=st.integers(0, 3), perspectives=st.integers(1, 3))
-def test_what_is_written_is_read(rows: int, size: int, f: int, perspectives: int) -> None:
+@given(
+    rows=st.integers(0, 30),
+    shard=st.integers(1, 300),
+    f=st.integers(0, 3),
+    perspectives=st.integers(1, 3),
+    kinds=st.integers(1, 40),
+    remembered=st.integers(1, 20),
+)
+def test_what_is_written_is_read(
+    rows: int, shard: int, f: int, perspectives: int, kinds: int, remembered: int
+) -> None:
     given = content(rows, f=f, perspectives=perspectives, seed=rows)
+    chosen = torch.randint(0, max(1, min(kinds, len(given.keys))), (len(given.keys),))
+    given = Content(given.keys, *(part[chosen] for part in given[1:]))  # some are equal
     with tempfile.TemporaryDirectory() as folder:
-        opened = write(Path(folder), given, rows=size)
+        opened = write(Path(folder), given, shard=shard, remembered=remembered)
+        opened.verify(catalogue="hash of the items")
         assert len(opened) == len(given.keys)
+        assert torch.equal(opened.keys, given.keys)
         asked = torch.cat([given.keys.flip(0), torch.tensor([2**63 - 1, 5])])
         found = opened.rows(asked)
         order = list(range(len(given.keys)))[::-1]
@@ -59,22 +77,57 @@ def test_what_is_written_is_read(rows: int, size: int, f: int, perspectives: int
         intents, (items, weights) = opened.gather(found), opened.located(found)
         assert intents.dtype == weights.dtype == torch.float32
         assert items.dtype == torch.int64
-        torch.testing.assert_close(intents[:-2], given.intents[order], atol=1e-3, rtol=1e-3)
+        assert torch.equal(intents[:-2], given.intents[order].half().float())
         assert torch.equal(items[:-2], given.items[order])
-        assert torch.equal(weights[:-2], given.weights[order])
+        assert torch.equal(weights[:-2], given.weights[order].half().float())
         for part in (intents, items, weights):
             assert not part[-2:].any()
 
 
+def test_equal_intents_are_stored_once(tmp_path: Path) -> None:
+    # Ten samples with the same two intents, the second of which differs in its items only.
+    keys = torch.arange(10)
+    intents = torch.ones(10, 2, 3)
+    items = torch.tensor([[1, 2], [1, 3]]).expand(10, 2, 2)
+    opened = write(tmp_path, Content(keys, intents, items, torch.full((10, 2, 2), 0.5)))
+    assert (len(opened), opened.distinct) == (10, 2)
+    assert opened.located(torch.tensor([7]))[0].tolist() == [[[1, 2], [1, 3]]]
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert (manifest["rows"], manifest["distinct"], manifest["dtype"]) == (10, 2, "float16")
+
+
+def test_what_is_forgotten_is_stored_again_and_reads_the_same(tmp_path: Path) -> None:
+    kinds = torch.randn(6, 1, 3)
+    given = Content(torch.arange(60), kinds.repeat(10, 1, 1), *[torch.zeros(60, 1, 0)] * 2)
+    all_known = write(tmp_path / "all", given, remembered=6)
+    one_known = write(tmp_path / "one", given, remembered=1)
+    assert (all_known.distinct, one_known.distinct) == (6, 60)
+    every = torch.arange(60)
+    assert torch.equal(all_known.gather(every), one_known.gather(every))
+
+
 def test_properties_and_manifest(tmp_path: Path) -> None:
-    opened = write(tmp_path, content(10), rows=4)
+    opened = write(tmp_path, content(10), shard=16 * 4)  # 8 bytes of a key and 4 of each of two places
     assert (opened.perspectives, opened.dim, opened.f) == (["long", "short"], 3, 2)
     assert opened.catalogue_hash == "hash of the items"
     manifest = json.loads((tmp_path / MANIFEST).read_text())
-    assert [shard["rows"] for shard in manifest["shards"]] == [4, 4, 2]
+    assert [shard["rows"] for shard in manifest["keys"]] == [4, 4, 2]
+    assert sum(shard["rows"] for shard in manifest["shards"]) == 20
     assert manifest["statistics"] == {"answers": 10}
     assert manifest["encoder"] == "tiny"
+    assert opened.bytes == sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
     opened.verify()
+
+
+def test_the_same_intents_are_the_same_bytes(tmp_path: Path) -> None:
+    given = content(20)
+    files = [
+        {path.name: file_sha256(path) for path in tmp_path.joinpath(name).iterdir()}
+        for name in ("one", "other")
+        if write(tmp_path / name, given, shard=200)
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) > 4
 
 
 def test_several_blocks_make_one_store(tmp_path: Path) -> None:
@@ -111,86 +164,21 @@ def test_a_row_that_does_not_exist(tmp_path: Path) -> None:
         write(tmp_path, content(10)).gather(torch.tensor([10]))
 
 
-def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
-    opened = write(tmp_path, content(10), rows=4)
-    path = tmp_path / "intents-00001.safetensors"
-    changed = bytearray(path.read_bytes())
-    changed[-1] ^= 1
-    path.write_bytes(changed)
-    with pytest.raises(StoreError, match=r"intents-00001\.safetensors: changed since it was written"):
-        opened.verify()
-
-
 def test_a_second_attempt_leaves_nothing_of_the_first(tmp_path: Path) -> None:
-    first = IntentWriter(tmp_path, ["long", "short"], about=ABOUT, rows=2)
+    first = IntentWriter(tmp_path, ["long", "short"], about=ABOUT, shard=20)
     first.add(*content(10))  # never closed: killed
     with pytest.raises(StoreError, match=MANIFEST):
         IntentStore.open(tmp_path)
-    assert len(write(tmp_path, content(3), rows=2)) == 3
+    assert len(write(tmp_path, content(3), shard=40)) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "intents-00000.safetensors",
-        "intents-00001.safetensors",
+        *(f"intents-{shard:05}.safetensors" for shard in range(3)),
+        *(f"keys-{shard:05}.safetensors" for shard in range(2)),
         MANIFEST,
     ]
 
 
-def damage_truncate(folder: Path) -> None:
-    path = folder / "intents-00001.safetensors"
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-def damage_remove(folder: Path) -> None:
-    (folder / "intents-00001.safetensors").unlink()
-
-
-def damage_swap(folder: Path) -> None:
-    one, two = folder / "intents-00000.safetensors", folder / "intents-00001.safetensors"
-    first, second = one.read_bytes(), two.read_bytes()
-    one.write_bytes(second)
-    two.write_bytes(first)
-
-
-def damage_other_store(folder: Path) -> None:
-    write(folder / "other", content(4, dim=5), rows=4)
-    (folder / "other" / "intents-00000.safetensors").replace(folder / "intents-00000.safetensors")
-
-
-def damage_rows(folder: Path) -> None:
-    (folder / "intents-00002.safetensors").replace(folder / "intents-00001.safetensors")
-
-
-def damage_manifest(folder: Path) -> None:
-    (folder / MANIFEST).write_text('{"format": 1}')
-
-
-def damage_format(folder: Path) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"format": 99}))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (damage_truncate, "intents-00001.safetensors: not a whole safetensors file"),
-        (damage_remove, "intents-00001.safetensors: no such file"),
-        (damage_swap, "do not belong together"),
-        (damage_other_store, "intents-00000.safetensors: not the shard"),
-        (damage_rows, "intents-00001.safetensors: not the shard that manifest.json lists"),
-        (damage_manifest, "not a manifest of intents"),
-        (damage_format, "format 99, this version reads 1"),
-    ],
-)
-def test_damage_is_one_line(tmp_path: Path, damage: object, message: str) -> None:
-    write(tmp_path, content(10), rows=4)
-    damage(tmp_path)  # type: ignore[operator]
-    with pytest.raises(StoreError) as caught:
-        IntentStore.open(tmp_path)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_opening_maps_the_file(tmp_path: Path) -> None:
-    # Bytes changed on disk after opening are seen: nothing but the keys was read.
+    # Bytes changed on disk after opening are seen: nothing but the manifest was read.
     given = content(5, f=0)
     opened = write(tmp_path, given)
     assert torch.equal(opened.gather(torch.tensor([0])), given.intents[:1].half().float())
@@ -200,3 +188,48 @@ def test_opening_maps_the_file(tmp_path: Path) -> None:
         stream.seek(place)
         stream.write(torch.ones(2, 3, dtype=torch.float16).numpy().tobytes())
     assert opened.gather(torch.tensor([4])).tolist() == [[[1, 1, 1], [1, 1, 1]]]
+
+
+def test_opening_reads_no_shard(tmp_path: Path) -> None:
+    write(tmp_path, content(10), shard=64)
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(b"\0" * path.stat().st_size)
+    assert len(IntentStore.open(tmp_path)) == 10
+
+
+WRITES = """
+import json, sys
+from pathlib import Path
+import torch
+from llm4sbr import memory
+from llm4sbr.intents import IntentWriter
+
+writer = IntentWriter(Path(sys.argv[1]), ["long"], about={"catalogue": ""}, shard=2**22, remembered=10_000)
+block, before = 4096, 0
+for start in range(0, 32 * block, block):
+    if start == 8 * block:
+        before = memory.anonymous()
+    keys = torch.arange(start, start + block)
+    none = torch.zeros(block, 1, 0)
+    writer.add(keys, torch.randn(block, 1, 256), none, none)
+written = sum(path.stat().st_size for path in Path(sys.argv[1]).iterdir())
+print(json.dumps({"written": written, "grown": memory.anonymous() - before}), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_memory_is_bounded_while_writing_and_a_kill_leaves_what_was_there(tmp_path: Path) -> None:
+    write(tmp_path / "localize", content(10))
+    folder = tmp_path / "localize.tmp"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    exact = os.environ | {"MALLOC_MMAP_THRESHOLD_": "100000"}  # what is freed goes back to the system
+    with subprocess.Popen([sys.executable, "-c", WRITES, str(folder)], env=exact, **pipes) as child:
+        assert child.stdout is not None
+        told = json.loads(child.stdout.readline())
+        os.kill(child.pid, signal.SIGKILL)
+    assert told["written"] > 60e6
+    assert told["grown"] < 12e6  # of about 50 MB that were written in between
+    with pytest.raises(StoreError, match="no finished intents"):
+        IntentStore.open(folder)
+    assert len(IntentStore.open(tmp_path / "localize")) == 10
+    assert len(write(folder, content(3))) == 3  # the next attempt begins anew

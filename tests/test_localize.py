@@ -113,7 +113,7 @@ def test_every_answer_is_under_its_samples_key(run: Path, prepared: Prepared) ->
         list(last_titles(prepared).values()), prepared.catalogue, LetterEncoder()
     )
     torch.testing.assert_close(opened.gather(rows)[:, 1], expected.embeddings, atol=1e-2, rtol=1e-3)
-    torch.testing.assert_close(weights[:, 1], expected.weights)
+    torch.testing.assert_close(weights[:, 1], expected.weights, atol=1e-3, rtol=0)
 
 
 def test_small_blocks_change_nothing(run: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,19 +249,20 @@ def test_finished_sources_of_an_interrupted_attempt_are_kept(run: Path, prepared
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from llm4sbr import config, intents, registry
+from llm4sbr import config, registry
+from llm4sbr.intents import writer
 from llm4sbr.progress import Progress
 from llm4sbr.stages import localize as stage
 from llm4sbr.testing.localizers import LetterEncoder
 
-def die(self, pending):
-    write(self, pending)
+def die(self, rows):
+    write(self, rows)
     if self.folder.name == "shuffled":
         os.kill(os.getpid(), signal.SIGKILL)  # the shard is there, the manifest is not
 
-create, write = registry.create, intents.IntentWriter._write_shard
+create, write = registry.create, writer._Shards._write
 registry.create = lambda kind, *a, **o: LetterEncoder() if kind == "encoders" else create(kind, *a, **o)
-intents.IntentWriter._write_shard = die
+writer._Shards._write = die
 run = Path(sys.argv[1])
 settings = config.build({"localize": {"encoder": "letters", "f": 2}})
 stage.localize(run, run / "localize.tmp", settings, Progress(quiet=True))
@@ -276,7 +277,7 @@ def test_kill_9_loses_the_source_at_work_only(run: Path, prepared: Prepared) -> 
     out.mkdir()
     ended = subprocess.run([sys.executable, "-c", KILLED, str(run)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert (out / "shuffled" / "intents-00000.safetensors").exists()
+    assert (out / "shuffled" / "keys-00000.safetensors").exists()
     assert not (out / "shuffled" / "manifest.json").exists()
     kept = (out / "llm" / "intents-00000.safetensors").stat().st_mtime_ns
     localize(run)

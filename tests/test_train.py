@@ -128,11 +128,24 @@ def test_dead_worker_is_one_line(tmp_path, monkeypatch):
 
 
 def test_intents_of_another_catalogue(tmp_path):
-    run = toy_run(tmp_path / "run", sources=("llm",))
-    manifest = run / "localize/llm/manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"catalogue": "0" * 64}))
-    with pytest.raises(StoreError, match=r"another catalogue .* run localize again"):
+    other = toy_run(tmp_path / "other", items=19)
+    run = toy_run(tmp_path / "run", sources=())
+    (other / "localize").rename(run / "localize")
+    with pytest.raises(StoreError, match=r"another catalogue .*run llm4sbr localize .*run --force"):
         trained(run, settings(plain=False))
+
+
+@pytest.mark.parametrize("name", ["intents-00000", "keys-00000"])
+def test_a_flipped_bit_is_never_trained_on(tmp_path, name):
+    run = toy_run(tmp_path / "run")
+    path = run / "localize/shuffled" / f"{name}.safetensors"
+    changed = bytearray(path.read_bytes())
+    changed[-3] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(StoreError, match=rf"{name}.*changed since it was written .*run --force") as caught:
+        trained(run, settings(plain=False))
+    assert "\n" not in str(caught.value)
+    assert not list((run / "train").rglob("model.*"))
 
 
 def test_nothing_to_train_on(tmp_path):

@@ -17,7 +17,7 @@ from llm4sbr.config import Config, departures
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.fusion.saved import RECORD, load_model
-from llm4sbr.intents import IntentStore
+from llm4sbr.intents import IntentStore, verify_all
 from llm4sbr.progress import Advance, Progress
 from llm4sbr.ranking import SampleIntents, pick_device, rank_all, scorer
 from llm4sbr.sources import SourceRanks, compare, rank_sources
@@ -41,6 +41,7 @@ def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
     """
     prepared = load(run / "prepare")
     _check(run, prepared, config.evaluate.k)
+    verify_all(run / "localize", catalogue=catalogue_hash(prepared.catalogue))
     models = sorted((run / "train").glob(f"*/seed-*/{RECORD}"))
     samples = len(prepared.samples["test"].key)
     asked = [path.parent for path in models if path.parent.parent.name == LLM]

@@ -23,7 +23,7 @@ from llm4sbr.distributed import Team
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.saved import RECORD
-from llm4sbr.intents import IntentStore
+from llm4sbr.intents import IntentStore, verify_all
 from llm4sbr.parallel import Report
 from llm4sbr.parallel import run as run_jobs
 from llm4sbr.progress import Progress
@@ -86,6 +86,8 @@ def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
         for variant in variants(run, config)
     ]
     jobs = [job for job in every if not _finished(job.folder)]
+    if jobs:  # a damaged byte must not be trained on
+        verify_all(run / "localize", catalogue=catalogue_hash(prepared.catalogue))
     if len(jobs) < len(every):
         progress.note(f"train: {len(every) - len(jobs)} of {len(every)} models are there already")
     team = distributed.current()
@@ -136,7 +138,7 @@ def follow(team: Team) -> int:
 def _train(job: Job, report: Report, team: Team) -> str:
     prepared = _prepared(job.run / "prepare")
     catalogue = catalogue_hash(prepared.catalogue)
-    intents = _intents(job, catalogue)
+    intents = _intents(job)
     facts = {"variant": job.variant, "llm": job.config.infer.llm if job.variant == "llm" else None}
     recipe = _recipe(job, prepared, intents)
     material = _material(job, prepared, catalogue, None if job.variant == "none" else intents)
@@ -160,7 +162,7 @@ def _prepared(folder: Path) -> Prepared:
     return load(folder)
 
 
-def _intents(job: Job, catalogue: str) -> IntentStore | None:
+def _intents(job: Job) -> IntentStore | None:
     """The variant's intents; `none` gets those of another variant, for their shape only."""
     if job.variant == "plain":
         return None
@@ -169,10 +171,6 @@ def _intents(job: Job, catalogue: str) -> IntentStore | None:
         source = next(name for name in variants(job.run, job.config) if name not in ("plain", "none"))
     folder = job.run / "localize" / source
     intents = IntentStore.open(folder)
-    if intents.catalogue_hash != catalogue:
-        raise StoreError(
-            f"{folder}: made for another catalogue than {job.run / 'prepare'}; run localize again"
-        )
     if not len(intents):
         raise StoreError(
             f"{folder}: no sample has an answer; raise infer.budget, or train with infer.llm=none"

@@ -1,0 +1,147 @@
+"""Reading intents: opened in the time that a manifest takes, looked up by sample."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm4sbr import store
+from llm4sbr.errors import StoreError
+from llm4sbr.intents.layout import MANIFEST, again, intent_shapes, key_shapes, read_manifest
+from llm4sbr.intents.shards import Shards, grouped
+
+
+class IntentStore:
+    """The intents of one source, opened for reading with `IntentStore.open`."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.perspectives: list[str] = manifest["perspectives"]
+        """Their names, in the order of axis P."""
+        self.catalogue_hash: str = manifest["catalogue"]
+        """`catalogue_hash` of the items that the intents are tied to."""
+        self.dim: int = manifest["dim"]
+        """E."""
+        self.f: int = manifest["f"]
+        """F, items per answer."""
+        self._samples = Shards(folder, manifest["keys"], key_shapes(len(self.perspectives)))
+        self._intents = Shards(folder, manifest["shards"], intent_shapes(self.dim, self.f))
+        self._last = torch.tensor([entry["last"] for entry in manifest["keys"]], dtype=torch.int64)
+
+    @classmethod
+    def open(cls, folder: Path) -> IntentStore:
+        """Open what an `IntentWriter` closed; only `verify` looks at every byte.
+
+        Raises:
+            StoreError: a file is missing or has another size, or the manifest is damaged or of another
+                version.
+        """
+        return cls(folder, read_manifest(folder))
+
+    def __len__(self) -> int:
+        """M, the samples whose answers are here."""
+        return len(self._samples)
+
+    @property
+    def distinct(self) -> int:
+        """Intents stored, equal ones of several samples or perspectives counted once."""
+        return len(self._intents)
+
+    @property
+    def bytes(self) -> int:
+        """Of all shards."""
+        return sum(entry["bytes"] for part in (self._samples, self._intents) for entry in part.entries)
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """int64 (M,), ascending: the key of every row. Reads them all, unlike `rows`."""
+        parts = [self._samples.mapped(shard)["keys"] for shard in range(len(self._samples.entries))]
+        return parts[0] if len(parts) == 1 else torch.cat([torch.zeros(0, dtype=torch.int64), *parts])
+
+    def rows(self, keys: Tensor) -> Tensor:
+        """Row numbers int64 (M,) of sample keys int64 (M,); -1 where a key is unknown."""
+        keys = keys.contiguous()
+        found = torch.full_like(keys, -1)
+        for number, here in grouped(torch.searchsorted(self._last, keys)):
+            if number < len(self._last):
+                own, asked = self._samples.mapped(number)["keys"], keys[here]
+                place = torch.searchsorted(own, asked)
+                found[here] = torch.where(own[place] == asked, place + self._samples.first(number), -1)
+        return found
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Intents float32 (B, P, E) of row numbers int64 (B,); zero where a row is -1."""
+        numbers = self._numbers(rows)
+        return self._take("intents", numbers, rows).float()
+
+    def located(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Items int64 (B, P, F), best first, and their weights float32 (B, P, F); 0 where a row is -1."""
+        numbers = self._numbers(rows)
+        return self._take("items", numbers, rows).long(), self._take("weights", numbers, rows).float()
+
+    def verify(self, *, catalogue: str | None = None) -> None:
+        """Read everything and compare it with the manifest.
+
+        Args:
+            catalogue: the hash of the catalogue that the intents should be tied to.
+
+        Raises:
+            StoreError: a shard is missing, a byte of it has changed, or the catalogue is another.
+        """
+        for part in (self._samples, self._intents):
+            part.verify()
+        if catalogue is not None and self.catalogue_hash != catalogue:
+            raise StoreError(
+                f"{self.folder}: made for another catalogue than {self.folder.parent.parent / 'prepare'}; "
+                f"{again(self.folder)}"
+            )
+
+    def _numbers(self, rows: Tensor) -> Tensor:
+        """Which intents rows int64 (B,) have, int64 (B * P,); any where a row is -1."""
+        if len(rows) and int(rows.max()) >= len(self):
+            raise IndexError(f"row {int(rows.max())} of {self.folder}, which has {len(self)} rows")
+        if not len(self):
+            return torch.zeros(0, dtype=torch.int64)
+        return self._samples.take("rows", rows.clamp_min(0)).flatten().long()
+
+    def _take(self, name: str, numbers: Tensor, rows: Tensor) -> Tensor:
+        width = self.dim if name == "intents" else self.f
+        shape = (len(rows), len(self.perspectives), width)
+        if not len(self):
+            return torch.zeros(shape)
+        found = self._intents.take(name, numbers).reshape(shape)
+        return found.masked_fill_((rows < 0)[:, None, None], 0)
+
+
+def verify_all(localize: Path, *, catalogue: str) -> dict[str, IntentStore]:
+    """Read all that a run's stage `localize` wrote and compare it with what was written.
+
+    Args:
+        localize: the stage's folder.
+        catalogue: the hash of the run's catalogue.
+
+    Returns:
+        The intents by source, those of the LLM first.
+
+    Raises:
+        StoreError: something is missing, has changed, or is for another catalogue.
+    """
+    summary = localize / "localize.json"
+    told = store.read_json(summary) if summary.exists() else {}
+    names = {path.parent.name for path in localize.glob(f"*/{MANIFEST}")} | set(told.get("sources", {}))
+    found = {}
+    for name in sorted(names, key=lambda name: (name != "llm", name)):
+        found[name] = IntentStore.open(localize / name)
+        found[name].verify(catalogue=catalogue)
+    for name, expected in told.get("files", {}).items():
+        if store.file_sha256(localize / name) != expected:
+            raise StoreError(
+                f"{localize / name}: changed since it was written (its sha256 differs); "
+                f"run llm4sbr localize {localize.parent} --force"
+            )
+    return found

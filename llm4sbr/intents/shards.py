@@ -1,0 +1,88 @@
+"""Shards that are memory-mapped when they are first needed, and their rows as if they were one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm4sbr import store
+from llm4sbr.errors import StoreError
+from llm4sbr.intents.layout import MANIFEST, Shapes, again
+
+
+class Shards:
+    """The shards of one kind, opened for reading.
+
+    Args:
+        folder: where they are.
+        entries: what the manifest says of each.
+        shapes: what each must hold.
+    """
+
+    def __init__(self, folder: Path, entries: Sequence[dict[str, Any]], shapes: Shapes) -> None:
+        self.folder = folder
+        self.entries = entries
+        self.shapes = shapes
+        self.ends = torch.tensor([entry["rows"] for entry in entries], dtype=torch.int64).cumsum(0)
+        """int64 (shards,): the row behind each shard's last."""
+        self._mapped: list[dict[str, Tensor] | None] = [None] * len(entries)
+
+    def __len__(self) -> int:
+        """Rows of all shards together."""
+        return int(self.ends[-1]) if self.entries else 0
+
+    def first(self, shard: int) -> int:
+        """Number of a shard's first row."""
+        return int(self.ends[shard]) - int(self.entries[shard]["rows"])
+
+    def mapped(self, shard: int) -> dict[str, Tensor]:
+        """A shard's tensors, on disk.
+
+        Raises:
+            StoreError: it is not the shard that the manifest lists.
+        """
+        found = self._mapped[shard]
+        if found is None:
+            found = self._mapped[shard] = self._read(self.entries[shard])
+        return found
+
+    def take(self, name: str, rows: Tensor) -> Tensor:
+        """The rows int64 (n,), all within the table, of the tensor `name`, as they are stored."""
+        if len(self.entries) == 1:
+            return self.mapped(0)[name].index_select(0, rows)
+        dtype, shape = self.shapes[name]
+        found = torch.empty(len(rows), *shape, dtype=dtype)
+        for number, places in grouped(torch.searchsorted(self.ends, rows, right=True)):
+            found[places] = self.mapped(number)[name].index_select(0, rows[places] - self.first(number))
+        return found
+
+    def verify(self) -> None:
+        """Read every shard and compare its hash; `StoreError` if one is missing or has changed."""
+        for entry in self.entries:
+            path = self.folder / entry["file"]
+            if store.file_sha256(path) != entry["sha256"]:
+                raise StoreError(
+                    f"{path}: changed since it was written (its sha256 differs); {again(self.folder)}"
+                )
+
+    def _read(self, entry: dict[str, Any]) -> dict[str, Tensor]:
+        path = self.folder / entry["file"]
+        tensors = store.read_tensors(path)
+        expected = {name: (dtype, (entry["rows"], *shape)) for name, (dtype, shape) in self.shapes.items()}
+        if {name: (one.dtype, tuple(one.shape)) for name, one in tensors.items()} != expected:
+            raise StoreError(f"{path}: not the shard that {MANIFEST} lists; {again(self.folder)}")
+        return tensors
+
+
+def grouped(shard: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Every number in int64 (n,), not negative, in order, and the places at which it stands."""
+    order = shard.argsort(stable=True)
+    end = 0
+    for number, count in enumerate(torch.bincount(shard).tolist()):
+        start, end = end, end + count
+        if count:
+            yield number, order[start:end]

@@ -1,0 +1,181 @@
+"""Writing intents: in order of the samples' keys, never more than a shard of each kind in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm4sbr import store
+from llm4sbr.errors import StoreError
+from llm4sbr.intents.layout import MANIFEST, write_manifest
+
+SHARD = 2**27
+"""Bytes per shard, about."""
+REMEMBERED = 2**19
+"""Intents among which an equal one is sought: the last so many distinct ones, or up to twice as many. They
+take about 200 bytes each, so that memory is bounded however many there are."""
+
+
+class IntentWriter:
+    """Writes the intents of one source, in ascending order of their samples' keys.
+
+    Equal intents are written once, as long as they are within `remembered` distinct ones of each other.
+
+    Args:
+        folder: made if missing; what an interrupted attempt left in it is removed.
+        perspectives: their names, P of them.
+        about: what the intents were made from, for the manifest: at least `catalogue`, the catalogue's hash.
+        shard: bytes per shard, about.
+        remembered: see above.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        perspectives: Sequence[str],
+        *,
+        about: Mapping[str, Any],
+        shard: int = SHARD,
+        remembered: int = REMEMBERED,
+    ) -> None:
+        self.folder = folder
+        self.about = {"perspectives": list(perspectives), **about}
+        self._keys = _Shards(folder, "keys", shard)
+        self._intents = _Shards(folder, "intents", shard)
+        self._known = _Known(remembered)
+        self._last: int | None = None
+        self._widths = (0, 0)
+        with store.explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in [folder / MANIFEST, *folder.glob("*.safetensors")]:
+                path.unlink(missing_ok=True)
+
+    def add(self, keys: Tensor, intents: Tensor, items: Tensor, weights: Tensor) -> None:
+        """Add m samples, m may be 0; a shard is written whenever there are enough. All calls share E and F.
+
+        Args:
+            keys: int64 (m,), strictly ascending and above all keys written before.
+            intents: float (m, P, E); kept as float16.
+            items: integer (m, P, F), catalogue ids, 0 for none.
+            weights: float (m, P, F); kept as float16.
+
+        Raises:
+            StoreError: keys out of order, a value that float16 cannot hold, or a file that cannot be written.
+        """
+        order = torch.cat([keys.new_tensor([] if self._last is None else [self._last]), keys])
+        if (order[1:] <= order[:-1]).any():  # no difference: it could overflow
+            raise StoreError(f"{self.folder}: keys must be written in strictly ascending order")
+        half = intents.half()
+        if not half.isfinite().all():
+            raise StoreError(f"{self.folder}: an intent holds a value that is not finite in float16")
+        self._last = int(keys[-1]) if len(keys) else self._last
+        self._widths = (intents.shape[2], items.shape[2])
+        parts = [part.flatten(0, 1) for part in (half, items.int(), weights.half())]
+        rows, fresh = self._known.numbers(parts)
+        self._intents.add(dict(zip(("intents", "items", "weights"), (p[fresh] for p in parts), strict=True)))
+        self._keys.add({"keys": keys.long(), "rows": rows.reshape(len(keys), intents.shape[1])})
+
+    def close(self, statistics: Mapping[str, Any] = {}) -> None:
+        """Write what is left and the manifest; without one the folder counts as unfinished."""
+        for shards in (self._keys, self._intents):
+            shards.flush()
+        dim, f = self._widths
+        content = {
+            **self.about,
+            "dim": dim,
+            "f": f,
+            "dtype": "float16",
+            "rows": self._keys.rows,
+            "distinct": self._intents.rows,
+            "statistics": dict(statistics),
+            "keys": self._keys.entries,
+            "shards": self._intents.entries,
+        }
+        write_manifest(self.folder, content)
+
+
+class _Known:
+    """Numbers rows by their content, in the order in which they first come."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._young: dict[bytes, int] = {}
+        self._old: dict[bytes, int] = {}
+
+    def numbers(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Numbers int32 (n,) of rows whose content is `parts`, each (n, .), and which of them are new."""
+        bytes_of = torch.cat([part.contiguous().view(torch.uint8) for part in parts], 1).numpy()
+        numbers, fresh = [], []
+        for row, content in enumerate(bytes_of):
+            digest = blake2b(content, digest_size=16).digest()
+            number = self._young.get(digest)
+            if number is None:
+                number = self._old.get(digest)
+                if number is None:
+                    number = self._count
+                    self._count += 1
+                    fresh.append(row)
+                self._remember(digest, number)
+            numbers.append(number)
+        return torch.tensor(numbers, dtype=torch.int32), torch.tensor(fresh, dtype=torch.int64)
+
+    def _remember(self, digest: bytes, number: int) -> None:
+        """Keep it among the young; when these are enough, they become the old, and the old are forgotten."""
+        if len(self._young) >= self._most:
+            self._old, self._young = self._young, {}
+        self._young[digest] = number
+
+
+class _Shards:
+    """The shards of one kind while they are written."""
+
+    def __init__(self, folder: Path, name: str, size: int) -> None:
+        self.folder = folder
+        self.name = name
+        self.size = size
+        self.entries: list[dict[str, Any]] = []
+        """What the manifest says of each."""
+        self.rows = 0
+        """Rows so far, those not yet written among them."""
+        self._blocks: list[Mapping[str, Tensor]] = []
+        self._waiting = 0
+
+    def add(self, block: Mapping[str, Tensor]) -> None:
+        """Add tensors with as many rows each, and write what fills a shard."""
+        count, size = _size(block)
+        self.rows += count
+        self._waiting += count
+        self._blocks.append(block)
+        if count:
+            most = max(1, self.size // max(1, size // count))
+            while self._waiting >= most:
+                self._write(most)
+
+    def flush(self) -> None:
+        """Write what is left."""
+        if self._waiting:
+            self._write(self._waiting)
+
+    def _write(self, rows: int) -> None:
+        path = self.folder / f"{self.name}-{len(self.entries):05}.safetensors"
+        whole = {name: torch.cat([block[name] for block in self._blocks]) for name in self._blocks[0]}
+        tensors = {name: part[:rows] for name, part in whole.items()}
+        store.write_tensors(path, tensors)
+        entry = {"file": path.name, "rows": rows, "bytes": path.stat().st_size}
+        if "keys" in tensors:
+            entry["last"] = int(tensors["keys"][-1])
+        self.entries.append(entry | {"sha256": store.file_sha256(path)})
+        self._blocks = [{name: part[rows:].clone() for name, part in whole.items()}]
+        self._waiting -= rows
+
+
+def _size(block: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Rows and bytes."""
+    parts = list(block.values())
+    return len(parts[0]), sum(part.numel() * part.element_size() for part in parts)
