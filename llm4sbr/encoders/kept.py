@@ -56,27 +56,36 @@ def _key(lines: Sequence[str], fingerprint: str) -> str:
 
 
 def _kept(path: Path, shape: tuple[int, int], note: Callable[[str], None]) -> Tensor | None:
-    if not path.exists():
-        return None
-    try:
-        found = store.read_tensors(path)
-        vectors, told = found["vectors"], bytes(found["sha256"].tolist())
-        if (vectors.dtype, tuple(vectors.shape)) == (torch.float32, shape) and _digest(vectors) == told:
-            return vectors
-        reason = f"{path}: not what was written there"
-    except (StoreError, KeyError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, StoreError) else f"{path}: no vectors of a catalogue"
-    note(f"{reason}; the catalogue is encoded again")
+    reason = ""
+    for _ in range(3):  # another process may clear the folder or write the file at this moment
+        if not path.exists():
+            return None
+        try:
+            return _read(path, shape)
+        except (StoreError, RuntimeError) as error:
+            reason = str(error) if isinstance(error, StoreError) else f"{path}: {error}"
+    note(f"{' '.join(reason.split())}; the catalogue is encoded again")
     return None
 
 
+def _read(path: Path, shape: tuple[int, int]) -> Tensor:
+    found = store.read_tensors(path)
+    vectors, told = found.get("vectors"), found.get("sha256")
+    if vectors is None or told is None or (vectors.dtype, tuple(vectors.shape)) != (torch.float32, shape):
+        raise StoreError(f"{path}: not the vectors of this catalogue")
+    if _digest(vectors).tolist() != told.tolist():
+        raise StoreError(f"{path}: changed since it was written (its sha256 differs)")
+    return vectors
+
+
 def _keep(path: Path, vectors: Tensor, fingerprint: str, note: Callable[[str], None]) -> None:
-    tensors = {"vectors": vectors, "sha256": torch.tensor(list(_digest(vectors)), dtype=torch.uint8)}
+    tensors = {"vectors": vectors, "sha256": _digest(vectors)}
     try:
         store.write_tensors(path, tensors, {"encoder": fingerprint})
     except StoreError as error:
         note(f"{error}; the next run encodes the catalogue again")
 
 
-def _digest(vectors: Tensor) -> bytes:
-    return hashlib.sha256(vectors.contiguous().numpy().data).digest()
+def _digest(vectors: Tensor) -> Tensor:
+    """uint8 (32,): their sha256."""
+    return torch.tensor(list(hashlib.sha256(vectors.contiguous().numpy().data).digest()), dtype=torch.uint8)

@@ -1,0 +1,139 @@
+"""Models by folder or name: what is in them, and stages that notice when it changes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llm4sbr import hub, pipeline, store
+from llm4sbr.config import nest
+from llm4sbr.llms.weights import Weights
+from llm4sbr.progress import Progress
+from llm4sbr.testing.encoders import tiny_bert
+from llm4sbr.testing.toy import toy_log
+
+
+def test_content_is_that_of_the_files_wherever_they_are(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "README.md").write_text("old")
+    before = hub.content(model)
+    moved = Path(shutil.copytree(model, tmp_path / "elsewhere"))
+    os.utime(moved / "config.json", (1, 1))
+    (moved / "README.md").write_text("new")
+    assert hub.content(moved) == before
+    (moved / "config.json").write_text('{"hidden_size": 8}')
+    assert hub.content(moved) != before
+
+
+def test_content_samples_large_files_throughout(tmp_path: Path) -> None:
+    path = tmp_path / "weights.gguf"
+    content = bytearray(4 * 2**20)
+    found = set()
+    for place in (0, len(content) // 2, len(content) - 2**16):
+        content[place] ^= 1
+        path.write_bytes(content)
+        found |= {hub.content(path), hub.content(tmp_path)}
+    path.write_bytes(content[:-1])
+    assert len(found | {hub.content(path), hub.content(tmp_path)}) == 8
+
+
+def test_content_counts_the_parts_that_modules_json_names(tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
+    for part in ("1_Pooling", "checkpoint-7"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text("{}")
+    before = hub.content(tmp_path)
+    (tmp_path / "checkpoint-7" / "config.json").write_text("{ }")
+    assert hub.content(tmp_path) == before
+    (tmp_path / "1_Pooling" / "config.json").write_text("{ }")
+    assert hub.content(tmp_path) != before
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise RuntimeError("Name or service not known")
+
+    kept = tmp_path / "hub" / "models--some--llm"
+    (kept / "refs").mkdir(parents=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    for commit in ("a" * 40, "b" * 40):
+        (kept / "refs" / "main").write_text(commit)
+        (kept / "snapshots" / commit).mkdir(parents=True)
+        (kept / "snapshots" / commit / "config.json").write_text('{"model_type": "llama"}')
+        assert Weights("some/llm").identity == f"some/llm@{commit}"
+    assert hub.commit("nobody/has-this", "main") == "main"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose encoder is a folder, up to `localize`."""
+    toy_log(tmp_path / "log")
+    tiny_bert(tmp_path / "bert")
+    chosen = {
+        "data.reader": "csv",
+        "data.path": str(tmp_path / "log"),
+        "data.min_item_count": 1,
+        "infer.llm": "item-text",
+        "localize.encoder": f"transformers:{tmp_path / 'bert'}",
+        "localize.f": 2,
+    }
+    pipeline.execute(tmp_path / "run", nest(chosen), until="localize", progress=Progress(quiet=True))
+    return tmp_path / "run"
+
+
+class Said(Progress):
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def again(run: Path, **chosen: str) -> list[str]:
+    progress = Said()
+    pipeline.execute(run, nest(chosen), until="localize", progress=progress)
+    return [text for text in progress.notes if text.startswith("localize: ")]
+
+
+def test_the_manifest_states_encoder_and_pooling(run: Path, tmp_path: Path) -> None:
+    manifest = store.read_json(run / "localize" / "llm" / "manifest.json")
+    assert manifest["pooling"] == "mean"
+    origin = f"sha256:{hub.content(tmp_path / 'bert')}"
+    assert manifest["encoder"] == f"{origin}, mean pooling, unit length, 64 tokens"
+
+
+def test_another_model_in_the_same_folder_makes_the_stage_stale(run: Path, tmp_path: Path) -> None:
+    assert again(run) == ["localize: fresh"]
+    before = store.read_tensors(run / "localize" / "items.safetensors")["items"]
+    tiny_bert(tmp_path / "bert", seed=1)  # the same sizes, other weights
+    (note,) = again(run)
+    assert note.startswith("localize: redone, content of localize.encoder: ")
+    assert (store.read_tensors(run / "localize" / "items.safetensors")["items"] != before).any()
+    assert again(run) == ["localize: fresh"]
+
+
+def test_results_outlive_the_model(run: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "bert")
+    assert again(run) == ["localize: fresh"]
+    tiny_bert(tmp_path / "bert", seed=1)
+    assert again(run)[0].startswith("localize: redone, content of localize.encoder: ")
+
+
+def test_a_run_of_a_version_that_did_not_look_is_fresh(run: Path, tmp_path: Path) -> None:
+    stamp = store.read_stamp(run / "localize")
+    assert stamp is not None
+    older = {key: value for key, value in stamp.parts.items() if not key.startswith("content of ")}
+    assert len(older) < len(stamp.parts)
+    store.write_stamp(run / "localize", stamp._replace(parts=older))
+    assert again(run) == ["localize: fresh"]
+    (note,) = again(run, **{"localize.item_text": "full"})
+    assert "localize.item_text: title -> full" in note
+    tiny_bert(tmp_path / "bert", seed=1)
+    assert again(run)[0].startswith("localize: redone, content of localize.encoder: ")
