@@ -1,4 +1,4 @@
-"""The contract over every installed backbone; a newly registered one is tested without a change here."""
+"""The contract over every backbone of the core; a newly registered one is tested without a change here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from llm4sbr import registry
 from llm4sbr.fusion.saved import save_model
 from llm4sbr.testing.backbones import SESSIONS, BackboneContract, pad
 
-for _component in registry.components("backbones"):
+OWN = [c for c in registry.components("backbones") if c.package == registry.CORE]
+"""Plugins test theirs."""
+
+for _component in OWN:
     _title = "Test" + "".join(part.title() for part in _component.name.split("-"))
     globals()[_title] = type(_title, (BackboneContract,), {"name": _component.name})
 
@@ -38,7 +41,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
 
 def test_a_fresh_process_fits_saves_and_scores_the_same(tmp_path: Path) -> None:
     """To the last bit, and whatever the order in which its sets and dictionaries are walked."""
-    for component in registry.components("backbones"):
+    for component in OWN:
         contract = type("Contract", (BackboneContract,), {"name": component.name})()
         model = contract.model().eval()
         facts = {"scores": model(*pad(SESSIONS)).tolist()}
@@ -47,7 +50,7 @@ def test_a_fresh_process_fits_saves_and_scores_the_same(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "here"), str(tmp_path / "there")]
     subprocess.run(arguments, env=os.environ | {"PYTHONHASHSEED": "7"}, check=True)
     files = sorted(path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*.*"))
-    assert len(files) == 2 * len(registry.components("backbones"))
+    assert len(files) == 2 * len(OWN)
     different = [
         file
         for file in files

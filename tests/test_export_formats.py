@@ -218,7 +218,7 @@ def test_tensorrt_rtx_compiles_the_graph_for_sm80(tmp_path, precision):
     assert len(compile_ahead(tmp_path / "model.onnx", PROFILE)) > 1000
 
 
-BACKBONES = [component.name for component in registry.components("backbones")]
+BACKBONES = [c.name for c in registry.components("backbones") if c.package == registry.CORE]
 FUSERS = [c.name for c in registry.components("fusers") if c.package == registry.CORE]
 
 
