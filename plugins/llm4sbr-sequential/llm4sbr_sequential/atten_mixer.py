@@ -155,4 +155,5 @@ class LevelAttention(nn.Module):
 
     def _split(self, vectors: Tensor) -> Tensor:
         """(B, S, W) -> (B, H, S, W / H)."""
-        return vectors.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        batch, rows, _ = vectors.shape
+        return vectors.reshape(batch, rows, self.heads, -1).transpose(1, 2)

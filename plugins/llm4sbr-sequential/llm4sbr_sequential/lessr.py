@@ -105,7 +105,7 @@ class Graph(NamedTuple):
     """int64 (B, T): the place at which the item of t was arrived at last before t, 0 if nowhere."""
     latest: Tensor
     """int64 (B, T): the place at which it was arrived at last in the whole session, 0 if nowhere."""
-    count: Tensor
+    arrivals: Tensor
     """int64 (B, T): how often it was arrived at."""
     first: Tensor
     """bool (B, T): t is the first click on its item; one click per node."""
@@ -123,7 +123,7 @@ def graph(items: Tensor, mask: Tensor) -> Graph:
     return Graph(
         before=torch.where(arrived & (steps < steps.unsqueeze(1)), steps, 0).amax(2),
         latest=torch.where(arrived, steps, 0).amax(2),
-        count=arrived.sum(2),
+        arrivals=arrived.sum(2),
         first=first,
         shortcuts=first.unsqueeze(1) & (steps <= last),
     )
@@ -165,7 +165,7 @@ class EOPA(nn.Module):
         """Edges of the item that has most: after so many rounds, every edge has seen those before it."""
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
             return self.arrivals  # a graph for all sessions
-        return min(self.arrivals, int(edges.count.max()))
+        return min(self.arrivals, int(edges.arrivals.max()))
 
     def _cell(self, gates: Tensor, state: Tensor) -> Tensor:
         reset_m, update_m, new_m = gates.chunk(3, 2)
