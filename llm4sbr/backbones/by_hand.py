@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llm4sbr.backbones.nodes import Bags, Links, Nodes
 from llm4sbr.onednn import product, weight_gradient
 
 aten = torch.ops.aten
@@ -73,17 +74,35 @@ class Gates(NamedTuple):
     """(3 D,)."""
 
 
-def gated_step(states: Tensor, edges: Tensor, gates: Gates) -> Tensor:
-    """Eqs. 1 to 5 of Wu et al. 2019, float (B, T, D).
+def gated_nodes(states: Tensor, links: Links, gates: Gates) -> Tensor:
+    """Eqs. 1 to 5 of Wu et al. 2019 for all nodes of a batch, float (V, D).
 
-    Averages commute with linear maps, so those of the edges and that of the gates become one.
+    Averages commute with linear maps, so those of the edges and that of the gates become one, and it runs
+    over the table, which holds an item of several sessions once.
 
     Args:
-        states: float (B, T, D).
-        edges: float (B, 2 T, T), rows 2 t and 2 t + 1 average over the clicks before and after click t.
+        states: float (U, D), the table that `links` refers to.
+        links: the edges.
         gates: the weights.
     """
-    return cast(Tensor, _GatedStep.apply(states, edges, *gates))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _GatedNodes.apply(states, links, *gates))  # type: ignore[no-untyped-call]
+
+
+def node_attention(
+    states: Tensor, query: Tensor, nodes: Nodes, to_key: nn.Linear, attention: nn.Linear
+) -> Tensor:
+    """`soft_attention` over the clicks of each session, float (B, D), computed once per node.
+
+    Args:
+        states: float (V, D), keys and values.
+        query: float (B, D).
+        nodes: whose states they are.
+        to_key: D -> D.
+        attention: D -> 1, without a bias.
+    """
+    shift = query if to_key.bias is None else query + to_key.bias
+    found = _NodeAttention.apply(states, shift, nodes, to_key.weight, attention.weight)  # type: ignore[no-untyped-call]
+    return cast(Tensor, found)
 
 
 def _tanh_(given: Tensor) -> Tensor:
@@ -131,47 +150,76 @@ class _SoftAttention(torch.autograd.Function):
         return to_keys, to_values, inner.sum(1), None, to_weight, to_vector
 
 
-class _GatedStep(torch.autograd.Function):
+class _NodeAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, edges: Tensor, *weights: Tensor) -> Tensor:
-        batch, steps, dim = states.shape
-        gates = Gates(*weights)
-        rows = states.reshape(-1, dim)
-        # The ones become "1 if any", with which the bias of an edge map counts only where there is an edge.
-        padded = torch.cat([states, states.new_ones(batch, steps, 1)], 2)
-        mean = (edges @ padded).view(len(rows), -1)  # (B T, 2 D + 2)
-        fold = torch.cat([gates.message[:, :dim] @ gates.before, gates.message[:, dim:] @ gates.after], 1)
-        bias = torch.addmv(gates.message_bias, gates.message, gates.shift)
-        from_mean, from_state = product(mean, fold, bias), product(rows, gates.state, gates.state_bias)
-        opened = (from_mean[:, : 2 * dim] + from_state[:, : 2 * dim]).sigmoid_()
-        reset, keep = opened.chunk(2, 1)
-        new = _tanh_(torch.addcmul(from_mean[:, 2 * dim :], reset, from_state[:, 2 * dim :]))
-        ctx.save_for_backward(rows, edges, fold, mean, from_state[:, 2 * dim :], opened, new, *weights)
-        return torch.lerp(new, rows, keep).view(states.shape)
+    def forward(
+        ctx: Any, states: Tensor, query: Tensor, nodes: Nodes, weight: Tensor, vector: Tensor
+    ) -> Tensor:
+        hidden = product(states, weight).add_(query.index_select(0, nodes.session)).sigmoid_()
+        weights = (hidden @ vector[0]).mul_(nodes.clicked)  # (V,)
+        ctx.save_for_backward(states, weight, vector, hidden, weights)
+        ctx.nodes = nodes
+        return Bags(torch.arange(len(states)), nodes.offsets, weights).times(states)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, edges, fold, mean, old, opened, new, *weights = ctx.saved_tensors
-        gates, dim, size = Gates(*weights), rows.shape[1], gradient.shape
-        gradient = gradient.reshape(-1, dim)
+        states, weight, vector, hidden, weights = ctx.saved_tensors
+        nodes: Nodes = ctx.nodes
+        to_nodes = gradient.index_select(0, nodes.session)  # (V, D)
+        to_weights = torch.linalg.vecdot(states, to_nodes).mul_(nodes.clicked)
+        to_vector = to_weights.unsqueeze(0) @ hidden
+        inner = torch.addcmul(hidden, hidden, hidden, value=-1)  # sigmoid's derivative
+        inner = inner.mul_(vector).mul_(to_weights.unsqueeze(1))
+        to_query = Bags(torch.arange(len(states)), nodes.offsets).times(inner)
+        to_states = product(inner, weight.t()).addcmul_(to_nodes, weights.unsqueeze(1))
+        return to_states, to_query, None, weight_gradient(states, inner), to_vector
+
+
+class _GatedNodes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, links: Links, *weights: Tensor) -> Tensor:
+        dim, count = states.shape[1], len(links.own)
+        gates = Gates(*weights)
+        folds = [gates.message[:, :dim] @ gates.before, gates.message[:, dim:] @ gates.after]
+        # The last columns are biases of the edges: they count only where there is an edge.
+        weight = torch.cat([folds[0][:, :dim], folds[1][:, :dim], gates.state])  # (9 D, D)
+        shift = torch.cat([folds[0][:, dim], folds[1][:, dim], gates.state_bias])
+        mapped = product(states, weight, shift).view(-1, 3 * dim)  # (3 U, 3 D)
+        moved = links.there.times(mapped)  # (2 V, 3 D)
+        from_mean, from_state = moved[:count], moved[count:]
+        from_mean += torch.addmv(gates.message_bias, gates.message, gates.shift)
+        opened = (from_mean[:, : 2 * dim] + from_state[:, : 2 * dim]).sigmoid_()
         reset, keep = opened.chunk(2, 1)
-        to_rows = gradient * keep
-        inner = aten.tanh_backward(gradient - to_rows, new)
-        to_opened = torch.cat([inner * old, (rows - new).mul_(gradient)], 1)
+        new = _tanh_(torch.addcmul(from_mean[:, 2 * dim :], reset, from_state[:, 2 * dim :]))
+        own = states.index_select(0, links.own)
+        ctx.save_for_backward(states, weight, moved, opened, new, own, *weights)
+        ctx.links = links
+        return torch.lerp(new, own, keep)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, moved, opened, new, own, *weights = ctx.saved_tensors
+        links: Links = ctx.links
+        gates, dim, count = Gates(*weights), states.shape[1], len(links.own)
+        reset, keep = opened.chunk(2, 1)
+        to_own = gradient * keep
+        inner = aten.tanh_backward(gradient - to_own, new)
+        to_opened = torch.cat([inner * moved[count:, 2 * dim :], (own - new).mul_(gradient)], 1)
         to_opened = aten.sigmoid_backward(to_opened, opened)
-        from_mean = torch.cat([to_opened, inner], 1)  # to what the gates see, (B T, 3 D)
-        from_state = torch.cat([to_opened, inner.mul_(reset)], 1)
-        to_mean = product(from_mean, fold.t()).view(size[0], -1, dim + 1)
-        to_rows = to_rows.add_(product(from_state, gates.state.t())).view(size)
-        to_rows.add_((edges.transpose(1, 2) @ to_mean)[:, :, :dim])
-        to_fold, to_bias = weight_gradient(mean, from_mean), from_mean.sum(0)
-        to_weights = _through_fold(gates, to_fold.chunk(2, 1), to_bias)
-        return to_rows, None, *to_weights, to_bias, weight_gradient(rows, from_state), from_state.sum(0)
+        to_moved = torch.cat([torch.cat([to_opened, to_opened]), torch.cat([inner, inner * reset])], 1)
+        to_mapped = links.back.times(to_moved).view(len(states), -1)  # (U, 9 D)
+        to_states = product(to_mapped, weight.t()).add_(links.owned.times(to_own))
+        to_weight, to_shift = weight_gradient(states, to_mapped), to_mapped.sum(0)
+        to_folds = torch.cat([to_weight, to_shift.unsqueeze(1)], 1)[: 6 * dim].chunk(2)
+        to_bias = to_moved[:count].sum(0)
+        to_weights = _through_fold(gates, to_folds, to_bias)
+        return to_states, None, *to_weights, to_bias, to_weight[6 * dim :], to_shift[6 * dim :]
 
 
 def _through_fold(gates: Gates, parts: Sequence[Tensor], to_bias: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of `before`, `after`, `shift` and `message`, of both parts of `fold` and its bias."""
+    """Gradients of `before`, `after`, `shift` and `message`, of those of both folds and of their bias."""
     both, dim = (gates.before, gates.after), len(gates.before)
     to_message = torch.cat([part @ edge.t() for part, edge in zip(parts, both, strict=True)], 1)
     to_message.addr_(to_bias, gates.shift)

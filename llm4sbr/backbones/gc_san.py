@@ -22,8 +22,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from llm4sbr.backbones.clicks import embed, last_click
-from llm4sbr.backbones.graph import session_graph
+from llm4sbr.backbones.clicks import last_click
 from llm4sbr.backbones.readout import masked_softmax
 from llm4sbr.backbones.sr_gnn import GatedGraph
 from llm4sbr.protocols import Encoded, Sessions
@@ -70,7 +69,7 @@ class GCSAN(nn.Module):
 
     def forward(self, items: Tensor, mask: Tensor) -> Encoded:
         """Encode int64 (B, T) under bool (B, T)."""
-        states = self.gnn(embed(items, self.items), session_graph(items, mask))  # (B, T, D)
+        states = self.gnn(items, mask, self.items)  # (B, T, D)
         short = last_click(states, mask)
         seen = states
         for block in self.blocks[:-1]:

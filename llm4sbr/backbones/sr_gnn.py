@@ -11,10 +11,12 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from llm4sbr.backbones import by_hand
 from llm4sbr.backbones.clicks import embed, last_click
 from llm4sbr.backbones.graph import SessionGraph, session_graph
+from llm4sbr.backbones.nodes import Nodes, session_nodes
 from llm4sbr.backbones.readout import soft_attention
 from llm4sbr.protocols import Encoded, Sessions
 
@@ -47,11 +49,19 @@ class SRGNN(nn.Module):
 
     def forward(self, items: Tensor, mask: Tensor) -> Encoded:
         """Encode int64 (B, T) under bool (B, T): last item's state and attention over all clicks (Eq. 6)."""
-        states = self.gnn(embed(items, self.items), session_graph(items, mask))  # (B, T, D)
+        if by_hand.applies(self, self.items):
+            return self._by_hand(session_nodes(items, mask))
+        states = self.gnn(items, mask, self.items)  # (B, T, D)
         short = last_click(states, mask)
         query = self.attend_last(short)
         long = soft_attention(states, states, query, mask, self.attend_all, self.attention)
         return Encoded(long=long, short=short, states=states)
+
+    def _by_hand(self, nodes: Nodes) -> Encoded:
+        states = self.gnn.nodes(nodes, self.items)  # (V, D)
+        short = functional.embedding(nodes.last, states)
+        long = by_hand.node_attention(states, self.attend_last(short), nodes, self.attend_all, self.attention)
+        return Encoded(long=long, short=short, states=functional.embedding(nodes.clicks, states))
 
 
 class GatedGraph(nn.Module):
@@ -72,16 +82,25 @@ class GatedGraph(nn.Module):
         self.from_message = nn.Linear(2 * dim, 3 * dim)
         self.from_state = nn.Linear(dim, 3 * dim)
 
-    def forward(self, states: Tensor, graph: SessionGraph) -> Tensor:
-        """(B, T, D) -> (B, T, D); clicks of one item keep one state."""
-        if by_hand.applies(self, states):
-            return self._by_hand(states, graph)
+    def forward(self, items: Tensor, mask: Tensor, table: Tensor) -> Tensor:
+        """States float (B, T, D) of clicks int64 (B, T) under bool (B, T); clicks of one item share one.
+
+        Args:
+            items: right-padded; what stands at padding in the result means nothing.
+            mask: true at clicks.
+            table: float (N, D), row i for item i + 1.
+        """
+        if by_hand.applies(self, table):
+            nodes = session_nodes(items, mask)
+            return functional.embedding(nodes.clicks, self.nodes(nodes, table))
+        states, graph = embed(items, table), session_graph(items, mask)
         for _ in range(self.steps):
             states = self.step(states, graph)
         return states
 
-    def _by_hand(self, states: Tensor, graph: SessionGraph) -> Tensor:
-        edges = torch.stack([graph.incoming, graph.outgoing], 2).flatten(1, 2)  # (B, 2 T, T)
+    def nodes(self, nodes: Nodes, table: Tensor) -> Tensor:
+        """States float (V, D) of the nodes of a batch, with gradients written out."""
+        states = functional.embedding(nodes.distinct - 1, table)
         before, after = (
             torch.cat([edge.weight, edge.bias.unsqueeze(1)], 1) for edge in (self.edge_in, self.edge_out)
         )
@@ -94,12 +113,14 @@ class GatedGraph(nn.Module):
             state=self.from_state.weight,
             state_bias=self.from_state.bias,
         )
+        own = nodes.item
         for _ in range(self.steps):
-            states = by_hand.gated_step(states, edges, gates)
+            states = by_hand.gated_nodes(states, nodes.links(own, len(states)), gates)
+            own = torch.arange(len(own))  # from now on each node has a state of its own
         return states
 
     def step(self, states: Tensor, graph: SessionGraph) -> Tensor:
-        """One round, in plain PyTorch; arguments as for `forward`."""
+        """One round in plain PyTorch, (B, T, D) -> (B, T, D)."""
         incoming = graph.incoming @ self.edge_in(states) + self.bias_in
         outgoing = graph.outgoing @ self.edge_out(states) + self.bias_out
         message = torch.cat([incoming, outgoing], 2)  # (B, T, 2D), Eq. 1
