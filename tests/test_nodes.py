@@ -22,11 +22,10 @@ def dense(bags, columns):
 def test_averages_are_those_of_the_dense_graph(batch):
     items, mask = pad(batch)
     nodes, graph = session_nodes(items, mask), session_graph(items, mask)
-    table = torch.randn(len(nodes.distinct), 4, generator=torch.Generator().manual_seed(0))
+    vectors = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    table = vectors[nodes.distinct]
     links = nodes.links(nodes.item, len(table))
     nothing = torch.zeros_like(table)
-    vectors = torch.zeros(7, 4)
-    vectors[nodes.distinct] = table
     clicks = vectors[items]  # the vector of each click's item
     for place, expected in enumerate((graph.incoming @ clicks, graph.outgoing @ clicks, clicks)):
         mapped = torch.stack([table if part == place else nothing for part in range(3)], 1).flatten(0, 1)
