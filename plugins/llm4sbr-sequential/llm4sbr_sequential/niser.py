@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llm4sbr.backbones.clicks import embed, item_table, last_click
-from llm4sbr.backbones.graph import session_graph
+from llm4sbr.backbones.clicks import item_table, last_click
 from llm4sbr.backbones.readout import soft_attention
 from llm4sbr.backbones.sr_gnn import GatedGraph
 from llm4sbr.errors import ConfigError
@@ -94,9 +93,7 @@ class NISER(nn.Module):
     def forward(self, items: Tensor, mask: Tensor) -> Encoded:
         """Encode int64 (B, T) under bool (B, T): short is tau_T, long the attention over all clicks."""
         table = functional.normalize(self.dropout(self.items), dim=1)  # dropped once per item, as a node is
-        states, edges = embed(items, table), session_graph(items, mask)
-        for _ in range(self.gnn.steps):
-            states = self.gnn.step(states, edges)  # (B, T, D)
+        states = self.gnn(items, mask, table)  # (B, T, D)
         steps = torch.arange(items.shape[1], device=items.device).clamp(max=len(self.positions) - 1)
         states = states + functional.embedding(steps, self.positions)
         short = last_click(states, mask)
