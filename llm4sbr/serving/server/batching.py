@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -72,8 +73,9 @@ def join(jobs: Sequence[Job]) -> Job:
 class Batcher:
     """Computes jobs in batches, one batch at a time, in the executor's thread.
 
-    While a batch is being computed the next one gathers. A lone job waits for company no longer than
-    `Settings.max_delay`. Its methods are called from the event loop's thread only.
+    While a batch is being computed the next one gathers; the thread takes it by itself, without asking the
+    event loop, which may be busy. A lone job waits for company no longer than `Settings.max_delay`. `submit`
+    is called from the event loop's thread only.
 
     Args:
         compute: runs the model.
@@ -95,9 +97,10 @@ class Batcher:
         self.observe = observe
         self.rows = 0
         """Sessions that wait."""
+        self._lock = Lock()  # what follows, and `rows`, is changed by both threads
         self._queue: deque[_Waiting] = deque()
         self._busy = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # the event loop's own
 
     async def submit(self, job: Job) -> Answer:
         """The answer to a job.
@@ -105,72 +108,94 @@ class Batcher:
         Raises:
             Refusal: 429, too many sessions wait already.
         """
-        if self.rows and self.rows + job.rows > self.settings.queue:  # an empty queue takes any job
-            raise busy(429, f"{self.rows} sessions are waiting already; try again")
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(job, future, time.perf_counter()))
-        self.rows += job.rows
-        self._consider()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        with self._lock:
+            if self.rows and self.rows + job.rows > self.settings.queue:  # an empty queue takes any job
+                raise busy(429, f"{self.rows} sessions are waiting already; try again")
+            self._queue.append(_Waiting(job, future, time.perf_counter()))
+            self.rows += job.rows
+        self._consider(loop)
         return await future
 
-    def _consider(self) -> None:
-        """Start a batch if it is time to."""
-        if self._busy or not self._queue:
+    def _consider(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the thread if it is time to, or a timer for when it will be."""
+        with self._lock:
+            if self._busy or not self._queue:
+                return
+            left = self._left()
+            self._busy = left <= 0
+        if left > 0:
+            self._timer = self._timer or loop.call_later(left, self._ring, loop)
             return
-        left = self._queue[0].since + self.settings.max_delay - time.perf_counter()
-        if left <= 0 or self.rows >= self.settings.max_batch:
-            self._start()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(left, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        if not self._busy and self._queue:
-            self._start()
-
-    def _start(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        batch = self._take()
-        wait, started = time.perf_counter() - batch[0].since, time.perf_counter()
-        self._busy = True
-        loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self.executor, self._run, [one.job for one in batch])
+        self.executor.submit(self._drain, loop)
 
-        def done(finished: asyncio.Future[list[Answer]]) -> None:
-            self._busy = False
-            self.observe(sum(one.job.rows for one in batch), wait, time.perf_counter() - started)
-            self._consider()
-            _deliver(batch, finished)
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        self._consider(loop)
 
-        running.add_done_callback(done)
+    def _left(self) -> float:
+        """Seconds until the next batch is due; the queue is not empty."""
+        if self.rows >= self.settings.max_batch or not self.settings.max_delay:
+            return 0.0
+        return self._queue[0].since + self.settings.max_delay - time.perf_counter()
 
-    def _take(self) -> list[_Waiting]:
-        """The next jobs, up to `max_batch` sessions."""
+    def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Compute batches until none is due; in the executor's thread."""
+        while batch := self._take(loop):
+            started = time.perf_counter()
+            try:
+                found: list[Answer] | Exception = self._run([one.job for one in batch])
+            except Exception as error:  # it is told to the requests of this batch, and to nobody else
+                found = error
+            seconds = time.perf_counter() - started
+            loop.call_soon_threadsafe(self._done, loop, batch, found, started - batch[0].since, seconds)
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> list[_Waiting]:
+        """The next jobs, up to `max_batch` sessions; none, and no longer busy, if none is due."""
         batch: list[_Waiting] = []
         rows = 0
-        while self._queue and (not batch or rows + self._queue[0].job.rows <= self.settings.max_batch):
-            batch.append(self._queue.popleft())
-            rows += batch[-1].job.rows
-        self.rows -= rows
+        with self._lock:
+            if not self._queue or self._left() > 0:
+                self._busy = False
+                if self._queue:  # came while this thread was busy, so it has no timer yet
+                    loop.call_soon_threadsafe(self._consider, loop)
+                return batch
+            while self._queue and (not batch or rows + self._queue[0].job.rows <= self.settings.max_batch):
+                batch.append(self._queue.popleft())
+                rows += batch[-1].job.rows
+            self.rows -= rows
         return batch
+
+    def _done(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[_Waiting],
+        found: list[Answer] | Exception,
+        wait: float,
+        seconds: float,
+    ) -> None:
+        self.observe(sum(one.job.rows for one in batch), wait, seconds)
+        self._consider(loop)
+        _deliver(batch, found)
 
     def _run(self, jobs: list[Job]) -> list[Answer]:
         ids, scores = self.compute(join(jobs))
-        ends = np.cumsum([job.rows for job in jobs])
-        return [
-            Answer(ids[end - job.rows : end], scores[end - job.rows : end])
-            for job, end in zip(jobs, ends, strict=True)
-        ]
+        answers, at = [], 0
+        for job in jobs:
+            answers.append(Answer(ids[at : at + job.rows], scores[at : at + job.rows]))
+            at += job.rows
+        return answers
 
 
-def _deliver(batch: list[_Waiting], finished: asyncio.Future[list[Answer]]) -> None:
-    error = finished.exception()
+def _deliver(batch: list[_Waiting], found: list[Answer] | Exception) -> None:
     for place, one in enumerate(batch):
         if one.future.done():  # its request was cancelled
             continue
-        if error is not None:
-            one.future.set_exception(error)
+        if isinstance(found, Exception):
+            one.future.set_exception(found)
         else:
-            one.future.set_result(finished.result()[place])
+            one.future.set_result(found[place])
