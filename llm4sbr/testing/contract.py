@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from llm4sbr.protocols import PLUGIN_API
 Check = TypeVar("Check", bound=Callable[..., None])
 
 REQUIRED = "required"
+
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
 class Term(NamedTuple):
@@ -42,7 +45,7 @@ def _told(check: Callable[..., None]) -> Callable[..., None]:
         __tracebackhide__ = True
         try:
             check(self, *args, **kwargs)
-        except Exception as error:
+        except (Exception, pytest.fail.Exception) as error:
             text = " ".join((inspect.getdoc(check) or "").split())
             error.add_note(f"contract of {self.kind}, {check.__name__}: {text}")
             error.add_note(f"broken by {self.name or type(self).__name__}{_where(error)}")
@@ -51,12 +54,13 @@ def _told(check: Callable[..., None]) -> Callable[..., None]:
     return told
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     """The line of the component's that raised, "" if the check itself did."""
     frames = traceback.extract_tb(error.__traceback__)
     kit = Path(__file__).parent
     last = max(i for i, frame in enumerate(frames) if Path(frame.filename).parent == kit)
-    own = [frame for frame in frames[last + 1 :] if "/torch/" not in Path(frame.filename).as_posix()]
+    below = frames[last + 1 :]
+    own = [frame for frame in below if not frame.filename.startswith(_LIBRARIES)]
     if not own:
         return ""
     return f" in {own[-1].name}, {Path(own[-1].filename).name}:{own[-1].lineno}: {own[-1].line}"
