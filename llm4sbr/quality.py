@@ -62,7 +62,7 @@ def by_intent_alone(store: IntentStore, prepared: Prepared, titles: Tensor) -> d
         titles: float32 (N, E), the items' vectors.
 
     Returns:
-        By perspective: `samples`, `HR@20`, `MRR@20`; and the same samples under `popularity`.
+        By perspective: `samples`, `HR@20`, `MRR@20`, `median_rank`; the same samples under `popularity`.
     """
     samples = _validation(prepared, store)
     if not len(samples.key) or not store.dim:
@@ -99,7 +99,8 @@ def _summary(ranks: Tensor) -> dict[str, float]:
         (f"HR@{K}", metrics.hit_rate(ranks, K)),
         (f"MRR@{K}", metrics.reciprocal_rank(ranks, K)),
     )
-    return {"samples": len(ranks), **{name: round(float(values.mean()), 4) for name, values in found}}
+    means = {name: round(float(values.mean()), 4) for name, values in found}
+    return {"samples": len(ranks), **means, "median_rank": int(ranks.median())}
 
 
 def identical(tables: Sequence[pl.Series]) -> float | None:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
-from collections.abc import Callable
-from html.parser import HTMLParser
-from importlib.resources import files
-from itertools import pairwise
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from llm4sbr import pipeline, store
 from llm4sbr.cli import _guarded
@@ -25,14 +19,16 @@ from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Samples
-from llm4sbr.report import REPORT, figures
-from llm4sbr.report.choice import choose
-from llm4sbr.report.html import write, write_experiment, write_run
+from llm4sbr.report import REPORT
+from llm4sbr.report.html import write_run
 from llm4sbr.report.layout import size
 from llm4sbr.report.run_page import leak
 from llm4sbr.report.sessions import sessions_page
 from llm4sbr.testing.encoders import tiny_bert
 from llm4sbr.testing.toy import toy_log
+
+sys.path.insert(0, str(Path(__file__).parent))
+from html_pages import Page, parsed, safe, sections
 
 HOSTILE = (
     "<script>alert({})</script>",
@@ -40,60 +36,8 @@ HOSTILE = (
     "{{{{ 7 * {} }}}} & </td></table>",
     "\u202egpj.{} <!--",
 )
-VOID = {"meta", "br", "img", "link", "input", "hr"}
-ADDRESSES = ("src", "href", "data", "action", "poster", "srcset", "xlink:href", "formaction", "background")
 
 Output = pytest.CaptureFixture[str]
-
-
-class Page(HTMLParser):
-    """A parsed page; a tag that is not closed where it should be fails the test."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.open: list[tuple[str, list[str]]] = [("", [])]
-        self.closed: list[tuple[str, str]] = []
-        """Tag and the text inside, by the order in which they end."""
-        self.tables: list[list[list[str]]] = []
-        self.feed(text)
-        self.close()
-        assert len(self.open) == 1, f"never closed: {self.open[1:]}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag not in VOID:
-            self.open.append((tag, []))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        name, texts = self.open.pop()
-        assert name == tag, f"</{tag}> closes <{name}>"
-        text = "".join(texts)
-        self.closed.append((tag, text))
-        self.open[-1][1].append(text)
-        if tag in ("td", "th"):
-            self.tables[-1][-1].append(text.strip())
-
-    def handle_data(self, data: str) -> None:
-        self.open[-1][1].append(data)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.open[0][1])
-
-    def texts(self, tag: str) -> list[str]:
-        return [text for name, text in self.closed if name == tag]
-
-
-def parsed(path: Path) -> Page:
-    return Page(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -146,33 +90,7 @@ def metrics(finished: Path) -> dict[str, Any]:
     return found
 
 
-def sections(page: Page) -> set[str]:
-    return {attributes["id"] for tag, attributes in page.tags if tag == "h2"}
-
-
 WHOLE = {"results", "breakdown", "training", "cost", "answers", "sessions", "data", "settings"}
-
-
-def safe(page: Page) -> None:
-    """Nothing on the page runs, and nothing is fetched."""
-    assert {tag for tag, _ in page.tags} & {
-        "script",
-        "img",
-        "iframe",
-        "object",
-        "embed",
-        "link",
-        "form",
-    } == set()
-    for tag, attributes in page.tags:
-        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
-        for name in ADDRESSES:
-            address = attributes.get(name, "#")
-            assert address.startswith("#") or re.fullmatch(r"runs/[\w.%/-]+", address), (tag, address)
-    policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
-    assert set(re.findall(r"url\(([^)]*)\)", page.texts("style")[0])) == set()
-    assert {a["fill"] for _, a in page.tags if "url(" in a.get("fill", "")} <= {"url(#hatched)"}
 
 
 def test_a_run_ends_with_a_report_that_has_every_section(page: Page, metrics: dict[str, Any]) -> None:
@@ -237,6 +155,30 @@ def test_breakdown_memory_and_coverage_are_those_of_the_files(
     assert f"{infer['answered']:,} of {infer['samples']:,} samples of all splits have an answer" in page.text
 
 
+def test_the_quality_of_answers_is_that_of_the_file(page: Page, finished: Path) -> None:
+    by_caption = dict(zip(page.texts("caption"), page.tables, strict=True))
+    sources = store.read_json(finished / "localize" / "localize.json")["sources"]
+    header, *lines = by_caption["Answers by source and perspective"]
+    named = ["exactly", "nearly", "made up", "likeness", "repeats"]
+    assert header == ["answers of", "answers", "distinct", "empty or refused", *named]
+    about = sources["llm"]["perspectives"]["short"]
+    (line,) = [line for line in lines if line[0] == "item-text, short control"]
+    shares = [f"{about[name]:.0%}" for name in ("exact_title", "near_title", "no_title")]
+    assert line[4:] == [*shares, f"{about['grounding']:.2f}", f"{about['repeats_session']:.0%}"]
+    header, *lines = by_caption["The next item by the intent alone, in percent"]
+    assert header == ["by the intent alone", "samples", "HR@20", "MRR@20", "median rank"]
+    assert [line[0] for line in lines] == [
+        "item-text, long control", "item-text, short control",
+        "shuffled, long control", "shuffled, short control", "popularity baseline",
+    ]  # fmt: skip
+    for line, alone in [
+        (lines[1], sources["llm"]["by_intent_alone"]["short"]),
+        (lines[-1], sources["llm"]["by_intent_alone"]["popularity"]),
+    ]:
+        hits, rank = f"{100 * alone['HR@20']:.2f}", str(alone["median_rank"])
+        assert line[1:] == [str(alone["samples"]), hits, f"{100 * alone['MRR@20']:.2f}", rank]
+
+
 def test_sources_of_live_intents_are_those_of_the_file(metrics: dict[str, Any], copy: Path) -> None:
     kept = {"HR@20": {"share": 0.8, "low": 0.7, "high": 0.95}, "MRR@20": None}
     metrics = json.loads(json.dumps(metrics))
@@ -282,49 +224,6 @@ def test_training_curves_have_a_line_per_seed_and_ring_the_epoch_kept(page: Page
     assert f"seed-0, by epoch: 1: {100 * first['valid']['MRR@20']:.2f}" in page.text
 
 
-def luminance(colour: str) -> float:
-    """Relative luminance of sRGB (WCAG 2.2)."""
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def test_contrast_is_known() -> None:
-    assert contrast("#ffffff", "#000000") == pytest.approx(21)
-    assert contrast("#ffffff", "#767676") == pytest.approx(4.54, abs=0.01)
-
-
-@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_contrast_is_enough_in_both_schemes(scheme: int) -> None:
-    style = files("llm4sbr.report").joinpath("templates/style.css").read_text(encoding="utf-8")
-    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", style.split("@media")[scheme]))
-    for ground in ("bg", "raised", "warn-bg", "mark"):
-        assert contrast(colours["ink"], colours[ground]) >= 7
-    assert contrast(colours["soft"], colours["bg"]) >= 4.5
-    assert contrast(colours["soft"], colours["mark"]) >= 4.5
-    assert contrast(colours["link"], colours["bg"]) >= 4.5
-    for number in range(figures.STYLES):
-        assert contrast(colours[f"c{number}"], colours["bg"]) >= 3
-
-
-def test_series_differ_by_more_than_colour(page: Page) -> None:
-    from llm4sbr.report.html import environment
-
-    draw = environment().get_template("figures.html.j2").module
-    looks = set()
-    for style in range(figures.STYLES):
-        marker = draw.marker(style, 0, 0)  # type: ignore[attr-defined]
-        thread = draw.thread(style, [(0, 0)])  # type: ignore[attr-defined]
-        looks.add((str(marker), str(thread)))
-    assert len(looks) == figures.STYLES
-    assert len({marker for marker, _ in looks}) == 5
-
-
 def test_sessions_show_the_ranks_of_the_table(finished: Path, page: Page) -> None:
     prepared = load(finished / "prepare")
     found = sessions_page(finished, prepared, {})
@@ -345,36 +244,6 @@ def test_sessions_show_the_ranks_of_the_table(finished: Path, page: Page) -> Non
     assert found.rule in page.text
     marked = sum(1 for _, attributes in page.tags if attributes.get("class") == "target")
     assert marked == sum(item.target for s in shown for one in s.rankings for item in one.top)
-
-
-def test_sessions_are_chosen_by_rule() -> None:
-    ranks = {"llm": torch.tensor([1, 10, 11, 50, 3, 2]), "plain": torch.tensor([11, 2, 10, 60, 30, 99])}
-    keys = torch.tensor([5, 1, 4, 3, 2, 0])
-    eligible = torch.tensor([True, True, True, True, True, False])
-    sizes, chosen = choose(ranks, keys, eligible, count=4)
-    only_with, only_without, both, neither = chosen
-    assert "only with the intents" in only_with
-    assert [sizes[title] for title in chosen] == [2, 1, 1, 1]
-    assert chosen[only_with].tolist() == [4]  # of samples 0 and 4 the one with the smaller key
-    assert [chosen[title].tolist() for title in (only_without, both, neither)] == [[2], [1], [3]]
-    _, more = choose(ranks, keys, eligible, count=30)
-    assert more[only_with].tolist() == [4, 0]
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20), st.booleans()), max_size=80), st.booleans())
-def test_as_many_sessions_are_shown_as_there_are(rows: list[tuple[int, int, bool]], alone: bool) -> None:
-    with_, without, eligible = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
-    ranks = {"plain": torch.tensor(without, dtype=torch.int64)}
-    ranks |= {} if alone else {"llm": torch.tensor(with_, dtype=torch.int64)}
-    allowed = torch.tensor(eligible, dtype=torch.bool)
-    sizes, chosen = choose(ranks, torch.arange(len(rows)), allowed)
-    shown = torch.cat(list(chosen.values())).tolist()
-    assert len(shown) == len(set(shown)) == min(30, sum(eligible)) == min(30, sum(sizes.values()))
-    assert all(eligible[one] for one in shown)
-    counts = [len(members) for members in chosen.values()]
-    most = max(counts, default=0)
-    assert all(c >= most - 1 or c == size for c, size in zip(counts, sizes.values(), strict=True))
 
 
 def test_a_leak_is_counted(finished: Path) -> None:
@@ -472,160 +341,3 @@ def test_a_report_never_outlives_what_it_tells_of(copy: Path) -> None:
     assert not (copy / REPORT).exists()
     pipeline.execute(copy, {}, progress=Progress(quiet=True))
     assert sections(parsed(copy / REPORT)) == WHOLE
-
-
-def axes(**changed: Any) -> dict[str, Any]:
-    usual = {"dataset": "toy", "protocol": "default", "backbone": "sr-gnn", "perspectives": ["long", "short"]}
-    return usual | {"f": 5} | changed
-
-
-def cell(name: str, metrics: dict[str, Any] | None, **known: Any) -> dict[str, Any]:
-    usual: dict[str, Any] = {
-        "name": name,
-        "run": f"runs/{name}",
-        "axes": axes(),
-        "error": None,
-        "paper": None,
-        "notes": [],
-    }
-    return usual | {"status": "done" if metrics else "pending", "metrics": metrics} | known
-
-
-@pytest.fixture
-def experiment(tmp_path: Path) -> Callable[..., Page]:
-    def write_cells(kind: str, *cells: dict[str, Any]) -> Page:
-        content = {"format": 1, "experiment": kind, "cells": cells, "hardware": {"cores": 2}, "versions": {}}
-        store.write_json(tmp_path / "experiment.json", content)
-        path = write(tmp_path)
-        assert path == tmp_path / REPORT
-        found = parsed(path)
-        safe(found)
-        return found
-
-    return write_cells
-
-
-def test_an_experiment_shows_cells_beside_the_papers_figures(
-    experiment: Callable[..., Page], metrics: dict[str, Any], tmp_path: Path
-) -> None:
-    printed = {
-        "plain": {"HR@20": 0.1301, "MRR@20": 0.0319},
-        "llm": {"HR@20": 0.1754},
-        "memory": {},
-        "source": "S",
-    }
-    (tmp_path / "runs" / "a").mkdir(parents=True)
-    (tmp_path / "runs" / "a" / REPORT).write_text("x")
-    page = experiment(
-        "table2",
-        cell("a", metrics, paper=printed, notes=["Mind the gap."]),
-        cell("b", metrics, axes=axes(backbone="tagnn")),
-        cell("c", None, status="failed", error="<script>boom</script>"),
-        cell("d", None, run="../../etc"),
-    )
-    header, *lines = page.tables[0]
-    assert header == ["model", "HR@20P@20", "gain", "paperHR@20", "MRR@20", "gain", "paperMRR@20"]
-    models = [row for row in metrics["rows"] if row["kind"] != "baseline"]
-    assert len(lines) == len(metrics["rows"]) + len(models)  # baselines once
-    plain = next(line for line in lines if "plain" in line[0])
-    assert (plain[3], plain[6]) == ("13.01", "3.19")
-    fused = lines[lines.index(plain) + 1]
-    assert (fused[3], fused[6]) == ("17.54", "-")
-    assert "2 of 4 cells are done" in page.texts("p")[1]
-    assert "no LLM was asked in any" in page.texts("p")[1]
-    assert "Mind: a: Mind the gap." in page.texts("p")
-    cells = page.tables[1]
-    assert [line[1] for line in cells[1:]] == ["done", "done", "failed<script>boom</script>", "pending"]
-    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
-    assert [link for link in links if not link.startswith("#")] == ["runs/a/report.html"]
-    bars = [text for text in page.texts("desc") if "paper, plain 13.01" in text]
-    assert len(bars) == 1
-
-
-def test_the_finding_counts_gains_that_controls_share(
-    experiment: Callable[..., Page], metrics: dict[str, Any]
-) -> None:
-    def told(llm: float, shuffled: float, p: float) -> dict[str, Any]:
-        changed: dict[str, Any] = json.loads(json.dumps(metrics)) | {"llm": "some-llm"}
-        for row in changed["rows"]:
-            means = {"plain": 0.1, "llm": llm, "shuffled": shuffled}
-            if row["name"] in means:
-                row["metrics"]["MRR@20"]["mean"] = means[row["name"]]
-                row["gain"] = {"MRR@20": means[row["name"]] / 0.1 - 1}
-                row["p"] = {"MRR@20": p}
-        return changed
-
-    page = experiment(
-        "table2",
-        cell("own", told(0.2, 0.15, 0.01)),
-        cell("shared", told(0.2, 0.2, 0.01)),
-        cell("chance", told(0.2, 0.1, 0.5)),
-        cell("worse", told(0.05, 0.2, 0.01)),
-    )
-    said = page.texts("p")[1]
-    assert "significantly in 2 of 4; in 1 of these 2 a control" in said
-    assert said.endswith("and there the gain is not the LLM's. They lower MRR@20 in 1.")
-    page = experiment("table2", cell("own", told(0.2, 0.15, 0.01)))
-    assert page.texts("p")[1] == f"1 of 1 cells are done. {metrics['verdict']}"
-
-
-def test_figures_of_the_other_experiments(experiment: Callable[..., Page], metrics: dict[str, Any]) -> None:
-    whole = [cell(part, metrics, axes=axes(part=part)) for part in ("whole", "without long")]
-    page = experiment("ablation", *whole)
-    assert "intents, without long" in page.texts("desc")[0]
-    assert page.tables[0][-1][0].endswith("without long")
-    printed = {"llm": {"HR@20": 0.3}, "memory": {"plain": 1224e6, "llm": 1304e6}}
-    page = experiment(
-        "localization", *(cell(f"f{f}", metrics, axes=axes(f=f), paper=printed) for f in (5, 0, 1))
-    )
-    fused = next(row for row in metrics["rows"] if row["name"] == "llm")
-    share = f"{100 * fused['metrics']['HR@20']['mean']:.2f}"
-    assert f"intents of item-text, by f: 0: {share}, 1: {share}, 5: {share}" in page.texts("desc")[0]
-    assert "paper, with intents, by f: 0: 30.00" in page.texts("desc")[0]
-    page = experiment("memory", cell("m", metrics, paper=printed))
-    plain = next(row for row in metrics["rows"] if row["name"] == "plain")
-    more = f"{fused['peak_memory'] / plain['peak_memory'] - 1:+.1%}"
-    assert page.tables[0][1][3] == more
-    assert page.tables[0][1][4:] == ["1.22 GB", "1.30 GB", "+6.5%"]
-    assert f"Intents cost {more} to {more} of peak memory." in page.text
-
-
-def test_an_experiment_that_has_only_begun_or_is_damaged(
-    experiment: Callable[..., Page], tmp_path: Path
-) -> None:
-    assert "0 of 1 cells are done." in experiment("table2", cell("a", None)).text
-    for content in ('{"format": 1', '{"format": 1, "experiment": "table2"}', '{"format": 2}'):
-        (tmp_path / "experiment.json").write_text(content, encoding="utf-8")
-        with pytest.raises(StoreError, match=r"experiment\.json"):
-            write_experiment(tmp_path)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
-def test_ticks_are_round_and_enclose(low: float, width: float) -> None:
-    found = figures.ticks(low, low + width)
-    steps = [after - before for before, after in pairwise(found)]
-    assert 2 <= len(found) <= 7
-    assert found[0] <= low + 1e-6 * width
-    assert found[-1] >= low + width - 1e-6 * width
-    assert all(step == pytest.approx(steps[0], rel=1e-4) for step in steps)
-
-
-def test_charts_are_laid_out_to_scale() -> None:
-    bars = figures.bar_chart("t", [figures.Value("a", 10, 0, 2.0), figures.Value("b", 6, 1)], unit="u").bars
-    assert bars[1].length == pytest.approx(bars[0].length * 0.6, abs=0.1)
-    low, high = bars[0].whisker or (0, 0)
-    assert (low, high) == pytest.approx((bars[0].length * 0.8, bars[0].length * 1.2), abs=0.2)
-    assert high <= figures.WIDTH
-    series = [figures.Series("s", [(0, 0.0), (1, 5.0), (4, 10.0)], 0, best=2)]
-    (line,) = figures.line_chart("t", series, unit="u", x_label="x").lines
-    (x0, y0), (x1, y1), (x2, y2) = line.points
-    assert (x1 - x0) * 4 == pytest.approx(x2 - x0, abs=0.5)
-    assert (y0 - y1) * 2 == pytest.approx(y0 - y2, abs=0.5)
-    assert line.best == (x2, y2)
-
-
-def test_an_unknown_variant_never_looks_like_a_known_one() -> None:
-    others = ["plain", "llm", "predictor", "second"]
-    styles = [figures.style_of(name, others) for name in others]
-    assert len(set(styles)) == len(others)

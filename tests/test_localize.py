@@ -211,7 +211,8 @@ def test_f_0(run: Path, prepared: Prepared) -> None:
     assert (opened.f, opened.dim) == (0, 64)
     expected = LetterEncoder().encode([titles[int(opened.keys[0])]])
     torch.testing.assert_close(opened.gather(torch.tensor([0]))[:, 0], expected)
-    assert summary["sources"]["llm"]["perspectives"]["long"]["grounding"] is None
+    told = summary["sources"]["llm"]["perspectives"]["long"]  # of the items that the answers are most like
+    assert (told["grounding"], told["repeats_session"]) == (pytest.approx(1.0), 1.0)
 
 
 def test_no_answer_in_the_budget(run: Path) -> None:

@@ -61,10 +61,14 @@ def _store(folder, prepared, of):
 def test_an_oracle_ranks_first_and_a_repeater_last(tmp_path, prepared):
     oracle = by_intent_alone(_store(tmp_path / "a", prepared, lambda t: t), prepared, torch.eye(30))
     count = len(prepared.samples["valid"].key)
-    assert oracle["long"] == {"samples": count, "HR@20": 1.0, "MRR@20": 1.0}
-    # item t - 1 was clicked last and is left out, so that all 29 others tie and the target is not within 20
+    assert oracle["long"] == {"samples": count, "HR@20": 1.0, "MRR@20": 1.0, "median_rank": 1}
+    # item t - 1 was clicked last and is left out, so that all items not clicked tie, and ties count against
     repeater = _store(tmp_path / "b", prepared, lambda t: (t - 2) % 30 + 1)
-    assert by_intent_alone(repeater, prepared, torch.eye(30))["long"]["HR@20"] == 0.0
+    samples = prepared.samples["valid"]
+    unseen = sorted(30 - len(set(prepared.prefix(samples, row))) for row in range(count))
+    assert by_intent_alone(repeater, prepared, torch.eye(30))["long"] == {
+        "samples": count, "HR@20": 0.0, "MRR@20": 0.0, "median_rank": unseen[(count - 1) // 2]
+    }  # fmt: skip
 
 
 def test_popularity_by_hand(tmp_path, prepared):

@@ -8,8 +8,8 @@ from typing import Any
 
 from llm4sbr import store
 from llm4sbr.data.prepared import Prepared
-from llm4sbr.report import tables
-from llm4sbr.report.layout import MISSING, count, duration, size
+from llm4sbr.report import quality, tables
+from llm4sbr.report.layout import count, duration, size
 from llm4sbr.report.metrics import Row
 from llm4sbr.report.tables import Cell, Table, cells
 from llm4sbr.verdict import CONTROLS
@@ -41,15 +41,19 @@ def answers(run: Path, coverage: float | None) -> dict[str, Any] | None:
         return None
     localized = run / "localize" / "localize.json"
     tied = store.read_json(localized).get("sources", {}) if localized.exists() else {}
-    header = cells("source", "answers", "distinct", "unusable", "a title", "likeness", "in the session")
     lines = [
         _line(source, name, about, found["llm"], tied.get(source, {}).get("perspectives", {}).get(name, {}))
         for source, perspectives in sources.items()
         for name, about in perspectives.items()
     ]
+    header = cells("answers of", *quality.COUNTED, *quality.NAMED.values())
     return {
         "said": _coverage(found, coverage),
         "table": Table("Answers by source and perspective", header, lines),
+        "legend": quality.LEGEND,
+        "same": quality.same(tied, found["llm"]),
+        "alone": _alone(tied, found["llm"]),
+        "alone_legend": quality.ALONE_LEGEND,
         "examples": [(name, about["example"]) for name, about in sources.get("llm", {}).items()],
     }
 
@@ -92,12 +96,27 @@ def _coverage(found: Mapping[str, Any], coverage: float | None) -> str:
 def _line(
     source: str, perspective: str, about: Mapping[str, Any], llm: str, tied: Mapping[str, Any]
 ) -> list[Cell]:
-    who = llm if source == "llm" else source
-    numbers = [count(about[key]) for key in ("answers", "distinct", "empty")]
-    shares = [_share(tied.get(key)) for key in ("exact_title", "grounding", "repeats_session")]
-    badge = "control" if who in CONTROLS else ""
-    return [Cell(f"{who}, {perspective}", badge=badge), *cells(*numbers, *shares)]
+    numbers = [*quality.counted(about["answers"], about), *quality.named(tied)]
+    return [_name(quality.source_name(source, perspective, llm)), *cells(*numbers)]
 
 
-def _share(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.0%}"
+def _alone(tied: Mapping[str, Any], llm: str) -> Table | None:
+    """Where the next item stands by the intent alone; None where that was not measured."""
+    rows = quality.by_intent(tied, llm)
+    if not rows:
+        return None
+    best = quality.best_hits(rows)
+    lines = []
+    for name, figures in rows:
+        samples, hits, *rest = quality.shown(figures)
+        marked = Cell(hits, best=quality.hits(figures) == best > 0)
+        lines.append([_name(name), *cells(samples), marked, *cells(*rest)])
+    return Table("The next item by the intent alone, in percent", cells(*quality.alone_header(rows)), lines)
+
+
+def _name(text: str) -> Cell:
+    """The row's heading, controls marked."""
+    who = text.rpartition(", ")[0]
+    return Cell(
+        text, badge="control" if who in CONTROLS else "baseline" if text == quality.POPULARITY else ""
+    )

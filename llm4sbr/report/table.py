@@ -11,6 +11,7 @@ from rich.text import Text
 
 from llm4sbr.report.layout import MISSING, count, duration, grid, pairs, show, size
 from llm4sbr.report.metrics import metrics_tables
+from llm4sbr.report.quality import quality_tables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,8 @@ def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
         show(*stats_tables(found))
     elif stage == "train":
         show(models_table(found["models"]))
+    elif stage == "localize" and found.get("sources"):
+        show(*quality_tables(found))
     elif stage == "evaluate":
         show(*metrics_tables(found, timings))
     else:

@@ -27,6 +27,7 @@ from llm4sbr.encoders import Memo, encoding
 from llm4sbr.encoders.kept import encode_kept
 from llm4sbr.errors import StoreError
 from llm4sbr.intents import IntentStore, IntentWriter
+from llm4sbr.localizers import top
 from llm4sbr.progress import Advance, Progress
 from llm4sbr.protocols import Catalogue, Engine, Localizer, Samples
 
@@ -84,7 +85,7 @@ def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
             summary["files"] = {ITEMS: store.file_sha256(out / ITEMS)}
             for source, table in todo.items():
                 _localize_source(out / source, source, table, names, space)
-        summary |= space.about
+        summary |= {"llm": config.infer.llm, **space.about}
         facts = getattr(space.localizer, "facts", {})
         if facts:
             summary["facts"] = facts
@@ -192,8 +193,8 @@ def _localize_block(
     """Write the intents of m samples.
 
     Returns:
-        float64 (P, 3): answers tied to an item, sum of their cosines with the best one, and how many of
-        these best items the session (`clicked`, int64 (m, T)) already has.
+        float64 (P, 3): answers tied to an item, or with f = 0 like one, sum of their cosines with the best
+        one, and how many of these best items the session (`clicked`, int64 (m, T)) already has.
     """
     texts = [text for name in names for text in table[name]]
     own = (
@@ -207,15 +208,21 @@ def _localize_block(
         part.reshape(len(names), len(table), part.shape[1]).transpose(0, 1) for part in found
     )
     writer.add(table["key"].to_torch(), embeddings, items, weights)
-    if not found.items.shape[1]:
-        return torch.zeros(len(names), 3, dtype=torch.float64)
-    best = found.items[:, 0]
+    vectors = space.encoder.encode(texts)
+    best = _closest(texts, vectors, space) if not found.items.shape[1] else found.items[:, 0]
     tied = best > 0
-    cosine = cosine_similarity(space.encoder.encode(texts), space.items[(best - 1).clamp_min(0)]) * tied
+    cosine = cosine_similarity(vectors, space.items[(best - 1).clamp_min(0)]) * tied
     again = (best.unsqueeze(1) == clicked.repeat(len(names), 1)).any(1) & tied
     sums = torch.stack([tied, cosine, again], 1).double()
     totals: Tensor = sums.reshape(len(names), len(table), 3).sum(1)
     return totals
+
+
+def _closest(texts: Sequence[str], vectors: Tensor, space: Space) -> Tensor:
+    """Ids int64 (m,) of the items that answers are most like, where f = 0 ties them to none; 0 if empty."""
+    cosine, row = top(vectors, space.items, 1)
+    given = torch.tensor([bool(text.strip()) for text in texts], dtype=torch.bool)
+    return (row[:, 0] + 1) * (given & cosine[:, 0].isfinite())
 
 
 def _statistics(table: pl.DataFrame, names: Sequence[str], space: Space, sums: Tensor) -> dict[str, Any]:
