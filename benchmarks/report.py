@@ -13,6 +13,7 @@ from pathlib import Path
 from experiment_tables import experiment_section, keep
 from intents_tables import intents_section
 from serving_tables import serving_section
+from store_tables import store_section
 from training_tables import training_section
 
 HERE = Path(__file__).parent
@@ -23,6 +24,7 @@ SECTIONS = {
     "experiments": experiment_section,
     "intents": intents_section,
     "serving": serving_section,
+    "store": store_section,
 }
 """What stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` -> what makes it."""
 

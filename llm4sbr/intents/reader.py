@@ -12,7 +12,7 @@ from torch import Tensor
 from llm4sbr import store
 from llm4sbr.errors import StoreError
 from llm4sbr.intents.layout import MANIFEST, again, intent_shapes, key_shapes, read_manifest
-from llm4sbr.intents.shards import Shards, grouped
+from llm4sbr.intents.shards import Shards, spans
 
 
 class IntentStore:
@@ -67,8 +67,11 @@ class IntentStore:
         """Row numbers int64 (M,) of sample keys int64 (M,); -1 where a key is unknown."""
         keys = keys.contiguous()
         found = torch.full_like(keys, -1)
-        for number, here in grouped(torch.searchsorted(self._last, keys)):
+        shard = torch.searchsorted(self._last, keys)
+        order = shard.argsort()
+        for number, start, end in spans(shard):
             if number < len(self._last):
+                here = order[start:end]
                 own, asked = self._samples.mapped(number)["keys"], keys[here]
                 place = torch.searchsorted(own, asked)
                 found[here] = torch.where(own[place] == asked, place + self._samples.first(number), -1)

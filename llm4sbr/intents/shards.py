@@ -29,6 +29,7 @@ class Shards:
         self.shapes = shapes
         self.ends = torch.tensor([entry["rows"] for entry in entries], dtype=torch.int64).cumsum(0)
         """int64 (shards,): the row behind each shard's last."""
+        self._firsts = self.ends - torch.tensor([entry["rows"] for entry in entries], dtype=torch.int64)
         self._mapped: list[dict[str, Tensor] | None] = [None] * len(entries)
 
     def __len__(self) -> int:
@@ -37,7 +38,7 @@ class Shards:
 
     def first(self, shard: int) -> int:
         """Number of a shard's first row."""
-        return int(self.ends[shard]) - int(self.entries[shard]["rows"])
+        return int(self._firsts[shard])
 
     def mapped(self, shard: int) -> dict[str, Tensor]:
         """A shard's tensors, on disk.
@@ -54,11 +55,17 @@ class Shards:
         """The rows int64 (n,), all within the table, of the tensor `name`, as they are stored."""
         if len(self.entries) == 1:
             return self.mapped(0)[name].index_select(0, rows)
+        shard = torch.searchsorted(self.ends, rows, right=True)
+        order = shard.argsort(stable=True)
+        local = (rows - self._firsts[shard])[order].numpy()
         dtype, shape = self.shapes[name]
         found = torch.empty(len(rows), *shape, dtype=dtype)
-        for number, places in grouped(torch.searchsorted(self.ends, rows, right=True)):
-            found[places] = self.mapped(number)[name].index_select(0, rows[places] - self.first(number))
-        return found
+        # NumPy, because a call of it takes a quarter of the time, and there may be one per row.
+        sorted_rows = found.numpy()
+        for number, start, end in spans(shard):
+            part = sorted_rows[start:end]
+            self.mapped(number)[name].numpy().take(local[start:end], axis=0, out=part, mode="clip")
+        return found[_inverse(order)]
 
     def verify(self) -> None:
         """Read every shard and compare its hash; `StoreError` if one is missing or has changed."""
@@ -78,11 +85,15 @@ class Shards:
         return tensors
 
 
-def grouped(shard: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Every number in int64 (n,), not negative, in order, and the places at which it stands."""
-    order = shard.argsort(stable=True)
+def spans(numbers: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Every number in int64 (n,), not negative, and from where to where it stands once they are sorted."""
     end = 0
-    for number, count in enumerate(torch.bincount(shard).tolist()):
+    for number, count in enumerate(torch.bincount(numbers).tolist()):
         start, end = end, end + count
         if count:
-            yield number, order[start:end]
+            yield number, start, end
+
+
+def _inverse(order: Tensor) -> Tensor:
+    """Where every place of a permutation int64 (n,) has gone."""
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
