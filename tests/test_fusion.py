@@ -61,6 +61,18 @@ def test_plain_readout_by_hand():
     torch.testing.assert_close(model(items, mask)[0], expected)
 
 
+@pytest.mark.parametrize("fuser", [None, "gated", "catalogue"])
+def test_a_backbone_has_the_last_word_on_the_vector(fuser):
+    torch.manual_seed(0)
+    model = build(Recipe(N, D, "sr-gnn") if fuser is None else recipe(fuser)).eval()
+    batch = (*pad([[1, 2, 3], [4]]), None if fuser is None else torch.randn(2, 2, E))
+    before = model.represent(*batch).fused
+    model.backbone.query = lambda vectors: vectors / vectors.norm(dim=1, keepdim=True)
+    output = model.represent(*batch)
+    torch.testing.assert_close(output.fused, before / before.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(output.scores, output.fused @ model.backbone.items.T)  # titles are zero
+
+
 def test_without_intents_is_with_zero_intents():
     model = made()
     items, mask = pad([[1, 2, 3], [4]])

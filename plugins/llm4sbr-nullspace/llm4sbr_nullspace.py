@@ -37,6 +37,7 @@ class NullSpace(nn.Module):
         ConfigError: a share outside 0 to 1.
     """
 
+    plugin_api = 1
     needs_catalogue = True
     titles: Tensor
     mean: Tensor

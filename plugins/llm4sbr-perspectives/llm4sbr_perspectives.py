@@ -34,6 +34,7 @@ class Asks:
         attributes: item attributes named behind the title.
     """
 
+    plugin_api = 1
     horizon: ClassVar[Horizon] = "long"
 
     def __init__(
