@@ -42,6 +42,16 @@ OFFERED = {
     ("llms", "vllm"): "llm4sbr-vllm",
     ("localizers", "faiss"): "llm4sbr-faiss",
     ("engines", "ray"): "llm4sbr-ray",
+    ("backbones", "core"): "llm4sbr-sequential",
+    ("backbones", "niser"): "llm4sbr-sequential",
+    ("backbones", "lessr"): "llm4sbr-sequential",
+    ("backbones", "atten-mixer"): "llm4sbr-sequential",
+    ("perspectives", "category"): "llm4sbr-perspectives",
+    ("perspectives", "next-category"): "llm4sbr-perspectives",
+    ("perspectives", "price"): "llm4sbr-perspectives",
+    ("perspectives", "novelty"): "llm4sbr-perspectives",
+    ("perspectives", "explain"): "llm4sbr-perspectives",
+    ("fusers", "nullspace"): "llm4sbr-nullspace",
 }
 """Components of packages of ours that may not be installed: (kind, name) -> the package to install."""
 

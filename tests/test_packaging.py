@@ -110,8 +110,26 @@ def test_installed_entry_points_are_those_of_the_sources() -> None:
 def test_packages_that_error_messages_offer_are_real() -> None:
     projects = [tomllib.loads(path.read_text())["project"] for path in ROOT.glob("plugins/*/pyproject.toml")]
     entries = {project["name"]: project.get("entry-points", {}) for project in projects}
-    for (kind, name), package in registry.OFFERED.items():
-        assert name in entries[package][f"llm4sbr.{kind}"]
+    ours = {
+        (group.removeprefix("llm4sbr."), name): package
+        for package, groups in entries.items()
+        for group, names in groups.items()
+        for name in names
+    }
+    assert ours == registry.OFFERED
+
+
+def test_pieces_that_plugins_build_backbones_from_are_documented() -> None:
+    page = (ROOT / "docs" / "plugins" / "backbones.md").read_text(encoding="utf-8")
+    used = {
+        f"{node.module}.{alias.name}"
+        for path in ROOT.glob("plugins/*/llm4sbr_*/*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llm4sbr.backbones")
+        for alias in node.names
+    }
+    assert used
+    assert [name for name in sorted(used) if f":: {name}\n" not in page] == []
 
 
 # The sources
