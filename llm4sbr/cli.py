@@ -18,6 +18,7 @@ import click
 from llm4sbr.commands.answers import answers
 from llm4sbr.commands.experiment import experiment
 from llm4sbr.commands.export import export
+from llm4sbr.commands.intents import intents
 from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
 from llm4sbr.commands.report import report
@@ -142,6 +143,7 @@ _stage_command("evaluate", "Rank the whole catalogue for every test sample and c
 
 
 cli.add_command(answers)
+cli.add_command(intents)
 cli.add_command(plugins)
 cli.add_command(doctor)
 cli.add_command(experiment)

@@ -57,6 +57,11 @@ class IntentStore:
         """Of all shards."""
         return sum(entry["bytes"] for part in (self._samples, self._intents) for entry in part.entries)
 
+    @property
+    def shards(self) -> int:
+        """Files besides the manifest."""
+        return len(self._samples.entries) + len(self._intents.entries)
+
     @cached_property
     def keys(self) -> Tensor:
         """int64 (M,), ascending: the key of every row. Reads them all, unlike `rows`."""

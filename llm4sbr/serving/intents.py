@@ -50,9 +50,10 @@ class LiveIntents:
             row = self._nearest.find(ids)
         if row < 0:
             return None
-        return self.intents.gather(torch.tensor([row])), self._explain(row, source)
+        return self.intents.gather(torch.tensor([row])), self.explain(row, source)
 
-    def _explain(self, row: int, source: Source) -> Explanation:
+    def explain(self, row: int, source: Source) -> Explanation:
+        """The session of a row, its answers, and the items that they were tied to."""
         catalogue = self.prepared.catalogue
         items, weights = (part[0].tolist() for part in self.intents.located(torch.tensor([row])))
         thoughts = [
