@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -65,7 +65,14 @@ class Diagnosis(NamedTuple):
 
 def diagnose() -> Diagnosis:
     """Look at the machine, the packages, the cache folder and the plugins of other packages."""
-    parts = (_machine(), _torch(), _dependencies(), _onnxruntime(), _tensorrt(), _cache(), _components())
+    parts = (_machine(), _torch(), _dependencies(), *_devices(), _cache(), _components())
+    return Diagnosis([finding for part in parts for finding in part])
+
+
+def diagnose_plugins() -> Diagnosis:
+    """Everything about components, ours too: what they need from the machine, and whether they load."""
+    found = registry.components()
+    parts = (_torch(), *_devices(), _clashes(found), check_plugins(found).findings)
     return Diagnosis([finding for part in parts for finding in part])
 
 
@@ -84,6 +91,11 @@ def check_plugins(found: Sequence[Component] | None = None, *, timeout: float = 
         checked = pool.map(lambda group: _check_module(group, timeout), modules)
     by_component = {component: finding for part in checked for component, finding in part.items()}
     return Diagnosis([by_component[component] for component in every])
+
+
+def _devices() -> tuple[Iterator[Finding], ...]:
+    packages = {component.package for component in registry.components()}
+    return _onnxruntime(), _tensorrt(), _plugin_requirements(packages - {CORE}), _extras(packages)
 
 
 def _machine() -> Iterator[Finding]:
@@ -117,18 +129,64 @@ def _torch() -> Iterator[Finding]:
 
 
 def _dependencies() -> Iterator[Finding]:
-    installed = []
-    for text in requires(CORE) or []:
-        needed = Requirement(text)
-        if needed.marker and not needed.marker.evaluate({"extra": ""}):
-            continue
-        number = _version(needed.name)
-        if number and needed.specifier.contains(number, prereleases=True):
-            installed.append(f"{needed.name} {number}")
-        else:
-            what = f"{needed.name} {number} does not suit" if number else f"{needed.name} is not installed"
-            yield Finding("error", "packages", what, f'pip install "{needed.name}{needed.specifier}"')
+    lacking = _lacking(CORE)
+    for needed, what in lacking.items():
+        yield Finding("error", "packages", what, f'pip install "{needed.name}{needed.specifier}"')
+    installed = [f"{one.name} {_version(one.name)}" for one in _needed(CORE) if one not in lacking]
     yield Finding("ok", "packages", f"{CORE} {registry.core_version()} with {', '.join(installed)}")
+
+
+def _plugin_requirements(packages: Iterable[str]) -> Iterator[Finding]:
+    for package in sorted(packages):
+        for needed, what in _lacking(package).items():
+            mend = f'pip install "{needed.name}{needed.specifier}"'
+            yield Finding("warn", package, f"{what}, which it needs", mend)
+
+
+def _extras(packages: Iterable[str]) -> Iterator[Finding]:
+    """Optional parts of ours and of plugins, and what is missing for each."""
+    for package in sorted(packages, key=lambda name: (name != CORE, name)):
+        extras = {extra: list(_lacking(package, extra).values()) for extra in _offered(package)}
+        if extras:
+            there = ", ".join(extra for extra, lacking in extras.items() if not lacking) or "none"
+            missing = [f"{extra} ({', '.join(lacking)})" for extra, lacking in extras.items() if lacking]
+            text = f"{there} complete" + (f"; incomplete: {', '.join(missing)}" if missing else "")
+            mend = f"pip install '{package}[EXTRA]' for one that is wanted" if missing else ""
+            yield Finding("ok", f"{package} extras", text, mend, extras)
+
+
+def _needed(package: str, extra: str = "") -> list[Requirement]:
+    """What a package requires, or what an extra of it requires besides."""
+    try:
+        found = [Requirement(text) for text in requires(package) or []]
+    except PackageNotFoundError:
+        return []
+    always = [one for one in found if not one.marker or one.marker.evaluate({"extra": ""})]
+    if not extra:
+        return always
+    return [
+        one for one in found if one not in always and one.marker and one.marker.evaluate({"extra": extra})
+    ]
+
+
+def _lacking(package: str, extra: str = "") -> dict[Requirement, str]:
+    """What a package or an extra of it requires and is not there -> what is there instead."""
+    found = {}
+    for needed in _needed(package, extra):
+        number = _version(needed.name)
+        if not number:
+            found[needed] = f"{needed.name} is not installed"
+        elif not needed.specifier.contains(number, prereleases=True):
+            found[needed] = f"{needed.name} {number} does not suit"
+    return found
+
+
+def _offered(package: str) -> list[str]:
+    """The extras of a package."""
+    try:
+        return sorted(metadata(package).get_all("Provides-Extra") or [])
+    except PackageNotFoundError:
+        return []
 
 
 def _onnxruntime() -> Iterator[Finding]:
@@ -166,12 +224,16 @@ def _components() -> Iterator[Finding]:
     found = registry.components()
     counts = Counter(component.kind for component in found)
     yield Finding("ok", "components", ", ".join(f"{kind} {count}" for kind, count in counts.items()))
+    yield from _clashes(found)
+    # Our own components need nothing but the packages checked above.
+    yield from check_plugins([component for component in found if component.package != CORE]).findings
+
+
+def _clashes(found: Sequence[Component]) -> Iterator[Finding]:
     for (kind, name), number in Counter((c.kind, c.name) for c in found).items():
         if number > 1:
             choices = " or ".join(f"{c.package}:{name}" for c in found if (c.kind, c.name) == (kind, name))
             yield Finding("warn", f"{kind}/{name}", "offered by several packages", f"ask for {choices}")
-    # Our own components need nothing but the packages checked above.
-    yield from check_plugins([component for component in found if component.package != CORE]).findings
 
 
 _CHILD = """
@@ -181,13 +243,14 @@ os.dup2(2, 1)  # what a plugin prints must not mix with the result
 from llm4sbr import registry
 from llm4sbr.errors import RegistryError
 for kind, name in json.loads(sys.argv[1]):
-    started, error, api = time.perf_counter(), "", None
+    started, error, api, lacks = time.perf_counter(), "", None, []
     try:
-        api = getattr(registry.load(kind, name), "plugin_api", None)
+        component = registry.load(kind, name)
+        api, lacks = getattr(component, "plugin_api", None), sorted(getattr(component, "lacks", ()))
     except RegistryError as found:
         error = str(found)
     api = api if isinstance(api, int) else None
-    print(json.dumps([time.perf_counter() - started, error, api]), file=result, flush=True)
+    print(json.dumps([time.perf_counter() - started, error, api, lacks]), file=result, flush=True)
 os._exit(0)  # without waiting for what a plugin may have started
 """
 
@@ -225,18 +288,27 @@ def _run(command: list[str], timeout: float) -> tuple[list[str], str]:
     return output.splitlines(), reason
 
 
-def _finding(component: Component, seconds: float | None, error: str, api: int | None = None) -> Finding:
+def _finding(
+    component: Component,
+    seconds: float | None,
+    error: str,
+    api: int | None = None,
+    lacks: Sequence[str] = (),
+) -> Finding:
     facts = {
         "package": component.package,
         "version": component.version,
         "origin": component.target,
         "plugin_api": api,
+        "lacks": list(lacks),
         "seconds": None if seconds is None else round(seconds, 3),
     }
     subject = f"{component.kind}/{component.name}"
     origin = f"{component.package} {component.version}, {component.target}"
     if not error:
-        return Finding("ok", subject, f"{origin}, {seconds:.1f} s", "", facts)
+        says = [f"API {api}"] if api is not None else []
+        says += [f"lacks {', '.join(lacks)}"] if lacks else []
+        return Finding("ok", subject, ", ".join([origin, *says, f"{seconds:.1f} s"]), "", facts)
     mend = f"pip install --force-reinstall {component.package}, or pip uninstall {component.package}"
     text = error if component.package in error else f"{origin} {error}"
     return Finding("error", subject, text, "" if "pip install" in error else mend, facts)

@@ -13,6 +13,8 @@ float32 (B, N) whose column j belongs to item j + 1.
 
 A component may carry a class attribute `suggests`, a mapping from a configuration key to a value that
 suits it (`{"infer.wording": "natural"}`); it is used where the user did not choose.
+Another is `lacks`, from an optional capability of its kind to why it is not there (`{"export": "it loops over
+rows"}`): the contract tests then leave it out. Which are optional, the kind's page says.
 """
 
 from __future__ import annotations

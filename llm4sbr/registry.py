@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
@@ -173,7 +175,8 @@ def _found(kind: str) -> list[Component]:
 def _import(component: Component) -> Callable[..., Any]:
     origin = f"{component.kind[:-1]} {component.name!r} of package {component.package} {component.version}"
     try:
-        factory: Callable[..., Any] = component.entry_point.load()
+        with redirect_stdout(sys.stderr):  # standard output is for results
+            factory: Callable[..., Any] = component.entry_point.load()
     except ModuleNotFoundError as error:
         missing = _top(error.name)
         own = missing == _top(component.entry_point.module)

@@ -99,7 +99,10 @@ def test_diagnosis_covers_the_machine_the_packages_and_the_cache(
     assert "backbones 1" in about(found, "components")[0].what
 
 
-def test_diagnosis_loads_plugins_of_other_packages_and_names_clashes(install: Install) -> None:
+def test_diagnosis_loads_plugins_of_other_packages_and_names_clashes(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM4SBR_PLUGINS", "sbr-one,sbr-bad")
     install("sbr-one", {"llms": {"twin": "doctor_three:Good"}}, doctor_three=GOOD)
     install("sbr-bad", {"llms": {"twin": "doctor_four:Good"}}, doctor_four="1 / 0")
     clash, *loaded = about(diagnose(), "llms/twin")
@@ -108,15 +111,17 @@ def test_diagnosis_loads_plugins_of_other_packages_and_names_clashes(install: In
 
 
 def test_both_onnxruntimes_are_an_error(install: Install) -> None:
-    if doctor._installed("onnxruntime", "onnxruntime-gpu"):
-        pytest.skip("one of them is really installed here")
-    assert [finding.what for finding in doctor._onnxruntime()] == ["not installed"]
-    install("onnxruntime", {}, version="1.30")
-    assert [finding.what for finding in doctor._onnxruntime()] == ["onnxruntime 1.30"]
+    there = doctor._installed("onnxruntime")
+    if not there:
+        assert [finding.what for finding in doctor._onnxruntime()] == ["not installed"]
+        install("onnxruntime", {}, version="1.30")
+        there = ["onnxruntime 1.30"]
+    assert [finding.what for finding in doctor._onnxruntime()] == there
     install("onnxruntime-gpu", {}, version="1.32")
     (found,) = doctor._onnxruntime()
     assert found.level == "error"
-    assert "onnxruntime 1.30 and onnxruntime-gpu 1.32 overwrite each other" in found.what
+    assert f"{there[0]} and onnxruntime-gpu 1.32 overwrite each other" in found.what
+    assert found.mend.startswith("pip uninstall onnxruntime onnxruntime-gpu")
 
 
 def test_tensorrt_is_named_if_it_is_there(install: Install) -> None:

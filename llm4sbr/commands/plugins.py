@@ -39,10 +39,13 @@ def list_(kind: str | None, as_json: bool, quiet: bool, debug: bool) -> None:
 @plugins.command("doctor")
 @common
 def doctor_(as_json: bool, quiet: bool, debug: bool) -> None:
-    """Import every component in a process of its own and say which fail."""
-    from llm4sbr.doctor import check_plugins
+    """Import every component in a process of its own: which fail, what they need, what is missing.
 
-    _show(check_plugins(), as_json)
+    Also says what the machine has for them: CUDA, TensorRT, ONNX Runtime. Paste it into a bug report.
+    """
+    from llm4sbr.doctor import diagnose_plugins
+
+    _show(diagnose_plugins(), as_json)
 
 
 @plugins.command()
