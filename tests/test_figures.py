@@ -80,6 +80,16 @@ def test_charts_are_laid_out_to_scale() -> None:
     assert line.best == (x2, y2)
 
 
+def test_whiskers_at_one_place_stand_side_by_side() -> None:
+    both = [figures.Series(name, [(0, 1.0), (5, 2.0)], place, [0.5, 0.5]) for place, name in enumerate("ab")]
+    one, other = figures.line_chart("t", both, unit="u", x_label="f").lines
+    assert [x for x, _, _ in one.whiskers] == [x for x, _ in one.points]
+    assert [right - left for (left, _), (right, _) in zip(one.points, other.points, strict=True)] == [5, 5]
+    alone = [both[0], both[1]._replace(spread=())]
+    first, second = figures.line_chart("t", alone, unit="u", x_label="f").lines
+    assert [x for x, _ in first.points] == [x for x, _ in second.points]
+
+
 def test_an_unknown_variant_never_looks_like_a_known_one() -> None:
     others = ["plain", "llm", "predictor", "second"]
     styles = [figures.style_of(name, others) for name in others]

@@ -33,7 +33,13 @@ def metrics() -> dict[str, Any]:
     rows = []
     for place, (name, kind) in enumerate(kinds.items(), 1):
         values = {"mean": place / 100, "std": 0.001, "values": [place / 100 - 0.001, place / 100 + 0.001]}
-        row = {"name": name, "label": labels.get(name, f"sr-gnn, {name}"), "kind": kind, "gain": {}, "p": {}}
+        row = {
+            "name": name,
+            "label": labels.get(name, name if kind == "baseline" else f"sr-gnn, {name}"),
+            "kind": kind,
+            "gain": {},
+            "p": {},
+        }
         row["metrics"] = {f"{one}@{k}": values for one in ("HR", "MRR", "NDCG") for k in (5, 20)}
         row |= {} if kind == "baseline" else {"peak_memory": 10**9 + place * 10**7, "seconds": 2.0}
         rows.append(row)
@@ -86,7 +92,7 @@ def test_an_experiment_shows_cells_beside_the_papers_figures(
     page = experiment(
         "table2",
         cell("a", metrics, paper=printed, notes=["Mind the gap."]),
-        cell("b", metrics, axes=axes(backbone="tagnn")),
+        cell("b", json.loads(json.dumps(metrics).replace("sr-gnn", "tagnn")), axes=axes(backbone="tagnn")),
         cell("c", None, status="failed", error="<script>boom</script>"),
         cell("d", None, run="../../etc"),
     )
@@ -140,7 +146,9 @@ def test_figures_of_the_other_experiments(experiment: Callable[..., Page], metri
     whole = [cell(part, metrics, axes=axes(part=part)) for part in ("whole", "without long")]
     page = experiment("ablation", *whole)
     assert "intents, without long" in page.texts("desc")[0]
-    assert page.tables[0][-1][0].endswith("without long")
+    names = [line[0] for line in page.tables[0]]
+    assert sum(name.endswith("without long") for name in names) == 2  # intents, and those of another session
+    assert names.count("sr-gnn, plain") == names.count("sr-gnn, none control") == 1  # the cells share them
     printed = {"llm": {"HR@20": 0.3}, "memory": {"plain": 1224e6, "llm": 1304e6}}
     page = experiment(
         "localization", *(cell(f"f{f}", metrics, axes=axes(f=f), paper=printed) for f in (5, 0, 1))
@@ -155,6 +163,18 @@ def test_figures_of_the_other_experiments(experiment: Callable[..., Page], metri
     assert page.tables[0][1][3] == more
     assert page.tables[0][1][4:] == ["1.22 GB", "1.30 GB", "+6.5%"]
     assert f"Intents cost {more} to {more} of peak memory." in page.text
+
+
+def test_other_list_lengths_have_no_figures_of_the_paper_beside(
+    experiment: Callable[..., Page], metrics: dict[str, Any]
+) -> None:
+    short = json.loads(json.dumps(metrics).replace("@20", "@7")) | {"k": [5, 7]}
+    printed = {"plain": {"HR@20": 0.13, "MRR@20": 0.03}, "memory": {}, "source": "S"}
+    for kind in ("table2", "ablation", "localization", "memory"):
+        page = experiment(kind, cell("a", short, paper=printed))
+        assert "1 of 1 cells are done." in page.text
+        if kind != "memory":
+            assert page.tables[0][0] == ["model", "HR@7P@7", "gain", "MRR@7", "gain"]
 
 
 def test_an_experiment_that_has_only_begun_or_is_damaged(

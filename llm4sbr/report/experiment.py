@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from llm4sbr.report.cells import labels, rows_of
 from llm4sbr.report.layout import MISSING, grid, show, size
 from llm4sbr.report.metrics import gain_text, value_text
 
@@ -48,7 +49,8 @@ def _group(title: str, cells: Sequence[Cell], memory: bool) -> list[RenderableTy
     table = _memory_table(cells) if memory else _metric_table(cells)
     parts: list[RenderableType] = [Text(head), table, Text(_legend(cells, memory))]
     parts += [Text(note) for note in dict.fromkeys(note for cell in cells for note in cell["notes"])]
-    return [*parts, *(Text(f"{_label(cell, cells)}: {cell['metrics']['verdict']}") for cell in cells)]
+    called = zip(_labels(cells), cells, strict=True)
+    return [*parts, *(Text(f"{label}: {cell['metrics']['verdict']}") for label, cell in called)]
 
 
 def _metric_table(cells: Sequence[Cell]) -> RenderableType:
@@ -59,11 +61,10 @@ def _metric_table(cells: Sequence[Cell]) -> RenderableType:
     for name in names:
         header += [name, "gain", *(["paper"] if with_paper else [])]
     lines = []
-    for label, row, cell in _rows(cells):
+    for row, cell, label in rows_of(cells):
         line = [label, row["label"]]
         for name in names:
-            shared = row["kind"] == "baseline" and len(cells) > 1  # no one cell's plain backbone is its own
-            line += [value_text(row, name), MISSING if shared else gain_text(row, name)]
+            line += [value_text(row, name), gain_text(row, name)]
             line += [_printed(cell, row["name"], name)] if with_paper else []
         lines.append(line)
     return grid(header, lines, left=2)
@@ -72,7 +73,7 @@ def _metric_table(cells: Sequence[Cell]) -> RenderableType:
 def _memory_table(cells: Sequence[Cell]) -> RenderableType:
     header = ["cell", "model", "peak memory", "of plain", "GPU", "of plain", "paper (GPU)"]
     lines = []
-    for label, row, cell in _rows(cells):
+    for row, cell, label in rows_of(cells):
         if row["kind"] == "baseline":
             continue
         plain = next(one for one in cell["metrics"]["rows"] if one["name"] == PLAIN)
@@ -85,25 +86,9 @@ def _memory_table(cells: Sequence[Cell]) -> RenderableType:
     return grid(header, lines, left=2)
 
 
-def _rows(cells: Sequence[Cell]) -> Iterator[tuple[str, Mapping[str, Any], Cell]]:
-    """Cell label, row and cell: baselines once, since they are the same in every cell."""
-    for number, cell in enumerate(cells):
-        label = _label(cell, cells)
-        for row in cell["metrics"]["rows"]:
-            if row["kind"] != "baseline":
-                yield label, row, cell
-                label = ""
-            elif not number:
-                yield "", row, cell
-
-
-def _label(cell: Cell, cells: Sequence[Cell]) -> str:
-    """What sets a cell apart from the others of its table."""
-    names = [name for name in cell["axes"] if len({_axis(one["axes"].get(name)) for one in cells}) > 1]
-    if "part" in names:
-        names = [name for name in names if name != "perspectives"]
-    words = [f"f={cell['axes'][name]}" if name == "f" else _axis(cell["axes"][name]) for name in names]
-    return ", ".join(words) or str(cell["axes"]["backbone"])
+def _labels(cells: Sequence[Cell]) -> list[str]:
+    """What sets each cell apart from the others of its table, else its backbone."""
+    return [label or str(cell["axes"]["backbone"]) for label, cell in zip(labels(cells), cells, strict=True)]
 
 
 def _printed(cell: Cell, row: str, metric: str) -> str:
@@ -126,7 +111,3 @@ def _legend(cells: Sequence[Cell], memory: bool) -> str:
 
 def _place(cell: Cell) -> tuple[str, str]:
     return cell["axes"]["dataset"], cell["axes"]["protocol"]
-
-
-def _axis(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from llm4sbr.report import figures
+from llm4sbr.report.cells import Entry, describe, labels
 from llm4sbr.report.metrics import Row
 from llm4sbr.report.results import bar, style
 from llm4sbr.report.tables import peak
@@ -14,8 +15,6 @@ PAPER = {"plain": "paper, plain", "llm": "paper, with intents"}
 """Row -> how the paper's figure of it is called."""
 
 MEMORY = "Ours: of the GPU if there is one, else of the whole process. The paper's: of the GPU."
-
-Entry = Mapping[str, Any]
 
 
 class Figures(NamedTuple):
@@ -30,10 +29,11 @@ class Figures(NamedTuple):
 
 def backbones(members: Sequence[Entry], k: int) -> Figures:
     """Per cell the bars of all its models, and the paper's beside."""
-    rows = [
-        (metric, [_cell_bars(one, metric, max(_top(each, metric) for each in members)) for one in members])
-        for metric in (f"HR@{k}", f"MRR@{k}")
-    ]
+    rows = []
+    for metric in (f"HR@{k}", f"MRR@{k}"):
+        longest = max(_top(one, metric) for one in members)
+        titled = zip(members, _titles(members), strict=True)
+        rows.append((metric, [_cell_bars(one, metric, longest, title=title) for one, title in titled]))
     grey = " Grey: the paper's own figures." if any(one["paper"] for one in members) else ""
     return Figures(rows, f"Hatched: controls.{grey} One scale per metric.")
 
@@ -67,7 +67,8 @@ def localization(members: Sequence[Entry], k: int) -> Figures:
 
 def memory(members: Sequence[Entry], k: int) -> Figures:
     """Per cell the peak memory of training, plain and with intents."""
-    charts = [chart for one in members if (chart := _memory_bars(one))]
+    titled = zip(members, _titles(members), strict=True)
+    charts = [chart for one, title in titled if (chart := _memory_bars(one, title))]
     return Figures([("Peak memory", charts)], MEMORY)
 
 
@@ -80,7 +81,7 @@ FIGURES: dict[str, Callable[[Sequence[Entry], int], Figures]] = {
 """Kind of experiment -> its figures for the cells (at least one) of one data set and protocol."""
 
 
-def _cell_bars(one: Entry, metric: str, longest: float) -> figures.BarChart:
+def _cell_bars(one: Entry, metric: str, longest: float, *, title: str) -> figures.BarChart:
     values = [bar(row, metric, _models(one)) for row in _models(one)]
     printed = one["paper"] or {}
     values += [
@@ -88,7 +89,7 @@ def _cell_bars(one: Entry, metric: str, longest: float) -> figures.BarChart:
         for name, said in PAPER.items()
         if metric in printed.get(name, {})
     ]
-    return figures.bar_chart(_title(one), values, unit=f"{metric}, percent", longest=longest)
+    return figures.bar_chart(title, values, unit=f"{metric}, percent", longest=longest)
 
 
 def _part_bars(same: Sequence[Entry], metric: str) -> figures.BarChart:
@@ -102,8 +103,8 @@ def _part_bars(same: Sequence[Entry], metric: str) -> figures.BarChart:
         for kind in ("plain", "control")
     )
     parts = [
-        bar(row, metric, _models(one))._replace(label=f"intents, {one['axes'].get('part', 'whole')}")
-        for one in same
+        bar(row, metric, _models(one))._replace(label=f"intents, {part or one['axes'].get('part', 'whole')}")
+        for one, part in zip(same, labels(same, told=["backbone", "f"]), strict=True)
         for row in _models(one)
         if row["name"] == "llm"
     ]
@@ -112,7 +113,7 @@ def _part_bars(same: Sequence[Entry], metric: str) -> figures.BarChart:
     )
 
 
-def _memory_bars(one: Entry) -> figures.BarChart | None:
+def _memory_bars(one: Entry, title: str) -> figures.BarChart | None:
     values = [
         figures.Value(row["label"], used / 1e6, style(row, _models(one)))
         for row in _models(one)
@@ -124,7 +125,7 @@ def _memory_bars(one: Entry) -> figures.BarChart | None:
         for name, said in PAPER.items()
         if printed.get(name)
     ]
-    return figures.bar_chart(_title(one), values, unit="MB", digits=0) if values else None
+    return figures.bar_chart(title, values, unit="MB", digits=0) if values else None
 
 
 def _models(one: Entry) -> list[Row]:
@@ -132,8 +133,13 @@ def _models(one: Entry) -> list[Row]:
 
 
 def _title(one: Entry) -> str:
-    axes = one["axes"]
-    return f"{axes['backbone']}, {' and '.join(axes['perspectives'])}"
+    return describe(one, ["backbone", "perspectives"])
+
+
+def _titles(members: Sequence[Entry]) -> list[str]:
+    """Backbone, perspectives, and what else sets charts apart."""
+    more = labels(members, told=["backbone", "perspectives"])
+    return [", ".join(filter(None, (_title(one), rest))) for one, rest in zip(members, more, strict=True)]
 
 
 def _top(one: Entry, metric: str) -> float:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from llm4sbr import store
 from llm4sbr.errors import StoreError
+from llm4sbr.report.cells import Entry, describe, labels, rows_of
 from llm4sbr.report.experiment_figures import FIGURES
 from llm4sbr.report.layout import MISSING, duration, size
 from llm4sbr.report.metrics import Row
@@ -25,9 +26,6 @@ SAID = {
     "localization": "Against f, the items an answer is tied to (the paper's Figure 5)",
     "memory": "Peak memory of training, plain and with intents (the paper's Table 3)",
 }
-
-Entry = Mapping[str, Any]
-"""A cell of the experiment as `experiment.json` has it."""
 
 
 def experiment_page(folder: Path) -> dict[str, Any]:
@@ -151,41 +149,39 @@ def _table(kind: str, members: Sequence[Entry], k: int) -> Table:
 
 
 def _metric_table(members: Sequence[Entry], k: int) -> Table:
-    """Every row of every cell, the paper's own figures beside; a baseline, the same in all cells, once."""
+    """The rows of every cell, the paper's own figures beside."""
     names = [f"HR@{k}", f"MRR@{k}"]
-    with_paper = any(one["paper"] for one in members)
+    with_paper = any(name in row for one in members for row in _printed(one) for name in names)
     header = cells("model")
     for name in names:
         header += [Cell(name, f"P@{k}" if name.startswith("HR") else ""), Cell("gain")]
         header += [Cell("paper", name)] if with_paper else []
     best = best_of([row for one in members for row in one["rows"]], names)
-    varying = varied(members)
-    lines, seen = [], set()
-    for one in members:
-        for row in one["rows"]:
-            if row["kind"] == "baseline" and row["name"] in seen:
-                continue
-            seen.add(row["name"])
-            own = "" if row["kind"] == "baseline" else axes_of(one, varying)
-            line = [label(row)._replace(note=own)]
-            printed = (one["paper"] or {}).get(row["name"], {})
-            for name in names:
-                line += [value(row, name, best), gain(row, name)]
-                there = f"{100 * printed[name]:.2f}" if name in printed else MISSING
-                line += [Cell(there)] if with_paper else []
-            lines.append(line)
+    lines = []
+    for row, one, note in rows_of(members, told=["backbone"]):
+        line = [label(row)._replace(note=note)]
+        printed = (one["paper"] or {}).get(row["name"], {})
+        for name in names:
+            line += [value(row, name, best), gain(row, name)]
+            there = f"{100 * printed[name]:.2f}" if name in printed else MISSING
+            line += [Cell(there)] if with_paper else []
+        lines.append(line)
     return Table(f"Percent, lists of {k}", header, lines)
+
+
+def _printed(one: Entry) -> list[Mapping[str, Any]]:
+    """The paper's rows for a cell: metric -> figure."""
+    return [row for name, row in (one["paper"] or {}).items() if name in ("plain", "llm")]
 
 
 def _memory_table(members: Sequence[Entry]) -> Table:
     header = cells("backbone", "plain", "with intents", "more")
     header += [Cell("paper", "plain"), Cell("paper", "with intents"), Cell("paper", "more")]
     lines = []
-    for one in members:
+    for one, note in zip(members, labels(members, told=["backbone"]), strict=True):
         ours = [peak(_row(one, name)) for name in ("plain", "llm")]
         printed = [((one["paper"] or {}).get("memory") or {}).get(name) for name in ("plain", "llm")]
-        own = Cell(one["axes"]["backbone"], axes_of(one, varied(members)))
-        lines.append([own, *_pair(ours), *_pair(printed)])
+        lines.append([Cell(one["axes"]["backbone"], note), *_pair(ours), *_pair(printed)])
     return Table("Peak memory of training", header, lines)
 
 
@@ -195,29 +191,11 @@ def _pair(found: Sequence[float | None]) -> list[Cell]:
     return cells(size(plain), size(fused), more)
 
 
-def varied(members: Sequence[Entry]) -> list[str]:
-    """Axes in which cells of one table differ, but for those that the labels name anyway."""
-    names = dict.fromkeys(name for one in members for name in one["axes"])
-    told = ["dataset", "protocol", "backbone", *(["perspectives"] if "part" in names else [])]
-    return [n for n in names if n not in told and len({str(one["axes"].get(n)) for one in members}) > 1]
-
-
-def axes_of(one: Entry, names: Sequence[str]) -> str:
-    """`f 3, without long`."""
-    return ", ".join(_axis(name, one["axes"][name]) for name in names if name in one["axes"])
-
-
-def _axis(name: str, found: Any) -> str:
-    if name == "part":
-        return str(found)
-    return " and ".join(map(str, found)) if isinstance(found, list) else f"{name} {found}"
-
-
 def _overview(folder: Path, every: Sequence[Entry]) -> Table:
     lines = []
     for one in every:
         seconds = sum(_seconds(row) for row in (one["metrics"] or {}).get("rows", []))
-        about = axes_of(one, list(one["axes"]))
+        about = describe(one, list(one["axes"]))
         took = duration(seconds) if seconds else MISSING
         said = one["error"] or ""
         lines.append(

@@ -16,6 +16,8 @@ HEIGHT = 220
 """Of a line chart."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 40
 """Margins of a line chart's plotting area."""
+DODGE = 5
+"""Pixels between whiskers of different series at one x."""
 BAR = 34
 """Height of a bar with its label."""
 
@@ -149,10 +151,10 @@ def line_chart(
         return round(HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - BOTTOM - TOP), 1)
 
     lines = []
-    for one in series:
-        points = [(x_at(x), y_at(y)) for x, y in one.points]
-        spread = zip(one.points, one.spread, strict=True) if one.spread else ()
-        whiskers = [(x_at(x), y_at(max(low, y - s)), y_at(min(high, y + s))) for (x, y), s in spread if s]
+    for one, aside in zip(series, _dodges(series), strict=True):
+        points = [(round(x_at(x) + aside, 1), y_at(y)) for x, y in one.points]
+        ends = zip(points, one.points, one.spread or [0.0] * len(points), strict=True)
+        whiskers = [(x, y_at(max(low, y - s)), y_at(min(high, y + s))) for (x, _), (_, y), s in ends if s]
         best = points[one.best] if one.best is not None else None
         lines.append(Line(one.label, one.style, points, whiskers, best))
     names = x_names or {mark: number(mark) for mark in x_marks}
@@ -235,6 +237,12 @@ def number(value: float) -> str:
 def _short(label: str) -> str:
     """So much that a value fits behind it."""
     return label if len(label) <= 38 else f"{label[:37]}…"
+
+
+def _dodges(series: Sequence[Series]) -> list[float]:
+    """How far aside each series stands, so that whiskers at one x do not cover each other."""
+    crowded = sum(any(one.spread) for one in series) > 1
+    return [DODGE * (place - (len(series) - 1) / 2) * crowded for place in range(len(series))]
 
 
 def _in_words(series: Sequence[Series], x_label: str, names: Mapping[float, str], digits: int) -> str:

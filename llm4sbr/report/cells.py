@@ -1,0 +1,80 @@
+"""What a cell of an experiment is called beside the others of its table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llm4sbr.report.metrics import Row
+
+UNTIED = ("plain", "none")
+"""Variants that do not depend on what answers are tied to."""
+
+Entry = Mapping[str, Any]
+"""A cell as `experiment.json` has it."""
+
+
+def labels(cells: Sequence[Entry], *, told: Sequence[str] = ()) -> list[str]:
+    """What sets each cell of one data set and protocol apart, such as `tagnn, f 3`; "" where nothing does.
+
+    Args:
+        cells: of one table.
+        told: axes that the reader is told otherwise.
+    """
+    every = dict.fromkeys(name for cell in cells for name in cell["axes"])
+    names = [name for name in every if len({_axis(cell, name) for cell in cells}) > 1]
+    # a part of an ablation says which perspectives it has, as long as there is one ablation only
+    brief = [name for name in names if name != "perspectives"] if "part" in names else names
+    found: list[str] = []
+    for shown in (brief, names):
+        found = [describe(cell, [name for name in shown if name not in told]) for cell in cells]
+        places = {(text, describe(cell, told)) for text, cell in zip(found, cells, strict=True)}
+        if len(places) == len(cells):
+            break
+    return found
+
+
+def rows_of(cells: Sequence[Entry], *, told: Sequence[str] = ()) -> Iterator[tuple[Row, Entry, str]]:
+    """The rows of one table, with their cells and what sets these apart.
+
+    A model that several cells share, which then has the same metrics to the last digit, comes once and
+    without a name; so does a baseline, and without gains where cells have different plain backbones.
+
+    Args:
+        cells: of one table.
+        told: see `labels`.
+    """
+    several = len({cell["axes"]["backbone"] for cell in cells}) > 1
+    times = Counter(_model(row) for cell in cells for row in _rows(cell))
+    seen: set[str] = set()
+    for cell, name in zip(cells, labels(cells, told=told), strict=True):
+        for row in _rows(cell):
+            model, baseline = _model(row), row["kind"] == "baseline"
+            shared = baseline or (row["name"] in UNTIED and times[model] > 1)
+            if model not in seen:
+                yield {**row, "gain": {}} if baseline and several else row, cell, "" if shared else name
+            if shared:
+                seen.add(model)
+
+
+def _rows(cell: Entry) -> Sequence[Row]:
+    """Those of a page, which are marked, or those of the record."""
+    found: Sequence[Row] = cell.get("rows") or cell["metrics"]["rows"]
+    return found
+
+
+def _model(row: Row) -> str:
+    return str(row["label"]) if row["kind"] == "baseline" else f"{row['label']} {row['metrics']}"
+
+
+def describe(cell: Entry, names: Sequence[str]) -> str:
+    """A cell's place on these axes: `sr-gnn, long and short, f 3`."""
+    return ", ".join(_axis(cell, name) for name in names if name in cell["axes"])
+
+
+def _axis(cell: Entry, name: str) -> str:
+    found = cell["axes"].get(name)
+    if isinstance(found, list):
+        return " and ".join(map(str, found))
+    return f"f {found}" if name == "f" else str(found)
