@@ -1,9 +1,9 @@
 """From queries to the K best items: every item's inner product, or a first pass over a smaller table.
 
 `fp32` reads N x Q x 4 bytes, Q being the width of all tables. The others read a rounded table, a quarter to a
-half of that, for the best 200 or more candidates, and score those with the exact rows; so a score is exact,
-and a list is the exact one unless rounding moved an item of it behind all candidates. Verification counts how
-often that happens.
+half of that, for some times as many candidates as are asked for, and score those with the exact rows. So a score
+is exact, and a list is the exact one unless rounding moved an item of it behind all candidates. Verification
+counts how often that happens.
 
 A few operators are written down as ONNX has them, since tracing would not find them. Outside an export the
 same modules compute the same thing with torch.
@@ -18,12 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CANDIDATES = 200
-"""At least so many items are scored exactly after a coarse first pass, and at least 4 K."""
-
-COARSE = ("int8", "fp16", "qdq")
+COARSE = {"int8": (64, 2), "fp16": (64, 2), "qdq": (200, 4)}
 """First passes: integers, for CPUs; half precision; 8-bit rows and queries between quantize and dequantize
-operators, as TensorRT reads them."""
+operators, as TensorRT reads them. And how many items are scored exactly after each: so many at least, and so
+many times K. `qdq` rounds all queries by one step, so it gets more of them."""
 
 MOST_K = 3840
 """Longest list that TensorRT's TopK makes."""
@@ -76,7 +74,8 @@ class Candidates(nn.Module):
         super().__init__()
         self.tables = exact.tables
         table = torch.cat([one.detach() for one in exact.tables], 1)
-        self.count = max(k, min(max(CANDIDATES, 4 * k), len(table), MOST_K))
+        least, times = COARSE[precision]
+        self.count = max(k, min(max(least, times * k), len(table), MOST_K))
         self.first: nn.Module
         if precision == "int8":
             self.first = Integers(table)

@@ -61,6 +61,7 @@ class Artefact:
         self.fingerprint: str = record["fingerprint"]
         self.perspectives: list[str] = record["perspectives"]
         self.text_dim: int = record["text_dim"]
+        self.takes_intents = "intents" in record["inputs"]
 
     @classmethod
     def open(cls, folder: Path, *, threads: int | None = None, provider: Provider = "auto") -> Artefact:
@@ -112,11 +113,23 @@ class Artefact:
         flags = np.asarray(exclude_seen, dtype=np.bool_)
         if flags.shape not in ((), (batch,)):
             raise InputError(f"exclude_seen: shape {flags.shape}, expected one value or ({batch},)")
-        feed = {"items": items, "mask": mask, "exclude_seen": np.broadcast_to(flags[..., None], (batch, 1))}
-        if "intents" in self.record["inputs"]:
-            feed["intents"] = self._intents(intents, batch)
+        if self.takes_intents:
+            intents = self._intents(intents, batch)
         elif intents is not None:
             raise InputError(f"intents: the variant {self.variant!r} takes none; leave them out")
+        return self.run(items, mask, np.broadcast_to(flags[..., None], (batch, 1)), intents)
+
+    def run(
+        self,
+        items: Ids,
+        mask: NDArray[np.bool_],
+        exclude_seen: NDArray[np.bool_],
+        intents: NDArray[np.float32] | None = None,
+    ) -> tuple[Ids, Scores]:
+        """As `top`, for inputs that have been checked: `exclude_seen` is bool (B, 1)."""
+        feed: dict[str, NDArray[Any]] = {"items": items, "mask": mask, "exclude_seen": exclude_seen}
+        if self.takes_intents:
+            feed["intents"] = self._intents(None, len(items)) if intents is None else intents
         ids, scores = self.session.run(["item_ids", "scores"], feed)
         return ids, scores
 

@@ -49,7 +49,7 @@ def inputs_of(artefact: Artefact) -> dict[str, tuple[str, list[int]]]:
     `items` alone is required: `mask` follows from it, `exclude_seen` is true, `intents` are unknown.
     """
     found = {"items": ("INT64", [-1, -1]), "mask": ("BOOL", [-1, -1]), "exclude_seen": ("BOOL", [-1, 1])}
-    if "intents" in artefact.record["inputs"]:
+    if artefact.takes_intents:
         found["intents"] = ("FP32", [-1, len(artefact.perspectives), artefact.text_dim])
     return found
 
@@ -168,6 +168,8 @@ def _from_json(name: str, data: object, kind: str, shape: list[int]) -> Array:
         raise Refusal(400, f"{name}: data is missing or holds other values than {kind}")
     if array.size != math.prod(shape) or (array.ndim > 1 and list(array.shape) != shape):
         raise Refusal(400, f"{name}: data has the shape {list(array.shape)}, not {shape}")
+    if kind != "FP32":
+        return array.reshape(shape).astype(DTYPES[kind], copy=False)
     with np.errstate(over="ignore"):  # infinity is refused with the other values that are not finite
         return array.reshape(shape).astype(DTYPES[kind])
 
@@ -195,13 +197,15 @@ def _job(tensors: dict[str, Array], artefact: Artefact, settings: Settings) -> J
     intents = tensors.get("intents")
     if mask.shape != items.shape or len(exclude) != rows or (intents is not None and len(intents) != rows):
         raise Refusal(400, "mask, exclude_seen, intents: as many sessions as items, and mask of its shape")
-    _check_clicks(items, mask, artefact.num_items)
-    if "intents" in artefact.record["inputs"]:
+    if not mask.all() or items.min() < 1 or items.max() > artefact.num_items:
+        _check_clicks(items, mask, artefact.num_items)
+        items = np.where(mask, items, 0)
+    if artefact.takes_intents:
         if intents is None:
             intents = np.zeros((rows, len(artefact.perspectives), artefact.text_dim), np.float32)
         if not np.isfinite(intents).all():
             raise Refusal(400, "intents: not all values are finite; send zeros where no intent is known")
-    return Job(np.where(mask, items, 0), mask, exclude, intents)
+    return Job(items, mask, exclude, intents)
 
 
 def _check_clicks(items: Array, mask: Array, size: int) -> None:

@@ -1,22 +1,61 @@
-"""What a server counts and times, for Prometheus."""
+"""What a server counts and times, for Prometheus.
+
+Counting is part of every request, so it is a few additions to plain numbers, all in the event loop's thread;
+they become Prometheus' own types only when somebody asks.
+"""
 
 from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
+)
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
 )
 
 from llm4sbr.serving.server.http import Reply
 
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Histogram:
+    """How often values fell between bounds.
+
+    Args:
+        name: for Prometheus.
+        text: what is observed.
+        bounds: upper ends, ascending.
+    """
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
+        self.name, self.text, self.bounds = name, text, bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def collect(self) -> HistogramMetricFamily:
+        """What Prometheus reads: how many values were at most each bound."""
+        total, buckets = 0, []
+        for bound, count in zip((*map(float, self.bounds), "+Inf"), self.counts, strict=True):
+            total += count
+            buckets.append((str(bound), total))
+        return HistogramMetricFamily(self.name, self.text, buckets=buckets, sum_value=self.sum)
 
 
 class Metrics:
@@ -26,25 +65,17 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = Counter(
-            "llm4sbr_requests", "Requests answered.", ("route", "status"), registry=self.registry
-        )
-        self.seconds = self._seconds("llm4sbr_request_seconds", "From a request's head to its answer.")
-        self.computing = self._seconds("llm4sbr_batch_seconds", "Computing one batch.")
-        self.waiting = self._seconds("llm4sbr_wait_seconds", "The longest wait of a batch's sessions.")
-        self.rows = Histogram(
-            "llm4sbr_batch_rows", "Sessions in a batch.", buckets=ROWS, registry=self.registry
-        )
-        self.queue = Gauge("llm4sbr_queue_rows", "Sessions that wait.", registry=self.registry)
-        self.reloads = Counter(
-            "llm4sbr_reloads", "New versions found in the folder.", ("result",), registry=self.registry
-        )
-        self.model = Gauge(
-            "llm4sbr_model", "1 for the version that answers.", ("version", "variant"), registry=self.registry
-        )
-
-    def _seconds(self, name: str, text: str) -> Histogram:
-        return Histogram(name, text, buckets=SECONDS, registry=self.registry)
+        self.requests: Counter[tuple[str, int]] = Counter()
+        """By route and status."""
+        self.reloads: Counter[str] = Counter()
+        """By result."""
+        self.seconds = Histogram("llm4sbr_request_seconds", "From a request's head to its answer.", SECONDS)
+        self.computing = Histogram("llm4sbr_batch_seconds", "Computing one batch.", SECONDS)
+        self.waiting = Histogram("llm4sbr_wait_seconds", "The longest wait of a batch's sessions.", SECONDS)
+        self.rows = Histogram("llm4sbr_batch_rows", "Sessions in a batch.", ROWS)
+        self._model: tuple[str, str] | None = None
+        self._queued: Callable[[], int] = lambda: 0
+        self.registry.register(self)
 
     def batch(self, rows: int, wait: float, seconds: float) -> None:
         """Count a computed batch; times in seconds."""
@@ -54,13 +85,31 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is one of a few fixed names."""
-        self.requests.labels(route, str(status)).inc()
+        self.requests[route, status] += 1
         self.seconds.observe(seconds)
 
-    def serves(self, version: str, variant: str) -> None:
-        """Note which version answers from now on."""
-        self.model.clear()
-        self.model.labels(version, variant).set(1)
+    def serves(self, version: str, variant: str, queued: Callable[[], int]) -> None:
+        """Note which version answers from now on, and who knows how many sessions wait for it."""
+        self._model, self._queued = (version, variant), queued
+
+    def collect(self) -> Iterator[Metric]:
+        """Every figure, as Prometheus' registry asks for them."""
+        requests = CounterMetricFamily("llm4sbr_requests", "Requests answered.", labels=("route", "status"))
+        for (route, status), count in self.requests.items():
+            requests.add_metric((route, str(status)), count)
+        reloads = CounterMetricFamily(
+            "llm4sbr_reloads", "New versions found in the folder.", labels=("result",)
+        )
+        for result, count in self.reloads.items():
+            reloads.add_metric((result,), count)
+        model = GaugeMetricFamily(
+            "llm4sbr_model", "1 for the version that answers.", labels=("version", "variant")
+        )
+        if self._model:
+            model.add_metric(self._model, 1)
+        queue = GaugeMetricFamily("llm4sbr_queue_rows", "Sessions that wait.", value=self._queued())
+        yield from (requests, reloads, model, queue)
+        yield from (one.collect() for one in (self.seconds, self.computing, self.waiting, self.rows))
 
     def page(self) -> Reply:
         """Everything in the text format that Prometheus reads."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,7 @@ class Model:
             raise StoreError(f"{folder}: changed while it was read; it is read again when it has settled")
         for rows, length in ((1, 1), (max_batch, model.artefact.max_length)):
             ones = np.ones((rows, length), np.int64)
-            model.compute(Job(ones, ones.astype(np.bool_), np.ones((rows, 1), np.bool_)))
+            compute(model.artefact, Job(ones, ones.astype(np.bool_), np.ones((rows, 1), np.bool_)))
         return model
 
     async def intents(self, ids: list[int]) -> tuple[NDArray[np.float32] | None, Explanation | None]:
@@ -66,10 +68,10 @@ class Model:
             return self.known.find(ids)
         return await self.lookup.apart(self.known.find, ids)
 
-    def compute(self, job: Job) -> Answer:
-        """The model's answer; called from the batcher's thread."""
-        seen = job.exclude_seen[:, 0]
-        return Answer(*self.artefact.top(job.items, job.mask, intents=job.intents, exclude_seen=seen))
+
+def compute(artefact: Artefact, job: Job) -> Answer:
+    """The model's answer; called from the batcher's thread."""
+    return Answer(*artefact.run(job.items, job.mask, job.exclude_seen, job.intents))
 
 
 class Models:
@@ -108,10 +110,10 @@ class Models:
         settings = self.settings
         sizes = {"threads": settings.threads, "max_batch": settings.max_batch}
         model = await asyncio.to_thread(Model.open, self.folder, **sizes, run=self.run)
-        model.batcher = Batcher(model.compute, self._executor, settings, observe=self.metrics.batch)
+        work = partial(compute, model.artefact)  # not the model, which would hold itself and never go
+        model.batcher = Batcher(work, self._executor, settings, observe=self.metrics.batch)
         self._current = model
-        self.metrics.serves(model.version, model.artefact.variant)
-        self.metrics.queue.set_function(lambda: model.batcher.rows)
+        self.metrics.serves(model.version, model.artefact.variant, partial(getattr, model.batcher, "rows"))
         artefact = model.artefact
         say(
             "model ready",
@@ -121,6 +123,8 @@ class Models:
             provider=artefact.provider,
         )
         await model.lookup.prepare()
+        gc.collect()
+        gc.freeze()  # or each collection would look at every title of the catalogue
 
     async def watch(self) -> None:
         """Load every new version that appears, once its files have stopped changing, until cancelled.
@@ -138,9 +142,9 @@ class Models:
     async def _reload(self) -> None:
         try:
             await self.load()
-            self.metrics.reloads.labels("done").inc()
+            self.metrics.reloads["done"] += 1
         except Exception as error:  # whatever is wrong with the new version, the old one goes on
-            self.metrics.reloads.labels("failed").inc()
+            self.metrics.reloads["failed"] += 1
             known = isinstance(error, Llm4sbrError)
             fields = {"error": str(error), "serving": self.current.version}
             log.error("new version refused", exc_info=not known, extra={"fields": fields})

@@ -21,9 +21,8 @@ from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.models import Models, find_folder
 from llm4sbr.serving.server.settings import Settings
 
-SWITCH = 0.0005
+SWITCH = 0.0001
 """Seconds after which a thread lets others run; CPython's 0.005 is long for answers in milliseconds."""
-
 
 OTHER_FILES = 64
 """Files that a server has open beside its connections, at most."""
