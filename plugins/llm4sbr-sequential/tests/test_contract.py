@@ -11,6 +11,7 @@ from llm4sbr_sequential.core import CORE
 from llm4sbr import registry
 from llm4sbr.errors import ConfigError
 from llm4sbr.testing.backbones import BackboneContract, pad
+from llm4sbr.testing.exporters import toy_inputs, toy_model, toy_spec
 
 
 class Contract(BackboneContract):
@@ -79,3 +80,19 @@ def test_core_leaves_no_room_before_a_sessions_own_item():
     model = CORE(9, 8).eval()
     scores = model.query(model(*pad([[4], [7]])).long) @ model.item_embeddings().T
     assert scores.argmax(1).tolist() == [3, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["core", "niser", "lessr", "atten-mixer"])
+def test_8_bit_tables_find_and_score_the_same_items(tmp_path, name):
+    pytest.importorskip("onnxruntime")
+    model = toy_model(backbone=name, fuser="catalogue")
+    exporter, spec = registry.create("exporters", "onnx"), toy_spec("intents")._replace(precision="int8")
+    exporter.export(model, {}, tmp_path / "model.onnx", spec=spec)
+    scorer = exporter.load(tmp_path / "model.onnx")
+    for sessions in ([[3]], [[1, 2, 3], [4]], [[7, 7, 2, 7], list(range(1, 20))]):
+        inputs = toy_inputs(sessions, "intents")
+        ids, scores = scorer.score(**inputs)
+        full = model(inputs["items"], inputs["mask"], inputs["intents"])
+        torch.testing.assert_close(scores, full.topk(spec.k).values, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(full.gather(1, ids - 1), scores, atol=1e-4, rtol=1e-4)
