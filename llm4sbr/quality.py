@@ -27,14 +27,15 @@ NEAR = 0.9
 
 
 def naming(answers: pl.Series, catalogue: Catalogue, encoder: Encoder) -> dict[str, float | None]:
-    """Shares of the answers that name a catalogue title exactly, nearly, or not at all.
+    """Shares of the answers that name an item of the catalogue exactly, nearly, or not at all.
 
+    Exactly: by its title, or by title and attributes as `Item.text` has them, whatever the capitals.
     An answer of several lines names what all its lines name; the worst of them counts. The three shares sum
     to 1; all are None where there is no answer.
     """
     if not len(answers):
         return dict.fromkeys(("exact_title", "near_title", "no_title"))
-    exact = {title.casefold() for title in catalogue.titles}
+    exact = {text.casefold() for text in (*catalogue.titles, *catalogue.texts())}
     counts = answers.value_counts(name="times")
     texts, times = counts[answers.name].to_list(), counts["times"].to_list()
     lines = sorted({line for text in texts for line in text.split("\n")} - {""})

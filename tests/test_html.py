@@ -160,7 +160,7 @@ def test_the_quality_of_answers_is_that_of_the_file(page: Page, finished: Path) 
     sources = store.read_json(finished / "localize" / "localize.json")["sources"]
     header, *lines = by_caption["Answers by source and perspective"]
     named = ["exactly", "nearly", "made up", "likeness", "repeats"]
-    assert header == ["answers of", "answers", "distinct", "empty or refused", *named]
+    assert header == ["answers of", "answers", "distinct", "emptyor refused", *named]
     about = sources["llm"]["perspectives"]["short"]
     (line,) = [line for line in lines if line[0] == "item-text, short control"]
     shares = [f"{about[name]:.0%}" for name in ("exact_title", "near_title", "no_title")]

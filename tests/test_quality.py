@@ -34,6 +34,15 @@ def test_exact_near_and_made_up():
     assert set(naming(answers[:0], CATALOGUE, LetterEncoder()).values()) == {None}
 
 
+def test_a_title_with_its_attributes_names_the_item_too():
+    catalogue = CATALOGUE._replace(attributes={"kind": ["light", ""]})
+    answers = pl.Series(
+        "x", ["Red Lamp (1990), light", "Oak Chair\nred lamp (1990), Light", "Oak Chair, light"]
+    )
+    found = naming(answers, catalogue, LetterEncoder())
+    assert found["exact_title"] == pytest.approx(2 / 3, abs=1e-4)
+
+
 def test_same_from_all_perspectives():
     one, other = pl.Series(["a", "b", "", "d"]), pl.Series(["a", "x", "", "y"])
     assert identical([one, other]) == 0.5

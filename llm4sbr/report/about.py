@@ -46,7 +46,10 @@ def answers(run: Path, coverage: float | None) -> dict[str, Any] | None:
         for source, perspectives in sources.items()
         for name, about in perspectives.items()
     ]
-    header = cells("answers of", *quality.COUNTED, *quality.NAMED.values())
+    narrow = [
+        Cell("empty", "or refused") if name.startswith("empty") else Cell(name) for name in quality.COUNTED
+    ]
+    header = [Cell("answers of"), *narrow, *cells(*quality.NAMED.values())]
     return {
         "said": _coverage(found, coverage),
         "table": Table("Answers by source and perspective", header, lines),
