@@ -59,9 +59,13 @@ class Gates(NamedTuple):
     """Weights of one step of the gated graph network, as `sr_gnn.GatedGraph` has them."""
 
     before: Tensor
-    """(D, D + 1), of the edges that arrive, their bias the last column."""
+    """(D, D), of the edges that arrive."""
+    before_bias: Tensor
+    """(D,)."""
     after: Tensor
-    """(D, D + 1), of the edges that leave."""
+    """(D, D), of the edges that leave."""
+    after_bias: Tensor
+    """(D,)."""
     shift: Tensor
     """(2 D,), added to both averages."""
     message: Tensor
@@ -181,10 +185,10 @@ class _GatedNodes(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, links: Links, *weights: Tensor) -> Tensor:
         dim, count = states.shape[1], len(links.own)
         gates = Gates(*weights)
-        folds = [gates.message[:, :dim] @ gates.before, gates.message[:, dim:] @ gates.after]
-        # The last columns are biases of the edges: they count only where there is an edge.
-        weight = torch.cat([folds[0][:, :dim], folds[1][:, :dim], gates.state])  # (9 D, D)
-        shift = torch.cat([folds[0][:, dim], folds[1][:, dim], gates.state_bias])
+        of_before, of_after = gates.message.split_with_sizes([dim, dim], 1)
+        weight = torch.cat([of_before @ gates.before, of_after @ gates.after, gates.state])  # (9 D, D)
+        # The first two biases are the edges': they count only where there is an edge.
+        shift = torch.cat([of_before @ gates.before_bias, of_after @ gates.after_bias, gates.state_bias])
         mapped = product(states, weight, shift).view(-1, 3 * dim)  # (3 U, 3 D)
         moved = links.there.times(mapped)  # (2 V, 3 D)
         from_mean, from_state = moved[:count], moved[count:]
@@ -211,17 +215,31 @@ class _GatedNodes(torch.autograd.Function):
         to_moved = torch.cat([torch.cat([to_opened, to_opened]), torch.cat([inner, inner * reset])], 1)
         to_mapped = links.back.times(to_moved).view(len(states), -1)  # (U, 9 D)
         to_states = product(to_mapped, weight.t()).add_(links.owned.times(to_own))
-        to_weight, to_shift = weight_gradient(states, to_mapped), to_mapped.sum(0)
-        to_folds = torch.cat([to_weight, to_shift.unsqueeze(1)], 1)[: 6 * dim].chunk(2)
-        to_bias = to_moved[:count].sum(0)
-        to_weights = _through_fold(gates, to_folds, to_bias)
-        return to_states, None, *to_weights, to_bias, to_weight[6 * dim :], to_shift[6 * dim :]
+        to_weight = product(states.t(), to_mapped.t())  # (D, 9 D)
+        to_maps, to_shifts = to_weight.chunk(3, 1), to_mapped.sum(0).chunk(3)
+        to_gates = _through_fold(gates, to_maps, to_shifts, to_moved[:count].sum(0))
+        return to_states, None, *to_gates
 
 
-def _through_fold(gates: Gates, parts: Sequence[Tensor], to_bias: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of `before`, `after`, `shift` and `message`, of those of both folds and of their bias."""
-    both, dim = (gates.before, gates.after), len(gates.before)
-    to_message = torch.cat([part @ edge.t() for part, edge in zip(parts, both, strict=True)], 1)
-    to_message.addr_(to_bias, gates.shift)
-    to_edges = [map_.t() @ part for map_, part in zip(torch.split(gates.message, dim, 1), parts, strict=True)]
-    return *to_edges, gates.message.t() @ to_bias, to_message
+def _through_fold(
+    gates: Gates, to_maps: Sequence[Tensor], to_shifts: Sequence[Tensor], to_bias: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of all `Gates`.
+
+    Args:
+        gates: the weights.
+        to_maps: of the three maps that vectors take, each (D, 3 D).
+        to_shifts: of their biases, each (3 D,).
+        to_bias: of what all nodes share, (3 D,).
+    """
+    dim = len(gates.before)
+    edges = ((gates.before, gates.before_bias), (gates.after, gates.after_bias))
+    to_message, to_edges = [], []
+    for (edge, bias), map_, to_map, to_shift in zip(
+        edges, gates.message.split_with_sizes([dim, dim], 1), to_maps[:2], to_shifts[:2], strict=True
+    ):
+        to_map = to_map.contiguous()
+        to_message.append((edge @ to_map).t().addr(to_shift, bias))
+        to_edges += [(to_map @ map_).t(), to_shift @ map_]
+    message = torch.cat(to_message, 1).addr_(to_bias, gates.shift)
+    return *to_edges, to_bias @ gates.message, message, to_bias, to_maps[2].t(), to_shifts[2]

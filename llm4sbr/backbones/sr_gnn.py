@@ -101,12 +101,11 @@ class GatedGraph(nn.Module):
     def nodes(self, nodes: Nodes, table: Tensor) -> Tensor:
         """States float (V, D) of the nodes of a batch, with gradients written out."""
         states = functional.embedding(nodes.distinct - 1, table)
-        before, after = (
-            torch.cat([edge.weight, edge.bias.unsqueeze(1)], 1) for edge in (self.edge_in, self.edge_out)
-        )
         gates = by_hand.Gates(
-            before,
-            after,
+            self.edge_in.weight,
+            self.edge_in.bias,
+            self.edge_out.weight,
+            self.edge_out.bias,
             shift=torch.cat([self.bias_in, self.bias_out]),
             message=self.from_message.weight,
             message_bias=self.from_message.bias,
