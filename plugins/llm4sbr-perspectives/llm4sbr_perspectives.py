@@ -158,8 +158,13 @@ def _first(item: Item, names: Sequence[str]) -> str:
 
 
 def _number(text: str) -> float | None:
-    found = re.search(r"\d+(?:[.,]\d+)?", text)
-    return float(found.group().replace(",", ".")) if found else None
+    """The first number: 7.5 of "$7,50", 1299 of "1,299", 1299.5 of "EUR 1.299,50"."""
+    found = re.search(r"\d+(?:[.,]\d+)*", text)
+    if not found:
+        return None
+    *groups, last = re.split("[.,]", found.group())
+    grouped = len(last) == 3 and groups != ["0"] and len(set(re.findall("[.,]", found.group()))) == 1
+    return float("".join([*groups, last]) if grouped or not groups else f"{''.join(groups)}.{last}")
 
 
 def _examples(items: Sequence[Item]) -> str:

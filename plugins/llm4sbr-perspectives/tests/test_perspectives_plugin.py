@@ -63,6 +63,22 @@ def test_price_names_the_range_of_the_latest_three():
 
 
 @pytest.mark.parametrize(
+    ("price", "shown"),
+    [
+        ("$7,50", "7.5"),
+        ("1,299", "1299"),
+        ("EUR 1.299,50", "1299.5"),
+        ("1,299.000", "1299"),
+        ("12,345,678", "12345678"),
+        ("0.999", "0.999"),
+        ("about 5.", "5"),
+    ],
+)
+def test_price_reads_numbers_as_people_write_them(price, shown):
+    assert f"cost {float(shown):g} to {float(shown):g}" in _last_line(Price(), _item(1, price=price))
+
+
+@pytest.mark.parametrize(
     ("answer", "title"),
     [
         ("Reason: likes rockets. Answer: Apollo 13 (1995)", "Apollo 13 (1995)"),
