@@ -8,6 +8,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from llm4sbr.report.cells import Entry, labels, rows_of
+from llm4sbr.report.metrics import Row
+
 RESULTS = Path(__file__).parent / "results"
 PREFIX = "experiment-"
 MARKS = ((0.01, "**"), (0.05, "*"))
@@ -69,8 +72,9 @@ def _group(title: str, cells: list[dict[str, Any]]) -> list[str]:
         f"**{title}**: percent over {ground['samples']:,} test samples, full ranking, best epoch on {chosen}."
     )
     notes = list(dict.fromkeys(note for cell in cells for note in cell["notes"]))
-    compared = [line for cell in cells for line in _against_paper(cell)]
-    verdicts = [f"- {_label(cell)}: {cell['metrics']['verdict']}" for cell in cells]
+    called = list(zip(cells, _labels(cells), strict=True))
+    compared = [line for cell, label in called for line in _against_paper(cell, label)]
+    verdicts = [f"- {label}: {cell['metrics']['verdict']}" for cell, label in called]
     return [head, *notes, _table(cells), "\n".join([*compared, *verdicts])]
 
 
@@ -82,23 +86,20 @@ def _table(cells: list[dict[str, Any]]) -> str:
         columns += [metric, "gain", *(["paper"] if printed else [])]
     columns += ["HR@5", "NDCG@20", *(f"HR@20, {one['name']} ({one['samples']:,})" for one in groups)]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    for number, cell in enumerate(cells):
-        for row in cell["metrics"]["rows"]:
-            if row["kind"] != "baseline" or not number:  # the same in every cell
-                shared = row["kind"] == "baseline" and len(cells) > 1  # no one plain backbone is its own
-                lines.append(f"| {' | '.join(_line(cell, row | {'gain': {}} if shared else row, printed))} |")
+    for row, cell, label in rows_of(cells):
+        named = "" if row["kind"] == "baseline" else label or cell["axes"]["backbone"]
+        lines.append(f"| {' | '.join(_line(cell, row, printed, named))} |")
     return "\n".join(lines)
 
 
-def _groups(cell: dict[str, Any]) -> list[dict[str, Any]]:
+def _groups(cell: Entry) -> list[dict[str, Any]]:
     """Test samples by how often their target occurs in training."""
     found: list[dict[str, Any]] = cell["metrics"]["breakdown"]["target"]
     return found if len(found) > 1 else []
 
 
-def _line(cell: dict[str, Any], row: dict[str, Any], printed: bool) -> list[str]:
+def _line(cell: Entry, row: Row, printed: bool, label: str) -> list[str]:
     trained = cell["training"].get(row["name"], [])
-    label = "" if row["kind"] == "baseline" else _label(cell)
     line = [label, row["label"], str(len(trained) or ""), _epochs(trained)]
     for metric in SHOWN:
         line += [_value(row, metric), _gain(row, metric)]
@@ -118,24 +119,24 @@ def _range(numbers: list[int]) -> str:
     return str(least) if least == most else f"{least}-{most}"
 
 
-def _value(row: dict[str, Any], metric: str) -> str:
+def _value(row: Row, metric: str) -> str:
     value = row["metrics"][metric]
     spread = f" ± {100 * value['std']:.2f}" if len(value["values"]) > 1 else ""
     return f"{100 * value['mean']:.2f}{spread}"
 
 
-def _gain(row: dict[str, Any], metric: str) -> str:
+def _gain(row: Row, metric: str) -> str:
     gain, p = row["gain"].get(metric), row["p"].get(metric)
     mark = next((mark for level, mark in MARKS if p is not None and p < level), "")
     return "" if gain is None else f"{gain:+.1%}{mark.replace('*', chr(92) + '*')}"
 
 
-def _printed(cell: dict[str, Any], row: str, metric: str) -> str:
+def _printed(cell: Entry, row: str, metric: str) -> str:
     value = ((cell["paper"] or {}).get(row) or {}).get(metric)
     return "" if value is None else f"{100 * value:.2f}"
 
 
-def _against_paper(cell: dict[str, Any]) -> list[str]:
+def _against_paper(cell: Entry, label: str) -> list[str]:
     """How the plain backbone stands to the paper's."""
     printed = (cell["paper"] or {}).get("plain")
     plain = next((row for row in cell["metrics"]["rows"] if row["name"] == "plain"), None)
@@ -144,12 +145,11 @@ def _against_paper(cell: dict[str, Any]) -> list[str]:
     ratios = {m: plain["metrics"][m]["mean"] / printed[m] - 1 for m in SHOWN}
     text = ", ".join(f"{metric} {ratio:+.0%}" for metric, ratio in ratios.items())
     far = " MORE THAN 10% BELOW." if min(ratios.values()) < -BELOW else ""
-    return [f"- {_label(cell)}, plain against the paper's plain: {text}.{far}"]
+    return [f"- {label}, plain against the paper's plain: {text}.{far}"]
 
 
-def _label(cell: dict[str, Any]) -> str:
-    axes = cell["axes"]
-    return f"{axes['backbone']}, {axes['part']}" if "part" in axes else axes["backbone"]
+def _labels(cells: list[dict[str, Any]]) -> list[str]:
+    return [label or cell["axes"]["backbone"] for cell, label in zip(cells, labels(cells), strict=True)]
 
 
 def _place(cell: dict[str, Any]) -> tuple[str, str]:
