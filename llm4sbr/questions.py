@@ -14,6 +14,7 @@ from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import ConfigError
 from llm4sbr.llms.answers import AnswerCache, answer_key
 from llm4sbr.llms.asking import parse_budget
+from llm4sbr.llms.keys import PromptKeys
 from llm4sbr.llms.planning import Plan, plan, sentence
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import LLM, Perspective, is_control
@@ -61,25 +62,40 @@ def answers_of(settings: InferConfig) -> AnswerCache:
 
 
 def planned(
-    llm: LLM, questions: Questions, prepared: Prepared, settings: InferConfig, progress: Progress
+    llm: LLM,
+    questions: Questions,
+    prepared: Prepared,
+    settings: InferConfig,
+    progress: Progress,
+    *,
+    keys: PromptKeys,
 ) -> Plan:
     """Look at every prompt before the first is asked: what it takes, and whether one knows its target.
+
+    Args:
+        llm: who would be asked.
+        questions: about what.
+        prepared: has the targets.
+        settings: wording, budget, cache.
+        progress: told of every sample.
+        keys: empty; takes the keys of all prompts.
 
     Raises:
         DataError: a prompt names the target of its own sample.
     """
     samples = questions.samples
     audit, targets = Audit(questions.views), samples.targets(prepared)
-    items = {i: prepared.catalogue.item(i) for row in targets for i in row}
+    items = [prepared.catalogue.item(i + 1) for i in range(prepared.catalogue.size)]
 
     def prompts(row: int) -> list[str]:
         texts = questions.prompts(row)
-        audit.check(samples.prefixes[row], [items[i] for i in targets[row]], texts)
+        audit.check(samples.prefixes[row], [items[i - 1] for i in targets[row]], texts)
         return texts
 
     count, budget = len(samples.keys), parse_budget(settings.budget)
     with answers_of(settings) as cache, progress.task("infer: planning", count, unit="samples") as advance:
-        found = plan(count, prompts, llm=llm, cache=cache, most=budget.prompts, advance=advance)
+        most = budget.prompts
+        found = plan(count, prompts, llm=llm, cache=cache, keys=keys, most=most, advance=advance)
         progress.note(f"infer: {settings.llm} ({llm.fingerprint}); answers are kept in {cache.path}")
     progress.note(f"infer: {sentence(found, settings.budget)}")
     return found
@@ -95,7 +111,9 @@ def plan_of(run: Path, config: Config, progress: Progress) -> Plan | None:
     if is_control(model):
         return None
     prepared = load(run / "prepare")
-    return planned(model, Questions.of(prepared, config.infer), prepared, config.infer, progress)
+    questions = Questions.of(prepared, config.infer)
+    with PromptKeys(len(questions.views)) as keys:
+        return planned(model, questions, prepared, config.infer, progress, keys=keys)
 
 
 def missing(run: Path, config: Config) -> Iterator[tuple[bytes, str]]:

@@ -166,12 +166,51 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
             raise _system_error(error) from error
 
 
+def write_table_parts(path: Path, schema: Mapping[str, Any], parts: Iterator[pl.DataFrame]) -> None:
+    """Write a Parquet file whole, from parts of which few are in memory at once.
+
+    Args:
+        path: of the file.
+        schema: columns and their polars types.
+        parts: frames of this schema, in order.
+    """
+    import polars as pl
+    from polars.io.plugins import register_io_source
+
+    def source(*_: object) -> Iterator[pl.DataFrame]:
+        yield from parts
+
+    with writing(path) as temporary:
+        try:
+            register_io_source(source, schema=dict(schema)).sink_parquet(temporary)
+        except pl.exceptions.ComputeError as error:
+            raise _system_error(error) from error
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """Read a Parquet file; `StoreError` if it is missing, truncated or another format."""
     import polars as pl
 
-    try:
+    with _readable(path):
         return pl.read_parquet(path, columns=columns)
+
+
+def read_parts(path: Path, column: str, size: int) -> Iterator[pl.Series]:
+    """One column of a Parquet file, `size` rows at once; raises what `read_table` does."""
+    import polars as pl
+
+    with _readable(path):
+        rows = pl.scan_parquet(path).select(pl.len()).collect().item()
+        for begin in range(0, rows, size):
+            yield pl.scan_parquet(path).select(column).slice(begin, size).collect()[column]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import polars as pl
+
+    try:
+        yield
     except FileNotFoundError:  # its `strerror` is empty here
         raise StoreError(f"{path}: no such file") from None
     except OSError as error:

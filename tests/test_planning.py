@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from llm4sbr.llms.answers import Answer, AnswerCache, answer_key
-from llm4sbr.llms.planning import plan, sentence
+from llm4sbr.llms.keys import PromptKeys
+from llm4sbr.llms.planning import Plan, sentence
+from llm4sbr.llms.planning import plan as plan_with
 
 PROMPTS = [["a" * 40, "b" * 40], ["a" * 40, "c" * 40], ["d" * 40, "d" * 40]]
 
@@ -18,6 +20,11 @@ class Teller:
 
 class Dear(Teller):
     price = (1_000_000.0, 10_000_000.0)
+
+
+def plan(samples, prompts, **options) -> Plan:
+    with PromptKeys(2) as keys:
+        return plan_with(samples, prompts, keys=keys, **options)
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
+from llm4sbr.data.mapped import mapped
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.protocols import Item
 
@@ -32,7 +32,26 @@ class Prefixes(Sequence[Sequence[Item]]):
 
     def take(self, rows: Sequence[int]) -> Prefixes:
         """Some of them, in this order."""
-        return Prefixes(self._items, self._clicks, self._start[rows], self._end[rows])
+        index = torch.tensor(rows)
+        return Prefixes(self._items, self._clicks, self._start[index], self._end[index])
+
+
+class Targets(Sequence[list[int]]):
+    """Catalogue ids that follow each distinct prefix, ascending; looked up when they are asked for."""
+
+    def __init__(self, wanted: Tensor, key: Tensor, target: Tensor) -> None:
+        self._wanted = wanted
+        self._key = key
+        self._target = target
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def __getitem__(self, row: Any) -> Any:
+        first, last = (
+            int(torch.searchsorted(self._key, self._wanted[row], right=right)) for right in (False, True)
+        )
+        return sorted(set(self._target[first:last].tolist()))
 
 
 class Distinct(NamedTuple):
@@ -40,8 +59,8 @@ class Distinct(NamedTuple):
 
     keys: Tensor
     """int64 (M,)."""
-    splits: list[str]
-    """The split in which a sample first appears."""
+    splits: dict[str, range]
+    """The rows of each split; a sample belongs to the one in which it first appears."""
     prefixes: Prefixes
     start: Tensor
     """int64 (M,), positions in the flat tensor of all sessions, as in `Samples`."""
@@ -51,21 +70,23 @@ class Distinct(NamedTuple):
     def of(cls, prepared: Prepared) -> Distinct:
         """Those of prepared data."""
         parts = prepared.samples
-        splits = [name for name, part in parts.items() for _ in range(len(part.key))]
-        keys, start, end = (
-            torch.cat([getattr(p, f) for p in parts.values()]) for f in ("key", "start", "end")
-        )
+        keys, start, end = (_together(prepared, field) for field in ("key", "start", "end"))
         rows = torch.from_numpy(np.sort(np.unique(keys.numpy(), return_index=True)[1]))
+        ends = torch.tensor([len(part.key) for part in parts.values()]).cumsum(0)
+        bounds = [0, *torch.searchsorted(rows, ends).tolist()]
+        splits = dict(zip(parts, map(range, bounds, bounds[1:]), strict=True))
         items = [prepared.catalogue.item(i + 1) for i in range(prepared.catalogue.size)]
-        prefixes = Prefixes(items, prepared.sessions.items, start[rows], end[rows])
-        return cls(keys[rows], [splits[i] for i in rows.tolist()], prefixes, start[rows], end[rows])
+        if len(rows) < len(keys):
+            keys, start, end = (mapped([field[rows].numpy()]) for field in (keys, start, end))
+        return cls(keys, splits, Prefixes(items, prepared.sessions.items, start, end), start, end)
 
-    def targets(self, prepared: Prepared) -> list[list[int]]:
-        """Catalogue ids that follow each prefix somewhere, one list per distinct sample."""
-        parts = [part for part in prepared.samples.values() if len(part.key)]
-        ends = torch.cat([part.end for part in parts])
-        keys = torch.cat([part.key for part in parts])
-        table = pl.DataFrame({"key": keys.numpy(), "target": prepared.sessions.items[ends].numpy()})
-        grouped = table.unique().sort("key", "target").group_by("key").agg("target")
-        order = pl.DataFrame({"key": self.keys.numpy()})
-        return order.join(grouped, on="key", how="left", maintain_order="left")["target"].to_list()
+    def targets(self, prepared: Prepared) -> Targets:
+        """What follows each prefix somewhere, by row."""
+        key, end = (_together(prepared, field) for field in ("key", "end"))
+        order = key.argsort()
+        targets = prepared.sessions.items[end[order]]
+        return Targets(self.keys, mapped([key[order].numpy()]), mapped([targets.numpy()]))
+
+
+def _together(prepared: Prepared, field: str) -> Tensor:
+    return mapped(getattr(part, field).numpy() for part in prepared.samples.values())

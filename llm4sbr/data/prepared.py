@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from llm4sbr import store
+from llm4sbr.data.mapped import mapped
 from llm4sbr.errors import StoreError
 from llm4sbr.protocols import Catalogue, Samples, Sessions
+
+AT_ONCE = 100_000
+"""Sessions read at once."""
 
 SPLITS = ("train", "valid", "test")
 ITEMS, SESSIONS, TENSORS, STATS = "items.parquet", "sessions.parquet", "splits.safetensors", "stats.json"
@@ -87,15 +92,11 @@ def load(folder: Path) -> Prepared:
                 f"{folder / name}: not the file that prepare wrote (its sha256 differs); run prepare again"
             )
     items = store.read_table(folder / ITEMS)
-    lists = store.read_table(folder / SESSIONS, ["items"])["items"]
     tensors = store.read_tensors(folder / TENSORS)
     names = [name for name in items.columns if name not in ("id", "key", "title")]
     return Prepared(
         Catalogue(items["key"].to_list(), items["title"].to_list(), {n: items[n].to_list() for n in names}),
-        Sessions(
-            _tensor(lists.explode()),
-            torch.cat([torch.zeros(1, dtype=torch.int64), _tensor(lists.list.len()).cumsum(0)]),
-        ),
+        _sessions(folder / SESSIONS),
         Sessions(tensors["train.items"], tensors["train.offsets"]),
         {split: Samples(*(tensors[f"{split}.{field}"] for field in Samples._fields)) for split in SPLITS},
         dict(stats),
@@ -109,5 +110,15 @@ def _lists(sessions: Sessions) -> pl.Series:
     return flat.group_by("session", maintain_order=True).agg("items")["items"]
 
 
-def _tensor(column: pl.Series) -> Tensor:
-    return torch.from_numpy(column.cast(pl.Int64).to_numpy().copy())
+def _sessions(path: Path) -> Sessions:
+    """The sessions of a Parquet file, read in parts and mapped from disk."""
+    lengths: list[NDArray[np.int64]] = []
+
+    def clicks() -> Iterator[NDArray[np.int64]]:
+        for part in store.read_parts(path, "items", AT_ONCE):
+            lengths.append(part.list.len().cast(pl.Int64).to_numpy())
+            yield part.list.explode(empty_as_null=False).cast(pl.Int64).to_numpy()
+
+    items = mapped(clicks())
+    offsets = np.concatenate([np.zeros(1, np.int64), *lengths])
+    return Sessions(items, mapped([offsets.cumsum()]))

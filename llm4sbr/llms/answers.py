@@ -95,7 +95,8 @@ class AnswerCache:
         """
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+            # polars reads the answers that it writes from a thread of its own, while this one waits
+            connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
             try:
                 _prepare(connection, path)
             except BaseException:
@@ -111,6 +112,17 @@ class AnswerCache:
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, answer, seconds, tokens FROM answers WHERE key IN ({marks})"
                 found.update({row[0]: Answer(*row[1:]) for row in self._connection.execute(query, some)})
+        return found
+
+    def known(self, keys: Iterable[bytes], *, before: float | None = None) -> set[bytes]:
+        """Which of these have an answer, one that was put here before a time (seconds since 1970)."""
+        found: set[bytes] = set()
+        limit = float("inf") if before is None else before
+        with _explained(self.path):
+            for some in _groups(keys):
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key FROM answers WHERE key IN ({marks}) AND added < ?"
+                found.update(row[0] for row in self._connection.execute(query, (*some, limit)))
         return found
 
     def put_many(self, answers: Mapping[bytes, Answer], *, llm: str = "", added: float | None = None) -> int:

@@ -2,6 +2,7 @@
 
 A sample has one prompt per perspective and counts as answered when all of them are. Prompts that an LLM
 could not answer (see `UnansweredError`) are asked again at the end; what fails then is left for another run.
+What is known of prompts is in the cache: in memory are those of a block and a round, however many there are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 from llm4sbr import registry
@@ -22,17 +24,20 @@ __all__ = ["Answered", "Answering", "Asker", "Budget", "answering", "parse_budge
 BLOCK = 512
 """Samples looked up in the cache at once."""
 
-BATCHES = 4
+BATCHES = 16
 """Most batches asked in one round; prompts of a round are sorted by length, so a long round pads less."""
 
 ROUND = 10.0
-"""Seconds that a round should take: a slow LLM gets short rounds, so that a time budget holds."""
+"""Seconds that a round should take under a budget of time, so that it holds."""
 
 BATCH = 32
 """Prompts per batch of an LLM that has no `batch_size` of its own."""
 
 SECOND_CHANCES = 2
 """Rounds at the end in which prompts that failed are asked again."""
+
+MOST_FAILED = 10_000
+"""Prompts kept for a second chance; a server that is down must not fill the memory with what it missed."""
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -130,58 +135,69 @@ class Asker:
     ) -> None:
         self.llm = llm
         self.work = work or partial(map, Answering(llm))
-        self.workers = workers
         self.cache = cache
         self.budget = budget
         self.advance = advance
-        self.asked: set[bytes] = set()
-        """Keys of the prompts that the LLM was asked here."""
+        self.asked = 0
+        """Prompts that the LLM answered here."""
         self.seconds = 0.0
         """Wall time of the LLM."""
         self.tokens = 0
         """Tokens of prompts and answers."""
         self.failed: dict[bytes, str] = {}
-        """Prompts by key that the LLM was asked and could not answer."""
+        """Prompts by key that the LLM was asked and could not answer, `MOST_FAILED` at most."""
+        self.lost = 0
+        """Prompts beyond these."""
         self.reason = ""
         """Why the last of them failed."""
+        self._found = 0
         self._known: set[bytes] = set()
         self._waiting: dict[bytes, str] = {}
         self._spent = False
         self._started = time.monotonic()
         self._size: int = getattr(llm, "batch_size", BATCH)
-        self._round = max(1, self._size // 4)
+        self._most = BATCHES * self._size * workers
+        self._round = self._most if budget.seconds is None else max(1, self._size // 4)
 
-    def ask(self, samples: Sequence[int], prompts: Callable[[int], list[str]]) -> dict[int, list[bytes]]:
+    def ask(
+        self,
+        samples: Sequence[int],
+        prompts: Callable[[int], Sequence[str]],
+        *,
+        keys: Callable[[int], Sequence[bytes]] | None = None,
+    ) -> None:
         """Ask about samples, in this order, until the budget is spent.
 
         Args:
             samples: numbers of the samples.
             prompts: the prompts of a sample, one per perspective.
-
-        Returns:
-            The answered samples with the keys of their answers, one per perspective.
+            keys: the keys of these, if they are at hand.
         """
-        keys: dict[int, list[bytes]] = {}
+        keys = keys or (lambda sample: [answer_key(self.llm.fingerprint, p) for p in prompts(sample)])
         for begin in range(0, len(samples), BLOCK):
-            block = {sample: prompts(sample) for sample in samples[begin : begin + BLOCK]}
-            found = {s: [answer_key(self.llm.fingerprint, p) for p in block[s]] for s in block}
-            unknown = {key for sample in found.values() for key in sample} - self._known
-            self._known |= self.cache.get_many(sorted(unknown)).keys()
-            looked = 0
-            for sample, texts in block.items():
-                self._queue(dict(zip(found[sample], texts, strict=True)))
-                looked += 1
-                if len(self._waiting) >= self._round:
-                    self._flush(looked)
-                    looked = 0
-            self.advance(looked, self._note())
-            keys |= found
+            if self._spent:
+                self.advance(len(samples) - begin, self._note())
+                break
+            self._ask_block({sample: keys(sample) for sample in samples[begin : begin + BLOCK]}, prompts)
         self._flush(0)
         for _ in range(SECOND_CHANCES):
             if self.failed and not self._spent:
                 self._waiting, self.failed = self.failed, {}
                 self._flush(0)
-        return {sample: own for sample, own in keys.items() if self._known.issuperset(own)}
+
+    def _ask_block(self, block: dict[int, Sequence[bytes]], prompts: Callable[[int], Sequence[str]]) -> None:
+        wanted = {key for keys in block.values() for key in keys}
+        self._known = self.cache.known(sorted(wanted))
+        self._found += len(self._known)
+        looked = 0
+        for sample, keys in block.items():
+            if not self._known.issuperset(keys):
+                self._queue(dict(zip(keys, prompts(sample), strict=True)))
+            looked += 1
+            if len(self._waiting) >= self._round:
+                self._flush(looked)
+                looked = 0
+        self.advance(looked, self._note())
 
     def _queue(self, prompts: dict[bytes, str]) -> None:
         missing = {
@@ -194,7 +210,7 @@ class Asker:
 
     def _over(self, more: int) -> bool:
         limit = self.budget.prompts
-        return self._spent or (limit is not None and len(self.asked) + len(self._waiting) + more > limit)
+        return self._spent or (limit is not None and self.asked + len(self._waiting) + more > limit)
 
     def _flush(self, looked: int) -> None:
         """Ask everything that waits, and see for how much more there is time."""
@@ -205,18 +221,23 @@ class Asker:
         for number, (batch, found) in enumerate(zip(batches, done, strict=True), start=1):
             answers = self._answers(batch, found)
             self.cache.put_many(answers, llm=self.llm.fingerprint)
-            self.asked.update(answers)
+            self.asked += len(answers)
             self._known.update(answers)
-            self.failed |= {key: prompt for key, prompt in batch if key not in answers}
+            self._keep({key: prompt for key, prompt in batch if key not in answers})
             share = looked * number // len(batches) - looked * (number - 1) // len(batches)
             self.advance(share, self._note())
-        if waiting:
+        self._waiting.clear()
+        if waiting and self.budget.seconds is not None:
             took = time.monotonic() - began
             fitting = round(len(waiting) * ROUND / max(took, 1e-9))
-            self._round = max(1, self._size // 4, min(fitting, BATCHES * self._size * self.workers))
-            self._waiting.clear()
-            if self.budget.seconds is not None:  # half a round early or late is right on average
-                self._spent = time.monotonic() - self._started + took / 2 >= self.budget.seconds
+            self._round = max(1, self._size // 4, min(fitting, self._most))
+            # half a round early or late is right on average
+            self._spent = time.monotonic() - self._started + took / 2 >= self.budget.seconds
+
+    def _keep(self, failed: dict[bytes, str]) -> None:
+        room = max(0, MOST_FAILED - len(self.failed))
+        self.lost += max(0, len(failed) - room)
+        self.failed |= dict(islice(failed.items(), room))
 
     def _answers(self, batch: Sequence[tuple[bytes, str]], found: Answered) -> dict[bytes, Answer]:
         """The answers of those prompts that got one."""
@@ -228,11 +249,10 @@ class Asker:
         return {key: Answer(text, share, tokens) for (key, _), text, tokens in given if text is not None}
 
     def _note(self) -> str:
-        rate = f" at {len(self.asked) / self.seconds:.1f}/s" if self.seconds else ""
-        cached = len(self._known) - len(self.asked)
-        text = f"{len(self.asked):,} prompts asked{rate}, {cached:,} from the cache"
+        rate = f" at {self.asked / self.seconds:.1f}/s" if self.seconds else ""
+        text = f"{self.asked:,} prompts asked{rate}, {self._found:,} from the cache"
         if self.failed:
-            text += f", {len(self.failed):,} failed"
+            text += f", {len(self.failed) + self.lost:,} failed"
         if self.budget.seconds is None:
             return text
         left = max(0.0, self.budget.seconds - (time.monotonic() - self._started))

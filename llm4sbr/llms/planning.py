@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from llm4sbr.llms.answers import AnswerCache, answer_key
+from llm4sbr.llms.keys import PromptKeys
 from llm4sbr.protocols import LLM
 
 __all__ = ["Plan", "plan", "sentence"]
@@ -21,9 +20,6 @@ LETTERS = 4.0
 
 NEW_TOKENS = 24
 """Tokens of an answer, at most, of an LLM that does not say so itself (`max_new_tokens`)."""
-
-CHECKED = 20_000
-"""Keys looked up in the cache at once."""
 
 
 class Plan(NamedTuple):
@@ -57,6 +53,7 @@ def plan(
     *,
     llm: LLM,
     cache: AnswerCache,
+    keys: PromptKeys,
     most: int | None = None,
     advance: Callable[..., None] = lambda n=1, note="": None,
 ) -> Plan:
@@ -68,19 +65,19 @@ def plan(
         llm: whose answers are looked for. Its `price`, if it has one, is what a million tokens cost, of
             prompts and of answers: `(2.5, 10.0)`.
         cache: where they are looked for.
+        keys: empty; takes the keys of all prompts.
         most: prompts that the budget allows.
         advance: told of every sample.
     """
-    digests, letters, count = bytearray(), 0, 0
+    letters = 0
     for sample in range(samples):
-        for prompt in prompts(sample):
-            digests += answer_key(llm.fingerprint, prompt)
-            letters += len(prompt)
-            count += 1
+        texts = prompts(sample)
+        keys.append([answer_key(llm.fingerprint, text) for text in texts])
+        letters += sum(map(len, texts))
         advance(1)
-    keys = _distinct(digests)
-    known, seconds, tokens = _known(keys, cache)
-    ask = len(keys) - known
+    distinct, known, seconds, tokens = _known(keys, cache)
+    count = samples * keys.views
+    ask = distinct - known
     within = ask if most is None else min(ask, most)
     new = int(getattr(llm, "max_new_tokens", NEW_TOKENS))
     asked = letters / max(count, 1) / LETTERS  # tokens of a prompt
@@ -88,7 +85,7 @@ def plan(
     return Plan(
         samples=samples,
         prompts=count,
-        distinct=len(keys),
+        distinct=distinct,
         cached=known,
         ask=ask,
         within_budget=within,
@@ -98,22 +95,16 @@ def plan(
     )
 
 
-def _distinct(digests: bytearray) -> list[bytes]:
-    """The 32-byte keys without repetition; the first 8 bytes of a sha256 tell them apart."""
-    rows = np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 4)
-    first = np.unique(rows[:, 0], return_index=True)[1]
-    return [rows[i].tobytes() for i in first]
-
-
-def _known(keys: Sequence[bytes], cache: AnswerCache) -> tuple[int, float, int]:
-    """How many are in the cache, and the seconds and tokens that they took."""
-    known, seconds, tokens = 0, 0.0, 0
-    for begin in range(0, len(keys), CHECKED):
-        found = cache.get_many(keys[begin : begin + CHECKED]).values()
+def _known(keys: PromptKeys, cache: AnswerCache) -> tuple[int, int, float, int]:
+    """Distinct keys, how many of them are in the cache, and the seconds and tokens that these took."""
+    distinct, known, seconds, tokens = 0, 0, 0.0, 0
+    for group in keys.distinct():
+        distinct += len(group)
+        found = cache.get_many(group).values()
         known += len(found)
         seconds += sum(answer.seconds for answer in found)
         tokens += sum(answer.tokens for answer in found)
-    return known, seconds, tokens
+    return distinct, known, seconds, tokens
 
 
 def _cost(llm: LLM, prompts: int, asked: float, answered: float) -> float | None:

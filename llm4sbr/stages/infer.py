@@ -7,6 +7,7 @@ audited. They are asked in the order that `infer.select` wants, so that a budget
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -16,27 +17,17 @@ from typing import Any
 import polars as pl
 
 from llm4sbr import registry, selection, store
+from llm4sbr.answered import answered, counts, write_answers, write_control
 from llm4sbr.config import Config, InferConfig
 from llm4sbr.data.distinct import Distinct
-from llm4sbr.data.prepared import load
+from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import ConfigError
 from llm4sbr.llms.answers import AnswerCache
-from llm4sbr.llms.asking import Asker, answering, parse_budget
+from llm4sbr.llms.asking import Asker, Budget, answering, parse_budget
+from llm4sbr.llms.keys import PromptKeys
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import LLM, Control, Engine, Perspective, is_control
 from llm4sbr.questions import Questions, answers_of, planned
-
-ROWS = 20_000
-"""Answers read from the cache at once."""
-
-COLUMNS = {
-    "key": pl.Int64,
-    "answer": pl.String,
-    "parsed": pl.String,
-    "seconds": pl.Float64,
-    "tokens": pl.Int64,
-    "cached": pl.Boolean,
-}
 
 
 def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
@@ -61,19 +52,17 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
         beside = [name for name in settings.controls if name not in (settings.llm, "none")]
         controls = {name: _control(name, settings.seed) for name in beside}  # before anything is asked
         model = registry.create("llms", settings.llm, **settings.options)
+        rows: Sequence[int] = range(len(samples.keys))
+        (out / "llm").mkdir(exist_ok=True)
         if is_control(model):
-            rows = list(range(len(samples.keys)))
-            tables = _stand_in(model, samples, rows, views, None)
+            _stand_in(out / "llm", model, samples, rows, views, None)
         else:
-            summary["plan"] = planned(model, questions, prepared, settings, progress).as_dict()
-            order = selection.order(run, out, samples, prepared, config, progress)
-            rows, tables, cost = _ask(model, questions, order, config, progress)
-            summary |= cost
-        _save(out / "llm", tables, samples, rows, views, summary)
-        own = {name: table["parsed"].to_list() for name, table in tables.items()}
+            rows = _ask(run, out, model, questions, prepared, config, progress, summary)
+        _count(out / "llm", samples, rows, views, summary)
         for name, control in controls.items():
-            tables = _stand_in(control, samples, rows, views, own)
-            _save(out / name, tables, samples, rows, views, summary)
+            (out / name).mkdir(exist_ok=True)
+            _stand_in(out / name, control, samples, rows, views, out / "llm")
+            _count(out / name, samples, rows, views, summary)
         summary |= {"samples": len(samples.keys), "answered": len(rows)}
         _report(summary, settings, progress)
     store.write_json(out / "infer.json", summary)
@@ -88,120 +77,105 @@ def _control(name: str, seed: int) -> Control:
 
 
 def _ask(
-    llm: LLM, questions: Questions, order: Sequence[int], config: Config, progress: Progress
-) -> tuple[list[int], dict[str, pl.DataFrame], dict[str, Any]]:
-    """The answered rows, their table per perspective, and what asking cost."""
-    views, settings = questions.views, config.infer
-    engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
-    make = partial(answering, settings.llm, settings.options)
-    with answers_of(settings) as cache:
-        with progress.task("infer", len(order), unit="samples") as advance, closing(engine):
-            asker = Asker(
-                llm,
-                cache,
-                budget=parse_budget(settings.budget),
-                advance=advance,
-                work=partial(engine.map, make),
-                workers=engine.workers,
-            )
-            answered = asker.ask(order, questions.prompts)
-        rows = sorted(answered)
-        tables = {
-            name: _answers(cache, asker.asked, [answered[row][place] for row in rows], view)
-            for place, (name, view) in enumerate(views.items())
-        }
-    distinct = {key for keys in answered.values() for key in keys}
-    cost = {
+    run: Path,
+    out: Path,
+    llm: LLM,
+    questions: Questions,
+    prepared: Prepared,
+    config: Config,
+    progress: Progress,
+    summary: dict[str, Any],
+) -> Sequence[int]:
+    """Plan, ask, and write the LLM's tables; returns the answered rows."""
+    settings, samples, views = config.infer, questions.samples, questions.views
+    with PromptKeys(len(views)) as keys, PromptKeys(len(views)) as kept, answers_of(settings) as cache:
+        plan = planned(llm, questions, prepared, settings, progress, keys=keys)
+        order: Sequence[int] = range(len(samples.keys))
+        if parse_budget(settings.budget) != Budget():
+            order = selection.order(run, out, samples, prepared, config, progress)
+        began = time.time()
+        asker = _asked(llm, questions, order, keys, cache, config, progress)
+        rows = answered(keys, cache, kept)
+        for place, (name, view) in enumerate(views.items()):
+            path = out / "llm" / f"{name}.parquet"
+            write_answers(path, view, place, cache=cache, kept=kept, samples=samples, rows=rows, began=began)
+        distinct = sum(map(len, kept.distinct()))
+    summary |= {
+        "plan": plan.as_dict(),
         "fingerprint": llm.fingerprint,
         "budget": settings.budget or "none",
         "select": settings.select,
         "prompts": len(rows) * len(views),
-        "distinct": len(distinct),
-        "asked": len(asker.asked),
-        "from_cache": len(distinct - asker.asked),
-        "failed": len(asker.failed),
+        "distinct": distinct,
+        "asked": asker.asked,
+        "from_cache": max(0, distinct - asker.asked),
+        "failed": len(asker.failed) + asker.lost,
         "seconds": round(asker.seconds, 2),
         "tokens": asker.tokens,
     }
+    return rows
+
+
+def _asked(
+    llm: LLM,
+    questions: Questions,
+    order: Sequence[int],
+    keys: PromptKeys,
+    cache: AnswerCache,
+    config: Config,
+    progress: Progress,
+) -> Asker:
+    """Ask where the engine works, and say what was left unanswered."""
+    settings = config.infer
+    engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
+    make = partial(answering, settings.llm, settings.options)
+    with progress.task("infer", len(order), unit="samples") as advance, closing(engine):
+        asker = Asker(
+            llm,
+            cache,
+            budget=parse_budget(settings.budget),
+            advance=advance,
+            work=partial(engine.map, make),
+            workers=engine.workers,
+        )
+        asker.ask(order, questions.prompts, keys=keys.of)
     if asker.failed:
         progress.note(
-            f"infer: {len(asker.failed):,} prompts got no answer ({asker.reason}); "
+            f"infer: {len(asker.failed) + asker.lost:,} prompts got no answer ({asker.reason}); "
             "run infer again with --force to ask them once more"
         )
-    return rows, tables, cost
-
-
-def _answers(cache: AnswerCache, asked: set[bytes], keys: list[bytes], view: Perspective) -> pl.DataFrame:
-    """The answers under these keys as columns, without the samples' keys; the cache is what counts."""
-    parts = [pl.DataFrame(schema={name: COLUMNS[name] for name in list(COLUMNS)[1:]})]
-    for begin in range(0, len(keys), ROWS):
-        some = keys[begin : begin + ROWS]
-        found = cache.get_many(list(set(some)))
-        parsed = {key: view.parse(answer.text) for key, answer in found.items()}
-        rows = [(found[k].text, parsed[k], found[k].seconds, found[k].tokens, k not in asked) for k in some]
-        parts.append(pl.DataFrame(rows, schema=parts[0].schema, orient="row"))
-    return pl.concat(parts)
+    return asker
 
 
 def _stand_in(
+    folder: Path,
     control: Control,
     samples: Distinct,
-    rows: list[int],
+    rows: Sequence[int],
     views: Mapping[str, Perspective],
-    own: Mapping[str, list[str]] | None,
-) -> dict[str, pl.DataFrame]:
-    """A control's answers for these rows, each split by itself, so that no answer changes its split."""
-    places: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(samples.splits[row], []).append(place)
-    tables = {}
+    own: Path | None,
+) -> None:
+    """Write a control's tables."""
     for name, view in views.items():
-        texts = [""] * len(rows)
-        for some in places.values():
-            sessions = samples.prefixes.take([rows[place] for place in some])
-            answers = [own[name][place] for place in some] if own else None
-            for place, text in zip(some, control.answer(sessions, view, answers), strict=True):
-                texts[place] = text
-        column = pl.Series("answer", texts, pl.String)
-        tables[name] = pl.DataFrame({"answer": column, "parsed": column}).with_columns(
-            pl.lit(0.0).alias("seconds"), pl.lit(0, pl.Int64).alias("tokens"), pl.lit(False).alias("cached")
-        )
-    return tables
+        path, table = folder / f"{name}.parquet", own / f"{name}.parquet" if own else None
+        write_control(path, control, view, samples=samples, rows=rows, own=table)
 
 
-def _save(
+def _count(
     folder: Path,
-    tables: Mapping[str, pl.DataFrame],
     samples: Distinct,
-    rows: list[int],
+    rows: Sequence[int],
     views: Mapping[str, Perspective],
     summary: dict[str, Any],
 ) -> None:
-    """Write one source's tables and count what is in them into the summary."""
-    folder.mkdir(exist_ok=True)
-    keys = pl.Series("key", samples.keys[rows].numpy(), pl.Int64)
-    summary["sources"][folder.name] = {}
-    for name, table in tables.items():
-        store.write_table(folder / f"{name}.parquet", table.with_columns(keys).select(list(COLUMNS)))
-        summary["sources"][folder.name][name] = _counts(table) | {
-            "example": {
-                "prompt": views[name].prompt(samples.prefixes[rows[0]]),
-                "answer": table["answer"][0],
-                "parsed": table["parsed"][0],
-            }
-            if rows
-            else None
-        }
-
-
-def _counts(table: pl.DataFrame) -> dict[str, Any]:
-    return {
-        "answers": table.height,
-        "distinct": table["parsed"].n_unique(),
-        "empty": int((table["parsed"] == "").sum()),
-        "refused": int(((table["parsed"] == "") & (table["answer"] != "")).sum()),
-        "cached": int(table["cached"].sum()),
-    }
+    """Count what is in one source's tables into the summary, with an example."""
+    summary["sources"][folder.name] = found = {}
+    for name, view in views.items():
+        path = folder / f"{name}.parquet"
+        found[name] = counts(path) | {"example": None}
+        if rows:
+            first = pl.scan_parquet(path).select("answer", "parsed").head(1).collect().row(0, named=True)
+            found[name]["example"] = {"prompt": view.prompt(samples.prefixes[rows[0]]), **first}
 
 
 def _report(summary: Mapping[str, Any], settings: InferConfig, progress: Progress) -> None:

@@ -1,0 +1,174 @@
+"""Memory of the process that runs `infer`, as samples grow: up to 5 million prompts to a trivial LLM.
+
+    python benchmarks/driver.py --prompts 500000,5000000 --json benchmarks/results/driver.json
+
+Every sample has a prefix of its own, hence two prompts that no other has. Each size and engine is measured in
+a fresh process: the memory that is its own (no file behind it), at the end of every part of the stage and at
+its peak, less what the process had before. Parts that need the whole log (its clicks and where each sample
+begins and ends) are counted apart from what asking adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from processes import Child, answer_for
+
+ITEMS = 5000
+CLICKS = 3
+"""Of every prefix, so that there are 5000^3 of them."""
+
+LLM = '''
+class Trivial:
+    """Answers with the last line but one of the prompt."""
+
+    batch_size = 512
+    fingerprint = "trivial"
+
+    def generate(self, prompts):
+        return [prompt.splitlines()[-2].partition(". ")[2] for prompt in prompts]
+'''
+
+
+def make_run(run: Path, samples: int, *, seed: int = 0) -> None:
+    """Write `prepare` of a run with so many samples, all for training."""
+    import polars as pl
+    import torch
+
+    from llm4sbr.data.batches import sample_keys
+    from llm4sbr.data.prepared import Prepared, save
+    from llm4sbr.protocols import Catalogue, Samples, Sessions
+
+    random = torch.Generator().manual_seed(seed)
+    length = CLICKS + 1
+    clicks = torch.randint(1, ITEMS + 1, (samples * length,), generator=random)
+    sessions = Sessions(clicks, torch.arange(0, samples * length + 1, length))
+    start = sessions.offsets[:-1].clone()
+    end = start + CLICKS
+    nothing = Samples(*(torch.zeros(0, dtype=torch.int64),) * 3)
+    parts = {
+        "train": Samples(start, end, sample_keys(sessions, start, end)),
+        "valid": nothing,
+        "test": nothing,
+    }
+    titles = [f"Article {number} of the collection" for number in range(ITEMS)]
+    prepared = Prepared(Catalogue([str(i) for i in range(ITEMS)], titles), sessions, sessions, parts, {})
+    (run / "prepare").mkdir(parents=True)
+    names = pl.Series(range(samples)).cast(pl.String)
+    save(run / "prepare", prepared, names=names, times=pl.Series(range(samples), dtype=pl.Float64))
+
+
+def install(site: Path) -> None:
+    """Make `Trivial` an installed LLM, of this process and its children."""
+    info = site / "trivial_llm-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: trivial-llm\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[llm4sbr.llms]\ntrivial = trivial_llm:Trivial\n")
+    (site / "trivial_llm.py").write_text(LLM)
+    sys.path.insert(0, str(site))
+    os.environ["PYTHONPATH"] = str(site)
+
+
+class Watch:
+    """Memory of this process, by the part of the stage that runs."""
+
+    quiet = True
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self.label = "load"
+        self._over = threading.Event()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Look every tenth of a second."""
+        thread = threading.Thread(target=self._look, daemon=True)
+        thread.start()
+        yield
+        self._over.set()
+        thread.join()
+
+    def _look(self) -> None:
+        from llm4sbr import memory
+
+        while not self._over.wait(0.1):
+            self.peaks[self.label] = max(self.peaks.get(self.label, 0), memory.anonymous())
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def task(self, label: str, total: int, *, unit: str = "") -> Iterator[Any]:
+        """What runs from here on."""
+        self.label = label
+        yield lambda n=1, note="": None
+        self.label = f"after {label}"
+
+
+def child(task: dict[str, Any]) -> None:
+    """Run the stage and say what it took."""
+    from llm4sbr import memory
+    from llm4sbr.config import build
+    from llm4sbr.stages.infer import infer
+
+    with tempfile.TemporaryDirectory() as folder:
+        site, out = Path(folder, "site"), Path(folder, "out")
+        site.mkdir()
+        out.mkdir()
+        install(site)
+        engine = {"name": task["engine"], "options": {"workers": 2} if task["engine"] == "ray" else {}}
+        config = build(
+            {
+                "infer": {"llm": "trivial", "cache": Path(folder, "a.sqlite"), "controls": task["controls"]},
+                "engine": engine,
+            }
+        )
+        watch, before, began = Watch(), memory.anonymous(), time.monotonic()
+        with watch.running():
+            infer(Path(task["run"]), out, config, watch)
+        found = {"before": before, "peaks": watch.peaks, "seconds": time.monotonic() - began}
+    answer_for(found, lambda: {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "--prompts", type=lambda text: [*map(int, text.split(","))], default=[50_000, 500_000]
+    )
+    parser.add_argument("--engines", type=lambda text: text.split(","), default=["local"])
+    parser.add_argument("--controls", type=lambda text: [t for t in text.split(",") if t], default=[])
+    parser.add_argument("--child", type=json.loads)
+    options = parser.parse_args()
+    if options.child:
+        return child(options.child)
+    for prompts in options.prompts:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            make_run(run, prompts // 2)
+            for engine in options.engines:
+                with Child(
+                    __file__, {"run": str(run), "engine": engine, "controls": options.controls}, threads=1
+                ) as one:
+                    f = one.ready
+                    print(
+                        prompts,
+                        engine,
+                        f"{f['seconds']:.0f}s",
+                        f"before {f['before'] / 2**20:.0f}",
+                        {k: round((v - f["before"]) / 2**20) for k, v in f["peaks"].items()},
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()

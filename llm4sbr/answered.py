@@ -1,0 +1,158 @@
+"""The tables that `infer` leaves: a row per answered sample, for every source of answers and perspective.
+
+Tables are read and written in parts, so that memory does not grow with the samples; of a control's, the rows
+come in the order in which it answered, which is not that of the samples.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from llm4sbr import store
+from llm4sbr.data.distinct import Distinct
+from llm4sbr.llms.answers import AnswerCache
+from llm4sbr.llms.keys import PromptKeys
+from llm4sbr.protocols import Control, Perspective
+
+__all__ = ["COLUMNS", "TOGETHER", "answered", "counts", "write_answers", "write_control"]
+
+BLOCK = 20_000
+"""Samples looked up in the cache at once."""
+
+TOGETHER = 2**18
+"""Sessions of a split that a control sees at once; of more, every second, every third ..."""
+
+COLUMNS = {
+    "key": pl.Int64,
+    "answer": pl.String,
+    "parsed": pl.String,
+    "seconds": pl.Float64,
+    "tokens": pl.Int64,
+    "cached": pl.Boolean,
+}
+
+
+def answered(keys: PromptKeys, cache: AnswerCache, kept: PromptKeys) -> Sequence[int]:
+    """The samples that have an answer from every perspective.
+
+    Args:
+        keys: of all samples.
+        cache: where answers are.
+        kept: empty; takes the keys of the answered samples.
+    """
+    rows = array("q")
+    for begin in range(0, len(keys), BLOCK):
+        block = keys.rows(begin, min(begin + BLOCK, len(keys)))
+        known = cache.known({key for own in block for key in own})
+        for row, own in enumerate(block, start=begin):
+            if known.issuperset(own):
+                rows.append(row)
+                kept.append(own)
+    return rows
+
+
+def write_answers(
+    path: Path,
+    view: Perspective,
+    place: int,
+    *,
+    cache: AnswerCache,
+    kept: PromptKeys,
+    samples: Distinct,
+    rows: Sequence[int],
+    began: float,
+) -> None:
+    """Write an LLM's table from one perspective.
+
+    Args:
+        path: of the table.
+        view: parses the answers.
+        place: of the perspective among all.
+        cache: has the answers.
+        kept: the keys of the answered samples.
+        samples: all samples.
+        rows: the answered ones.
+        began: seconds since 1970; what was in the cache before counts as cached.
+    """
+
+    def parts() -> Iterator[pl.DataFrame]:
+        for begin in range(0, len(rows), BLOCK):
+            some = rows[begin : begin + BLOCK]
+            keys = [own[place] for own in kept.rows(begin, begin + len(some))]
+            before = cache.known(set(keys), before=began)
+            found = cache.get_many(list(set(keys)))
+            parsed = {key: view.parse(answer.text) for key, answer in found.items()}
+            yield _frame(
+                samples,
+                some,
+                [(found[k].text, parsed[k], found[k].seconds, found[k].tokens, k in before) for k in keys],
+            )
+
+    store.write_table_parts(path, COLUMNS, parts())
+
+
+def write_control(
+    path: Path,
+    control: Control,
+    view: Perspective,
+    *,
+    samples: Distinct,
+    rows: Sequence[int],
+    own: Path | None,
+) -> None:
+    """Write a control's table from one perspective; no answer changes its split.
+
+    Args:
+        path: of the table.
+        control: answers.
+        view: the perspective.
+        samples: all samples.
+        rows: the answered ones, ascending.
+        own: the table of the run's own LLM, if it has one.
+    """
+
+    def parts() -> Iterator[pl.DataFrame]:
+        for split in samples.splits.values():
+            first, last = bisect_left(rows, split.start), bisect_left(rows, split.stop)
+            steps = -(-(last - first) // TOGETHER)
+            for start in range(steps):
+                some = rows[first + start : last : steps]
+                sessions = samples.prefixes.take(some)
+                answers = _own(own, first, last, start, steps) if own else None
+                texts = control.answer(sessions, view, answers)
+                pairs = zip(some, texts, strict=True)
+                yield _frame(samples, some, [(text, text, 0.0, 0, False) for _, text in pairs])
+
+    store.write_table_parts(path, COLUMNS, parts())
+
+
+def _own(path: Path, first: int, last: int, start: int, steps: int) -> list[str]:
+    table = pl.scan_parquet(path).select("parsed").slice(first, last - first).gather_every(steps, start)
+    return table.collect()["parsed"].to_list()
+
+
+def _frame(samples: Distinct, rows: Sequence[int], values: list[tuple[Any, ...]]) -> pl.DataFrame:
+    columns = {name: kind for name, kind in COLUMNS.items() if name != "key"}
+    keys = pl.Series("key", samples.keys[torch.tensor(rows)].numpy(), pl.Int64)
+    return pl.DataFrame(values, schema=columns, orient="row").with_columns(keys).select(list(COLUMNS))
+
+
+def counts(path: Path) -> dict[str, Any]:
+    """What is in a table, and its first row as an example."""
+    empty = pl.col("parsed") == ""
+    table = pl.scan_parquet(path)
+    found = table.select(
+        pl.len().alias("answers"),
+        pl.col("parsed").hash().n_unique().alias("distinct"),
+        empty.sum().alias("empty"),
+        (empty & (pl.col("answer") != "")).sum().alias("refused"),
+        pl.col("cached").sum(),
+    )
+    return found.collect(engine="streaming").row(0, named=True)
