@@ -19,10 +19,36 @@ ANSWER_LENGTH = 200
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, line separators, reordering marks and lone surrogates."""
 
+_TOKENS = (
+    re.compile(r"<([^<>\s][^<>]{0,60})>"),
+    re.compile(r"\[(/?(?:INST|SYS(?:TEM_PROMPT)?|(?:AVAILABLE_)?TOOL[A-Z_]*|g?MASK|SEP|CLS))\]"),
+)
+"""What tokenizers read as a control token when they find it in text: `<|im_end|>`, `</s>`, `[INST]`."""
+
 
 def one_line(text: str, limit: int = TITLE_LENGTH) -> str:
-    """Text of the data made fit for a prompt: no line breaks or control characters, and a visible cut."""
-    text = " ".join(_CONTROL.sub(" ", text).split())
+    """Text of the data made fit for a prompt.
+
+    It has no line breaks or control characters and a visible cut, and what looks like a control token of a
+    chat template gets other brackets, for an LLM behind a server cannot be asked which ones it knows.
+    """
+    text = _cut(_flat(text), limit)
+    while (plain := _without_tokens(text)) != text:  # every round leaves fewer brackets
+        text = plain
+    return text
+
+
+def _without_tokens(text: str) -> str:
+    for token in _TOKENS:
+        text = token.sub("\u2039\\1\u203a", text)
+    return text
+
+
+def _flat(text: str) -> str:
+    return " ".join(_CONTROL.sub(" ", text).split())
+
+
+def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
@@ -39,7 +65,7 @@ def parse_answer(answer: str) -> str:
 
 def _line(answer: str) -> str:
     """The first line that says something; a line that announces the answer gives way to the next."""
-    lines = [clean for line in answer.splitlines() if (clean := one_line(line, ANSWER_LENGTH * 2))]
+    lines = [clean for line in answer.splitlines() if (clean := _cut(_flat(line), ANSWER_LENGTH * 2))]
     announced = len(lines) > 1 and lines[0].endswith(":")
     return lines[announced] if lines else ""
 

@@ -81,8 +81,8 @@ class Worded:
         shown = [
             self._wording.item.format(
                 number=number,
-                title=_title(item),
-                name=_name(item),
+                title=self._quotable(_title(item)),
+                name=self._quotable(_name(item)),
                 id=item.id,
                 key=one_line(item.key),
                 attributes=self._of(item),
@@ -91,7 +91,9 @@ class Worded:
         ]
         last = items[-1]
         listed = self._wording.separator.join(shown)
-        return self._wording.prompt.format(items=listed, last=_title(last), last_name=_name(last))
+        return self._wording.prompt.format(
+            items=listed, last=self._quotable(_title(last)), last_name=self._quotable(_name(last))
+        )
 
     def parse(self, answer: str) -> str:
         """The item that an answer names; see `parsing.parse_answer`."""
@@ -99,7 +101,11 @@ class Worded:
 
     def _of(self, item: Item) -> str:
         values = [item.attributes[name] for name in self._attributes if item.attributes.get(name)]
-        return f" ({one_line(', '.join(values))})" if values else ""
+        return f" ({self._quotable(one_line(', '.join(values)))})" if values else ""
+
+    def _quotable(self, text: str) -> str:
+        """A text that cannot end the quotation that a wording may put it in."""
+        return text.replace('"', "”") if '"' in self._wording.prompt + self._wording.item else text
 
 
 class Choose(Worded):

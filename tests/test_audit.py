@@ -77,3 +77,39 @@ def test_hostile_titles_are_no_reason_to_stop(title):
     item = Item(5, "k5", title)
     _check(VIEWS, [LAMP, item], CHAIR)
     _check(VIEWS, [LAMP, CHAIR], item)
+
+
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [
+        ("Oak Chair (1990)", "Oak Chair"),  # as prompts without years name it
+        ("Oak " + "x" * 200, "Oak " + "x" * 200),  # longer than prompts show titles
+        ("Oak\n Chair", "Oak\n Chair"),  # as it stands in the data
+        ("Oak\n Chair", "Oak Chair"),
+        ("<|end|> Oak", "<|end|> Oak"),
+        ("<|end|> Oak", "\u2039|end|\u203a Oak"),
+    ],
+)
+def test_a_leak_in_whatever_form_is_found(title, said):
+    with pytest.raises(DataError, match="names the target") as caught:
+        _check({"cheat": Cheat(said)}, [LAMP], Item(7, "k7", title))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_left_of_a_cut_attribute_explains_a_title():
+    # Both attributes together are longer than a prompt shows: the second is cut behind the target's title.
+    chair = Item(
+        2, "k2", "Oak Chair", {"kind": "furniture", "text": f"goes well with a Lamp{' and more' * 30}"}
+    )
+    view = Long(attributes=("kind", "text"))
+    assert "a Lamp and more" in view.prompt([chair])
+    assert "…" in view.prompt([chair])
+    _check({"long": view}, [chair], LAMP)
+    with pytest.raises(DataError, match="names the target 'Lamp'"):
+        _check({"cheat": Cheat("a Lamp and more")}, [LAMPS, chair], LAMP)
+
+
+def test_an_id_that_is_a_title_is_no_leak(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[long]\nprompt = "After {items}?"\nitem = "{title} (no. {id})"\nseparator = ", "\n')
+    _check({"long": Long(wording=path)}, [Item(1984, "k", "Lamp")], Item(8, "k8", "1984"))
