@@ -1,0 +1,81 @@
+"""Which cells an experiment has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm4sbr.cli import _guarded
+from llm4sbr.config import nest
+from llm4sbr.errors import ConfigError, RegistryError
+from llm4sbr.experiments.grid import Dataset, Request, cells, parts
+
+Output = pytest.CaptureFixture[str]
+
+
+def test_table2_has_a_cell_per_data_set_protocol_and_backbone() -> None:
+    datasets = [Dataset("a", "csv"), Dataset("b", "csv")]
+    found = cells(Request("table2", datasets, ("default", "paper")))
+    assert len(found) == 2 * 2 * 4
+    assert found[0].name == "a-default-sr-gnn-long.short-f5"
+    assert {one.settings["train"]["backbone"] for one in found} == {"sr-gnn", "tagnn", "gce-gnn", "s2-dhcn"}
+    assert found[4].settings["protocol"] == "paper"
+    assert all(one.settings["infer"]["llm"] == "item-text" for one in found)
+
+
+def test_an_ablation_leaves_out_one_thing_at_a_time() -> None:
+    found = {part.name: part for part in parts(("long", "short"))}
+    assert found["without long"].perspectives == ("short",)
+    assert found["without short"].perspectives == ("long",)
+    assert found["normal only"].perspectives == ("normal",)
+    assert found["without alignment"].settings == {"train.tau": 0.0}
+    assert len(cells(Request("ablation", [Dataset("a", "csv")]))) == 5
+
+
+def test_what_is_chosen_wins_over_the_kind_but_not_over_the_axes() -> None:
+    chosen = nest({"train.epochs": 7, "train.backbone": "narm"})
+    (cell,) = cells(Request("memory", [Dataset("a", "csv")], settings=chosen))
+    assert cell.settings["train"] | {"baselines": []} == {
+        "baselines": [],
+        "epochs": 7,
+        "seeds": 1,
+        "backbone": "sr-gnn",
+    }
+
+
+def test_a_data_set_has_a_reader_a_path_and_a_name_of_its_own() -> None:
+    assert Dataset.parse("ml-1m") == ("ml-1m", "ml-1m", None)
+    assert Dataset.parse("ml-1m=data/x") == ("ml-1m", "ml-1m", "data/x")
+    assert Dataset.parse("beauty=csv:data/x") == ("beauty", "csv", "data/x")
+    with pytest.raises(RegistryError, match="no reader 'beauty' is installed"):
+        Dataset.parse("beauty=data/x")
+
+
+def asked(**axes: Any) -> Request:
+    return Request("table2", [Dataset("toy", "csv")], **axes)
+
+
+def test_wrong_axes_are_said_before_anything_runs() -> None:
+    with pytest.raises(RegistryError, match="did you mean 'sr-gnn'"):
+        cells(asked(backbones=("sr-gn",)))
+    with pytest.raises(ConfigError, match="did you mean train"):
+        cells(asked(settings={"train": {"epoch": 1}}))
+    with pytest.raises(ConfigError, match="protocol = 'papers'"):
+        cells(asked(protocols=("papers",)))
+    with pytest.raises(ConfigError, match="is asked for twice"):
+        cells(asked(backbones=("sr-gnn", "sr-gnn")))
+
+
+def test_dry_run_lists_the_cells_and_makes_nothing(tmp_path: Path, capsys: Output) -> None:
+    folder = tmp_path / "dry"
+    arguments = ["experiment", "localization", str(folder), "--dataset", "ml-1m", "--dry-run", "-f", "0,3"]
+    assert _guarded(arguments) == 0
+    assert capsys.readouterr().out.count("ml-1m-default-sr-gnn-long.short-f") == 2
+    assert _guarded([*arguments, "--json"]) == 0
+    assert [cell["axes"]["f"] for cell in json.loads(capsys.readouterr().out)] == [0, 3]
+    assert _guarded(["experiment", "localization", str(folder), "--dry-run", "-f", "one"]) == 2
+    assert "-f one: expected whole numbers" in capsys.readouterr().err
+    assert not folder.exists()
