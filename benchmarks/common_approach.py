@@ -92,14 +92,22 @@ class CommonData:
         sessions: what the samples' positions refer to.
         samples: M samples.
         intents: float (M, P, E), or None for the plain model.
+        width: T, the longest prefix of the data set that the samples are a part of; None: of the samples.
     """
 
-    def __init__(self, sessions: Sessions, samples: Samples, intents: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        samples: Samples,
+        intents: Tensor | None = None,
+        *,
+        width: int | None = None,
+    ) -> None:
         clicks = sessions.items.tolist()
         spans = zip(samples.start.tolist(), samples.end.tolist(), strict=True)
         self.prefixes = [clicks[start:end] for start, end in spans]
         self.targets = [clicks[end] for end in samples.end.tolist()]
-        self.width = max(map(len, self.prefixes))
+        self.width = width or max(map(len, self.prefixes))
         self.texts = None
         if intents is not None:
             self.texts = [[str(vector.tolist()) for vector in sample] for sample in intents]

@@ -120,7 +120,9 @@ class Bench(NamedTuple):
     def _common(self, recipe: Recipe, samples: Samples, clock: Clock) -> None:
         config = TrainConfig()
         known = self.store.gather(self.store.rows(samples.key)) if recipe.fuser else None
-        data = CommonData(self.prepared.sessions, samples, known)
+        every = self.prepared.samples["train"]
+        longest = int((every.end - every.start).max())
+        data = CommonData(self.prepared.sessions, samples, known, width=longest)
         torch.manual_seed(self.seed)
         model = common_model(recipe)
         optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, weight_decay=config.l2)
