@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 
 from llm4sbr.audit import Audit
+from llm4sbr.cli import main
 from llm4sbr.errors import DataError
 from llm4sbr.perspectives import Long, Normal, Short
 from llm4sbr.protocols import Item
+from llm4sbr.testing.toy import toy_log
 
 LAMP, CHAIR, LAMPS = Item(1, "k1", "Lamp"), Item(2, "k2", "Oak Chair"), Item(3, "k3", "Lamp Stand (1990)")
 VIEWS = {"long": Long(), "short": Short(), "normal": Normal()}
@@ -113,3 +115,47 @@ def test_an_id_that_is_a_title_is_no_leak(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[long]\nprompt = "After {items}?"\nitem = "{title} (no. {id})"\nseparator = ", "\n')
     _check({"long": Long(wording=path)}, [Item(1984, "k", "Lamp")], Item(8, "k8", "1984"))
+
+
+PEEKS = '''
+class Peeks:
+    """Remembers from training what followed, and says so in its question."""
+
+    horizon = "long"
+
+    def __init__(self, *, wording="paper", max_items=50, attributes=()):
+        self.next = {}
+
+    def fit(self, sessions, catalogue):
+        clicks = sessions.items.tolist()
+        self.next = {one: catalogue.titles[two - 1] for one, two in zip(clicks, clicks[1:])}
+
+    def prompt(self, items):
+        return f"Who chose {items[-1].title} then chose {self.next.get(items[-1].id)}. What else?"
+
+    def parse(self, answer):
+        return answer
+
+
+class Asked:
+    fingerprint = "asked"
+
+    def generate(self, prompts):
+        raise AssertionError("it was asked")
+'''
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["asking", "dry-run"])
+def test_a_run_with_a_leak_stops_before_anything_is_asked(install, tmp_path, capsys, dry):
+    entries = {"perspectives": {"peeks": "peeks:Peeks"}, "llms": {"asked": "peeks:Asked"}}
+    install("peeking", entries, peeks=PEEKS)
+    toy_log(tmp_path / "log", items=20, sessions=40)
+    settings = ["--dataset", "csv", "--data", str(tmp_path / "log"), "--perspective", "long,peeks"]
+    settings += ["--set", f"infer.cache={tmp_path / 'answers.sqlite'}", "--llm", "asked", "-q"]
+    with pytest.raises(SystemExit) as ended:
+        main(["infer", str(tmp_path / "run"), *settings, *dry])
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert len(said) == 1
+    assert "the prompt of perspective 'peeks' names the target" in said[0]
+    assert not (tmp_path / "run/infer").exists()
