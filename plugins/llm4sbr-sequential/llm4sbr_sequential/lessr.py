@@ -39,6 +39,9 @@ from llm4sbr.protocols import Encoded, Sessions
 
 __all__ = ["EOPA", "LESSR", "SGAT", "Graph", "Readout", "graph"]
 
+PAIRS = 2**25
+"""Numbers that SGAT computes at once in evaluation, 128 MB: D of them for each two clicks of a session."""
+
 
 class LESSR(nn.Module):
     """LESSR: session graphs that keep the order of edges and reach far (Chen & Wong, KDD 2020).
@@ -163,7 +166,7 @@ class EOPA(nn.Module):
 
     def _rounds(self, edges: Graph) -> int:
         """Edges of the item that has most: after so many rounds, every edge has seen those before it."""
-        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+        if _traced():
             return self.arrivals  # a graph for all sessions
         return min(self.arrivals, int(edges.arrivals.max()))
 
@@ -197,10 +200,21 @@ class SGAT(nn.Module):
     def forward(self, states: Tensor, edges: Graph) -> Tensor:
         """(B, T, width) -> (B, T, D)."""
         states = self.dropout(self.norm(states))
-        hidden = torch.sigmoid(self.source(states).unsqueeze(1) + self.target(states).unsqueeze(2))
-        weights = masked_softmax(self.attention(hidden).squeeze(3), edges.shortcuts)  # (B, T, T)
+        weights = masked_softmax(self._logits(self.source(states), self.target(states)), edges.shortcuts)
         active: Tensor = self.active(weights @ self.value(states))
         return active
+
+    def _logits(self, source: Tensor, target: Tensor) -> Tensor:
+        """Of clicks t that look at clicks s, (B, T, T) from twice (B, T, D); a few sessions at a time."""
+        if self.training or _traced():
+            return self._at_once(source, target)
+        rows = max(1, PAIRS // (source[0].numel() * source.shape[1]))
+        parts = zip(torch.split(source, rows), torch.split(target, rows), strict=True)
+        return torch.cat([self._at_once(*part) for part in parts])
+
+    def _at_once(self, source: Tensor, target: Tensor) -> Tensor:
+        logits: Tensor = self.attention(torch.sigmoid(source.unsqueeze(1) + target.unsqueeze(2)))
+        return logits.squeeze(3)
 
 
 class Readout(nn.Module):
@@ -252,3 +266,8 @@ def _at(states: Tensor, places: Tensor) -> Tensor:
     """States (B, T, C) at places int64 (B, T), and zeros for place 0, which stands for nowhere."""
     found = states.gather(1, places.unsqueeze(2).expand(-1, -1, states.shape[2]))
     return found * (places > 0).unsqueeze(2)
+
+
+def _traced() -> bool:
+    """Whether what is computed now becomes a graph, which must not depend on its example."""
+    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()

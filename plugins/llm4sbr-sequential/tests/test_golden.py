@@ -219,6 +219,15 @@ def test_lessr_reads_as_many_edges_when_traced(monkeypatch):
     torch.testing.assert_close(model(*batch).long, eager)
 
 
+def test_lessr_scores_many_sessions_a_few_at_a_time(monkeypatch):
+    torch.manual_seed(0)
+    model = LESSR(6, 4).eval()
+    batch = pad([SESSION, COMPANY, [3], [5, 5]])
+    at_once = model(*batch).long
+    monkeypatch.setattr("llm4sbr_sequential.lessr.PAIRS", 1)
+    torch.testing.assert_close(model(*batch).long, at_once)
+
+
 def test_lessr_knows_the_order_of_edges():
     # The paper's point: both sessions have one and the same set of transitions, and end alike.
     one, other = [1, 2, 1, 3, 1], [1, 3, 1, 2, 1]
