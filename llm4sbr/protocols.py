@@ -212,6 +212,7 @@ class Encoder(Protocol):
     """Turns text into vectors."""
 
     fingerprint: str
+    """Model, pooling and everything else that changes a vector: catalogues' vectors are kept under it."""
     dim: int
     """E."""
 
