@@ -34,6 +34,8 @@ class Original(NamedTuple):
     """`plain`, `intents`, `predictor` or `none`: where the artefact's intents come from."""
     intents: IntentStore | None
     """The known sessions' intents, where they are an input."""
+    texts: Tensor | None = None
+    """The titles' text vectors, float32 (N, E), where intents are predicted and the run still has them."""
 
     @classmethod
     def of(
@@ -61,7 +63,10 @@ class Original(NamedTuple):
         chosen = _variant(saved, intents)
         folder = run / "localize" / trained.variant
         known = IntentStore.open(folder) if chosen == "intents" and folder.exists() else None
-        return cls(run / "prepare" / ITEMS, prepared, saved, trained, chosen, known)
+        vectors = run / "localize" / "items.safetensors"
+        told = chosen == "predictor" and vectors.exists()
+        texts = store.read_tensors(vectors)["items"] if told else None
+        return cls(run / "prepare" / ITEMS, prepared, saved, trained, chosen, known, texts)
 
     @property
     def test(self) -> Samples:

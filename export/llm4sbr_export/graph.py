@@ -33,6 +33,7 @@ class Graph(nn.Module):
         variant: one of `VARIANTS`.
         precision: `fp32`, or one of `heads.COARSE`, which choose candidates and score those exactly.
         query_range: largest absolute value in a query, for a precision that rounds queries too.
+        told: also give the predicted intents, in the variant `predictor`.
 
     Raises:
         InputError: K is not in 1..N, the model has no such variant, or it has no table to make smaller.
@@ -46,11 +47,13 @@ class Graph(nn.Module):
         variant: str,
         precision: str = "fp32",
         query_range: float | None = None,
+        told: bool = False,
     ) -> None:
         super().__init__()
         self.model = model.float()  # titles are kept in half precision, but read in full
         self.num_items = len(model.backbone.item_embeddings())
         self.k, self.variant, self.precision = k, variant, precision
+        self.told = told and variant == "predictor"
         self._check()
         tables = self._tables()
         if not tables and precision != "fp32":
@@ -65,8 +68,10 @@ class Graph(nn.Module):
 
     def forward(
         self, items: Tensor, mask: Tensor, exclude_seen: Tensor, intents: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Item ids int64 (B, K), best first, 0 where there is none, and their scores float32 (B, K).
+
+        With `told`, the predicted intents float32 (B, P, E) too.
 
         Args:
             items: int64 (B, T), right-padded; every session has a click.
@@ -81,7 +86,13 @@ class Graph(nn.Module):
         else:
             head = self.coarse or self.exact
             values, rows = head(self.queries(output), clicked, exclude_seen, self.k)
-        return torch.where(values == -torch.inf, 0, rows + 1), values
+        found = (torch.where(values == -torch.inf, 0, rows + 1), values)
+        return (*found, cast(Tensor, output.intents)) if self.told else found
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `forward` gives."""
+        return ("item_ids", "scores", "intents") if self.told else ("item_ids", "scores")
 
     def queries(self, output: Output) -> list[Tensor]:
         """What each table is multiplied with, float (B, Q) each."""

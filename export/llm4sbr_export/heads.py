@@ -1,7 +1,7 @@
 """From queries to the K best items: every item's inner product, or a first pass over a smaller table.
 
 `fp32` reads N x Q x 4 bytes, Q being the width of all tables. The others read a rounded table, a quarter to a
-half of that, for some times as many candidates as are asked for, and score those with the exact rows. So a score
+half of that, for some times as many candidates as are asked for, and score those with the exact rows. A score
 is exact, and a list is the exact one unless rounding moved an item of it behind all candidates. Verification
 counts how often that happens.
 

@@ -67,7 +67,7 @@ class Onnx:
             InputError: the model has no such variant or precision, or K is larger than the catalogue.
             ModelUnavailableError: a package is not installed.
         """
-        graph = Graph(model, k=spec.k, variant=spec.variant, precision=spec.precision)
+        graph = Graph(model, k=spec.k, variant=spec.variant, precision=spec.precision, told=True)
         write(graph, path, about=spec.about, most_inside=self.most_inside)
         check_operators(path, allowed=CPU_ONLY if spec.precision == "int8" else ())
 
@@ -121,7 +121,7 @@ def _trace(graph: Graph) -> Any:
             opset_version=OPSET,
             dynamic_shapes={name: INPUTS[name] for name in example},
             input_names=list(example),
-            output_names=OUTPUTS,
+            output_names=graph.outputs,
             verbose=False,
         )
 

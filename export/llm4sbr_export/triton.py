@@ -112,6 +112,13 @@ def _configure(folder: Path, graph: Graph, spec: ExportSpec, *, backend: str, fi
         name = f"{clicks}_clicks"
         warmups.append({"name": name, "batch_size": 1, "inputs": _warmup(folder / "warmup", graph, clicks)})
     sizes = sorted({max(1, spec.max_batch // 8), max(1, spec.max_batch // 2), spec.max_batch})
+    outputs = [
+        {"name": "item_ids", "data_type": "TYPE_INT64", "dims": [spec.k]},
+        {"name": "scores", "data_type": "TYPE_FP32", "dims": [spec.k]},
+    ]
+    if spec.variant == "predictor" and file == ONNX:  # the engine's graph does not tell
+        told = [len(graph.model.horizons), graph.model.text_dim]
+        outputs.append({"name": "intents", "data_type": "TYPE_FP32", "dims": told})
     config: dict[str, Any] = {
         "name": folder.name,
         "backend": backend,
@@ -122,10 +129,7 @@ def _configure(folder: Path, graph: Graph, spec: ExportSpec, *, backend: str, fi
             {"name": name, "data_type": _type(value), "dims": _dims(name, value)}
             for name, value in graph.example().items()
         ],
-        "output": [
-            {"name": "item_ids", "data_type": "TYPE_INT64", "dims": [spec.k]},
-            {"name": "scores", "data_type": "TYPE_FP32", "dims": [spec.k]},
-        ],
+        "output": outputs,
         "dynamic_batching": {"preferred_batch_size": sizes, "max_queue_delay_microseconds": QUEUE_DELAY},
         "instance_group": [{"count": 1, "kind": kind}],
         "model_warmup": warmups,

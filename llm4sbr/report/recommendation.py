@@ -71,7 +71,7 @@ def _intent_tables(intents: Mapping[str, Any], who: str) -> list[RenderableType]
     }
     if intents["source"] == "predictor":
         if not intents["thoughts"]:
-            return [Text("The intents were predicted; the run directory can say which items they are like.")]
+            return [Text("The intents were predicted; which items they are like is not known here.")]
         tied, weighed = "similar to", "cosine"
     else:
         tied, weighed = "tied to", "weight"

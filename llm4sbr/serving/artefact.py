@@ -62,6 +62,7 @@ class Artefact:
         self.perspectives: list[str] = record["perspectives"]
         self.text_dim: int = record["text_dim"]
         self.takes_intents = "intents" in record["inputs"]
+        self.tells_intents = "intents" in {one.name for one in session.get_outputs()}
 
     @classmethod
     def open(cls, folder: Path, *, threads: int | None = None, provider: Provider = "auto") -> Artefact:
@@ -132,6 +133,21 @@ class Artefact:
             feed["intents"] = self._intents(None, len(items)) if intents is None else intents
         ids, scores = self.session.run(["item_ids", "scores"], feed)
         return ids, scores
+
+    def predict(self, items: Ids, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """The intents that the graph predicts, float32 (B, P, E), without scoring any item.
+
+        Raises:
+            InputError: as for `top`, or the graph does not tell any.
+        """
+        self._check(items, mask)
+        if not self.tells_intents:
+            raise InputError("this artefact does not tell intents; export again with --intents predictor")
+        options = onnxruntime().RunOptions()
+        options.only_execute_path_to_fetches = True
+        feed = {"items": items, "mask": mask, "exclude_seen": np.ones((len(items), 1), np.bool_)}
+        found: NDArray[np.float32] = self.session.run(["intents"], feed, options)[0]
+        return found
 
     def _check(self, items: Ids, mask: NDArray[np.bool_]) -> None:
         if items.dtype != np.int64 or mask.dtype != np.bool_:

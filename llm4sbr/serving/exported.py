@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.artefact import RECORD, Artefact
+from llm4sbr.serving.predicted import Predicted
 from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, check, recommended
 from llm4sbr.serving.titles import Titles, resolve_session
 
@@ -25,13 +26,17 @@ class ExportedRecommender:
     Args:
         artefact: opened.
         live: where stored intents come from, for a model that takes them.
+        folder: of the artefact, which may also know what predicted intents mean.
     """
 
-    def __init__(self, artefact: Artefact, *, live: LiveIntents | None = None) -> None:
+    def __init__(
+        self, artefact: Artefact, *, live: LiveIntents | None = None, folder: Path | None = None
+    ) -> None:
         self.artefact = artefact
         self.live = live
         self.catalogue = Catalogue(artefact.keys, artefact.titles)
         self.titles = Titles(self.catalogue)
+        self.predicted = Predicted(artefact, folder) if folder and artefact.variant == "predictor" else None
         variant, _, seed = str(artefact.record.get("trained", artefact.variant)).partition("/seed-")
         self.variant, self.seed = variant, int(seed) if seed.isdecimal() else None
 
@@ -46,7 +51,7 @@ class ExportedRecommender:
         Raises:
             StoreError: files are missing, damaged or do not belong together.
         """
-        opened = cls(Artefact.open(folder))
+        opened = cls(Artefact.open(folder), folder=folder)
         if run is not None and opened.artefact.variant == "intents":
             from llm4sbr.data.prepared import catalogue_hash, load
             from llm4sbr.serving.recommend import live_intents
@@ -105,8 +110,8 @@ class ExportedRecommender:
             )
 
     def _intents(self, ids: list[int], source: str) -> tuple[NDArray[Any] | None, Explanation | None]:
-        if self.artefact.variant == "predictor":
-            return None, Explanation("predictor")
+        if self.predicted is not None:
+            return None, self.predicted.explain(ids)
         if self.artefact.variant != "intents":
             return None, None
         if self.live is not None:

@@ -18,16 +18,13 @@ from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
-from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, check, recommended
+from llm4sbr.serving.recommendation import LENGTH, TIED, Explanation, Recommendation, check, recommended
 from llm4sbr.serving.titles import Titles, resolve_session
 
 __all__ = ["Recommendation", "Recommender"]
 
 SELECT_BY = "MRR@20"
 """Validation metric by which a seed, and a variant where there is no LLM's, is chosen."""
-
-TIED = 5
-"""Items that a predicted intent is explained by."""
 
 
 class Trained(NamedTuple):

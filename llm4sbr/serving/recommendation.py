@@ -24,6 +24,9 @@ none       zero intents, as in training where there was no answer
 LENGTH = 10
 """Items in a list, where nobody said."""
 
+TIED = 5
+"""Items that a predicted intent is explained by."""
+
 
 @dataclass(frozen=True)
 class Recommended:

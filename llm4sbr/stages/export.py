@@ -20,6 +20,7 @@ from llm4sbr.exporting import Exporter, ExportSpec, Scorer
 from llm4sbr.original import Original
 from llm4sbr.progress import Progress
 from llm4sbr.serving.artefact import FORMAT, RECORD
+from llm4sbr.serving.predicted import write_titles
 from llm4sbr.verification import verify
 
 SUMMARY = "export.json"
@@ -125,6 +126,8 @@ def _artefact(job: Job, original: Original, wanted: Export, progress: Progress) 
         exporter.export(original.saved.model, original.example(), path, spec=spec)
         verified = _verified(exporter.load(path), original, spec, job.folder.name, progress)
         shutil.copyfile(original.items, fresh / ITEMS)
+        if job.kind == "onnx" and original.texts is not None:
+            write_titles(fresh, original.texts.numpy())
         record = _record(fresh, job.kind, original=original, spec=spec, verified=verified)
         store.write_json(fresh / RECORD, record)
     return record
@@ -201,16 +204,20 @@ def _record(
     if original.variant == "intents":
         shape = ["batch", len(recipe.perspectives), recipe.text_dim]
         inputs["intents"] = {"dtype": "float32", "shape": shape}
+    outputs = {
+        "item_ids": {"dtype": "int64", "shape": ["batch", spec.k]},
+        "scores": {"dtype": "float32", "shape": ["batch", spec.k]},
+    }
+    if original.variant == "predictor" and kind == "onnx":
+        shape = ["batch", len(recipe.perspectives), recipe.text_dim]
+        outputs["intents"] = {"dtype": "float32", "shape": shape}
     return {
         "format": FORMAT,
         "kind": kind,
         "variant": original.variant,
         "precision": spec.precision,
         "inputs": inputs,
-        "outputs": {
-            "item_ids": {"dtype": "int64", "shape": ["batch", spec.k]},
-            "scores": {"dtype": "float32", "shape": ["batch", spec.k]},
-        },
+        "outputs": outputs,
         "perspectives": list(recipe.perspectives),
         "text_dim": recipe.text_dim,
         "num_items": recipe.num_items,

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import polars as pl
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from llm4sbr.serving.predicted import TITLES, write_titles
 from llm4sbr.testing.toy import toy_catalogue
 
 LONGEST = 7
@@ -21,11 +23,20 @@ TEXT = 4
 """E of its intents."""
 
 
-def toy_export(folder: Path, *, items: int = 20, k: int = 5, step: int = 1, intents: bool = False) -> Path:
+def toy_export(
+    folder: Path,
+    *,
+    items: int = 20,
+    k: int = 5,
+    step: int = 1,
+    intents: bool = False,
+    predictor: bool = False,
+) -> Path:
     """Write an export folder and return it.
 
     After item i the model recommends i + step, i + 2 step ... (mod N), with the scores N, N - 1 ... With
-    `intents`, the sum of a session's intents is added to every score.
+    `intents`, the sum of a session's intents is added to every score. With `predictor`, the intent of `long`
+    is the vector of the next item's title, and that of `short` the last item's own.
 
     Args:
         folder: made if missing.
@@ -33,24 +44,44 @@ def toy_export(folder: Path, *, items: int = 20, k: int = 5, step: int = 1, inte
         k: K.
         step: has no divisor in common with N.
         intents: whether the model takes intents.
+        predictor: whether it predicts them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     catalogue = toy_catalogue(items)
-    variant, perspectives = ("intents", ["long", "short"]) if intents else ("plain", [])
+    variant = "intents" if intents else "predictor" if predictor else "plain"
+    perspectives = ["long", "short"] if intents or predictor else []
     facts: dict[str, Any] = {"fingerprint": f"toy-{step}", "catalogue": "toy", "variant": variant}
     facts |= {"k": k, "num_items": items, "max_length": LONGEST}
     model = _model(items, k, step, intents)
+    names = ["model.onnx", "items.parquet"]
+    if predictor:
+        _tell(model, titles(items), step)
+        write_titles(folder, titles(items))
+        names.append(TITLES)
     helper.set_model_props(model, {key: str(value) for key, value in facts.items()})
     onnx.save(model, folder / "model.onnx")
     columns = {"id": range(1, items + 1), "key": catalogue.keys, "title": catalogue.titles}
     pl.DataFrame(columns | catalogue.attributes).write_parquet(folder / "items.parquet")
     record = facts | {"format": 1, "kind": "onnx", "precision": "fp32", "perspectives": perspectives}
-    record |= {"text_dim": TEXT if intents else 0, "verified": {}, "versions": {}}
+    record |= {"text_dim": TEXT if perspectives else 0, "verified": {}, "versions": {}}
     record |= {"inputs": {one.name: {} for one in model.graph.input}, "outputs": {}}
-    names = ("model.onnx", "items.parquet")
     record["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     (folder / "artefact.json").write_text(json.dumps(record))
     return folder
+
+
+def titles(items: int) -> NDArray[np.float32]:
+    """Text vectors float32 (N, E) on a circle: an item's neighbours in the catalogue are its nearest."""
+    angles = 2 * np.pi * np.arange(items) / items
+    return np.stack([np.cos(angles), np.sin(angles), 0 * angles, 0 * angles], 1).astype(np.float32)
+
+
+def _tell(model: onnx.ModelProto, vectors: NDArray[np.float32], step: int) -> None:
+    """Add the output `intents`, float32 (B, 2, E)."""
+    told = np.stack([np.roll(vectors, -step, 0), vectors], 1)
+    model.graph.initializer.append(numpy_helper.from_array(told, "told"))
+    model.graph.node.append(helper.make_node("GatherND", ["told", "row"], ["intents"]))
+    model.graph.output.append(helper.make_tensor_value_info("intents", TensorProto.FLOAT, ["B", 2, TEXT]))
 
 
 def _model(items: int, k: int, step: int, intents: bool) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from llm4sbr.errors import StoreError
 from llm4sbr.serving.artefact import Artefact
+from llm4sbr.serving.predicted import Predicted
 from llm4sbr.serving.recommendation import Explanation
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Known:
 
     Args:
         artefact: the model.
+        folder: of the artefact.
         run: what it was exported from, if that is at hand. A model that takes intents then gets those that
             `llm4sbr recommend` would find, the LLM's or predicted ones, by torch.
 
@@ -29,8 +31,9 @@ class Known:
         StoreError: the run is damaged, or has another catalogue now.
     """
 
-    def __init__(self, artefact: Artefact, run: Path | None) -> None:
+    def __init__(self, artefact: Artefact, folder: Path, run: Path | None) -> None:
         self.artefact = artefact
+        self.predicted = Predicted(artefact, folder) if artefact.variant == "predictor" else None
         self.trained, _, seed = str(artefact.record.get("trained", artefact.variant)).partition("/seed-")
         """Which of the run's models it is."""
         self.seed = int(seed) if seed.isdecimal() else None

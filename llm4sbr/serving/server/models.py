@@ -30,11 +30,11 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 class Model:
     """One version of the artefact: opened, verified, warm."""
 
-    def __init__(self, artefact: Artefact, version: str, run: Path | None) -> None:
+    def __init__(self, artefact: Artefact, version: str, folder: Path, run: Path | None) -> None:
         self.artefact = artefact
         self.version = version
         """The first 12 hex digits of the sha256 of `artefact.json`: equal on every machine that serves it."""
-        self.known = Known(artefact, run)
+        self.known = Known(artefact, folder, run)
         self.lookup = Lookup(Catalogue(artefact.keys, artefact.titles))
         self.engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"
         self.batcher: Batcher
@@ -54,7 +54,7 @@ class Model:
             ModelUnavailableError: a package is not installed.
         """
         version = version_of(folder)
-        model = cls(Artefact.open(folder, threads=threads), version, run)
+        model = cls(Artefact.open(folder, threads=threads), version, folder, run)
         if version_of(folder) != version:
             raise StoreError(f"{folder}: changed while it was read; it is read again when it has settled")
         for rows, length in ((1, 1), (max_batch, model.artefact.max_length)):
@@ -62,8 +62,15 @@ class Model:
             compute(model.artefact, Job(ones, ones.astype(np.bool_), np.ones((rows, 1), np.bool_)))
         return model
 
-    async def intents(self, ids: list[int]) -> tuple[NDArray[np.float32] | None, Explanation | None]:
-        """What `Known.find` says of a session; what takes torch is done in a thread of its own."""
+    async def intents(
+        self, ids: list[int], *, explain: bool
+    ) -> tuple[NDArray[np.float32] | None, Explanation | None]:
+        """What `Known.find` says of a session; with `explain` also what predicted intents mean.
+
+        What takes torch, or looks through all titles, is done in a thread of its own.
+        """
+        if explain and self.known.predicted is not None:
+            return None, await self.lookup.apart(self.known.predicted.explain, ids)
         if self.known.recommender is None:
             return self.known.find(ids)
         return await self.lookup.apart(self.known.find, ids)

@@ -16,6 +16,9 @@ from llm4sbr.serving.server.settings import Settings
 LONGEST = 200
 """Characters of a title or a search."""
 
+FLAGS = {"exclude_seen": True, "explain": False}
+"""Name -> what is meant if nobody says."""
+
 
 class Wish(NamedTuple):
     """A request for recommendations."""
@@ -23,21 +26,28 @@ class Wish(NamedTuple):
     session: list[str | int]
     k: int
     exclude_seen: bool
+    explain: bool
+    """Also say what predicted intents mean, which takes a look at every title."""
 
 
 def read(body: bytes, model: Model, settings: Settings) -> Wish:
-    """`{"session": [...], "k": 10, "exclude_seen": true}`; `Refusal` 400 says what is wrong where."""
+    """`{"session": [...], "k": 10, "exclude_seen": true, "explain": false}`.
+
+    Raises:
+        Refusal: 400, and what is wrong where.
+    """
     given = parse_json(body)
-    unknown = given.keys() - {"session", "k", "exclude_seen"}
+    unknown = given.keys() - {"session", "k", "exclude_seen", "explain"}
     if unknown:
-        raise Refusal(400, f"{min(unknown)!r:.60}: unknown; there are session, k, exclude_seen")
+        raise Refusal(400, f"{min(unknown)!r:.60}: unknown; there are session, k, exclude_seen, explain")
     k = given.get("k", min(10, model.artefact.k))
     if type(k) is not int or not 1 <= k <= model.artefact.k:
         raise Refusal(400, f"k: expected a number from 1 to {model.artefact.k}, the length exported")
-    exclude_seen = given.get("exclude_seen", True)
-    if not isinstance(exclude_seen, bool):
-        raise Refusal(400, "exclude_seen: expected true or false")
-    return Wish(_session(given.get("session"), settings), k, exclude_seen)
+    flags = {name: given.get(name, default) for name, default in FLAGS.items()}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise Refusal(400, f"{name}: expected true or false")
+    return Wish(_session(given.get("session"), settings), k, **flags)
 
 
 async def recommend(wish: Wish, model: Model, name: str) -> Reply:
@@ -49,7 +59,7 @@ async def recommend(wish: Wish, model: Model, name: str) -> Reply:
     resolved = await model.lookup.resolve(wish.session)
     ids = [one.id for one in resolved]
     recent = ids[-model.artefact.max_length :]
-    intents, explained = await model.intents(recent)
+    intents, explained = await model.intents(recent, explain=wish.explain)
     items = np.array([recent], np.int64)
     exclude = np.full((1, 1), wish.exclude_seen)
     answer = await model.batcher.submit(Job(items, np.ones(items.shape, np.bool_), exclude, intents))

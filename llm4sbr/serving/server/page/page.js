@@ -108,7 +108,7 @@ async function refresh() {
     return;
   }
   try {
-    const found = await ask("recommend", { session: session.map((item) => item.id), k: SHOWN });
+    const found = await ask("recommend", { session: session.map((item) => item.id), k: SHOWN, explain: true });
     if (turn !== asked) return; // a later click has been answered, or will be
     showIntents(found.intents);
     showList(found.items);
