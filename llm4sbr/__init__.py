@@ -1,6 +1,7 @@
 """Session-based recommendation that a large language model makes better and never slows down.
 
-`run` brings a run up to date, `load` opens one to recommend from, `create` makes a component by name.
+`run` brings a run up to date, `load` opens one to recommend from, `create` makes a component by name; the
+other public names are what the remaining commands do.
 Importing this package loads none of torch, transformers or polars.
 """
 
@@ -10,15 +11,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm4sbr.api import load, run
+    from llm4sbr.api import experiment, export, load, plan, run, serve, settings, write_report
     from llm4sbr.protocols import PLUGIN_API
-    from llm4sbr.registry import create
+    from llm4sbr.registry import components, create
+    from llm4sbr.scaffold import new_plugin
 
     __version__: str
 
-_HOMES = {"run": "api", "load": "api", "create": "registry", "PLUGIN_API": "protocols"}
+_API = ("run", "load", "plan", "settings", "export", "serve", "write_report", "experiment")
+_HOMES = dict.fromkeys(_API, "api")
+_HOMES |= {
+    "create": "registry",
+    "components": "registry",
+    "PLUGIN_API": "protocols",
+    "new_plugin": "scaffold",
+}
 
-__all__ = ["PLUGIN_API", "__version__", "create", "load", "run"]
+__all__ = [
+    "PLUGIN_API",
+    "__version__",
+    "components",
+    "create",
+    "experiment",
+    "export",
+    "load",
+    "new_plugin",
+    "plan",
+    "run",
+    "serve",
+    "settings",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,18 +11,27 @@ from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llm4sbr.config import Config
     from llm4sbr.llms.planning import Plan
     from llm4sbr.serving.recommend import Recommender
 
 
 def run(
-    folder: str | Path, *, until: str = "evaluate", quiet: bool = True, **settings: Any
+    folder: str | Path,
+    *,
+    until: str = "evaluate",
+    force: bool = False,
+    quiet: bool = True,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Bring a run up to date and return what its last stage found.
 
     Args:
         folder: the run directory.
         until: last stage to run.
+        force: do that stage again even if nothing has changed.
         quiet: say nothing while running.
         **settings: sections of the configuration as dictionaries (`train={"dim": 64}`) or dotted keys
             (`**{"train.dim": 64}`).
@@ -32,7 +41,7 @@ def run(
         where the `report` is.
     """
     chosen = merge(*(nest({key: value}) for key, value in settings.items()))
-    pipeline.execute(Path(folder), chosen, until=until, progress=Progress(quiet=quiet))
+    pipeline.execute(Path(folder), chosen, until=until, progress=Progress(quiet=quiet), force=force)
     return summary(Path(folder), until)
 
 
@@ -49,6 +58,85 @@ def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
 
     _, config = pipeline.configure(Path(folder), {})
     return plan_of(Path(folder), config, Progress(quiet=quiet))
+
+
+def settings(folder: str | Path | None = None) -> Config:
+    """Every setting in force in a run, or the defaults."""
+    return pipeline.configure(None if folder is None else Path(folder), {})[1]
+
+
+def export(
+    folder: str | Path, formats: Sequence[str] = ("onnx",), *, quiet: bool = True, **options: Any
+) -> dict[str, Any]:
+    """Export a trained model of a run, verified, into its folder `export`.
+
+    Args:
+        folder: the run directory.
+        formats: installed names of kind `exporters`.
+        quiet: say nothing while verifying.
+        **options: fields of `llm4sbr.stages.export.Export`: `k`, `precisions`, `intents`, `variant` ...
+
+    Returns:
+        The record of each artefact, by the name of its folder.
+    """
+    from llm4sbr.stages.export import Export
+    from llm4sbr.stages.export import export as export_run
+
+    wanted = Export(formats=tuple(formats), **options)
+    return export_run(Path(folder), wanted, Progress(quiet=quiet))
+
+
+def serve(folder: str | Path, **options: Any) -> None:
+    """Answer sessions over HTTP, from a run that is exported or from an export folder, until SIGTERM.
+
+    Args:
+        folder: the run directory or the export folder.
+        **options: fields of `llm4sbr.serving.server.settings.Settings`: `host`, `port`, `max_batch` ...
+    """
+    from llm4sbr.serving.server.run import serve as serve_folder
+    from llm4sbr.serving.server.settings import Settings
+
+    serve_folder(Path(folder), Settings(**options))
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write `report.html` of a run or an experiment anew, and return where it is."""
+    from llm4sbr.report.html import write
+
+    return write(Path(folder))
+
+
+def experiment(
+    kind: str,
+    folder: str | Path,
+    datasets: Mapping[str, str | Path],
+    *,
+    jobs: int = 1,
+    quiet: bool = True,
+    axes: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Run one of the paper's experiments, one run directory per cell.
+
+    Args:
+        kind: `table2`, `ablation`, `localization` or `memory`.
+        folder: of the experiment; the same call goes on where an interrupted one stopped.
+        datasets: a reader's name -> where its data is; a name of your own -> `reader:path`.
+        jobs: cells trained side by side.
+        quiet: say nothing while running.
+        axes: fields of `llm4sbr.experiments.grid.Request`: `protocols`, `backbones`, `f`, `perspectives`.
+        **settings: of every cell, as for `run`.
+
+    Returns:
+        The content of `experiment.json`.
+    """
+    from llm4sbr.experiments.grid import Dataset, Request
+    from llm4sbr.experiments.runner import run_experiment
+
+    named = [Dataset.parse(f"{name}={place}") for name, place in datasets.items()]
+    chosen = merge(*(nest({key: value}) for key, value in settings.items()))
+    request = Request(kind, named, settings=chosen, **(axes or {}))
+    return run_experiment(Path(folder), request, jobs=jobs, progress=Progress(quiet=quiet))
 
 
 SUMMARIES = {

@@ -10,7 +10,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +28,12 @@ from llm4sbr.config import (
     to_settings,
     to_toml,
 )
-from llm4sbr.errors import ConfigError, StoreError
+from llm4sbr.errors import ConfigError, RegistryError, StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
+
+RESOLVED = "resolved.toml"
+"""Every value in force, as a file of the run."""
 
 NEUTRAL = frozenset({"train.workers", "train.device", "train.compile", "infer.cache", "evaluate.batch_size"})
 """Settings that change how fast or where something is done, and what comes out in the last digits at most."""
@@ -100,19 +103,29 @@ def configure(run: Path | None, chosen: Settings) -> tuple[Settings, Config]:
 
     Returns:
         The settings somebody chose, and the configuration, in which the protocol, and behind it the chosen
-        components' suggestions, fill what nobody chose.
+        components' suggestions, fill what nobody chose. If a component has gone since, what was in force
+        when the run was last brought up to date, unless something else is chosen now.
     """
-    before = run / "config.toml" if run else None
+    before, given = (run / "config.toml" if run else None), chosen
     if before and before.exists():
         chosen = merge(read_toml(before), chosen)
     chosen = _with_full_path(chosen)
+    try:
+        return chosen, _in_force(chosen)
+    except RegistryError:
+        if given or run is None or not (run / RESOLVED).exists():
+            raise
+        return chosen, build(read_toml(run / RESOLVED))
+
+
+def _in_force(chosen: Settings) -> Config:
     config = build(chosen)
     suggested = [
         nest(registry.suggestions("readers", config.data.reader)),
         nest(registry.suggestions("llms", config.infer.llm)),
         nest(PROTOCOLS[config.protocol]),
     ]
-    return chosen, build(*suggested, chosen)
+    return build(*suggested, chosen)
 
 
 def execute(
@@ -257,8 +270,11 @@ def _record(run: Path, chosen: Settings, config: Config) -> None:
     used = {pair for stage in STAGES for pair in stage.components(config)}
     python = {"python": platform.python_version(), "llm4sbr": registry.core_version()}
     store.write_text(run / "config.toml", to_toml(chosen))
-    store.write_text(run / "resolved.toml", to_toml(to_settings(config)))
-    store.write_json(run / "versions.json", python | registry.versions(sorted(used)))
+    store.write_text(run / RESOLVED, to_toml(to_settings(config)))
+    versions = python | registry.versions(sorted(used))
+    with suppress(RegistryError):  # where it has gone, what it has done is still there
+        versions |= registry.versions([("engines", config.engine.name)])
+    store.write_json(run / "versions.json", versions)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ READMES += sorted(ROOT.glob("plugins/*/README.md"))
 FIRST = DOCS / "getting-started.md"
 """Makes the toy data and the run that other pages go on with."""
 
-SLOW = {"serving.md", "experiments.md", "exporters.md"}
+SLOW = {"serving.md", "experiments.md", "exporters.md", "python.md"}
 """Pages that export a model or train many."""
 
 STAND_INS = """

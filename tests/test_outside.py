@@ -21,6 +21,7 @@ from llm4sbr.testing.toy import toy_log
 ROOT = Path(__file__).parent.parent
 OWN = ("llm4sbr", "__editable__", "_editable")
 KINDS = ("reader", "llm", "perspective", "encoder", "localizer", "backbone", "fuser", "baseline")
+KINDS += ("engine", "exporter")
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +118,7 @@ def run(outside: Outside) -> Path:
     items.write_csv(log / "titles.tsv", separator="\t", include_header=False)
     chosen = {
         f"--{kind}": f"my-{kind}"
-        for kind in ("llm", "perspective", "encoder", "localizer", "backbone", "fuser")
+        for kind in ("llm", "perspective", "encoder", "localizer", "backbone", "fuser", "engine")
     }
     options = [word for pair in chosen.items() for word in pair]
     options += [
@@ -167,14 +168,32 @@ def test_third_party_components_are_what_the_run_used(outside, run):
     versions = json.loads((run / "versions.json").read_text())
     used = " ".join(map(str, versions.values()))
     for kind in KINDS:
-        assert f"my-{kind}==0.1.0" in used
+        assert kind == "exporter" or f"my-{kind}==0.1.0" in used
     found = json.loads(outside.run("evaluate", "run", "--json", "-q"))
     assert found["rows"]
 
 
 def test_it_is_exported_and_served(outside, run):
-    outside.run("export", "run", "-q", "-k", "5")
-    command = outside.command(["serve", "run/export", "--port", "0"])
+    found = json.loads(
+        outside.run("export", "run", "--format", "onnx,my-exporter", "-q", "-k", "5", "--json")
+    )
+    assert {name.partition("-")[0] for name in found} == {"onnx", "my"}
+    assert served(outside, "run/export/onnx") == 5
+
+
+def test_the_python_interface_does_the_same(outside, run):
+    code = "import llm4sbr, sys; found = llm4sbr.load('run').recommend(['Red Lamp (1990)'], k=3); "
+    code += "sys.stdout.write(' '.join(item.key for item in found.items))"
+    command = [str(outside.python), "-P", "-c", code]
+    said = subprocess.run(
+        command, cwd=outside.work, env=outside.environment, capture_output=True, text=True, check=True
+    )
+    assert len(said.stdout.split()) == 3
+
+
+def served(outside: Outside, artefact: str) -> int:
+    """How many items a server that was started for an artefact recommends."""
+    command = outside.command(["serve", artefact, "--port", "0"])
     server = subprocess.Popen(
         command, cwd=outside.work, env=outside.environment, stderr=subprocess.PIPE, text=True
     )
@@ -191,8 +210,7 @@ def test_it_is_exported_and_served(outside, run):
         body = json.dumps({"session": ["Red Lamp (1990)"]}).encode()
         request = urllib.request.Request(f"{url}/recommend", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=20) as answer:
-            found = json.loads(answer.read())
-        assert len(found["items"]) == 5
+            return len(json.loads(answer.read())["items"])
     finally:
         server.terminate()
         assert server.wait(timeout=40) == 0
@@ -213,9 +231,24 @@ def test_without_a_plugin_old_runs_stay_readable_and_say_what_is_missing(outside
     assert json.loads(before)
     outside.uninstall("my-backbone")
     said = outside.run("recommend", "run", "--session", "Red Lamp (1990)", "-q", fails=True)
-    assert "backbone 'my-backbone'" in said
+    assert "trained with the backbone 'my-backbone' of my-backbone==0.1.0, which is not installed" in said
+    assert said.strip().endswith("pip install my-backbone==0.1.0")
     assert len(said.strip().splitlines()) == 1
     assert json.loads((run / "evaluate" / "metrics.json").read_text())["rows"]
     outside.run("report", "run")
     outside.run("answers", "stats", "--json")
     assert "my-backbone" in outside.run("config", "run")
+    assert served(outside, "run/export/onnx") == 5, "an exported model needs no plugin"
+
+
+def test_without_any_of_them_the_run_is_still_readable(outside, run):
+    for kind in KINDS:
+        outside.uninstall(f"my-{kind}")
+    left = json.loads(outside.run("plugins", "list", "--json"))
+    assert not any(component["package"].startswith("my-") for component in left)
+    outside.run("report", "run")
+    assert json.loads(outside.run("config", "run", "--json"))["localize"]["encoder"] == "my-encoder"
+    said = outside.run("run", "run", "-q", fails=True)
+    assert "'my-" in said
+    assert "is installed" in said
+    assert len(said.strip().splitlines()) == 1

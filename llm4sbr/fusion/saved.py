@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr import registry, store
-from llm4sbr.errors import StoreError
+from llm4sbr.errors import RegistryError, StoreError
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 
 WEIGHTS = "model.safetensors"
@@ -69,6 +69,7 @@ def load_model(folder: Path) -> SavedModel:
     recipe, catalogue, digest, facts = _parse(record, folder / RECORD)
     if store.file_sha256(folder / WEIGHTS) != digest:
         raise StoreError(f"{folder / WEIGHTS}: changed since {RECORD} was written; train the model again")
+    _check_installed(recipe, record.get("versions", {}), folder)
     model = build(recipe)
     _load_weights(model, store.read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     return SavedModel(model.eval(), recipe, catalogue, facts)
@@ -85,6 +86,17 @@ def _parse(record: Any, path: Path) -> tuple[Recipe, str, str, dict[str, Any]]:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise StoreError(f"{path}: not a model record ({reason}); train the model again") from None
+
+
+def _check_installed(recipe: Recipe, versions: Mapping[str, str], folder: Path) -> None:
+    """Name the package of a component that has gone since the model was trained."""
+    for kind, name in recipe.components():
+        package = versions.get(f"{kind}/{name.rpartition(':')[2]}")
+        if package and not any(c.package == package.partition("==")[0] for c in registry.components(kind)):
+            raise RegistryError(
+                f"{folder}: trained with the {kind[:-1]} {name!r} of {package}, which is not installed: "
+                f"pip install {package}"
+            )
 
 
 def _load_weights(model: LLM4SBR, weights: Mapping[str, Tensor], path: Path) -> None:
