@@ -122,3 +122,41 @@ def test_the_llm_is_shown_what_follows_in_training_and_no_more(wording):
     assert [item.id for item in choose.candidates([lamp])] == [2]
     assert choose.prompt([lamp]) == bare_prompt + "\nGreen Chair (1991)"
     assert choose.candidates([CATALOGUE.item(3)]) == []
+
+
+def test_what_the_llm_is_shown_is_what_its_answer_may_be_tied_to():
+    # The shorter session is padded; the first item of the catalogue is a candidate like any other.
+    sessions = Sessions(torch.tensor([2, 1, 2, 1, 4, 5, 4, 2, 4, 3]), torch.tensor([0, 2, 4, 6, 8, 10]))
+    choose, localizer = Choose(), Candidates(1)
+    choose.fit(sessions, CATALOGUE)
+    localizer.fit([], sessions, CATALOGUE, ENCODER)
+    for clicked, expected in (([2, 0], {1, 4}), ([5, 4], {2, 3})):
+        offered = {item.id for item in choose.candidates([CATALOGUE.item(id) for id in clicked if id])}
+        own = torch.tensor([clicked]).expand(len(TITLES), -1)
+        found = localizer.localize(TITLES, CATALOGUE, ENCODER, sessions=own)
+        assert set(found.items.flatten().tolist()) == offered == expected
+
+
+@pytest.mark.parametrize("make", [Nearest, Title, Pool, Candidates], ids=lambda make: make.__name__)
+def test_an_item_without_text_is_never_chosen(make):
+    class Sure(LetterEncoder):
+        """Has a vector for nothing, too, as text encoders have."""
+
+        def encode(self, texts):
+            return super().encode([text or "Blue Table" for text in texts])
+
+    shop = Catalogue(list("abcde"), ["Red Lamp", "", "Green Chair", " ", "Blue Table"])
+    localizer, encoder = make(2), Sure()
+    if hasattr(localizer, "fit"):
+        localizer.fit(["Blue Table", "Oak Shelf"], SESSIONS, shop, encoder)
+    own = {"sessions": torch.tensor([[1]])} if hasattr(localizer, "needs_sessions") else {}
+    found = localizer.localize(["Blue Table"], shop, encoder, **own)
+    assert not {2, 4} & set(found.items[0].tolist())
+
+
+def test_a_title_is_found_where_longer_texts_stand_for_items():
+    texts = [f"{title}, {'furniture of the house ' * 3}" for title in TITLES]
+    longer = Catalogue(list("abcde"), texts, {"title": TITLES})
+    found = Title(2).localize(["Blue Table", "Gren Chair"], longer, ENCODER)
+    assert found.items.tolist() == [[4, 0], [2, 0]]
+    assert torch.equal(found.embeddings, ENCODER.encode([texts[3], texts[1]]))

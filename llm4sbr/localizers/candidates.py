@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from llm4sbr import registry
 from llm4sbr.errors import ConfigError
-from llm4sbr.localizers.nearest import Nearest
+from llm4sbr.localizers.nearest import Nearest, with_text
 from llm4sbr.protocols import Baseline, Catalogue, Encoder, Localization, Sessions
 
 BLOCK = 1024
@@ -67,7 +67,7 @@ class Candidates:
         found = self._nearest.localize(answers, catalogue, encoder)
         if sessions is None or self._proposer is None or not self.f:
             return found
-        titles = encoder.encode(catalogue.titles)
+        titles = with_text(encoder.encode(catalogue.titles), catalogue)
         for start in range(0, len(answers), BLOCK):
             part = slice(start, start + BLOCK)
             texts = answers[part]
@@ -75,7 +75,8 @@ class Candidates:
             score, proposed = self._propose(sessions[part], catalogue.size)
             vectors = encoder.encode(texts)
             similarity = cosine_similarity(vectors.unsqueeze(1), titles[proposed], dim=2)
-            similarity = similarity.masked_fill(score <= 0, -torch.inf)
+            silent = (score <= 0) | ~titles[proposed].any(2)
+            similarity = similarity.masked_fill(silent, -torch.inf)
             best, place = similarity.topk(min(self.f, similarity.shape[1]), dim=1)
             weights = best.softmax(1).nan_to_num(0.0)
             rows = (given & (weights.sum(1) > 0) & (vectors.norm(dim=1) > 0)).nonzero().squeeze(1)
@@ -91,5 +92,6 @@ class Candidates:
         """Scores float (m, size) and rows int64 (m, size) of the candidates; a score of 0 is none."""
         assert self._proposer is not None
         scores = self._proposer.score(sessions, sessions > 0)
-        scores = scores.scatter(1, (sessions - 1).clamp_min(0), 0.0)  # what was clicked needs no proposal
+        padded = torch.cat([scores.new_zeros(len(scores), 1), scores], 1)  # column 0 takes the padding
+        scores = padded.scatter(1, sessions, 0.0)[:, 1:]  # what was clicked needs no proposal
         return scores.topk(min(self.size, num_items), dim=1)

@@ -74,8 +74,7 @@ class Nearest:
             none = torch.zeros(len(answers), self.f)
             return Localization(none.long(), none, answers)
         vectors = encoder.encode(catalogue.titles)  # (N, E)
-        blank = torch.tensor([not text.strip() for text in catalogue.titles])
-        similarity, index = self.search(answers, vectors.masked_fill(blank.unsqueeze(1), 0))  # (m, F)
+        similarity, index = self.search(answers, with_text(vectors, catalogue))  # (m, F)
         weights, scale = self._weigh(similarity)
         embeddings = torch.zeros_like(answers)
         for weight, at in zip((weights * scale).T, index.T, strict=True):  # (m, F, E) at once would be large
@@ -97,6 +96,12 @@ class Nearest:
         return cosines / total.clamp_min(torch.finfo(total.dtype).tiny), total
 
 
+def with_text(vectors: Tensor, catalogue: Catalogue) -> Tensor:
+    """The items' vectors float (N, E), those of items without text zero, so that they are never found."""
+    blank = [row for row, title in enumerate(catalogue.titles) if not title.strip()]
+    return vectors.index_fill(0, torch.tensor(blank), 0) if blank else vectors
+
+
 def top(queries: Tensor, vectors: Tensor, k: int, *, cells: int = CELLS) -> tuple[Tensor, Tensor]:
     """The k rows of `vectors` with the highest cosine similarity to each query (Eq. 3); no approximate index.
 
@@ -115,17 +120,17 @@ def top(queries: Tensor, vectors: Tensor, k: int, *, cells: int = CELLS) -> tupl
     """
     width = min(len(vectors), max(k, 4 * isqrt(cells)))
     height = max(1, cells // width)
-    lost = vectors.norm(dim=1) == 0
-    unit, asked = normalize(vectors.float(), dim=1), normalize(queries.float(), dim=1)
+    asked = normalize(queries.float(), dim=1)
     parts = []
     for first in range(0, len(asked), height):
         query = asked[first : first + height]
         blind = query.norm(dim=1, keepdim=True) == 0
         best = query.new_zeros(len(query), 0)
         index = torch.zeros(len(query), 0, dtype=torch.int64)
-        for start in range(0, len(unit), width):
-            block = query @ unit[start : start + width].T  # (height, width)
-            block.masked_fill_(lost[start : start + width] | blind, -torch.inf)
+        for start in range(0, len(vectors), width):
+            unit = normalize(vectors[start : start + width].float(), dim=1)  # all at once would be a copy
+            block = query @ unit.T  # (height, width)
+            block.masked_fill_(blind | ~unit.any(1), -torch.inf)
             at = (block * GRAIN).round().topk(min(k, block.shape[1]), dim=1).indices
             best, index = torch.cat([best, block.gather(1, at)], 1), torch.cat([index, at + start], 1)
             best, index = _sorted(best, index, k)

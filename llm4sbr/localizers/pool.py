@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from llm4sbr.errors import ConfigError
-from llm4sbr.localizers.nearest import Nearest, top
+from llm4sbr.localizers.nearest import Nearest, top, with_text
 from llm4sbr.protocols import Catalogue, Encoder, Localization, Sessions
 
 ROUNDS = 25
@@ -68,7 +68,8 @@ class Pool:
         blind = ~similarity.isfinite().any(1, keepdim=True)
         weights = similarity.masked_fill(blind, 0).softmax(1).masked_fill(blind, 0)
         mixed = (weights.unsqueeze(2) * self.centres[index]).sum(1)
-        items, shares = _tied(mixed, encoder.encode(catalogue.titles), self.f)
+        titles = with_text(encoder.encode(catalogue.titles), catalogue)
+        items, shares = _tied(mixed, titles, self.f)
         found.embeddings[given], found.items[given], found.weights[given] = mixed, items, shares
         return found
 

@@ -13,6 +13,7 @@ from llm4sbr.errors import ConfigError
 from llm4sbr.localizers.nearest import Nearest, top
 from llm4sbr.protocols import Catalogue, Encoder, Localization
 
+TITLE = "title"
 CLOSE = 10
 """Items, by cosine, whose titles a misspelt answer is compared with."""
 
@@ -20,6 +21,7 @@ CLOSE = 10
 class Title:
     """A title match first, exact and then fuzzy; `nearest` for the answers that match none.
 
+    Where longer texts stand for items, their titles count, which are then the catalogue's attribute `title`.
     Letter case, punctuation, a year in brackets and an English article do not count. A fuzzy match is sought
     among the few items that are most similar in text space, by the share of common characters.
 
@@ -67,7 +69,8 @@ def matches(
     Of several items with one title the first counts.
     """
     plain: dict[str, int] = {}
-    for id, title in enumerate(catalogue.titles, start=1):
+    names = catalogue.attributes.get(TITLE, catalogue.titles)
+    for id, title in enumerate(names, start=1):
         plain.setdefault(bare(title), id)
     plain.pop("", None)
     known = {answer: bare(answer) for answer in answers if "\n" not in answer and bare(answer)}
@@ -77,7 +80,7 @@ def matches(
         return found
     close = top(encoder.encode(unsure), encoder.encode(catalogue.titles), min(CLOSE, catalogue.size))[1]
     for answer, rows in zip(unsure, close.tolist(), strict=True):
-        ratios = [_ratio(known[answer], bare(catalogue.titles[row]), similarity) for row in rows]
+        ratios = [_ratio(known[answer], bare(names[row]), similarity) for row in rows]
         best = max(range(len(rows)), key=ratios.__getitem__)
         if ratios[best] >= similarity:
             found[answer] = rows[best] + 1

@@ -28,6 +28,7 @@ from llm4sbr.encoders.kept import encode_kept
 from llm4sbr.errors import StoreError
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.localizers import top
+from llm4sbr.localizers.title import TITLE
 from llm4sbr.progress import Advance, Progress
 from llm4sbr.protocols import Catalogue, Engine, Localizer, Samples
 
@@ -124,7 +125,10 @@ def _answers(folder: Path, names: Sequence[str]) -> pl.DataFrame:
 
 
 def _texts(catalogue: Catalogue, kind: str) -> Catalogue:
-    return Catalogue(catalogue.keys, catalogue.texts() if kind == "full" else catalogue.titles)
+    """The catalogue as localizers see it: its titles are the texts, the titles proper an attribute."""
+    if kind == "full":
+        return Catalogue(catalogue.keys, catalogue.texts(), {TITLE: catalogue.titles})
+    return Catalogue(catalogue.keys, catalogue.titles)
 
 
 def _space(
