@@ -178,6 +178,38 @@ def columns() -> str:
     return "\n".join(["| Role | Recognised |", "|---|---|", *rows])
 
 
+def contract(kind: str) -> str:
+    """What the contract tests of a kind check, read from their source, and how much of it may be missing."""
+    tree = ast.parse((ROOT / "llm4sbr" / "testing" / f"{kind}.py").read_text(encoding="utf-8"))
+    parts = []
+    for one in tree.body:
+        if isinstance(one, ast.ClassDef) and one.name.endswith("Contract"):
+            checks = [f for f in one.body if isinstance(f, ast.FunctionDef) and f.name.startswith("test_")]
+            rows = [f"| {_title(f.name)} | {_level(f)} | {_cell(_whole(f))} |" for f in checks]
+            parts.append("\n".join([f"`{one.name}`", "", "| Check | Level | |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def _title(name: str) -> str:
+    return name.removeprefix("test_").replace("_", " ")
+
+
+def _whole(node: ast.FunctionDef) -> str:
+    return ast.get_docstring(node) or ""
+
+
+def _level(check: ast.FunctionDef) -> str:
+    """`required`, or what the decorators of `testing.contract` say."""
+    for one in check.decorator_list:
+        if (
+            isinstance(one, ast.Call)
+            and isinstance(one.func, ast.Name)
+            and isinstance(one.args[0], ast.Constant)
+        ):
+            return f"{one.func.id.replace('_', ' ')}: `{one.args[0].value}`"
+    return "required"
+
+
 def template(name: str) -> str:
     """A file of `llm4sbr plugins new my-<kind> --kind <kind>`; `name` is the template's."""
     kind = name.partition(".")[0].removesuffix("_test")
@@ -221,6 +253,7 @@ PARTS = {
     "settings": settings,
     "protocol": protocol,
     "components": components,
+    "contract": contract,
     "columns": columns,
     "template": template,
 }

@@ -1,7 +1,9 @@
 """Reads the documentation's pages as programs: their fenced blocks are what the tests run.
 
-console        every line that begins with `$ ` is checked: options, components and settings exist
-console test   it is also run, on toy data; lines below a command are in its output, `...` for what varies
+console test   every line that begins with `$ ` is run, on toy data; lines below it are in its output, `...`
+               for what varies
+console needs=X  cannot be run here, for a reason in `NEEDS`; that options, components and settings exist is
+               checked
 pycon          is run as a doctest
 toml file=X    is a file that the page's commands find, as any language with `file=`
 """
@@ -40,12 +42,30 @@ KIND_OF = {
 """Setting -> the kind of component that it names."""
 
 
+NEEDS = {
+    "gpu": "an NVIDIA GPU",
+    "docker": "a container engine",
+    "processes": "torchrun; tests/test_distributed.py runs it",
+    "hub": "a model from a hub",
+    "network": "packages from an index, or a server elsewhere",
+    "data": "the reader's own data",
+    "port": "a port of the machine; tests/test_server_life.py serves on a free one",
+    "time": "minutes; a smaller one is run",
+}
+"""Why a block of a page is not run."""
+
+
 class Block(NamedTuple):
     """A fenced block."""
 
     language: str
     tags: tuple[str, ...]
     text: str
+
+    @property
+    def needs(self) -> str | None:
+        """Why it is not run, if it says so."""
+        return next((tag.removeprefix("needs=") for tag in self.tags if tag.startswith("needs=")), None)
 
     @property
     def file(self) -> str | None:

@@ -27,7 +27,7 @@ from llm4sbr.registry import KINDS
 from llm4sbr.testing.live_server import LiveServer, live_server
 
 sys.path.insert(0, str(Path(__file__).parent))
-from docs_pages import FENCE, Block, Step, blocks, check, indented, parse, steps
+from docs_pages import FENCE, NEEDS, Block, Step, blocks, check, indented, parse, steps
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -248,6 +248,21 @@ def test_every_command_of_a_page_exists(page):
             words = shlex.split(step.command)
             if words[:3] == ["llm4sbr", "plugins", "new"]:
                 own.add((f"{words[words.index('--kind') + 1]}s", words[3]))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_a_block_of_commands_is_run_or_says_why_not(page):
+    for block in blocks(page):
+        if block.language in ("sh", "bash", "shell"):
+            raise AssertionError(f"commands are `console` blocks: {block.text}")
+        if block.language == "console":
+            assert ("test" in block.tags) != (block.needs in NEEDS), f"neither run nor excused: {block.text}"
+
+
+def test_most_commands_are_run():
+    every = [block for page in PAGES for block in blocks(page) if block.language == "console"]
+    run = sum(len(steps(block)) for block in every if "test" in block.tags)
+    assert run > sum(len(steps(block)) for block in every) / 2
 
 
 @pytest.mark.parametrize("page", READMES, ids=lambda page: str(page.relative_to(ROOT)))
