@@ -11,6 +11,7 @@ from llm4sbr_ray import RayEngine
 from llm4sbr import registry
 from llm4sbr.engines import Local
 from llm4sbr.errors import ConfigError
+from llm4sbr.testing.engines import EngineContract
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings are Ray's
 
@@ -30,6 +31,10 @@ def failing():
         return block
 
     return work
+
+
+class TestContract(EngineContract):
+    create = staticmethod(lambda: RayEngine(workers=2))
 
 
 @pytest.fixture(scope="module")
