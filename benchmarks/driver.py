@@ -1,11 +1,11 @@
-"""Memory of the process that runs `infer`, as samples grow: up to 5 million prompts to a trivial LLM.
+r"""Memory of the process that runs `infer`, as samples grow: up to 5 million prompts to a trivial LLM.
 
-    python benchmarks/driver.py --prompts 500000,5000000 --json benchmarks/results/driver.json
+    python benchmarks/driver.py --prompts 500000,1000000,5000000 --json benchmarks/results/driver.json
 
 Every sample has a prefix of its own, hence two prompts that no other has. Each size and engine is measured in
-a fresh process: the memory that is its own (no file behind it), at the end of every part of the stage and at
-its peak, less what the process had before. Parts that need the whole log (its clicks and where each sample
-begins and ends) are counted apart from what asking adds.
+a fresh process: its own memory (no file behind it) ten times a second, by the part of the stage that runs.
+Ray's workers and their object store are other processes. What grows is on disk: the log and the prompts' keys
+in files without a name (`TMPDIR`), answers in the cache, tables as they are written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 from processes import Child, answer_for
 
 ITEMS = 5000
+WORKERS = 2
 CLICKS = 3
 """Of every prefix, so that there are 5000^3 of them."""
 
@@ -122,52 +123,67 @@ def child(task: dict[str, Any]) -> None:
     from llm4sbr.stages.infer import infer
 
     with tempfile.TemporaryDirectory() as folder:
-        site, out = Path(folder, "site"), Path(folder, "out")
+        site, out, cache = (Path(folder, name) for name in ("site", "out", "answers.sqlite"))
         site.mkdir()
         out.mkdir()
         install(site)
-        engine = {"name": task["engine"], "options": {"workers": 2} if task["engine"] == "ray" else {}}
+        options = {"workers": WORKERS} if task["engine"] == "ray" else {}
         config = build(
             {
-                "infer": {"llm": "trivial", "cache": Path(folder, "a.sqlite"), "controls": task["controls"]},
-                "engine": engine,
+                "infer": {"llm": "trivial", "cache": cache, "controls": task["controls"]},
+                "engine": {"name": task["engine"], "options": options},
             }
         )
         watch, before, began = Watch(), memory.anonymous(), time.monotonic()
         with watch.running():
-            infer(Path(task["run"]), out, config, watch)
-        found = {"before": before, "peaks": watch.peaks, "seconds": time.monotonic() - began}
+            infer(Path(task["run"]), out, config, watch)  # type: ignore[arg-type]
+        seconds = time.monotonic() - began
+        found = {"before": before, "peaks": watch.peaks, "seconds": seconds, "cache": cache.stat().st_size}
     answer_for(found, lambda: {})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--prompts", type=lambda text: [*map(int, text.split(","))], default=[50_000, 500_000]
-    )
-    parser.add_argument("--engines", type=lambda text: text.split(","), default=["local"])
-    parser.add_argument("--controls", type=lambda text: [t for t in text.split(",") if t], default=[])
-    parser.add_argument("--child", type=json.loads)
-    options = parser.parse_args()
-    if options.child:
-        return child(options.child)
+def rows(options: argparse.Namespace, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """A row per size and engine; bytes and seconds."""
     for prompts in options.prompts:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             make_run(run, prompts // 2)
             for engine in options.engines:
-                with Child(
-                    __file__, {"run": str(run), "engine": engine, "controls": options.controls}, threads=1
-                ) as one:
-                    f = one.ready
-                    print(
-                        prompts,
-                        engine,
-                        f"{f['seconds']:.0f}s",
-                        f"before {f['before'] / 2**20:.0f}",
-                        {k: round((v - f["before"]) / 2**20) for k, v in f["peaks"].items()},
-                        flush=True,
-                    )
+                say(f"{prompts:,} prompts, {engine}")
+                task = {"run": str(run), "engine": engine, "controls": options.controls}
+                with Child(__file__, task, threads=1) as measured:
+                    yield {"prompts": prompts, "engine": engine} | measured.ready
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    numbers = lambda text: [*map(int, text.split(","))]  # noqa: E731
+    names = lambda text: [name for name in text.split(",") if name]  # noqa: E731
+    parser.add_argument("--prompts", type=numbers, default=[500_000, 1_000_000, 5_000_000])
+    parser.add_argument("--engines", type=names, default=["local", "ray"])
+    parser.add_argument("--controls", type=names, default=["item-text", "shuffled"])
+    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    """Measure, write the JSON, print the table."""
+    options = arguments()
+    if options.child:
+        child(options.child)
+        return
+    from infer import circumstances
+    from infer_tables import driver_part
+
+    command = f"python benchmarks/driver.py --prompts {','.join(map(str, options.prompts))}"
+    found = {"command": f"{command} --engines {','.join(options.engines)}", **circumstances()}
+    found["rows"] = list(rows(options, lambda text: print(text, file=sys.stderr, flush=True)))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(driver_part(found))
 
 
 if __name__ == "__main__":

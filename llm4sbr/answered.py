@@ -26,7 +26,7 @@ __all__ = ["COLUMNS", "TOGETHER", "answered", "counts", "write_answers", "write_
 BLOCK = 20_000
 """Samples looked up in the cache at once."""
 
-TOGETHER = 2**18
+TOGETHER = 2**16
 """Sessions of a split that a control sees at once; of more, every second, every third ..."""
 
 COLUMNS = {

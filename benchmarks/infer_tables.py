@@ -1,0 +1,106 @@
+"""Tables of `benchmarks/README.md` about asking, from what `infer.py` and `driver.py` write."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from infer import SETS, WAYS
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def infer_section() -> str:
+    """What has been measured."""
+    parts = [
+        part(json.loads(path.read_text(encoding="utf-8")))
+        for name, part in (("infer", infer_part), ("driver", driver_part))
+        if (path := RESULTS / f"{name}.json").exists()
+    ]
+    return "\n\n".join(parts) or "Not measured yet."
+
+
+def infer_part(found: dict[str, Any]) -> str:
+    """Prompts per second in every way, and each one's share of what all gain together."""
+    sets = "; ".join(
+        f"{name}: {one['prompts']:,} prompts, {one['distinct']:,} of them distinct, "
+        f"{one['tokens'] / one['prompts']:.0f} tokens on average"
+        for name, one in found["sets"].items()
+    )
+    heads = ["set", "threads", "asked", "prompts/s", "times the way before", "times one at a time"]
+    heads += ["share of the gain", "answers as alone"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for threads in dict.fromkeys(row["threads"] for row in found["rows"]):
+        for name in SETS:
+            rows = {
+                row["way"]: row for row in found["rows"] if (row["set"], row["threads"]) == (name, threads)
+            }
+            lines += _lines(rows, found["sets"][name]["prompts"])
+    return f"`{found['command']}`\n\n{_circumstances(found)} {sets}.\n\n" + "\n".join(lines)
+
+
+def _lines(rows: dict[str, Any], prompts: int) -> list[str]:
+    lines, before, first = [], rows["one"], rows["one"]
+    whole = _ratio(first, rows["once"])
+    for way, title in WAYS.items():
+        row = rows[way]
+        clock = _clock(row)
+        rate = median(prompts / one[clock] for one in row["rounds"])
+        cells = [row["set"], str(row["threads"]), ("+ " if way != "one" else "") + title, f"{rate:.2f}"]
+        step, total = _ratio(before, row), _ratio(first, row)
+        share = f"{math.log(step) / math.log(whole):.0%}" if whole > 1 else ""
+        cells += ["", "", ""] if way == "one" else [f"{step:.2f}", f"{total:.2f}", share]
+        cells.append(f"{median(one['same'] for one in row['rounds']):.0%}")
+        lines.append(f"| {' | '.join(cells)} |")
+        before = row
+    return lines
+
+
+def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
+    clock = _clock(one)
+    return median(a[clock] / b[clock] for a, b in zip(one["rounds"], other["rounds"], strict=True))
+
+
+def _clock(row: dict[str, Any]) -> str:
+    return "cpu" if row["threads"] == 1 else "wall"
+
+
+def _circumstances(found: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    gpus = "".join(f", {name}" for name in found["gpus"])
+    about = f" {found['fingerprint']}." if "fingerprint" in found else ""
+    return f"{found['cpu']}, {found['cores']} cores{gpus}, load {found['load']:.1f}; {versions}.{about}"
+
+
+def driver_part(found: dict[str, Any]) -> str:
+    """Memory of the process that runs `infer`."""
+    heads = ["prompts", "engine", "minutes", "prompts/s", *PARTS.values(), "answer cache"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in found["rows"]:
+        own = {
+            name: max((row["peaks"][part] for part in parts if part in row["peaks"]), default=0)
+            for name, parts in GROUPS.items()
+        }
+        cells = [f"{row['prompts']:,}", row["engine"], f"{row['seconds'] / 60:.1f}"]
+        cells += [f"{row['prompts'] / row['seconds']:,.0f}"]
+        cells += [f"{(own[name] - row['before']) / 2**20:.0f} MB" for name in PARTS]
+        cells.append(f"{row['cache'] / 2**20:,.0f} MB")
+        lines.append(f"| {' | '.join(cells)} |")
+    return (
+        f"`{found['command']}`\n\n{_circumstances(found)} Peaks of the driver's own memory, in every part of "
+        f"the stage, beyond the {found['rows'][0]['before'] / 2**20:.0f} MB that it has before.\n\n"
+        + "\n".join(lines)
+    )
+
+
+PARTS = {"load": "reading the log", "plan": "planning", "ask": "asking", "write": "tables and controls"}
+GROUPS = {
+    "load": ("load",),
+    "plan": ("infer: planning", "after infer: planning"),
+    "ask": ("infer",),
+    "write": ("after infer",),
+}
+"""Part -> the labels under which `driver.py` has seen it."""
