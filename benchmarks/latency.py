@@ -14,17 +14,13 @@ compiling come on top, about seven minutes for the default sizes on two idle cor
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -33,8 +29,9 @@ from typing import Any, NamedTuple
 from engines import ENGINES, FLOOR, WIDTH
 from latency_child import __file__ as MEASURES
 from latency_child import export
+from machine import circumstances, keep
 from processes import Child
-from serving import SIZES, artefacts, lengths, processor
+from serving import SIZES, artefacts, lengths
 
 SIZES_TOO = {**SIZES, "10m": 10_000_000}
 VARIANTS = ("plain", "intents")
@@ -236,10 +233,11 @@ def export_missing(contestants: Sequence[Contestant], base: Path, say: Say) -> N
 
 
 def results(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file."""
-    found = {"command": command(options), **circumstances(), "load_before": os.getloadavg()[0]}
+    """Everything, as it goes into the JSON file, which is written again after every group."""
+    found = {"command": command(options), **about(), "load_before": os.getloadavg()[0]}
     groups, left = plan(options, gpu=bool(found["gpus"]))
     rows: list[dict[str, Any]] = []
+    found |= {"load_after": found["load_before"], "rows": rows, "not_measured": left}
     with artefacts(options.artefacts) as base:
         export_missing([one for each in groups for one in each], base, say)
         seconds = 60 * options.minutes
@@ -247,17 +245,10 @@ def results(options: argparse.Namespace, say: Say) -> dict[str, Any]:
             share = seconds / (len(groups) - number)
             made, spent = group(each, base, seconds=share, options=options, say=say)
             rows, seconds = rows + made, max(seconds - spent, 0)
-    rows = [one for n, one in enumerate(rows) if one["engine"] != FLOOR or one not in rows[:n]]
-    return found | {"load_after": os.getloadavg()[0], "rows": rows, "not_measured": left}
-
-
-def graphics() -> list[str]:
-    """Names of the GPUs that could be used, as the driver tells them."""
-    try:
-        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return [line.split(":", 1)[1].split("(")[0].strip() for line in told.stdout.splitlines()]
+            rows = [one for n, one in enumerate(rows) if one["engine"] != FLOOR or one not in rows[:n]]
+            found |= {"load_after": os.getloadavg()[0], "rows": rows}
+            keep(options.json, found)
+    return found
 
 
 def command(options: argparse.Namespace) -> str:
@@ -268,16 +259,10 @@ def command(options: argparse.Namespace) -> str:
     return " ".join(["python benchmarks/latency.py", *words])
 
 
-def circumstances() -> dict[str, Any]:
+def about() -> dict[str, Any]:
     """Machine, packages, models and sessions."""
-    return {
-        "cpu": processor(),
-        "cores": os.cpu_count(),
-        "gpus": graphics(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "model": f"D = {WIDTH}, fuser gated, two perspectives, random weights, top 20, seen items out",
-        "sessions": lengths(None, 0)[1],
-    }
+    model = f"D = {WIDTH}, fuser gated, two perspectives, random weights, top 20, seen items out"
+    return circumstances(PACKAGES) | {"model": model, "sessions": lengths(None, 0)[1]}
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -312,8 +297,6 @@ def main() -> None:
     from latency_tables import latency_part
 
     found = results(options, lambda text: print(text, file=sys.stderr, flush=True))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(latency_part(found))
 
 

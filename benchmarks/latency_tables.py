@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from engines import ENGINES, FLOOR
+from tables import machine, section, table, versions
 
-RESULTS = Path(__file__).parent / "results"
 AIMS = (
     (1_000_000, "onnx", "plain", "to_floor", 1.3, "fp32 takes at most 1.3 times the floor"),
     (1_000_000, "onnx-int8", "plain", "to_fp32", 1 / 1.8, "int8 is at least 1.8 times faster than fp32"),
@@ -22,20 +20,15 @@ AIMS = (
 
 def latency_section() -> str:
     """What has been measured, or that nothing has been."""
-    path = RESULTS / "latency.json"
-    if not path.exists():
-        return "Not measured yet."
-    return latency_part(json.loads(path.read_text(encoding="utf-8")))
+    return section("latency", latency_part)
 
 
 def latency_part(found: dict[str, Any]) -> str:
     """Circumstances, aims, a table per catalogue size, and what is missing."""
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    gpus = "".join(f", {name}" for name in found["gpus"])
     parts = [
         f"`{found['command']}`",
-        f"{found['cpu']}, {found['cores']} cores{gpus}, load {found['load_before']:.1f} before and "
-        f"{found['load_after']:.1f} after (the measurement's own included); {versions}. SR-GNN, "
+        f"{machine(found)}, load {found['load_before']:.1f} before and "
+        f"{found['load_after']:.1f} after (the measurement's own included); {versions(found)}. SR-GNN, "
         f"{found['model']}; sessions: {found['sessions']}.",
         aims(found["rows"]),
     ]
@@ -72,7 +65,7 @@ def size_table(rows: Sequence[dict[str, Any]]) -> str:
     plain = [row for row in rows if row["variant"] == "plain"]
     fused = {_place(row): row for row in rows if row["variant"] == "intents"}
     lines = [_line(row, fused.get(_place(row))) for row in plain or rows]
-    return _table(heads, lines)
+    return table(heads, lines)
 
 
 def _line(row: dict[str, Any], fused: dict[str, Any] | None) -> list[str]:
@@ -101,7 +94,7 @@ def missing_table(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for (engine, reason, command), sizes in reasons.items()
     ]
-    return _table(["engine", "items (N)", "", "command"], lines) if lines else ""
+    return table(["engine", "items (N)", "", "command"], lines) if lines else ""
 
 
 def _place(row: dict[str, Any]) -> tuple[int, int, str]:
@@ -110,8 +103,3 @@ def _place(row: dict[str, Any]) -> tuple[int, int, str]:
 
 def _threads(count: int) -> str:
     return f"{count} thread" + ("s" if count > 1 else "")
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

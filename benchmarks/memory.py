@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from engines import ENGINES, batches, open_engine
-from latency import VARIANTS, Say, circumstances
+from latency import VARIANTS, Say, about
 from latency_child import export
+from machine import keep
 from processes import Child, answer_for
 from serving import artefacts, lengths
 
@@ -116,21 +117,21 @@ def _own_score(backbone: str) -> bool:
 
 
 def results(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file."""
-    found = {"command": command(options), **circumstances(), "load": os.getloadavg()[0]}
+    """Everything, as it goes into the JSON file, which is written again after every row."""
+    found = {"command": command(options), **about(), "load": os.getloadavg()[0]}
     training = [row for folder in options.experiments for row in training_rows(folder)]
     known = {name: items for folder in options.experiments for name, items in catalogues(folder).items()}
     backbones = options.backbones or list(dict.fromkeys(row["backbone"] for row in training)) or ["sr-gnn"]
     sizes = sorted({*known.values(), *options.sizes})
+    serving: list[dict[str, Any]] = []
+    found |= {"catalogues": known, "training": training, "serving": serving}
     with artefacts(options.artefacts) as base:
-        serving = [
-            row
-            for items in sizes
-            for row in serving_rows(
-                items, backbones, base, gpu=bool(found["gpus"]), engines=options.engines, say=say
-            )
-        ]
-    return found | {"catalogues": known, "training": training, "serving": serving}
+        for items in sizes:
+            gpu = bool(found["gpus"])
+            for row in serving_rows(items, backbones, base, gpu=gpu, engines=options.engines, say=say):
+                serving.append(row)
+                keep(options.json, found)
+    return found
 
 
 def command(options: argparse.Namespace) -> str:
@@ -170,8 +171,6 @@ def main() -> None:
     from memory_tables import memory_part
 
     found = results(options, lambda text: print(text, file=sys.stderr, flush=True))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(memory_part(found))
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from engines import ENGINES
+from tables import machine, section, table, versions
 
-RESULTS = Path(__file__).parent / "results"
 NO_GPU = "not measured: no GPU"
+PLACE = ("items", "backbone", "engine")
+"""What a plain model and a fused one have in common."""
+
 ELSEWHERE = (
     "What needs a GPU is measured by the same commands on a machine that has one, after "
     "`pip install 'llm4sbr[onnx-gpu]' 'llm4sbr[tensorrt]'`."
@@ -19,20 +20,15 @@ ELSEWHERE = (
 
 def memory_section() -> str:
     """What has been measured, or that nothing has been."""
-    path = RESULTS / "memory.json"
-    if not path.exists():
-        return "Not measured yet."
-    return memory_part(json.loads(path.read_text(encoding="utf-8")))
+    return section("memory", memory_part)
 
 
 def memory_part(found: dict[str, Any]) -> str:
     """Circumstances and both tables."""
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    gpus = "".join(f", {name}" for name in found["gpus"])
     sizes = ", ".join(f"{name} has {items:,} items" for name, items in found["catalogues"].items())
     parts = [
         f"`{found['command']}`",
-        f"{found['cpu']}, {found['cores']} cores{gpus}; {versions}. {sizes}.".replace(" .", ""),
+        f"{machine(found)}; {versions(found)}. {sizes}.".replace(" .", ""),
     ]
     if found["training"]:
         parts.append("**Training**\n\n" + training_table(found["training"]))
@@ -53,7 +49,7 @@ def training_table(rows: Sequence[dict[str, Any]]) -> str:
         for name in ("peak_memory", "device_memory", "paper"):
             cells += _pair(row[name], plain[name], NO_GPU if name == "device_memory" else "")
         lines.append(cells)
-    return _table(heads, lines)
+    return table(heads, lines)
 
 
 def serving_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -61,12 +57,10 @@ def serving_table(rows: Sequence[dict[str, Any]]) -> str:
     heads = ["items", "backbone", "engine", "plain", "with intents", "/ plain", "GPU, plain", "with intents"]
     lines = []
     for row in (one for one in rows if one["variant"] == "plain"):
-        place = [row[name] for name in ("items", "backbone", "engine")]
-        fused = next(
-            one
-            for one in rows
-            if one is not row and [one[n] for n in ("items", "backbone", "engine")] == place
-        )
+        place = [row[name] for name in PLACE]
+        fused = next((one for one in rows if one is not row and [one[n] for n in PLACE] == place), None)
+        if fused is None:  # the measurement was cut short
+            continue
         cells = [f"{row['items']:,}", row["backbone"], ENGINES[row["engine"]].title]
         if "not_measured" in row:
             lines.append([*cells, f"not measured: {row['not_measured']}", "", "", "", ""])
@@ -74,7 +68,7 @@ def serving_table(rows: Sequence[dict[str, Any]]) -> str:
         cells += [_size(row["resident"]), *_pair(fused["resident"], row["resident"], "")]
         gpu = [_size(one["gpu"]) for one in (row, fused)] if ENGINES[row["engine"]].gpu else ["", ""]
         lines.append([*cells, *gpu])
-    return _table(heads, lines)
+    return table(heads, lines)
 
 
 def _pair(value: float | None, plain: float | None, missing: str) -> list[str]:
@@ -84,8 +78,3 @@ def _pair(value: float | None, plain: float | None, missing: str) -> list[str]:
 
 def _size(value: float | None) -> str:
     return f"{(value or 0) / 1e6:,.0f} MB"  # 10^6 bytes, as the paper's M
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from experiment_tables import experiment_section, keep
 from intents_tables import intents_section
+from latency_tables import latency_section
+from memory_tables import memory_section
 from serving_tables import serving_section
 from store_tables import store_section
 from training_tables import training_section
@@ -24,6 +26,8 @@ SECTIONS = {
     "experiments": experiment_section,
     "intents": intents_section,
     "serving": serving_section,
+    "latency": latency_section,
+    "memory": memory_section,
     "store": store_section,
 }
 """What stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` -> what makes it."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import re
 import sys
@@ -21,11 +20,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from load import Result, offer
+from machine import circumstances, keep
 from serving_tables import LIMITS, serving_table
 
 from llm4sbr.testing.live_server import LiveServer, live_server
@@ -173,10 +172,11 @@ def settle(server: LiveServer) -> None:
 
 
 def results(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file."""
+    """Everything, as it goes into the JSON file, which is written again after every row."""
     from synthetic import WIDTH, write_artefact
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    found = about(options) | {"model": f"sr-gnn, plain, D = {WIDTH}, random weights, top 20", "rows": rows}
     with artefacts(options.artefacts) as base:
         for items in options.sizes:
             for precision in options.precisions:
@@ -187,7 +187,8 @@ def results(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
                 say(f"{items:,} items, {precision}; load {os.getloadavg()[0]:.1f}")
                 row = {"precision": precision, "load": os.getloadavg()[0]}
                 rows.append(row | contestant(folder, items, options, say))
-    return about(options) | {"model": f"sr-gnn, plain, D = {WIDTH}, random weights, top 20", "rows": rows}
+                keep(options.json, found)
+    return found
 
 
 @contextmanager
@@ -208,22 +209,12 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     command += f"--seconds {options.seconds:g} --max-rate {options.max_rate:g} --endpoint {options.endpoint}"
     return {
         "command": command,
-        "cpu": processor(),
-        "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        **circumstances(PACKAGES),
         "sessions": lengths(options.run, options.seed)[1],
         "offered": "open loop, Poisson, from one process on the same machine; latency from the time due",
         "server": f"llm4sbr serve {options.serve}".strip(),
         "seed": options.seed,
     }
-
-
-def processor() -> str:
-    """The CPU's name."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -249,11 +240,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, print the table, write the JSON."""
+    """Measure, write the JSON, print the table."""
     options = arguments()
     found = results(options, lambda text: print(text, file=sys.stderr, flush=True))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(serving_table(found))
 
 

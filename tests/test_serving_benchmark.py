@@ -130,8 +130,30 @@ def test_a_live_server_is_measured(serving, tmp_path, monkeypatch):
     assert row["sustained"]["sessions_per_batch"] >= 1
     assert row["server_peak_memory"] > 2**24
     rows = [row | {"precision": "fp32", "load": 0.5}]
+    rows.append(rows[0] | {"items": 30, "sustained": row["sustained"] | {"p50": None, "errors": 7}})
     found = serving.about(options) | {"model": "toy", "rows": rows}
-    monkeypatch.setattr(serving_tables, "RESULTS", tmp_path)
+    monkeypatch.setattr("tables.RESULTS", tmp_path)
     assert serving_tables.serving_section() == "Not measured yet."
     (tmp_path / "serving.json").write_text(json.dumps(found))
-    assert serving_tables.serving_section().count("| 20 | fp32 |") == 1
+    text = serving_tables.serving_section()
+    assert text.count("| 20 | fp32 |") == 1
+    assert text.endswith("| 50/s: nothing was answered, 7 |")
+
+
+def test_rows_are_kept_as_they_are_measured(serving, tmp_path, monkeypatch):
+    """A measurement that is cut short has lost the row it was at, not the others."""
+
+    def contestant(folder, items, options, say):
+        if items == 30:
+            raise KeyboardInterrupt
+        return {"items": items}
+
+    monkeypatch.setattr(serving, "contestant", contestant)
+    for items in (20, 30):
+        toy_export(tmp_path / f"{items}-fp32")
+    given = ["--sizes", "20,30", "--precisions", "fp32", "--artefacts", str(tmp_path)]
+    options = serving.arguments([*given, "--json", str(tmp_path / "found.json")])
+    with pytest.raises(KeyboardInterrupt):
+        serving.results(options, lambda _: None)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [(row["items"], row["precision"]) for row in found["rows"]] == [(20, "fp32")]

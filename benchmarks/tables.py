@@ -1,0 +1,33 @@
+"""What the tables of `benchmarks/README.md` have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def section(name: str, part: Callable[[dict[str, Any]], str]) -> str:
+    """What `part` makes of `results/NAME.json`, or that there is no such file yet."""
+    path = RESULTS / f"{name}.json"
+    return part(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else "Not measured yet."
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Cells in Markdown."""
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def machine(found: dict[str, Any]) -> str:
+    """Processor, cores and GPUs."""
+    gpus = "".join(f", {name}" for name in found.get("gpus", ()))
+    return f"{found['cpu']}, {found['cores']} cores{gpus}"
+
+
+def versions(found: dict[str, Any]) -> str:
+    """Packages and their versions."""
+    return ", ".join(f"{name} {number}" for name, number in found["versions"].items())
