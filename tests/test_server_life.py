@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from http.client import HTTPConnection
 from pathlib import Path
@@ -325,3 +327,21 @@ def test_the_log_is_json(tmp_path):
     assert (request["method"], request["path"], request["status"]) == ("POST", "/recommend", 400)
     assert request["ms"] > 0
     assert all({"time", "level", "event"} <= one.keys() for one in server.events)
+
+
+def test_a_model_that_was_replaced_goes_at_once(tmp_path):
+    """Nothing collects it: what lives once a model is ready is frozen."""
+    settings, metrics = Settings(), Metrics()
+    models = Models(toy_export(tmp_path), settings, metrics)
+
+    async def main() -> list[object]:
+        await models.load()
+        first = weakref.ref(models.current)
+        await models.load()
+        return [first(), models.current.batcher.rows]
+
+    try:
+        assert asyncio.run(main()) == [None, 0]
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
