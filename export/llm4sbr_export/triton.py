@@ -34,7 +34,8 @@ NAME, ENGINE_NAME = "llm4sbr", "llm4sbr_tensorrt"
 PLAN = "model.plan"
 
 IMAGE = "nvcr.io/nvidia/tritonserver:25.08-py3"
-"""Container that `docker.sh` starts unless `IMAGE` is set."""
+"""Container that `docker.sh` starts unless `IMAGE` is set: CUDA 13.0, ONNX Runtime 1.23, TensorRT 10.13. The
+engine is built inside it, so that the version is whatever the container has."""
 
 QUEUE_DELAY = 1000
 """Microseconds that a request may wait for company."""
