@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm4sbr import hub, pipeline, store
-from llm4sbr.config import nest
+from llm4sbr.config import build, nest
 from llm4sbr.llms.weights import Weights
 from llm4sbr.progress import Progress
 from llm4sbr.testing.encoders import tiny_bert
@@ -117,6 +117,32 @@ def test_another_model_in_the_same_folder_makes_the_stage_stale(run: Path, tmp_p
     assert note.startswith("localize: redone, content of localize.encoder: ")
     assert (store.read_tensors(run / "localize" / "items.safetensors")["items"] != before).any()
     assert again(run) == ["localize: fresh"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "chosen"),
+    [
+        ("infer", {"infer.llm": "transformers:FOLDER"}),
+        ("infer", {"infer.llm": "smollm2-135m", "infer.options.model": "FOLDER"}),
+        ("infer", {"infer.llm": "transformers:FOLDER/weights.gguf"}),
+        ("localize", {"localize.encoder": "bert", "localize.encoder_options.model": "FOLDER"}),
+    ],
+    ids=["folder", "option", "file", "encoder's option"],
+)
+def test_a_stamp_names_what_is_in_a_local_model(
+    run: Path, tmp_path: Path, stage: str, chosen: dict[str, str]
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    given = nest({key: value.replace("FOLDER", str(folder)) for key, value in chosen.items()})
+    (one,) = [one for one in pipeline.STAGES if one.name == stage]
+    found = []
+    for content in (b"one", b"two"):
+        (folder / "weights.gguf").write_bytes(content)
+        parts = pipeline.stamp_for(run, one, build(given)).parts
+        found.append(parts[f"content of {next(iter(chosen))}"])
+    assert found[0] != found[1]
+    assert not [key for key in pipeline.stamp_for(run, one, build({})).parts if key.startswith("content of")]
 
 
 def test_results_outlive_the_model(run: Path, tmp_path: Path) -> None:
