@@ -14,11 +14,11 @@ from llm4sbr import store
 from llm4sbr.errors import StoreError
 from llm4sbr.intents.layout import MANIFEST, write_manifest
 
-SHARD = 2**27
+SHARD = 2**26
 """Bytes per shard, about."""
 REMEMBERED = 2**19
 """Intents among which an equal one is sought: the last so many distinct ones, or up to twice as many. They
-take about 200 bytes each, so that memory is bounded however many there are."""
+take about 130 bytes each, so that memory is bounded however many there are."""
 
 
 class IntentWriter:
@@ -164,7 +164,9 @@ class _Shards:
 
     def _write(self, rows: int) -> None:
         path = self.folder / f"{self.name}-{len(self.entries):05}.safetensors"
-        whole = {name: torch.cat([block[name] for block in self._blocks]) for name in self._blocks[0]}
+        blocks, self._blocks = self._blocks, []
+        whole = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+        del blocks  # a shard is in memory once while it is written
         tensors = {name: part[:rows] for name, part in whole.items()}
         store.write_tensors(path, tensors)
         entry = {"file": path.name, "rows": rows, "bytes": path.stat().st_size}

@@ -22,7 +22,8 @@ def show_sessions(found: Found) -> None:
 def _session(one: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield Text(f"{' | '.join(one['session']) or 'a session that is gone'}, key {one['key']}")
     for thought in one["perspectives"]:
-        said = " / ".join(thought["answer"].splitlines()) or "no usable answer"
+        missing = "answer not kept" if thought["items"] else "no usable answer"
+        said = " / ".join(thought["answer"].splitlines()) or missing
         yield Text(f"{thought['perspective']}: {said}")
         if thought["items"]:
             rows = [[item["title"], f"{item['weight']:.2f}"] for item in thought["items"]]
