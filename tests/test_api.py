@@ -17,8 +17,9 @@ import click
 import pytest
 
 import llm4sbr
+from llm4sbr.backbones.sr_gnn import SRGNN
 from llm4sbr.cli import cli
-from llm4sbr.errors import Llm4sbrError, StoreError
+from llm4sbr.errors import ExportError, Llm4sbrError, StoreError
 from llm4sbr.testing.toy_run import toy_run
 from llm4sbr.testing.training import settings, trained
 
@@ -174,6 +175,13 @@ def test_a_component_that_has_gone_is_named_with_its_package(finished):
         path.write_text(content)
     assert "trained with the backbone 'gone' of sbr-gone==4.2, which is not installed" in str(caught.value)
     assert str(caught.value).endswith("pip install sbr-gone==4.2")
+
+
+def test_a_backbone_that_says_it_cannot_be_exported_is_believed(finished, monkeypatch):
+    monkeypatch.setattr(SRGNN, "lacks", {"export": "it loops over rows"}, raising=False)
+    with pytest.raises(ExportError, match=r"^the backbone 'sr-gnn' cannot be exported: it loops over rows$"):
+        llm4sbr.export(finished)
+    assert not (finished / "export").exists()
 
 
 @pytest.mark.slow

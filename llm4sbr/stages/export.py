@@ -17,6 +17,7 @@ from llm4sbr import registry, store
 from llm4sbr.data.prepared import ITEMS
 from llm4sbr.errors import DeviceError, ExportError, InputError
 from llm4sbr.exporting import Exporter, ExportSpec, Scorer
+from llm4sbr.fusion.model import Recipe
 from llm4sbr.original import Original
 from llm4sbr.progress import Progress
 from llm4sbr.serving.artefact import FORMAT, RECORD
@@ -75,11 +76,13 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
         The records of the artefacts written now, by name.
 
     Raises:
-        ExportError: an artefact does not answer as the trained model; nothing of it is left.
+        ExportError: an artefact does not answer as the trained model, nothing of it is left; or a component
+            of the model says that it cannot be exported.
         DeviceError: a format needs a device that is not here; the others have been exported.
         InputError, StoreError, RegistryError: as their texts say.
     """
     original = Original.of(run, variant=wanted.variant, seed=wanted.seed, intents=wanted.intents)
+    _check_exportable(original.saved.recipe)
     jobs = [
         Job(run / "export" / artefact_name(kind, precision, wanted), kind, precision)
         for kind in wanted.formats
@@ -100,6 +103,13 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
     if missing:
         raise missing[0]
     return done
+
+
+def _check_exportable(recipe: Recipe) -> None:
+    for kind, name in recipe.components():
+        reason = getattr(registry.load(kind, name), "lacks", {}).get("export")
+        if reason:
+            raise ExportError(f"the {kind[:-1]} {name!r} cannot be exported: {reason}")
 
 
 def artefact_name(kind: str, precision: str, wanted: Export) -> str:
