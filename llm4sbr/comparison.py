@@ -35,7 +35,7 @@ Values = dict[str, dict[str, Tensor]]
 def table(
     rows: Sequence[Row], ks: Sequence[int], *, groups: Tensor, llm: str, coverage: float | None
 ) -> dict[str, Any]:
-    """The content of `metrics.json`, plain values only.
+    """The content of `metrics.json`, plain values only; `against` has the LLM's gains over every control.
 
     Args:
         rows: what to compare, in the table's order.
@@ -60,6 +60,11 @@ def table(
         "llm": llm,
         **ground._asdict(),
         "rows": [_line(row, ks, values, tested.get((row.name, PLAIN))) for row in rows],
+        "against": {
+            other: {"gain": {name: _gain(values, (LLM, other), name) for name in p}, "p": p}
+            for (first, other), p in tested.items()
+            if first == LLM and other != PLAIN
+        },
         "verdict": verdict(found, ground, llm=llm, metric=headline),
     }
 

@@ -141,6 +141,16 @@ def test_arithmetic_by_hand():
     assert second["p"]["HR@2"] == pytest.approx(2 / 8, abs=0.02)
 
 
+def test_the_llm_against_its_controls_by_hand():
+    # HR@2: the LLM 4/4, shuffled 2/4 with two differences of 1: of their four signs, ++ and -- are as extreme
+    llm, shuffled = row("llm", "intents", [1, 1, 1, 1]), row("shuffled", "control", [1, 1, 3, 3])
+    rows = [row("plain", "plain", [3, 3, 3, 1]), llm, shuffled]
+    found = table(rows, [2], groups=torch.arange(4), llm="x", coverage=1.0)["against"]
+    assert list(found) == ["shuffled"]
+    assert found["shuffled"]["gain"]["HR@2"] == pytest.approx(1.0)
+    assert found["shuffled"]["p"]["HR@2"] == pytest.approx(2 / 4, abs=0.03)
+
+
 def test_gain_over_nothing_is_unknown():
     found = table(
         [row("plain", "plain", [9, 9]), row("llm", "intents", [1, 9])],

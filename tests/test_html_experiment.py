@@ -136,8 +136,20 @@ def test_the_finding_counts_gains_that_controls_share(
         cell("worse", told(0.05, 0.2, 0.01)),
     )
     said = page.texts("p")[1]
-    assert "significantly in 2 of 4; in 1 of these 2 a control" in said
+    assert (
+        "significantly in 2 of 4; in 1 of these 2 they do not beat a control (item-text or shuffled)" in said
+    )
     assert said.endswith("and there the gain is not the LLM's. They lower MRR@20 in 1.")
+    beaten, chance = ({"gain": {"MRR@20": 0.3}, "p": {"MRR@20": p}} for p in (0.01, 0.4))
+    tested = {"own": {"item-text": beaten, "shuffled": beaten, "none": chance}}
+    tested |= {
+        "chance": {"item-text": beaten, "shuffled": chance},
+        "worse": {"item-text": beaten, "shuffled": {}},
+    }
+    cells = [cell(name, told(0.2, 0.1, 0.01) | {"against": found}) for name, found in tested.items()]
+    assert (
+        "in 3 of 3; in 2 of these 3 they do not beat a control" in experiment("table2", *cells).texts("p")[1]
+    )
     page = experiment("table2", cell("own", told(0.2, 0.15, 0.01)))
     assert page.texts("p")[1] == f"1 of 1 cells are done. {metrics['verdict']}"
 
