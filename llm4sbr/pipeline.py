@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr import hub, memory, registry, store
+from llm4sbr import hub, memory, registry, stamps, store
 from llm4sbr.config import (
     PROTOCOLS,
     Config,
@@ -170,11 +170,11 @@ def default_run(chosen: Settings) -> Path:
 
 def timings(run: Path) -> dict[str, dict[str, float]]:
     """`seconds` and `peak_memory` (bytes) of every finished stage, in order."""
-    found = [store.read_stamp(run / stage.name) for stage in STAGES]
+    found = [stamps.read_stamp(run / stage.name) for stage in STAGES]
     return {s.stage: {"seconds": s.seconds, "peak_memory": s.peak_memory} for s in found if s}
 
 
-def stamp_for(run: Path, stage: Stage, config: Config) -> store.Stamp:
+def stamp_for(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
     """The stamp that the stage would have if it ran now; its upstream stages must be finished."""
     flat = flatten(to_settings(config))
     parts = {
@@ -186,7 +186,7 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> store.Stamp:
         f"version of {name}": text for name, text in registry.versions(stage.components(config)).items()
     }
     for name in stage.upstream:
-        upstream = store.read_stamp(run / name)
+        upstream = stamps.read_stamp(run / name)
         if upstream is None:
             raise StoreError(f"{run}: stage {name} is not finished; run llm4sbr {name} {run}")
         parts[f"output of {name}"] = upstream.content
@@ -197,19 +197,19 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> store.Stamp:
     wording = Path(config.infer.wording)
     if stage.name == "infer" and wording.is_file():
         parts["text of infer.wording"] = store.file_sha256(wording)
-    return store.Stamp(stage.name, parts)
+    return stamps.Stamp(stage.name, parts)
 
 
 def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progress, *, redo: bool) -> None:
     folder = run / stage.name
-    old = store.read_stamp(folder)
+    old = stamps.read_stamp(folder)
     stamp = _without_news(_with_gone_model(stamp_for(run, stage, config), old), old)
     if old and old.fingerprint == stamp.fingerprint and not redo:
         progress.note(f"{stage.name}: fresh")
         return
     progress.note(f"{stage.name}: {_why(old, stamp)}")
     (run / REPORT).unlink(missing_ok=True)  # it tells of what was before
-    with store.stage_folder(folder, stamp) as out:
+    with stamps.stage_folder(folder, stamp) as out:
         started = time.monotonic()
         memory.reset_peak()
         before = _largest_child()
@@ -220,7 +220,7 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
             peak_memory=max(memory.peak(), child if child > before else 0),
             content=store.folder_sha256(out),
         )
-        store.write_stamp(out, done)
+        stamps.write_stamp(out, done)
 
 
 def _write_report(run: Path) -> None:
@@ -229,7 +229,7 @@ def _write_report(run: Path) -> None:
     write_run(run)
 
 
-def _without_news(stamp: store.Stamp, old: store.Stamp | None) -> store.Stamp:
+def _without_news(stamp: stamps.Stamp, old: stamps.Stamp | None) -> stamps.Stamp:
     """The stamp without settings that did not exist when the folder was made and are at their defaults.
 
     A setting that a new version brings keeps at its default to what was done before, so it makes no run
@@ -244,7 +244,7 @@ def _without_news(stamp: store.Stamp, old: store.Stamp | None) -> store.Stamp:
     return stamp._replace(parts={key: value for key, value in stamp.parts.items() if key not in news})
 
 
-def _with_gone_model(stamp: store.Stamp, old: store.Stamp | None) -> store.Stamp:
+def _with_gone_model(stamp: stamps.Stamp, old: stamps.Stamp | None) -> stamps.Stamp:
     """The stamp with what is known of a model's folder that is no longer here: results outlive models."""
     before = old.parts if old else {}
     gone = {
@@ -255,10 +255,10 @@ def _with_gone_model(stamp: store.Stamp, old: store.Stamp | None) -> store.Stamp
     return stamp._replace(parts=stamp.parts | gone)
 
 
-def _why(old: store.Stamp | None, new: store.Stamp) -> str:
+def _why(old: stamps.Stamp | None, new: stamps.Stamp) -> str:
     if old is None:
         return "to do"
-    different = store.changes(old, new)
+    different = stamps.changes(old, new)
     if not different:
         return "redone as asked"
     shown = [text if len(text) <= 90 else text[: text.index(":")] + " changed" for text in different[:3]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm4sbr import hub, pipeline, store
+from llm4sbr import hub, pipeline, stamps, store
 from llm4sbr.config import build, nest
 from llm4sbr.llms.weights import Weights
 from llm4sbr.progress import Progress
@@ -153,11 +153,11 @@ def test_results_outlive_the_model(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_of_a_version_that_did_not_look_is_fresh(run: Path, tmp_path: Path) -> None:
-    stamp = store.read_stamp(run / "localize")
+    stamp = stamps.read_stamp(run / "localize")
     assert stamp is not None
     older = {key: value for key, value in stamp.parts.items() if not key.startswith("content of ")}
     assert len(older) < len(stamp.parts)
-    store.write_stamp(run / "localize", stamp._replace(parts=older))
+    stamps.write_stamp(run / "localize", stamp._replace(parts=older))
     assert again(run) == ["localize: fresh"]
     (note,) = again(run, **{"localize.item_text": "full"})
     assert "localize.item_text: title -> full" in note

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llm4sbr import pipeline, store
+from llm4sbr import pipeline, stamps, store
 from llm4sbr.config import PROTOCOLS, Settings, departures, flatten, merge, nest, to_settings
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.progress import Progress
@@ -55,9 +55,9 @@ def test_a_changed_file_is_noticed(tmp_path: Path, chosen: Settings) -> None:
 def test_force_redoes_and_equal_output_keeps_what_follows_fresh(tmp_path: Path, chosen: Settings) -> None:
     run = tmp_path / "run"
     _execute(run, chosen, until="localize")
-    before = store.read_stamp(run / "prepare")
+    before = stamps.read_stamp(run / "prepare")
     assert _execute(run, {}, until="prepare", force=True) == ["prepare: redone as asked"]
-    after = store.read_stamp(run / "prepare")
+    after = stamps.read_stamp(run / "prepare")
     assert before is not None
     assert after is not None
     assert before.content == after.content
@@ -148,10 +148,10 @@ def test_a_run_of_another_version(tmp_path: Path, chosen: Settings) -> None:
 def test_a_setting_that_a_new_version_brings_makes_no_run_stale(tmp_path: Path, chosen: Settings) -> None:
     run = tmp_path / "run"
     _execute(run, chosen, until="infer")
-    old = store.read_stamp(run / "infer")
+    old = stamps.read_stamp(run / "infer")
     assert old is not None
     parts = {key: value for key, value in old.parts.items() if key != "infer.select"}
-    store.write_stamp(run / "infer", old._replace(parts=parts))
+    stamps.write_stamp(run / "infer", old._replace(parts=parts))
     assert _execute(run, {}, until="infer") == ["prepare: fresh", "infer: fresh"]
     lines = _execute(run, nest({"infer.select": "recent"}), until="infer")
     assert lines[1].startswith("infer: redone, infer.select")

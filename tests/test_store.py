@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import resource
 import shutil
@@ -15,15 +14,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.errors import StoreError
-from llm4sbr.store import Stamp
+from llm4sbr.stamps import Stamp
 
 ONE = Stamp("train", {"train.dim": 8})
-TWO = Stamp("train", {"train.dim": 16})
 
 
 # Whole files
@@ -197,14 +193,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk: Path) -> None:
 
 def test_a_disk_that_fills_while_a_stage_runs_keeps_its_finished_files(small_disk: Path) -> None:
     def stage() -> None:
-        with store.stage_folder(small_disk / "train", ONE) as out:
+        with stamps.stage_folder(small_disk / "train", ONE) as out:
             store.write_text(out / "first", "done")
             (out / "log").write_text("x" * 4_000_000)
 
     with pytest.raises(StoreError, match="train: cannot write: No space left on device; free some space"):
         stage()
     (small_disk / "train.tmp" / "log").unlink()
-    with store.stage_folder(small_disk / "train", ONE) as out:
+    with stamps.stage_folder(small_disk / "train", ONE) as out:
         assert (out / "first").read_text() == "done"
 
 
@@ -235,206 +231,9 @@ def test_folder_hash_depends_on_names_and_contents_alone(tmp_path: Path) -> None
     assert folder("d", {"x": "1", "sub/y": "3"}) != base
 
 
-# Stamps
-
-
-def test_stamp_is_read_back(tmp_path: Path) -> None:
-    stamp = Stamp("train", {"train.dim": 8, "list": [1, 2]}, 1.5, 2**40, "abc")
-    store.write_stamp(tmp_path, stamp)
-    assert store.read_stamp(tmp_path) == stamp
-    assert json.loads((tmp_path / "stage.json").read_text())["fingerprint"] == stamp.fingerprint
-
-
-def test_no_stamp_is_none(tmp_path: Path) -> None:
-    assert store.read_stamp(tmp_path) is None
-    assert store.read_stamp(tmp_path / "absent") is None
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.floats(0, 1e6), st.integers(0, 2**50), st.text(max_size=5))
-def test_fingerprint_of_a_stamp_is_of_its_inputs_only(seconds: float, memory: int, content: str) -> None:
-    assert ONE._replace(seconds=seconds, peak_memory=memory, content=content).fingerprint == ONE.fingerprint
-    assert ONE.fingerprint != TWO.fingerprint
-    assert ONE.fingerprint != ONE._replace(stage="infer").fingerprint
-
-
-def test_stamp_of_another_format_says_both_versions(tmp_path: Path) -> None:
-    store.write_stamp(tmp_path, ONE)
-    path = tmp_path / store.STAMP
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(
-        StoreError, match="run format 99, this version reads 1; use the version that wrote it"
-    ):
-        store.read_stamp(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"format": 1}', '{"format": 1, "stage": "x"}'])
-def test_foreign_stamp_says_what_to_delete(tmp_path: Path, content: str) -> None:
-    (tmp_path / store.STAMP).write_text(content)
-    with pytest.raises(StoreError, match=f"not a stage record; delete {tmp_path} and run again"):
-        store.read_stamp(tmp_path)
-
-
-def test_changes_name_key_old_and_new() -> None:
-    old = Stamp("localize", {"f": 5, "gone": "x", "same": 1})
-    new = Stamp("localize", {"f": 3, "same": 1, "added": True})
-    assert store.changes(old, new) == ["added: None -> True", "f: 5 -> 3", "gone: x -> None"]
-    assert store.changes(old, old._replace(seconds=9.0)) == []
-
-
-# Folders of stages
-
-
-def interrupted(final: Path, stamp: Stamp) -> None:
-    """An attempt at a stage that wrote one whole file and then failed."""
-
-    def attempt() -> None:
-        with store.stage_folder(final, stamp) as out:
-            store.write_text(out / "part", "whole")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        attempt()
-
-
-def test_finished_stage_has_its_name_and_its_stamp(tmp_path: Path) -> None:
-    final = tmp_path / "train"
-    with store.stage_folder(final, ONE) as out:
-        store.write_text(out / "model", "1")
-        assert not final.exists()
-    stamp = store.read_stamp(final)
-    assert stamp
-    assert (stamp.parts, stamp.content) == (ONE.parts, store.folder_sha256(final))
-    assert sorted(p.name for p in final.iterdir()) == ["model", "stage.json"]
-    assert [p.name for p in tmp_path.iterdir()] == ["train"]
-
-
-def test_stage_keeps_the_stamp_that_it_wrote_itself(tmp_path: Path) -> None:
-    with store.stage_folder(tmp_path / "train", ONE) as out:
-        store.write_stamp(out, ONE._replace(seconds=12.5, content="own"))
-    assert store.read_stamp(tmp_path / "train") == ONE._replace(seconds=12.5, content="own")
-
-
-def test_interrupted_work_is_handed_back_for_the_same_stamp(tmp_path: Path) -> None:
-    final = tmp_path / "train"
-    interrupted(final, ONE)
-    assert store.read_stamp(final) is None
-    with store.stage_folder(final, ONE) as out:
-        assert (out / "part").read_text() == "whole"
-
-
-def test_interrupted_work_is_dropped_for_another_stamp(tmp_path: Path) -> None:
-    final = tmp_path / "train"
-    interrupted(final, ONE)
-    with store.stage_folder(final, TWO) as out:
-        assert [p.name for p in out.iterdir()] == [store.BEGUN]
-
-
-def test_former_result_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    final = tmp_path / "train"
-    with store.stage_folder(final, ONE) as out:
-        store.write_text(out / "model", "old")
-    interrupted(final, TWO)
-    assert (final / "model").read_text() == "old"
-    with store.stage_folder(final, TWO) as out:
-        store.write_text(out / "model", "new")
-    assert (final / "model").read_text() == "new"
-
-
-def test_a_stage_s_own_operating_system_error_is_not_called_a_write_error(tmp_path: Path) -> None:
-    def stage() -> None:
-        with store.stage_folder(tmp_path / "infer", ONE):
-            raise ConnectionRefusedError("no server there")
-
-    with pytest.raises(ConnectionRefusedError, match="no server there"):
-        stage()
-
-
-REPLACE = """
-import os, signal, sys
-from pathlib import Path
-from llm4sbr import store
-
-step = int(sys.argv[2])
-calls = 0
-
-def counted(original):
-    def call(*arguments, **options):
-        global calls
-        calls += 1
-        if calls == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **options)
-    return call
-
-with store.stage_folder(Path(sys.argv[1]), store.Stamp("train", {"train.dim": 16})) as out:
-    store.write_text(out / "model", "new")
-    store.write_stamp(out, store.Stamp("train", {"train.dim": 16}, content="new"))
-    # From here on every system call that moves or removes something may be the last one.
-    Path.rename, Path.unlink = counted(Path.rename), counted(Path.unlink)
-    store.shutil.rmtree = counted(store.shutil.rmtree)
-print("finished")
-"""
-
-
-@pytest.mark.parametrize("step", range(1, 7))
-@pytest.mark.parametrize("then", [ONE, TWO], ids=["former settings", "new settings"])
-def test_kill_9_at_any_step_of_a_replacement_loses_neither_folder(
-    tmp_path: Path, step: int, then: Stamp
-) -> None:
-    final = tmp_path / "train"
-    with store.stage_folder(final, ONE) as out:
-        store.write_text(out / "model", "old")
-    done = subprocess.run(
-        [sys.executable, "-c", REPLACE, str(final), str(step)], capture_output=True, text=True, check=False
-    )
-    finished = done.stdout == "finished\n"
-    assert finished == (step == 6), "five steps: remove, rename, rename, remove, unlink"
-    assert finished or done.returncode == -signal.SIGKILL
-
-    stamp = store.read_stamp(final)
-    assert stamp, "a whole folder stands under the name"
-    model = (final / "model").read_text()
-    assert (stamp.parts, model) in [(ONE.parts, "old"), (TWO.parts, "new")]
-    assert stamp.content in (store.folder_sha256(final), "new")
-    if model == "old":  # what was finished but not yet in place is not lost for its own stamp
-        with store.stage_folder(final, TWO) as out:
-            assert (out / "model").read_text() == "new"
-    with store.stage_folder(final, then) as out:
-        store.write_text(out / "model", "last")
-    assert (final / "model").read_text() == "last"
-    assert [p.name for p in tmp_path.iterdir()] == ["train"]
-
-
-def test_leftovers_of_a_killed_write_do_not_reach_the_result(tmp_path: Path) -> None:
-    final = tmp_path / "train"
-    code = f"""
-import os, signal
-from pathlib import Path
-from llm4sbr import store
-with store.stage_folder(Path({str(final)!r}), store.Stamp("train", {{"train.dim": 8}})) as out:
-    store.write_text(out / "sub" / "first", "1")
-    with store.writing(out / "sub" / "second") as temporary:
-        temporary.write_text("half")
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    assert [p for p in (tmp_path / "train.tmp" / "sub").iterdir() if p.name.endswith(".tmp")]
-    with store.stage_folder(final, ONE):
-        pass
-    assert [p.name for p in (final / "sub").iterdir()] == ["first"]
-
-
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("LLM4SBR_CACHE", raising=False)
     assert store.cache_dir() == tmp_path / "llm4sbr"
     monkeypatch.setenv("LLM4SBR_CACHE", os.fspath(tmp_path / "own"))
     assert store.cache_dir() == tmp_path / "own"
-
-
-def test_a_stage_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
-    stamp = store.Stamp("prepare", {})
-    with pytest.raises(ValueError, match="no"), store.stage_folder(tmp_path / "prepare", stamp):
-        raise ValueError("no")
-    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm4sbr import pipeline, store
+from llm4sbr import pipeline, stamps, store
 from llm4sbr.config import Config
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.stages.train import variants
@@ -66,9 +66,9 @@ def share_models(run: Path, config: Config, donors: Sequence[Path]) -> int:
     return found
 
 
-def wanted(run: Path, config: Config, stamp: store.Stamp) -> Iterator[tuple[str, Path]]:
+def wanted(run: Path, config: Config, stamp: stamps.Stamp) -> Iterator[tuple[str, Path]]:
     """Variant and folder of every model that the unfinished stage `train` still lacks, its folder begun."""
-    out = store.begin_stage(run / TRAIN.name, stamp)
+    out = stamps.begin_stage(run / TRAIN.name, stamp)
     for seed in range(config.train.seed, config.train.seed + config.train.seeds):
         for variant in variants(run, config):
             folder = out / variant / f"seed-{seed}"
@@ -78,10 +78,10 @@ def wanted(run: Path, config: Config, stamp: store.Stamp) -> Iterator[tuple[str,
 
 def _trained(run: Path) -> dict[str, Any] | None:
     """Parts of the stamp of a finished `train` that fits the stages before it."""
-    stamp = store.read_stamp(run / TRAIN.name)
+    stamp = stamps.read_stamp(run / TRAIN.name)
     if stamp is None:
         return None
-    now = {stage.name: store.read_stamp(run / stage.name) for stage in (PREPARE, LOCALIZE)}
+    now = {stage.name: stamps.read_stamp(run / stage.name) for stage in (PREPARE, LOCALIZE)}
     fits = all(one and stamp.parts.get(f"output of {name}") == one.content for name, one in now.items())
     return stamp.parts if fits else None
 
@@ -95,7 +95,7 @@ def _decisive(variant: str, run: Path, parts: dict[str, Any]) -> dict[str, Any]:
         ignored += INTENTS
     found = {key: value for key, value in parts.items() if not key.startswith(ignored)}
     if variant == "none":  # the shape of the intents, and the titles that some fusers use
-        stamps = (store.read_stamp(run / INFER.name), store.read_stamp(run / LOCALIZE.name))
+        stamps = (stamps.read_stamp(run / INFER.name), stamps.read_stamp(run / LOCALIZE.name))
         asked, tied = (stamp.parts if stamp else {} for stamp in stamps)
         found |= {"infer.perspectives": asked.get("infer.perspectives")}
         found |= {key: value for key, value in tied.items() if "encoder" in key or "item_text" in key}
@@ -103,7 +103,7 @@ def _decisive(variant: str, run: Path, parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fingerprint(folder: Path) -> str | None:
-    stamp = store.read_stamp(folder)
+    stamp = stamps.read_stamp(folder)
     return stamp.fingerprint if stamp else None
 
 

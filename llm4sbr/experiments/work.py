@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from llm4sbr import pipeline, store
+from llm4sbr import pipeline, stamps, store
 from llm4sbr.config import Config, Settings, to_toml
 from llm4sbr.errors import Llm4sbrError, TrainingError
 from llm4sbr.experiments import sharing
@@ -88,7 +88,7 @@ def work(task: Task, report: Report) -> str:
 def _train_apart(run: Path, config: Config, report: Report) -> None:
     """Train what is lacking, each model in a process that has done nothing before."""
     stamp = pipeline.stamp_for(run, sharing.TRAIN, config)
-    done = store.read_stamp(run / sharing.TRAIN.name)
+    done = stamps.read_stamp(run / sharing.TRAIN.name)
     if done and done.fingerprint == stamp.fingerprint:
         return
     context = multiprocessing.get_context("spawn")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.report import quality, tables
 from llm4sbr.report.layout import count, duration, size
@@ -20,7 +20,7 @@ STAGES = ("prepare", "infer", "localize", "train", "evaluate")
 def cost(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
     """Time and memory per model, and per stage."""
     models = [row for row in rows if row["kind"] != "baseline"]
-    stamps = [stamp for name in STAGES if (stamp := store.read_stamp(run / name))]
+    stamps = [stamp for name in STAGES if (stamp := stamps.read_stamp(run / name))]
     lines = [cells(one.stage, duration(one.seconds), size(one.peak_memory)) for one in stamps]
     return {
         "models": tables.cost_table(models) if models else None,

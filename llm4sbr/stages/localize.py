@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from llm4sbr import quality, registry, store
+from llm4sbr import quality, registry, stamps, store
 from llm4sbr.config import Config
 from llm4sbr.data.batches import collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
@@ -145,7 +145,7 @@ def _space(
     localizer = registry.create("localizers", chosen.localizer, f=chosen.f, **chosen.options)
     make = partial(encoding, chosen.encoder, chosen.encoder_options)
     memo = Memo(encoder, advance=advance, work=partial(engine.map, make))
-    stamp = store.read_stamp(run / "infer")
+    stamp = stamps.read_stamp(run / "infer")
     about = {
         "catalogue": catalogue_hash(prepared.catalogue),
         "prompts": stamp.fingerprint if stamp else "",
