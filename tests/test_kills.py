@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,8 @@ from llm4sbr.progress import Progress
 from llm4sbr.testing.toy import toy_log
 
 KILLS = 50
+LATE = 5
+"""Of these, kills while `localize` writes."""
 
 ECHO = '''
 import hashlib, time
@@ -67,7 +70,7 @@ def test_fifty_kills_at_random_moments_cost_nothing_but_the_batch_in_flight(inst
         "encoders": {"letters": "llm4sbr.testing.localizers:LetterEncoder"},
     }
     install("echo-llm", entries, echo_llm=ECHO)
-    toy_log(tmp_path / "log", items=300, sessions=700)
+    toy_log(tmp_path / "log", items=300, sessions=1400)
 
     def chosen(name: str) -> dict[str, object]:
         return nest(
@@ -81,39 +84,49 @@ def test_fifty_kills_at_random_moments_cost_nothing_but_the_batch_in_flight(inst
     undisturbed, log = tmp_path / "undisturbed", tmp_path / "undisturbed.log"
     _bring(str(undisturbed), chosen("undisturbed"))
     prompts = _asked(log)
-    assert len(prompts) == len(set(prompts)) > 1000
+    assert len(prompts) == len(set(prompts)) > 2000
 
     context = multiprocessing.get_context("forkserver")  # children that have imported everything already
     context.set_forkserver_preload(
         ["llm4sbr.stages.prepare", "llm4sbr.stages.infer", "llm4sbr.stages.localize"]
     )
-    rng, kills, inside = random.Random(0), 0, 0
+    rng, inside, localizing = random.Random(0), 0, 0
     run, log = tmp_path / "killed", tmp_path / "killed.log"
-    deadline = time.monotonic() + 270
-    while kills < KILLS and time.monotonic() < deadline:
+    step = len(prompts) // KILLS
+
+    def kill(ready: Callable[[], bool], wait: float) -> None:
+        """Start a child, and kill it a moment after it is ready; it must not have ended before."""
         child = context.Process(target=_bring, args=(str(run), chosen("killed")))
-        before, began = len(_asked(log)), time.monotonic()
+        deadline = time.monotonic() + 60
         child.start()
-        wait = rng.uniform(0.0, 0.25)
-        while child.is_alive() and len(_asked(log)) == before and time.monotonic() - began < 20:
-            time.sleep(0.005)  # until it has something to lose
+        while child.is_alive() and not ready():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.002)
         time.sleep(wait)
-        alive = child.is_alive()
-        if alive and child.pid:
-            os.kill(child.pid, signal.SIGKILL)
+        assert child.is_alive(), "it ended before it was killed"
+        os.kill(child.pid or 0, signal.SIGKILL)
         child.join()
-        kills += alive
+
+    for number in range(KILLS - LATE):
+        before = len(_asked(log))
+        if number % 6:  # while it asks, where it has something to lose
+            wanted = before + rng.randint(1, step)
+            kill(lambda wanted=wanted: len(_asked(log)) >= wanted, rng.uniform(0.0, 0.01))
+        else:  # anywhere: while it starts, prepares, plans
+            kill(lambda: True, rng.uniform(0.0, 1.0))
         inside += len(_asked(log)) > before
-        if not alive:
-            assert child.exitcode == 0
-            break
-    assert kills >= min(KILLS, 30), f"only {kills} kills in time"
-    assert inside > kills // 2  # most of them hit the asking itself
+    assert inside > KILLS // 2
+    assert len(set(_asked(log))) < len(prompts)
+    for _ in range(LATE):  # all is asked, and localize writes
+        begun = run / "localize.tmp"
+        kill(begun.exists, rng.uniform(0.0, 0.05))
+        localizing += begun.exists()
+    assert localizing == LATE
     _bring(str(run), chosen("killed"))
     assert _hashes(run) == _hashes(undisturbed)
-    assert len(_hashes(run)) == 4  # the items, and a shard of each source
+    assert {name.split("/")[1] for name in _hashes(run)} >= {"llm", "item-text", "shuffled"}
     pairs = zip(_answers(run), _answers(undisturbed), strict=True)
     assert all(one.equals(other) for one, other in pairs)
     asked = _asked(log)
     assert set(asked) == set(prompts)
-    assert len(asked) - len(prompts) <= 8 * kills  # a batch each, at most
+    assert len(asked) - len(prompts) <= 8 * KILLS  # a batch each, at most

@@ -116,13 +116,12 @@ class OpenAILLM:
         with start_blocking_portal() as portal:  # a loop of its own, also where one is running already
             found = portal.call(self._all, list(prompts))
         failures = [one for one in found if isinstance(one, Exception)]
-        for failure in failures:
-            if isinstance(failure, HOPELESS):
-                raise ModelUnavailableError(self._explained(failure)) from None
         if not failures:
             return cast(list[str], found)
-        if len(failures) == len(found) and all(_unreachable(failure) for failure in failures):
-            raise ModelUnavailableError(self._explained(failures[-1])) from None
+        if len(failures) == len(found):  # otherwise some answers are here, and must not be lost
+            hopeless = [one for one in failures if isinstance(one, HOPELESS)]
+            if hopeless or all(map(_unreachable, failures)):
+                raise ModelUnavailableError(self._explained((hopeless or failures)[-1])) from None
         answers = [None if isinstance(one, Exception) else one for one in found]
         raise UnansweredError(_reason(failures[-1]), answers)
 

@@ -84,6 +84,18 @@ def answer(text: object) -> dict[str, object]:
     }  # fmt: skip
 
 
+class Moved(OpenAILLM):
+    """A server that is reached again, at another port: to the cache it is the one from before."""
+
+    def __init__(self, fingerprint: str, url: str) -> None:
+        super().__init__("m", url=url, retries=0)
+        self._before = fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        return self._before
+
+
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
@@ -214,6 +226,48 @@ def test_what_fails_is_asked_again_at_the_end(server, tmp_path):
         assert len(cache) == asker.asked == 20
         assert not asker.failed
         assert server.seen[-1] == "7"
+
+
+def test_a_lost_network_costs_no_answer_that_came(server, tmp_path):
+    llm = OpenAILLM("m", url=server.url, concurrency=1, retries=0, timeout=1.0)  # batches of eight
+
+    def cut(handler: Handler, prompt: str, times: int) -> bool:
+        if len(server.seen) > 20:
+            server.socket.close()  # from here on nobody listens
+            handler.connection.close()
+            return True
+        return False
+
+    server.behave = cut
+    with AnswerCache.open(tmp_path / "answers.sqlite") as cache:
+        with pytest.raises(ModelUnavailableError, match=r"answers so far are kept"):
+            Asker(llm, cache, budget=Budget()).ask(range(60), lambda sample: [str(sample)])
+        kept = len(cache)
+        assert kept == 20
+    back = Server()
+    thread = threading.Thread(target=back.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    with AnswerCache.open(tmp_path / "answers.sqlite") as cache:
+        asker = Asker(Moved(llm.fingerprint, back.url), cache, budget=Budget())
+        asker.ask(range(60), lambda sample: [str(sample)])
+        assert len(cache) == 60
+    back.shutdown()
+    back.server_close()
+    thread.join()
+    assert sorted(map(int, back.seen)) == sorted(set(range(60)) - {int(one) for one in server.seen[:20]})
+
+
+def test_answers_beside_a_refusal_are_kept(server, llm):
+    def refuse(handler: Handler, prompt: str, times: int) -> bool:
+        if prompt != "b":
+            return False
+        handler.say(401, {"error": {"message": "revoked"}})
+        return True
+
+    server.behave = refuse
+    with pytest.raises(UnansweredError, match="401") as caught:
+        llm.generate(["a", "b", "c"])
+    assert caught.value.answers == ["You said a", None, "You said c"]
 
 
 def test_a_server_that_is_not_there_is_one_line(monkeypatch):
