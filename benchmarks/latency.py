@@ -36,12 +36,14 @@ from serving import SIZES, artefacts, lengths
 SIZES_TOO = {**SIZES, "10m": 10_000_000}
 VARIANTS = ("plain", "intents")
 ROUNDS, LEAST_ROUNDS = 10, 3
+INSIDE = 2**31
+"""Bytes from which weights lie beside the graph, about."""
 SHORTEST = 0.05
 """Seconds per turn at least, even if the time is up."""
 ENOUGH = 200
 """Calls from which a 99th percentile is told."""
-EXPORT_COPIES = 7
-"""Memory that an export takes, in item tables of float32."""
+EXPORT_COPIES, EXPORT_COPIES_BESIDE = 7, 3
+"""Memory that an export takes, in item tables of float32; less where weights lie beside the graph."""
 PACKAGES = ("llm4sbr", "torch", "onnxruntime", "numpy")
 
 Say = Callable[[str], None]
@@ -199,8 +201,9 @@ def _reason(one: Contestant, gpu: bool) -> str:
     """Why it cannot be measured, "" if it can."""
     if ENGINES[one.engine].gpu and not gpu:
         return "no GPU"
-    exported = ENGINES[one.engine].precision is not None
-    needed = max(one.bytes(), EXPORT_COPIES * table_bytes(one.items) * exported) + table_bytes(one.items)
+    exported, table = ENGINES[one.engine].precision is not None, table_bytes(one.items)
+    copies = EXPORT_COPIES if table < INSIDE else EXPORT_COPIES_BESIDE
+    needed = max(one.bytes(), copies * table * exported) + table
     if needed > spare_memory():
         return f"needs {needed / 2**30:.0f} GB of memory, {spare_memory() / 2**30:.0f} GB are free"
     return ""

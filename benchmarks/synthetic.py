@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from llm4sbr.data.prepared import catalogue_hash
 from llm4sbr.exporting import ExportSpec
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.protocols import Catalogue
+from llm4sbr.store import file_sha256
 from llm4sbr_export.onnx import Onnx
 
 WIDTH, TEXT, LONGEST = 100, 384, 50
@@ -68,6 +68,6 @@ def write_artefact(
     record = facts | {"format": 1, "kind": "onnx", "precision": precision, "perspectives": list(perspectives)}
     record |= {"text_dim": TEXT if perspectives else 0, "verified": {}, "versions": {}}
     record |= {"inputs": {name: {} for name in inputs}, "outputs": {"item_ids": {}, "scores": {}}}
-    record["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    record["files"] = {path.name: file_sha256(path) for path in files}
     (folder / "artefact.json").write_text(json.dumps(record))
     return folder

@@ -28,6 +28,9 @@ MOST_K = 3840
 
 OPSET = 20
 
+BLOCK = 2**16
+"""Rows that are rounded at once."""
+
 
 def without(scores: Tensor, clicked: Tensor, exclude: Tensor) -> Tensor:
     """Float (B, N) with -inf at the items clicked, rows int64 (B, T), where `exclude` (bool (B, 1)) is true.
@@ -73,7 +76,8 @@ class Candidates(nn.Module):
     def __init__(self, exact: Exact, precision: str, *, k: int, query_range: float | None = None) -> None:
         super().__init__()
         self.tables = exact.tables
-        table = torch.cat([one.detach() for one in exact.tables], 1)
+        tables = [one.detach() for one in exact.tables]
+        table = torch.cat(tables, 1) if len(tables) > 1 else tables[0]
         least, times = COARSE[precision]
         self.count = max(k, min(max(least, times * k), len(table), MOST_K))
         self.first: nn.Module
@@ -112,8 +116,7 @@ class Integers(nn.Module):
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
-        scale = (table.abs().amax(1) / 63).clamp(min=torch.finfo(torch.float32).tiny)
-        rounded = (table / scale.unsqueeze(1)).round().to(torch.int8)
+        rounded, scale = round_rows(table, 63)
         self.register_buffer("columns", rounded.T.contiguous())  # (Q, N), as the operator wants it
         self.register_buffer("scale", scale)
         self.register_buffer("step", torch.tensor(1 / 127))
@@ -164,8 +167,8 @@ class Quantized(nn.Module):
 
     def __init__(self, table: Tensor, query_range: float) -> None:
         super().__init__()
-        scale = (table.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        self.register_buffer("rounded", (table / scale.unsqueeze(1)).round().to(torch.int8))
+        rounded, scale = round_rows(table, 127)
+        self.register_buffer("rounded", rounded)
         self.register_buffer("scale", scale)
         self.register_buffer("step", torch.tensor(query_range / 127))
         self.register_buffer("zero", torch.tensor(0, dtype=torch.int8))
@@ -185,6 +188,20 @@ class Quantized(nn.Module):
         shape = self.rounded.shape
         rows = _operator("DequantizeLinear", (self.rounded, self.scale), torch.float32, shape, axis=0)
         return product(steps, rows)
+
+
+def round_rows(table: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Float (N, Q) as int8 (N, Q) in -most..most and a scale per row, float (N,).
+
+    In blocks: a catalogue of ten millions has no room for copies of itself.
+    """
+    scale = torch.empty(len(table))
+    rounded = torch.empty(table.shape, dtype=torch.int8)
+    for start in range(0, len(table), BLOCK):
+        rows = slice(start, start + BLOCK)
+        scale[rows] = (table[rows].abs().amax(1) / most).clamp(min=torch.finfo(torch.float32).tiny)
+        rounded[rows] = (table[rows] / scale[rows].unsqueeze(1)).round()
+    return rounded, scale
 
 
 def product(query: Tensor, table: Tensor, added: Tensor | None = None) -> Tensor:
