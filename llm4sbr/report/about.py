@@ -20,8 +20,8 @@ STAGES = ("prepare", "infer", "localize", "train", "evaluate")
 def cost(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
     """Time and memory per model, and per stage."""
     models = [row for row in rows if row["kind"] != "baseline"]
-    stamps = [stamp for name in STAGES if (stamp := stamps.read_stamp(run / name))]
-    lines = [cells(one.stage, duration(one.seconds), size(one.peak_memory)) for one in stamps]
+    done = [stamp for name in STAGES if (stamp := stamps.read_stamp(run / name))]
+    lines = [cells(one.stage, duration(one.seconds), size(one.peak_memory)) for one in done]
     return {
         "models": tables.cost_table(models) if models else None,
         "stages": Table("Stages of the run", cells("stage", "time", "peak memory"), lines) if lines else None,
