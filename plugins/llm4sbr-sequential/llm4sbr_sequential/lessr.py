@@ -168,7 +168,8 @@ class EOPA(nn.Module):
         """Edges of the item that has most: after so many rounds, every edge has seen those before it."""
         if _traced():
             return self.arrivals  # a graph for all sessions
-        return min(self.arrivals, int(edges.arrivals.max()))
+        most = int(edges.arrivals.max())
+        return max(1, min(self.arrivals, most))  # never 0: every process of a team needs every gradient
 
     def _cell(self, gates: Tensor, state: Tensor) -> Tensor:
         reset_m, update_m, new_m = gates.chunk(3, 2)

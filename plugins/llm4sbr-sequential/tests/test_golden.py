@@ -228,6 +228,13 @@ def test_lessr_scores_many_sessions_a_few_at_a_time(monkeypatch):
     torch.testing.assert_close(model(*batch).long, at_once)
 
 
+def test_lessr_has_every_gradient_without_an_edge():
+    # Processes that train together sum their gradients in order: none may be missing in one of them.
+    model = LESSR(6, 4)
+    model(*pad([[1], [2]])).long.sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
 def test_lessr_knows_the_order_of_edges():
     # The paper's point: both sessions have one and the same set of transitions, and end alike.
     one, other = [1, 2, 1, 3, 1], [1, 3, 1, 2, 1]
