@@ -95,8 +95,8 @@ def _decisive(variant: str, run: Path, parts: dict[str, Any]) -> dict[str, Any]:
         ignored += INTENTS
     found = {key: value for key, value in parts.items() if not key.startswith(ignored)}
     if variant == "none":  # the shape of the intents, and the titles that some fusers use
-        stamps = (stamps.read_stamp(run / INFER.name), stamps.read_stamp(run / LOCALIZE.name))
-        asked, tied = (stamp.parts if stamp else {} for stamp in stamps)
+        upstream = (stamps.read_stamp(run / INFER.name), stamps.read_stamp(run / LOCALIZE.name))
+        asked, tied = (stamp.parts if stamp else {} for stamp in upstream)
         found |= {"infer.perspectives": asked.get("infer.perspectives")}
         found |= {key: value for key, value in tied.items() if "encoder" in key or "item_text" in key}
     return found
