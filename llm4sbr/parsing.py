@@ -7,6 +7,7 @@ remove something and are applied until nothing changes, so parsing what was pars
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 __all__ = ["one_line", "parse_answer"]
 
@@ -26,6 +27,7 @@ _TOKENS = (
 """What tokenizers read as a control token when they find it in text: `<|im_end|>`, `</s>`, `[INST]`."""
 
 
+@lru_cache(maxsize=2**15)  # of millions of prompts, each names a few of the same titles
 def one_line(text: str, limit: int = TITLE_LENGTH) -> str:
     """Text of the data made fit for a prompt.
 
