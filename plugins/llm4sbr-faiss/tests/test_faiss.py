@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import json
+
+import polars as pl
 import pytest
 import torch
 from llm4sbr_faiss import Faiss
 
 from llm4sbr import registry
+from llm4sbr.config import build
+from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError
+from llm4sbr.intents import IntentStore
 from llm4sbr.localizers.nearest import top
-from llm4sbr.testing.localizers import LocalizerContract
+from llm4sbr.progress import Progress
+from llm4sbr.stages.localize import localize
+from llm4sbr.testing.localizers import LetterEncoder, LocalizerContract
+from llm4sbr.testing.toy_run import toy_run
 
 
 class TestFaiss(LocalizerContract):
@@ -30,7 +39,15 @@ def test_a_small_catalogue_is_searched_exactly():
     exact = top(queries, vectors, 5)
     assert torch.equal(rows, exact[1])
     torch.testing.assert_close(cosine, exact[0], atol=1e-5, rtol=0)
-    assert faiss.facts["recall@5 against exact search"] == 1.0
+    assert faiss.facts == {"index": "none, the search is exact up to 10,000 items"}
+
+
+def test_items_that_are_as_similar_are_as_good():
+    # Every vector four times: whichever two of the four an index finds, nothing is missed.
+    queries, vectors = _vectors(40, 0), _vectors(100, 1).repeat(4, 1)
+    faiss = Faiss(2, index="Flat")
+    faiss.search(queries, vectors)
+    assert faiss.facts["recall@2 against exact search"] == 1.0
 
 
 def test_a_large_one_nearly_so_and_its_recall_is_told():
@@ -59,3 +76,27 @@ def test_wrong_options():
         Faiss(5, probes=0)
     with pytest.raises(ConfigError, match="faiss does not know it"):
         Faiss(5, index="Magic42").search(_vectors(2, 0), _vectors(9, 1))
+
+
+def test_a_run_is_told_how_often_the_exact_item_was_found(tmp_path, monkeypatch, capsys):
+    run = toy_run(tmp_path / "run", sources=())
+    prepared = load(run / "prepare")
+    keys = torch.cat([samples.key for samples in prepared.samples.values()]).unique().tolist()
+    answers = [prepared.catalogue.titles[place % 20] for place in range(len(keys))]
+    for name in ("long", "short"):
+        (run / "infer/llm").mkdir(parents=True, exist_ok=True)
+        table = {"key": keys, "answer": answers, "parsed": answers}
+        pl.DataFrame(table).write_parquet(run / f"infer/llm/{name}.parquet")
+    create = registry.create
+    stand_in = lambda kind, name, **o: LetterEncoder() if kind == "encoders" else create(kind, name, **o)  # noqa: E731
+    monkeypatch.setattr(registry, "create", stand_in)
+    config = build(
+        {"localize": {"encoder": "letters", "localizer": "faiss", "f": 2, "options": {"index": "Flat"}}}
+    )
+    (run / "localize").mkdir()
+    localize(run, run / "localize", config, Progress())
+    recall = "recall@2 against exact search"
+    assert json.loads((run / "localize/localize.json").read_text())["facts"][recall] == 1.0
+    assert f"{recall} 1.0" in capsys.readouterr().err
+    items, _ = IntentStore.open(run / "localize/llm").located(torch.arange(len(keys)))
+    assert items[:, 0, 0].tolist() == [place % 20 + 1 for place in range(len(keys))]
