@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from llm4sbr.perspectives import Long, Short
 from llm4sbr.protocols import Item
 from llm4sbr.testing.llms import tiny_llama
 
+TRUSTED = {"trust_remote_code": True}
 PROMPTS = ["short", "a good deal longer than the first prompt", "middling length", "x" * 300, "short", "é ☃"]
 
 
@@ -76,6 +79,16 @@ def test_batches_are_sorted_by_length_and_within_both_limits(folder):
     rows = [[0] * n for n in (5, 30, 4, 6, 7, 4, 9)]
     # 4, 4, 5 fill three places; 6, 7 fit in 20 tokens (2 x 7), 9 would make 3 x 9; 30 stands alone
     assert list(llm._batches(rows)) == [[2, 5, 0], [3, 4], [6], [1]]
+
+
+def test_the_head_gets_vectors_without_gaps(llm):
+    """With gaps, PyTorch copies the head's weights once for every row of a batch."""
+    seen = []
+    head = llm._loaded.network.get_output_embeddings()
+    head.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    llm.generate(PROMPTS)
+    assert {one.shape[0] for one in seen} > {1}
+    assert all(one.stride() == (one.shape[1] * one.shape[2], one.shape[2], 1) for one in seen)
 
 
 def test_padding_stands_behind_what_is_shared():
@@ -160,6 +173,28 @@ def test_pickled_weights_are_refused(tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelUnavailableError, match="safetensors"):
         TransformersLLM(folder).generate(["a"])
+
+
+def test_code_of_a_model_runs_only_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    folder, ran = tiny_llama(tmp_path / "own"), tmp_path / "ran"
+    config = json.loads((folder / "config.json").read_text())
+    named = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": named}))
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\nraise ImportError('it ran')\n")
+    for options, message in (({}, r"--set infer\.options\.trust_remote_code=true$"), (TRUSTED, "it ran")):
+        assert not ran.exists()
+        with pytest.raises(ModelUnavailableError, match=message) as caught:
+            TransformersLLM(folder, **options).generate(["a"])
+        assert "\n" not in str(caught.value)
+    assert ran.exists()
+
+
+def test_no_preset_trusts_code_that_comes_with_a_model():
+    for preset in (
+        one for one in registry.components("llms") if isinstance(registry.load("llms", one.name), partial)
+    ):
+        assert not registry.load("llms", preset.name).keywords.get("trust_remote_code"), preset.name
 
 
 def test_a_colon_argument_names_the_model(folder):

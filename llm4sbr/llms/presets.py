@@ -17,8 +17,8 @@ CHATML = (
 )
 """The template of Qwen-7B-Chat, whose tokenizer brings none."""
 
-Qwen7B = partial(TransformersLLM, model="Qwen/Qwen-7B-Chat", chat_template=CHATML, trust_remote_code=True)
-"""The paper's LLM (section 3.2.2); it comes with code of its own."""
+Qwen7B = partial(TransformersLLM, model="Qwen/Qwen-7B-Chat", chat_template=CHATML)
+"""The paper's LLM (section 3.2.2). It needs code that comes with it, hence `trust_remote_code=true`."""
 
 Qwen25_7B = partial(TransformersLLM, model="Qwen/Qwen2.5-7B-Instruct")
 Qwen3_8B = partial(TransformersLLM, model="Qwen/Qwen3-8B")

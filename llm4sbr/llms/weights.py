@@ -130,6 +130,11 @@ class Weights:
         reason = next(iter(f"{error}".strip().splitlines()), "") or type(error).__name__
         if isinstance(error, ImportError) and self.is_gguf:
             reason = f"{reason}; pip install 'llm4sbr[gguf]'"
+        if "trust_remote_code" in str(error) and not self._options["trust_remote_code"]:
+            return ModelUnavailableError(
+                f"the LLM {self.model!r} runs code that comes with it; if you trust that code: "
+                "--set infer.options.trust_remote_code=true"
+            )
         here = self._is_path or Path(self.model).exists()
         where = "" if here else "no such folder here; from the hub: "
         return ModelUnavailableError(
