@@ -98,6 +98,12 @@ def test_the_order_of_the_items_is_no_other_catalogue() -> None:
 
 def flipped(path: Path) -> None:
     content = bytearray(path.read_bytes())
+    content[-40] ^= 1  # the last 32 bytes are the sha256, the 32 before them the vectors
+    path.write_bytes(content)
+
+
+def flipped_sum(path: Path) -> None:
+    content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
 
@@ -118,7 +124,9 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [flipped, truncated, text, foreign, empty], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "damage", [flipped, flipped_sum, truncated, text, foreign, empty], ids=lambda one: one.__name__
+)
 def test_a_damaged_file_is_made_anew_and_said(damage: Callable[[Path], None]) -> None:
     made, _, _ = encode(Lengths())
     (path,) = files()
