@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from llm4sbr import hub, pipeline, stamps, store
 from llm4sbr.config import build, nest
+from llm4sbr.encoders import TransformersEncoder
 from llm4sbr.llms.weights import Weights
 from llm4sbr.progress import Progress
 from llm4sbr.testing.encoders import tiny_bert
@@ -163,3 +165,29 @@ def test_a_run_of_a_version_that_did_not_look_is_fresh(run: Path, tmp_path: Path
     assert "localize.item_text: title -> full" in note
     tiny_bert(tmp_path / "bert", seed=1)
     assert again(run)[0].startswith("localize: redone, content of localize.encoder: ")
+
+
+def test_a_catalogue_is_encoded_once_for_two_runs_and_a_damaged_copy_is_said(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM4SBR_CACHE", str(tmp_path / "cache"))
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    encoded: list[str] = []
+    real = TransformersEncoder._encode_batch
+
+    def counted(self: TransformersEncoder, texts: list[str]) -> Tensor:
+        encoded.extend(texts)
+        return real(self, texts)
+
+    monkeypatch.setattr(TransformersEncoder, "_encode_batch", counted)
+    notes = []
+    for one, damage in ((run, False), (other, False), (other, True)):
+        for path in (tmp_path / "cache" / "embeddings").glob("*" if damage else "nothing"):
+            path.write_bytes(b"no safetensors")
+        encoded.clear()
+        progress = Said()
+        pipeline.execute(one, {}, until="localize", force=True, progress=progress)
+        notes.append([text for text in progress.notes if "encoded again" in text])
+        assert (len(encoded) > 0) == (one == run or damage)  # item-text's answers are titles
+    assert [len(said) for said in notes] == [0, 0, 1]
+    assert notes[2][0].startswith(f"localize: {tmp_path / 'cache' / 'embeddings'}")
