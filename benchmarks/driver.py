@@ -22,9 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from machine import circumstances, keep
 from processes import Child, answer_for
 
 ITEMS = 5000
+PACKAGES = ("torch", "polars", "llm4sbr")
 WORKERS = 2
 CLICKS = 3
 """Of every prefix, so that there are 5000^3 of them."""
@@ -175,14 +177,14 @@ def main() -> None:
     if options.child:
         child(options.child)
         return
-    from infer import circumstances
     from infer_tables import driver_part
 
     command = f"python benchmarks/driver.py --prompts {','.join(map(str, options.prompts))}"
-    found = {"command": f"{command} --engines {','.join(options.engines)}", **circumstances()}
-    found["rows"] = list(rows(options, lambda text: print(text, file=sys.stderr, flush=True)))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found = {"command": f"{command} --engines {','.join(options.engines)}", "load": os.getloadavg()[0]}
+    found |= circumstances(PACKAGES) | {"rows": []}
+    for row in rows(options, lambda text: print(text, file=sys.stderr, flush=True)):
+        found["rows"].append(row)
+        keep(options.json, found)
     print(driver_part(found))
 
 

@@ -15,20 +15,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from machine import circumstances, keep
 from processes import Child, answer_for
 
+PACKAGES = ("torch", "transformers", "llm4sbr")
 PERSPECTIVES = ("long", "short")
 WAYS = {
     "one": "one prompt at a time",
@@ -142,27 +142,14 @@ def child(task: dict[str, Any]) -> None:
     answer_for(bench.ready(), bench.ask)
 
 
-def circumstances() -> dict[str, Any]:
-    """Machine and packages."""
-    from latency import graphics, processor
-
-    versions = {name: version(name) for name in ("torch", "transformers", "llm4sbr")}
-    return {
-        "cpu": processor(),
-        "cores": os.cpu_count(),
-        "gpus": graphics(),
-        "load": os.getloadavg()[0],
-        "versions": {"python": platform.python_version()} | versions,
-    }
-
-
 def results(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Everything, as it goes into the JSON file."""
     found = [measured(options, threads, say) for threads in options.threads]
     command = f"python benchmarks/infer.py {options.run.name} --threads {','.join(map(str, options.threads))}"
     return {
         "command": f"{command} --size {options.size} --rounds {options.rounds} --llm {options.llm}",
-        **circumstances(),
+        **circumstances(PACKAGES),
+        "load": os.getloadavg()[0],
         "wording": options.wording,
         **{name: found[0][name] for name in ("sets", "fingerprint")},
         "rows": [row for one in found for row in one["rows"]],
@@ -198,8 +185,7 @@ def main() -> None:
     from infer_tables import infer_part
 
     found = results(options, lambda text: print(text, file=sys.stderr, flush=True))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    keep(options.json, found)
     print(infer_part(found))
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from infer import SETS, WAYS
-
-RESULTS = Path(__file__).parent / "results"
+from tables import machine, section, table, versions
 
 
 def infer_section() -> str:
-    """What has been measured."""
-    parts = [
-        part(json.loads(path.read_text(encoding="utf-8")))
-        for name, part in (("infer", infer_part), ("driver", driver_part))
-        if (path := RESULTS / f"{name}.json").exists()
-    ]
-    return "\n\n".join(parts) or "Not measured yet."
+    """Rates, then the driver's memory."""
+    rates, memory = section("infer", infer_part), section("driver", driver_part)
+    return f"### Prompts per second\n\n{rates}\n\n### Memory\n\n{memory}"
 
 
 def infer_part(found: dict[str, Any]) -> str:
@@ -32,17 +25,17 @@ def infer_part(found: dict[str, Any]) -> str:
     )
     heads = ["set", "threads", "asked", "prompts/s", "times the way before", "times one at a time"]
     heads += ["share of the gain", "answers as alone"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines: list[list[str]] = []
     for threads in dict.fromkeys(row["threads"] for row in found["rows"]):
         for name in SETS:
             rows = {
                 row["way"]: row for row in found["rows"] if (row["set"], row["threads"]) == (name, threads)
             }
             lines += _lines(rows, found["sets"][name]["prompts"])
-    return f"`{found['command']}`\n\n{_circumstances(found)} {sets}.\n\n" + "\n".join(lines)
+    return f"`{found['command']}`\n\n{_circumstances(found)} {sets}.\n\n" + table(heads, lines)
 
 
-def _lines(rows: dict[str, Any], prompts: int) -> list[str]:
+def _lines(rows: dict[str, Any], prompts: int) -> list[list[str]]:
     lines, before, first = [], rows["one"], rows["one"]
     whole = _ratio(first, rows["once"])
     for way, title in WAYS.items():
@@ -54,7 +47,7 @@ def _lines(rows: dict[str, Any], prompts: int) -> list[str]:
         share = f"{math.log(step) / math.log(whole):.0%}" if whole > 1 else ""
         cells += ["", "", ""] if way == "one" else [f"{step:.2f}", f"{total:.2f}", share]
         cells.append(f"{median(one['same'] for one in row['rounds']):.0%}")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(cells)
         before = row
     return lines
 
@@ -69,16 +62,14 @@ def _clock(row: dict[str, Any]) -> str:
 
 
 def _circumstances(found: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    gpus = "".join(f", {name}" for name in found["gpus"])
     about = f" {found['fingerprint']}." if "fingerprint" in found else ""
-    return f"{found['cpu']}, {found['cores']} cores{gpus}, load {found['load']:.1f}; {versions}.{about}"
+    return f"{machine(found)}, load {found['load']:.1f}; {versions(found)}.{about}"
 
 
 def driver_part(found: dict[str, Any]) -> str:
     """Memory of the process that runs `infer`."""
     heads = ["prompts", "engine", "minutes", "prompts/s", *PARTS.values(), "answer cache"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for row in found["rows"]:
         own = {
             name: max((row["peaks"][part] for part in parts if part in row["peaks"]), default=0)
@@ -88,11 +79,11 @@ def driver_part(found: dict[str, Any]) -> str:
         cells += [f"{row['prompts'] / row['seconds']:,.0f}"]
         cells += [f"{(own[name] - row['before']) / 2**20:.0f} MB" for name in PARTS]
         cells.append(f"{row['cache'] / 2**20:,.0f} MB")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(cells)
     return (
         f"`{found['command']}`\n\n{_circumstances(found)} Peaks of the driver's own memory, in every part of "
         f"the stage, beyond the {found['rows'][0]['before'] / 2**20:.0f} MB that it has before.\n\n"
-        + "\n".join(lines)
+        + table(heads, lines)
     )
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from experiment_tables import experiment_section, keep
+from infer_tables import infer_section
 from intents_tables import intents_section
 from latency_tables import latency_section
 from memory_tables import memory_section
@@ -25,6 +26,7 @@ SECTIONS = {
     "training": training_section,
     "experiments": experiment_section,
     "intents": intents_section,
+    "asking": infer_section,
     "serving": serving_section,
     "latency": latency_section,
     "memory": memory_section,
