@@ -108,6 +108,8 @@ class Integers(nn.Module):
 
     Every query is divided by its largest entry, so that one session's list does not depend on the others in
     the batch; a session's scores are right up to that factor, which is all that choosing candidates needs.
+    Columns are divided by their largest entry first, and queries multiplied by it: a column of large numbers,
+    such as clicks beside titles, would leave the others few steps.
     Rows use 7 of the 8 bits: a CPU without VNNI adds two products in 16 bits, where 2 x 255 x 63 just fits.
 
     Args:
@@ -116,20 +118,24 @@ class Integers(nn.Module):
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
-        rounded, scale = round_rows(table, 63)
+        balance = torch.maximum(table.amax(0), -table.amin(0)).clamp(min=torch.finfo(torch.float32).tiny)
+        rounded, scale = round_rows(table, 63, balance)
         self.register_buffer("columns", rounded.T.contiguous())  # (Q, N), as the operator wants it
+        self.register_buffer("balance", balance)
         self.register_buffer("scale", scale)
         self.register_buffer("step", torch.tensor(1 / 127))
         self.register_buffer("middle", torch.tensor(128, dtype=torch.uint8))
 
     columns: Tensor
+    balance: Tensor
     scale: Tensor
     step: Tensor
     middle: Tensor
 
     def forward(self, query: Tensor) -> Tensor:
         """Float (B, Q) -> float (B, N)."""
-        unit = query / query.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        balanced = query * self.balance
+        unit = balanced / balanced.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         if not torch.onnx.is_in_onnx_export():
             whole = (unit / self.step).round() @ self.columns.float()
             return whole * self.scale
@@ -167,7 +173,7 @@ class Quantized(nn.Module):
 
     def __init__(self, table: Tensor, query_range: float) -> None:
         super().__init__()
-        rounded, scale = round_rows(table, 127)
+        rounded, scale = round_rows(table, 127, torch.ones(table.shape[1]))
         self.register_buffer("rounded", rounded)
         self.register_buffer("scale", scale)
         self.register_buffer("step", torch.tensor(query_range / 127))
@@ -190,8 +196,8 @@ class Quantized(nn.Module):
         return product(steps, rows)
 
 
-def round_rows(table: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Float (N, Q) as int8 (N, Q) in -most..most and a scale per row, float (N,).
+def round_rows(table: Tensor, most: int, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Float (N, Q) over `columns` (Q,) as int8 (N, Q) in -most..most, and a scale per row, float (N,).
 
     In blocks: a catalogue of ten millions has no room for copies of itself.
     """
@@ -199,8 +205,9 @@ def round_rows(table: Tensor, most: int) -> tuple[Tensor, Tensor]:
     rounded = torch.empty(table.shape, dtype=torch.int8)
     for start in range(0, len(table), BLOCK):
         rows = slice(start, start + BLOCK)
-        scale[rows] = (table[rows].abs().amax(1) / most).clamp(min=torch.finfo(torch.float32).tiny)
-        rounded[rows] = (table[rows] / scale[rows].unsqueeze(1)).round()
+        block = table[rows] / columns
+        scale[rows] = (block.abs().amax(1) / most).clamp(min=torch.finfo(torch.float32).tiny)
+        rounded[rows] = (block / scale[rows].unsqueeze(1)).round()
     return rounded, scale
 
 
