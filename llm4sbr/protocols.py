@@ -240,12 +240,12 @@ class Localizer(Protocol):
 class Backbone(Protocol):
     """A session encoder over item ids; an `nn.Module`. Constructor: `num_items`, `dim`, own options.
 
-    Optional besides, where scores are more than `fused @ items.T` of the session's vector float (B, D) and the
-    item embeddings: `query(fused) -> (B, D)`, what becomes of that vector before, such as its direction; or
-    `score(fused, encoded) -> (B, N)`, in place of the product, which costs exported models their small tables.
-    Optional class attributes: `plain_readout = "long"`, without a fuser the session's vector is `long`, not a
-    map of both; `own_items_first = True`, a session's own items always score highest, by construction, and so
-    what comes next can be told from two clicks on, behind them.
+    Optional besides, where scores are more than `fused @ items.T` of the session's vector float (B, D) and
+    the item embeddings: `query(fused) -> (B, D)`, what becomes of that vector before, such as its direction;
+    or `score(fused, encoded) -> (B, N)`, in place of the product, which costs exported models their small
+    tables. Optional class attributes: `plain_readout = "long"`, without a fuser the session's vector is
+    `long`, not a map of both; `own_items_first = True`, a session's own items always score highest, by
+    construction, and so what comes next can be told from two clicks on, behind them.
     """
 
     def fit(self, sessions: Sessions) -> None:
