@@ -44,7 +44,7 @@ def test_candidates_give_the_exact_list(precision):
 
 
 def test_a_column_of_large_numbers_leaves_the_others_their_bits():
-    """Titles beside the logarithm of clicks, as `whitened` has them: the best 20 of 5,000 are in the first 40."""
+    """Titles beside the logarithm of clicks, as `whitened` has them."""
     torch.manual_seed(0)
     table = torch.cat([torch.randn(5000, 64) * 0.05, torch.randn(5000, 1).abs() * 8], 1)
     query = torch.cat([torch.randn(64, 64) * 20, torch.full((64, 1), 0.1)], 1)
