@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -24,6 +25,9 @@ from llm4sbr.serving.server.settings import Settings
 SWITCH = 0.0001
 """Seconds after which a thread lets others run; CPython's 0.005 is long for answers in milliseconds."""
 
+GARBAGE = 10_000
+"""New objects after which Python looks for cycles; its 700 are those of ten requests, which leave none."""
+
 OTHER_FILES = 64
 """Files that a server has open beside its connections, at most."""
 
@@ -41,6 +45,7 @@ def serve(path: Path, settings: Settings) -> None:
     """
     to_standard_error()
     sys.setswitchinterval(SWITCH)
+    gc.set_threshold(GARBAGE)
     folder = find_folder(path)
     listening = listen(settings)
     settings = replace(settings, connections=most_connections(settings.connections))
