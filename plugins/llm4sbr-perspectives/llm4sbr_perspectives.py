@@ -24,6 +24,9 @@ PRICES = ("price", "price_usd", "cost")
 
 ONLY = "Reply with only its title."
 
+SENTENCE = re.compile(r"(?:the|this|a) user\b", re.IGNORECASE)
+"""How small models begin when they tell about the user, or repeat the question, instead of answering."""
+
 
 class Asks:
     """A perspective that lists the session, a line per item, and then asks.
@@ -50,8 +53,9 @@ class Asks:
         return "\n".join(["A user looked at these items, the latest one last:", *lines, self.question(shown)])
 
     def parse(self, answer: str) -> str:
-        """The item that an answer names."""
-        return parse_answer(answer)
+        """The item that an answer names; a sentence about the user names none."""
+        title = parse_answer(answer)
+        return "" if SENTENCE.match(title) else title
 
     def question(self, items: Sequence[Item]) -> str:
         """What is asked about the items shown."""
@@ -82,7 +86,7 @@ class Category(Asks):
         if not kinds:
             return super().question(items)
         kind = one_line(kinds.most_common(1)[0][0])
-        return f"The user looks mostly at {kind}. Name one other item of this kind that fits. {ONLY}"
+        return f"Name one other item of the kind {kind} that this user would choose next. {ONLY}"
 
 
 class NextCategory(Category):
@@ -100,6 +104,12 @@ class NextCategory(Category):
             "Which kind of item will this user look at next? Reply with only the name of a category, such as "
             f"{_examples(items)}."
         )
+
+    def parse(self, answer: str) -> str:
+        """The kind alone: `Drama` of "This user will look at items in the category of Drama."."""
+        kind = super().parse(answer)
+        behind = re.search(r"\bcategor(?:y|ies)(?: of| is| are)?:? (.+)", kind, re.IGNORECASE)
+        return parse_answer(behind[1]) if behind else re.sub(r" category$", "", kind)
 
 
 class Price(Asks):
@@ -148,9 +158,10 @@ class Explain(Asks):
     def parse(self, answer: str) -> str:
         """The item behind the last `Answer:`; reasons without an answer are worth nothing."""
         _, found, title = answer.rpartition("Answer:")
-        if found:
-            return parse_answer(title)
-        return "" if re.match(r"\s*Reason:", answer) else parse_answer(answer)
+        if not found and re.match(rf"\s*(?:Reason:|{SENTENCE.pattern})", answer, re.IGNORECASE):
+            return ""
+        title = super().parse(title)
+        return "" if title == "TITLE" else title
 
 
 def _first(item: Item, names: Sequence[str]) -> str:

@@ -42,10 +42,10 @@ def _last_line(view, *items):
 
 def test_category_names_the_most_frequent_kind_and_of_equals_the_latest():
     lamps, rugs = _item(1, genres="Lamps"), _item(2, category="Rugs")
-    assert "mostly at Rugs" in _last_line(Category(), lamps, rugs)
-    assert "mostly at Lamps" in _last_line(Category(), lamps, rugs, lamps)
+    assert "kind Rugs that" in _last_line(Category(), lamps, rugs)
+    assert "kind Lamps that" in _last_line(Category(), lamps, rugs, lamps)
     assert "- Title 2 (Rugs)" in Category().prompt([lamps, rugs])
-    assert "mostly" not in Category().prompt([_item(1)])
+    assert "kind" not in Category().prompt([_item(1)])
 
 
 def test_next_category_shows_what_a_category_looks_like():
@@ -85,10 +85,37 @@ def test_price_reads_numbers_as_people_write_them(price, shown):
         ("Answer: It. Answer: Up.", "Up"),
         ("Reason: likes rockets and then the tokens were us", ""),
         ("Apollo 13 (1995)", "Apollo 13 (1995)"),
+        ("Reason: likes rockets. Answer: TITLE", ""),
+        ("The user likes rockets. Answer: Apollo 13 (1995)", "Apollo 13 (1995)"),
+        ('The user is looking for an item that is mentioned in the movie "Titanic" (1997).', ""),
+        ("The user is looking for a specific item, and the answer is: TITLE", ""),
     ],
 )
 def test_explain_takes_what_stands_behind_the_last_answer(answer, title):
     assert Explain().parse(answer) == title
+
+
+# Answers of SmolLM2-135M to these very questions.
+@pytest.mark.parametrize(
+    ("view", "answer", "parsed"),
+    [
+        (Category, "The user looks mostly at Comedy. Name one other item of this kind that fits.", ""),
+        (Category, "The user looks at the title of the item.", ""),
+        (Novelty, 'The user requested "The Last Crusade" as their title.', "The Last Crusade"),
+        (Price, 'The user chose "Ghostbusters" as their next item.', "Ghostbusters"),
+        (
+            NextCategory,
+            "This user will look at the items in the category of Thriller or Action Drama War.",
+            "Thriller or Action Drama War",
+        ),
+        (NextCategory, "Drama category", "Drama"),
+        (NextCategory, "Category: Drama", "Drama"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_what_small_models_say_beside_the_answer_is_left_out(view, answer, parsed):
+    assert view().parse(answer) == parsed
+    assert view().parse(parsed) == parsed
 
 
 def test_hostile_attributes_stay_on_their_line():
