@@ -145,14 +145,23 @@ def _frame(samples: Distinct, rows: Sequence[int], values: list[tuple[Any, ...]]
 
 
 def counts(path: Path) -> dict[str, Any]:
-    """What is in a table, and its first row as an example."""
-    empty = pl.col("parsed") == ""
-    table = pl.scan_parquet(path)
+    """What is in a table."""
+    empty, table = pl.col("parsed") == "", pl.scan_parquet(path)
     found = table.select(
         pl.len().alias("answers"),
-        pl.col("parsed").hash().n_unique().alias("distinct"),
         empty.sum().alias("empty"),
         (empty & (pl.col("answer") != "")).sum().alias("refused"),
         pl.col("cached").sum(),
+    ).collect(engine="streaming")
+    answers, *others = found.row(0)
+    return {"answers": answers, "distinct": _distinct(table, answers)} | dict(
+        zip(found.columns[1:], others, strict=True)
     )
-    return found.collect(engine="streaming").row(0, named=True)
+
+
+def _distinct(table: pl.LazyFrame, answers: int) -> int:
+    """Distinct parsed answers, a part of them after the other, by their hash."""
+    hashes = pl.col("parsed").hash()
+    groups = -(-answers // TOGETHER)
+    parts = (table.select(hashes.filter(hashes % groups == group).n_unique()) for group in range(groups))
+    return sum(part.collect(engine="streaming").item() for part in parts)

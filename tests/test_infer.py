@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from llm4sbr import store
+from llm4sbr import answered, store
 from llm4sbr.config import Config, build, to_settings, to_toml
 from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.prepared import load
@@ -163,6 +163,26 @@ def test_shuffled_stays_within_the_split_and_item_text_is_the_sessions_own(run, 
     assert not own["parsed"].equals(other["parsed"])
     title = samples.prefixes[0][-1].text
     assert tables["item-text/short"]["parsed"][0] == title
+
+
+def test_controls_work_in_parts_of_a_split(run, tmp_path, parrot, monkeypatch):
+    whole = _infer(run, tmp_path / "whole", parrot())
+    monkeypatch.setattr(answered, "TOGETHER", 7)
+    tables = _infer(run, tmp_path / "parts", parrot())
+    for name in ("item-text/long", "item-text/short", "llm/long"):
+        assert tables[name].drop("cached").sort("key").equals(whole[name].drop("cached").sort("key"))
+    own, other = (tables[name].sort("key") for name in ("llm/long", "shuffled/long"))
+    assert not other.equals(whole["shuffled/long"].sort("key"))
+    samples = Distinct.of(load(run / "prepare"))
+    for split in samples.splits.values():  # of every split, every third sample, say, changes answers
+        steps = -(-len(split) // 7)
+        for start in range(steps):
+            rows = own["key"].is_in(samples.keys[list(split)[start::steps]].tolist())
+            assert sorted(own.filter(rows)["parsed"]) == sorted(other.filter(rows)["answer"])
+    counted = store.read_json(tmp_path / "parts" / "infer.json")["sources"]
+    for name, table in tables.items():
+        source, view = name.split("/")
+        assert counted[source][view]["distinct"] == table["parsed"].n_unique()
 
 
 def test_a_control_may_be_the_llm_and_is_not_repeated(run, tmp_path):

@@ -112,13 +112,17 @@ def _lists(sessions: Sessions) -> pl.Series:
 
 def _sessions(path: Path) -> Sessions:
     """The sessions of a Parquet file, read in parts and mapped from disk."""
-    lengths: list[NDArray[np.int64]] = []
 
     def clicks() -> Iterator[NDArray[np.int64]]:
         for part in store.read_parts(path, "items", AT_ONCE):
-            lengths.append(part.list.len().cast(pl.Int64).to_numpy())
             yield part.list.explode(empty_as_null=False).cast(pl.Int64).to_numpy()
 
-    items = mapped(clicks())
-    offsets = np.concatenate([np.zeros(1, np.int64), *lengths])
-    return Sessions(items, mapped([offsets.cumsum()]))
+    def offsets() -> Iterator[NDArray[np.int64]]:
+        last = np.zeros(1, np.int64)
+        yield last
+        for part in store.read_parts(path, "items", AT_ONCE):
+            ends = part.list.len().cast(pl.Int64).to_numpy().cumsum() + last
+            yield ends
+            last = ends[-1:]
+
+    return Sessions(mapped(clicks()), mapped(offsets()))
