@@ -75,9 +75,11 @@ def _finding(comparisons: Mapping[tuple[str, str], Comparison], llm: str) -> str
     against_plain = comparisons.get(("llm", "plain"))
     controls = {name: comparisons[pair] for pair in comparisons for name in [pair[1]] if pair[0] == "llm"}
     controls.pop("plain", None)
-    if against_plain is None and not controls:
+    if llm == "none":
         return _without_llm(comparisons)
     start = f"the intents of {llm}"
+    if against_plain is None and not controls:
+        return f"{start} stand alone: neither plain backbone nor control was trained, so no gain is known"
     if against_plain is None:
         return f"{start} {_against(controls)}; the plain backbone was not trained, so no gain is known"
     if against_plain.worse:

@@ -194,6 +194,7 @@ def test_other_findings():
     assert "told from chance" in said(plain=LEVEL, item_text=UP, shuffled=UP)
     assert "worse" in said(plain=DOWN, item_text=UP, shuffled=UP)
     assert "plain backbone was not trained" in said(item_text=UP, shuffled=UP)
+    assert "neither plain backbone nor control was trained" in said()
 
 
 def test_a_control_in_place_of_an_llm_is_called_one():
