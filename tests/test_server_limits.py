@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import numpy as np
 import psutil
@@ -42,10 +42,11 @@ def connect(server: LiveServer, sent: bytes = b"") -> socket.socket:
 
 
 def response(client: socket.socket) -> tuple[int, dict]:
-    """Status and JSON of what comes until the server closes."""
+    """Status and JSON of what comes until the server closes; what is sent on then meets a reset."""
     text = b""
-    while part := client.recv(65536):
-        text += part
+    with suppress(ConnectionResetError):
+        while part := client.recv(65536):
+            text += part
     head, _, body = text.partition(b"\r\n\r\n")
     return int(head[9:12]), json.loads(body)
 
