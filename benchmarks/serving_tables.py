@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tables import machine, section, table, versions
+
+RATE = 1000
+"""Requests per second to reach."""
 
 LIMITS = {"p90 < 7 ms": 0.007, "p90 < 50 ms": 0.05}
 """Serenade's figure and ETUDE's limit, seconds."""
@@ -22,8 +26,20 @@ def serving_part(found: dict[str, Any]) -> str:
         f"{found['model']}; sessions: {found['sessions']}; load: {found['offered']}. {machine(found)} "
         f"shared by server and load, load average before each row up to {load:.1f}; "
         f"`{found['server']}`; {versions(found)}; seed {found['seed']}.\n\n"
-        f"`{found['command']}`\n\n{serving_table(found)}"
+        f"`{found['command']}`\n\n{aims(found['rows'])}{serving_table(found)}"
     )
+
+
+def aims(rows: Sequence[dict[str, Any]]) -> str:
+    """A line per artefact that was asked for long enough at the rate to reach."""
+    lines = [
+        f"- {row['items']:,} items, {row['precision']}: {RATE:,}/s for {long['seconds']:.0f} s with p90 "
+        f"under 7 ms and without an error: {'reached' if long['good'] else 'MISSED'}, "
+        f"{'-' if long['p90'] is None else format(long['p90'], '.1f')} ms.\n"
+        for row in rows
+        if (long := row.get("sustained")) and long["rate"] >= RATE
+    ]
+    return "".join([*lines, "\n"]) if lines else ""
 
 
 def serving_table(found: dict[str, Any]) -> str:

@@ -157,3 +157,21 @@ def test_rows_are_kept_as_they_are_measured(serving, tmp_path, monkeypatch):
         serving.results(options, lambda _: None)
     found = json.loads((tmp_path / "found.json").read_text())
     assert [(row["items"], row["precision"]) for row in found["rows"]] == [(20, "fp32")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "reached, 3.2 ms"),
+        ({"good": False, "p90": 7.1}, "MISSED, 7.1 ms"),
+        ({"good": False, "p90": None}, "MISSED, - ms"),
+    ],
+    ids=["reached", "too slow", "no answer"],
+)
+def test_the_rate_to_reach_is_told_whether_it_was(serving, changes, said):
+    from serving_tables import aims
+
+    long = {"rate": 1000.0, "seconds": 60.0, "p90": 3.2, "good": True} | changes
+    row = {"items": 100_000, "precision": "int8", "sustained": long}
+    told = f"- 100,000 items, int8: 1,000/s for 60 s with p90 under 7 ms and without an error: {said}.\n\n"
+    assert aims([row, row | {"sustained": long | {"rate": 50}}, {"items": 1}]) == told
