@@ -9,8 +9,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
@@ -21,7 +21,7 @@ from llm4sbr.llms.answers import AnswerCache
 from llm4sbr.llms.keys import PromptKeys
 from llm4sbr.protocols import Control, Perspective
 
-__all__ = ["COLUMNS", "TOGETHER", "answered", "counts", "write_answers", "write_control"]
+__all__ = ["COLUMNS", "TOGETHER", "answered", "write_answers", "write_control"]
 
 BLOCK = 20_000
 """Samples looked up in the cache at once."""
@@ -37,6 +37,10 @@ COLUMNS = {
     "tokens": pl.Int64,
     "cached": pl.Boolean,
 }
+
+
+Part = tuple[Sequence[int], list[tuple[str, str, float, int, bool]]]
+"""Rows of samples, and for each: answer, parsed, seconds, tokens, cached."""
 
 
 def answered(keys: PromptKeys, cache: AnswerCache, kept: PromptKeys) -> Sequence[int]:
@@ -68,8 +72,8 @@ def write_answers(
     samples: Distinct,
     rows: Sequence[int],
     began: float,
-) -> None:
-    """Write an LLM's table from one perspective.
+) -> dict[str, int]:
+    """Write an LLM's table from one perspective, and count what is in it.
 
     Args:
         path: of the table.
@@ -82,20 +86,19 @@ def write_answers(
         began: seconds since 1970; what was in the cache before counts as cached.
     """
 
-    def parts() -> Iterator[pl.DataFrame]:
+    def parts() -> Iterator[Part]:
         for begin in range(0, len(rows), BLOCK):
             some = rows[begin : begin + BLOCK]
             keys = [own[place] for own in kept.rows(begin, begin + len(some))]
             before = cache.known(set(keys), before=began)
             found = cache.get_many(list(set(keys)))
             parsed = {key: view.parse(answer.text) for key, answer in found.items()}
-            yield _frame(
-                samples,
+            yield (
                 some,
                 [(found[k].text, parsed[k], found[k].seconds, found[k].tokens, k in before) for k in keys],
             )
 
-    store.write_table_parts(path, COLUMNS, parts())
+    return _write(path, samples, parts())
 
 
 def write_control(
@@ -106,8 +109,8 @@ def write_control(
     samples: Distinct,
     rows: Sequence[int],
     own: Path | None,
-) -> None:
-    """Write a control's table from one perspective; no answer changes its split.
+) -> dict[str, int]:
+    """Write a control's table from one perspective, and count what is in it; no answer changes its split.
 
     Args:
         path: of the table.
@@ -118,7 +121,7 @@ def write_control(
         own: the table of the run's own LLM, if it has one.
     """
 
-    def parts() -> Iterator[pl.DataFrame]:
+    def parts() -> Iterator[Part]:
         for split in samples.splits.values():
             first, last = bisect_left(rows, split.start), bisect_left(rows, split.stop)
             steps = -(-(last - first) // TOGETHER)
@@ -128,9 +131,9 @@ def write_control(
                 answers = _own(own, first, last, start, steps) if own else None
                 texts = control.answer(sessions, view, answers)
                 pairs = zip(some, texts, strict=True)
-                yield _frame(samples, some, [(text, text, 0.0, 0, False) for _, text in pairs])
+                yield some, [(text, text, 0.0, 0, False) for _, text in pairs]
 
-    store.write_table_parts(path, COLUMNS, parts())
+    return _write(path, samples, parts())
 
 
 def _own(path: Path, first: int, last: int, start: int, steps: int) -> list[str]:
@@ -138,30 +141,23 @@ def _own(path: Path, first: int, last: int, start: int, steps: int) -> list[str]
     return table.collect()["parsed"].to_list()
 
 
-def _frame(samples: Distinct, rows: Sequence[int], values: list[tuple[Any, ...]]) -> pl.DataFrame:
-    columns = {name: kind for name, kind in COLUMNS.items() if name != "key"}
-    keys = pl.Series("key", samples.keys[torch.tensor(rows)].numpy(), pl.Int64)
-    return pl.DataFrame(values, schema=columns, orient="row").with_columns(keys).select(list(COLUMNS))
+def _write(path: Path, samples: Distinct, parts: Iterator[Part]) -> dict[str, int]:
+    """Write a table, and count what goes into it: polars would need all texts at once for that."""
+    found = dict.fromkeys(("answers", "distinct", "empty", "refused", "cached"), 0)
 
+    def frames(seen: PromptKeys) -> Iterator[pl.DataFrame]:
+        for rows, values in parts:
+            for answer, parsed, _, _, cached in values:
+                seen.append([sha256(parsed.encode(errors="surrogatepass")).digest()])
+                found["answers"] += 1
+                found["empty"] += not parsed
+                found["refused"] += bool(answer and not parsed)
+                found["cached"] += cached
+            columns = {name: kind for name, kind in COLUMNS.items() if name != "key"}
+            keys = pl.Series("key", samples.keys[torch.tensor(rows)].numpy(), pl.Int64)
+            yield pl.DataFrame(values, schema=columns, orient="row").with_columns(keys).select(list(COLUMNS))
 
-def counts(path: Path) -> dict[str, Any]:
-    """What is in a table."""
-    empty, table = pl.col("parsed") == "", pl.scan_parquet(path)
-    found = table.select(
-        pl.len().alias("answers"),
-        empty.sum().alias("empty"),
-        (empty & (pl.col("answer") != "")).sum().alias("refused"),
-        pl.col("cached").sum(),
-    ).collect(engine="streaming")
-    answers, *others = found.row(0)
-    return {"answers": answers, "distinct": _distinct(table, answers)} | dict(
-        zip(found.columns[1:], others, strict=True)
-    )
-
-
-def _distinct(table: pl.LazyFrame, answers: int) -> int:
-    """Distinct parsed answers, a part of them after the other, by their hash."""
-    hashes = pl.col("parsed").hash()
-    groups = -(-answers // TOGETHER)
-    parts = (table.select(hashes.filter(hashes % groups == group).n_unique()) for group in range(groups))
-    return sum(part.collect(engine="streaming").item() for part in parts)
+    with PromptKeys(1) as seen:
+        store.write_table_parts(path, COLUMNS, frames(seen))
+        found["distinct"] = sum(map(len, seen.distinct()))
+    return found

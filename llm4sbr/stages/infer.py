@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from llm4sbr import registry, selection, store
-from llm4sbr.answered import answered, counts, write_answers, write_control
+from llm4sbr.answered import answered, write_answers, write_control
 from llm4sbr.config import Config, InferConfig
 from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.prepared import Prepared, load
@@ -28,6 +28,9 @@ from llm4sbr.llms.keys import PromptKeys
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import LLM, Control, Engine, Perspective, is_control
 from llm4sbr.questions import Questions, answers_of, planned
+
+Counts = Mapping[str, Mapping[str, int]]
+"""By perspective: what a source's table holds."""
 
 
 def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
@@ -55,14 +58,14 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
         rows: Sequence[int] = range(len(samples.keys))
         (out / "llm").mkdir(exist_ok=True)
         if is_control(model):
-            _stand_in(out / "llm", model, samples, rows, views, None)
+            counts = _stand_in(out / "llm", model, samples, rows, views, None)
         else:
-            rows = _ask(run, out, model, questions, prepared, config, progress, summary)
-        _count(out / "llm", samples, rows, views, summary)
+            rows, counts = _ask(run, out, model, questions, prepared, config, progress, summary)
+        summary["sources"]["llm"] = _examples(out / "llm", counts, samples, rows, views)
         for name, control in controls.items():
             (out / name).mkdir(exist_ok=True)
-            _stand_in(out / name, control, samples, rows, views, out / "llm")
-            _count(out / name, samples, rows, views, summary)
+            counts = _stand_in(out / name, control, samples, rows, views, out / "llm")
+            summary["sources"][name] = _examples(out / name, counts, samples, rows, views)
         summary |= {"samples": len(samples.keys), "answered": len(rows)}
         _report(summary, settings, progress)
     store.write_json(out / "infer.json", summary)
@@ -85,8 +88,8 @@ def _ask(
     config: Config,
     progress: Progress,
     summary: dict[str, Any],
-) -> Sequence[int]:
-    """Plan, ask, and write the LLM's tables; returns the answered rows."""
+) -> tuple[Sequence[int], Counts]:
+    """Plan, ask, and write the LLM's tables; the answered rows, and what is in the tables."""
     settings, samples, views = config.infer, questions.samples, questions.views
     with PromptKeys(len(views)) as keys, PromptKeys(len(views)) as kept, answers_of(settings) as cache:
         plan = planned(llm, questions, prepared, settings, progress, keys=keys)
@@ -96,9 +99,11 @@ def _ask(
         began = time.time()
         asker = _asked(llm, questions, order, keys, cache, config, progress)
         rows = answered(keys, cache, kept)
-        for place, (name, view) in enumerate(views.items()):
-            path = out / "llm" / f"{name}.parquet"
-            write_answers(path, view, place, cache=cache, kept=kept, samples=samples, rows=rows, began=began)
+        about: Any = {"cache": cache, "kept": kept, "samples": samples, "rows": rows, "began": began}
+        counts = {
+            name: write_answers(out / "llm" / f"{name}.parquet", view, place, **about)
+            for place, (name, view) in enumerate(views.items())
+        }
         distinct = sum(map(len, kept.distinct()))
     summary |= {
         "plan": plan.as_dict(),
@@ -113,7 +118,7 @@ def _ask(
         "seconds": round(asker.seconds, 2),
         "tokens": asker.tokens,
     }
-    return rows
+    return rows, counts
 
 
 def _asked(
@@ -154,28 +159,31 @@ def _stand_in(
     rows: Sequence[int],
     views: Mapping[str, Perspective],
     own: Path | None,
-) -> None:
-    """Write a control's tables."""
-    for name, view in views.items():
-        path, table = folder / f"{name}.parquet", own / f"{name}.parquet" if own else None
-        write_control(path, control, view, samples=samples, rows=rows, own=table)
+) -> Counts:
+    """Write a control's tables; what is in them."""
+    return {
+        name: write_control(
+            folder / f"{name}.parquet",
+            control,
+            view,
+            samples=samples,
+            rows=rows,
+            own=own / f"{name}.parquet" if own else None,
+        )
+        for name, view in views.items()
+    }
 
 
-def _count(
-    folder: Path,
-    samples: Distinct,
-    rows: Sequence[int],
-    views: Mapping[str, Perspective],
-    summary: dict[str, Any],
-) -> None:
-    """Count what is in one source's tables into the summary, with an example."""
-    summary["sources"][folder.name] = found = {}
-    for name, view in views.items():
-        path = folder / f"{name}.parquet"
-        found[name] = counts(path) | {"example": None}
-        if rows:
-            first = pl.scan_parquet(path).select("answer", "parsed").head(1).collect().row(0, named=True)
-            found[name]["example"] = {"prompt": view.prompt(samples.prefixes[rows[0]]), **first}
+def _examples(
+    folder: Path, counts: Counts, samples: Distinct, rows: Sequence[int], views: Mapping[str, Perspective]
+) -> dict[str, Any]:
+    """The counts with an example each, the first sample's."""
+    found: dict[str, Any] = {name: {**one, "example": None} for name, one in counts.items()}
+    for name, view in views.items() if rows else ():
+        table = pl.scan_parquet(folder / f"{name}.parquet").select("answer", "parsed").head(1).collect()
+        prompt = view.prompt(samples.prefixes[rows[0]])
+        found[name]["example"] = {"prompt": prompt, **table.row(0, named=True)}
+    return found
 
 
 def _report(summary: Mapping[str, Any], settings: InferConfig, progress: Progress) -> None:
