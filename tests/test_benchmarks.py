@@ -55,6 +55,7 @@ def test_same_scores_and_gradients(common, recipe):
         torch.testing.assert_close(first.grad, second.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 def test_a_toy_run_is_measured(tmp_path):
     run = toy_run(tmp_path / "run")
     options = ["--threads", "1", "--backbones", "sr-gnn,stamp", "--batches", "2", "--rounds", "1"]

@@ -176,7 +176,8 @@ def test_bytes_that_keep_coming_do_not_buy_time(server, first, sent, message):
         dripping.start()
         assert response(client) == (408, {"error": message})
         assert time.monotonic() - started < 4 * TIMEOUT
-        client.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # a byte that came after the answer may have reset the connection
+            client.shutdown(socket.SHUT_RDWR)
         dripping.join()
 
 
