@@ -120,7 +120,7 @@ def offer(
         while schedule and schedule[0] <= now:
             waiting.append(schedule.popleft())
         while waiting and (idle or len(busy) < most):
-            connection = idle.pop() if idle else _Connection(address)
+            connection = _kept(idle, now) or _Connection(address)
             connection.send(requests[sent % len(requests)], waiting.popleft())
             busy.add(connection)
             sent += 1
@@ -132,6 +132,16 @@ def offer(
     for connection in [*idle, *busy]:
         connection.socket.close()
     return result
+
+
+def _kept(idle: list[_Connection], now: float) -> _Connection | None:
+    """A connection that is still open: a server closes those that have been idle for long."""
+    while idle:
+        connection = idle.pop()
+        if now - connection.due < 1 or not select.select([connection], [], [], 0)[0]:
+            return connection
+        connection.socket.close()
+    return None
 
 
 def _take(
