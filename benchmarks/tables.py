@@ -11,7 +11,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def section(name: str, part: Callable[[dict[str, Any]], str]) -> str:
-    """What `part` makes of `results/NAME.json` and `results/NAME-*.json`, or that there is no such file yet."""
+    """What `part` makes of `results/NAME.json` and `NAME-*.json`, or that there is no such file yet."""
     paths = sorted(RESULTS.glob(f"{name}.json")) + sorted(RESULTS.glob(f"{name}-*.json"))
     return "\n\n".join(part(json.loads(path.read_text("utf-8"))) for path in paths) or "Not measured yet."
 
