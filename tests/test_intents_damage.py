@@ -11,6 +11,7 @@ import torch
 
 from llm4sbr.errors import StoreError
 from llm4sbr.intents import MANIFEST, IntentStore, IntentWriter, verify_all
+from llm4sbr.intents.layout import write_manifest
 from llm4sbr.store import file_sha256, write_json, write_tensors
 
 
@@ -89,6 +90,13 @@ def damage_edited(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest | {"catalogue": "hash of others"}))
 
 
+def damage_elsewhere(folder: Path) -> None:
+    """A whole manifest, with its hash right, that points out of its folder."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["shards"][0]["file"] = "../" + manifest["shards"][0]["file"]
+    write_manifest(folder, {key: value for key, value in manifest.items() if key != "sha256"})
+
+
 def damage_former(folder: Path) -> None:
     """As the first version of the project wrote it."""
     manifest = {"format": 1, "perspectives": ["long"], "catalogue": "", "dim": 3, "f": 0, "shards": []}
@@ -106,6 +114,7 @@ def damage_former(folder: Path) -> None:
         (damage_remove_manifest, "manifest.json: no such file, so there are no finished intents"),
         (damage_manifest, "not a manifest of intents"),
         (damage_edited, "manifest.json: changed since it was written"),
+        (damage_elsewhere, "lists '../intents-00000.safetensors', which is not beside it"),
         (damage_former, "intents in format 1, this version reads 2; run llm4sbr localize"),
     ],
 )

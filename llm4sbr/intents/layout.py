@@ -48,7 +48,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, after a look at the sizes of the shards it lists.
 
     Raises:
-        StoreError: it is missing, damaged, of another version, or a shard is missing or has another size.
+        StoreError: it is missing, damaged or of another version, or a shard is missing, not beside it, or of
+            another size.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -63,6 +64,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if found.get("sha256") != store.fingerprint({k: v for k, v in found.items() if k != "sha256"}):
         raise StoreError(f"{path}: changed since it was written; {again(folder)}")
     for entry in (*found["keys"], *found["shards"]):
+        if Path(entry["file"]).name != entry["file"]:  # a manifest may come from anywhere
+            raise StoreError(f"{path}: lists {entry['file']!r}, which is not beside it; {again(folder)}")
         _check_size(folder / entry["file"], entry["bytes"])
     return found
 
