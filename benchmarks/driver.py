@@ -102,10 +102,13 @@ class Watch:
         thread.join()
 
     def _look(self) -> None:
+        while not self._over.wait(0.1):
+            self._measure(self.label)
+
+    def _measure(self, label: str) -> None:
         from llm4sbr import memory
 
-        while not self._over.wait(0.1):
-            self.peaks[self.label] = max(self.peaks.get(self.label, 0), memory.anonymous())
+        self.peaks[label] = max(self.peaks.get(label, 0), memory.anonymous())
 
     def note(self, text: str) -> None:
         """Nothing."""
@@ -115,6 +118,7 @@ class Watch:
         """What runs from here on."""
         self.label = label
         yield lambda n=1, note="": None
+        self._measure(label)  # a part may be over before anybody looks
         self.label = f"after {label}"
 
 
