@@ -18,15 +18,18 @@ class Child:
         script: path of the script; its `main` calls `answer_for`.
         task: what the child is for.
         threads: set for every library that would otherwise take all cores.
+        python: what runs the script, if not the Python that runs this one.
 
     Attributes:
         ready: what the child said once it had started.
     """
 
-    def __init__(self, script: str, task: Mapping[str, Any], *, threads: int) -> None:
+    def __init__(
+        self, script: str, task: Mapping[str, Any], *, threads: int, python: str = sys.executable
+    ) -> None:
         self.task = task
         self.process = subprocess.Popen(
-            [sys.executable, script, "--child", json.dumps(task)],
+            [python, script, "--child", json.dumps(task)],
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

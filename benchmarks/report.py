@@ -15,6 +15,7 @@ from infer_tables import infer_section
 from intents_tables import intents_section
 from latency_tables import latency_section
 from memory_tables import memory_section
+from peers_tables import peers_section
 from serving_tables import serving_section
 from store_tables import store_section
 from training_tables import training_section
@@ -24,6 +25,7 @@ HERE = Path(__file__).parent
 
 SECTIONS = {
     "training": training_section,
+    "peers": peers_section,
     "experiments": experiment_section,
     "intents": intents_section,
     "asking": infer_section,
