@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from llm4sbr import hub, memory, registry, stamps, store
+from llm4sbr import memory, registry, stamps, store
 from llm4sbr.config import (
     PROTOCOLS,
     Config,
@@ -28,7 +28,8 @@ from llm4sbr.config import (
     to_settings,
     to_toml,
 )
-from llm4sbr.errors import ConfigError, RegistryError, StoreError
+from llm4sbr.errors import RegistryError, StoreError
+from llm4sbr.inputs import CONTENT, MODELS, data_files, model_content, with_full_paths
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 
@@ -37,13 +38,6 @@ RESOLVED = "resolved.toml"
 
 NEUTRAL = frozenset({"train.workers", "train.device", "train.compile", "infer.cache", "evaluate.batch_size"})
 """Settings that change how fast or where something is done, and what comes out in the last digits at most."""
-
-
-MODELS = {"infer": ("llms", "infer.llm"), "localize": ("encoders", "localize.encoder")}
-"""Stage that uses a model that may be a folder of this machine -> its kind, and the setting that names it."""
-
-CONTENT = "content of "
-"""In a stamp, before such a setting: a hash of what is in the folder."""
 
 
 class Stage(NamedTuple):
@@ -109,7 +103,7 @@ def configure(run: Path | None, chosen: Settings) -> tuple[Settings, Config]:
     before, given = (run / "config.toml" if run else None), chosen
     if before and before.exists():
         chosen = merge(read_toml(before), chosen)
-    chosen = _with_full_path(chosen)
+    chosen = with_full_paths(chosen)
     try:
         return chosen, _in_force(chosen)
     except RegistryError:
@@ -190,10 +184,10 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
         if upstream is None:
             raise StoreError(f"{run}: stage {name} is not finished; run llm4sbr {name} {run}")
         parts[f"output of {name}"] = upstream.content
-    if stage.name == "prepare" and config.data.path:
-        parts["files of data.path"] = _listing(config.data.path)
+    if stage.name == "prepare" and (files := data_files(config)):
+        parts["files of data.path"] = files
     if stage.name in MODELS:
-        parts |= _model_content(stage.name, config)
+        parts |= model_content(stage.name, config)
     wording = Path(config.infer.wording)
     if stage.name == "infer" and wording.is_file():
         parts["text of infer.wording"] = store.file_sha256(wording)
@@ -286,30 +280,6 @@ def _locked(run: Path) -> Iterator[None]:
         raise StoreError(f"{run}: holds other files and no run; name a new or empty folder")
     with store.locked(run, what="run"):
         yield
-
-
-def _with_full_path(chosen: Settings) -> Settings:
-    path = chosen.get("data", {}).get("path")
-    if path is None:
-        return chosen
-    return merge(chosen, {"data": {"path": str(Path(path).expanduser().absolute())}})
-
-
-def _model_content(stage: str, config: Config) -> dict[str, str]:
-    """What is in the stage's model, if that is a folder or file of this machine; its name may stay."""
-    kind, setting = MODELS[stage]
-    flat = flatten(to_settings(config))
-    options = config.infer.options if stage == "infer" else config.localize.encoder_options
-    _, options = registry.split_argument(kind, flat[setting], options)
-    model = Path(str(options.get("model", ""))).expanduser()
-    return {f"{CONTENT}{setting}": hub.content(model)} if options.get("model") and model.exists() else {}
-
-
-def _listing(path: Path) -> list[list[Any]]:
-    if not path.exists():
-        raise ConfigError(f"data.path: {path} does not exist")
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
-    return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
 
 def _largest_child() -> int:

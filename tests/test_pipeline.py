@@ -52,6 +52,24 @@ def test_a_changed_file_is_noticed(tmp_path: Path, chosen: Settings) -> None:
     assert _execute(run, {}, until="prepare") == ["prepare: redone, files of data.path changed"]
 
 
+def test_files_that_are_named_are_looked_at_and_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = toy_log(tmp_path / "log")
+    (log / "items.csv").rename(tmp_path / "titles.csv")
+    (log / "notes.txt").write_text("not read")
+    monkeypatch.chdir(tmp_path)
+    named = {"data.path": "log/interactions.csv", "data.options.items": "titles.csv"}
+    run = tmp_path / "run"
+    _execute(run, nest({"data.reader": "csv", "data.min_item_count": 1, **named}), until="prepare")
+    monkeypatch.chdir(log)
+    (log / "notes.txt").write_text("nor now")
+    assert _execute(run, {}, until="prepare") == ["prepare: fresh"]
+    with (tmp_path / "titles.csv").open("a") as stream:
+        stream.write("i99,New\n")
+    assert _execute(run, {}, until="prepare") == ["prepare: redone, files of data.path changed"]
+
+
 def test_force_redoes_and_equal_output_keeps_what_follows_fresh(tmp_path: Path, chosen: Settings) -> None:
     run = tmp_path / "run"
     _execute(run, chosen, until="localize")
