@@ -27,6 +27,9 @@ _ITEMS = ("items.jsonl", "items.jsonl.gz", "items.csv", "items.csv.gz")
 Click = tuple[str, str, float | None, int]
 """Session, item, time, row."""
 
+_LARGEST = 1e300
+"""No time is as large; larger whole numbers fit into no column."""
+
 _SCHEMA = {"session": pl.String, "item": pl.String, "time": pl.Float64, columns.ROW: pl.Int64}
 
 
@@ -117,15 +120,19 @@ def _problem(value: dict[str, Any]) -> str:
         return "session: missing"
     if not isinstance(items, list) or not items:
         return "items: not a list of at least one item"
-    if any(not isinstance(item, str | int) or item == "" for item in items):
+    if any(not isinstance(item, str | int) or isinstance(item, bool) or item == "" for item in items):
         return "items: an item that is neither text nor a whole number"
     if titles is not None and (not isinstance(titles, list) or len(titles) != len(items)):
         return f"titles: not a list as long as items ({len(items)})"
     if isinstance(time, list) and len(time) != len(items):
         return f"time: {len(time)} times for {len(items)} items"
-    if any(not isinstance(one, int | float) for one in (time if isinstance(time, list) else [time or 0])):
-        return f"time: not a number: {time}"
+    if not all(_is_number(one) for one in (time if isinstance(time, list) else [time or 0])):
+        return f"time: not a number: {str(time)[:40]}"
     return ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and -_LARGEST < value < _LARGEST
 
 
 def _clicks(value: dict[str, Any], row: int) -> list[Click]:
