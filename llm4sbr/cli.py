@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from llm4sbr import memory
 from llm4sbr.commands.answers import answers
 from llm4sbr.commands.experiment import experiment
 from llm4sbr.commands.export import export
@@ -226,6 +227,9 @@ def _guarded(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        short = memory.shortage(error)
+        if short:
+            return _fail(f"error: {short}", 2)
         detail = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"internal error: {detail}; --debug shows where", 1)
 

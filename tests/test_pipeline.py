@@ -10,7 +10,7 @@ from rich.console import Console
 
 from llm4sbr import pipeline, stamps, store
 from llm4sbr.config import PROTOCOLS, Settings, departures, flatten, merge, nest, to_settings
-from llm4sbr.errors import ConfigError, StoreError
+from llm4sbr.errors import ConfigError, RegistryError, StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.testing.toy import toy_log
 
@@ -173,3 +173,25 @@ def test_a_setting_that_a_new_version_brings_makes_no_run_stale(tmp_path: Path, 
     assert _execute(run, {}, until="infer") == ["prepare: fresh", "infer: fresh"]
     lines = _execute(run, nest({"infer.select": "recent"}), until="infer")
     assert lines[1].startswith("infer: redone, infer.select")
+
+
+def test_a_choice_of_before_is_taken_back_by_default(tmp_path: Path, chosen: Settings) -> None:
+    run = tmp_path / "run"
+    _execute(
+        run, merge(chosen, nest({"data.sessions": "user", "data.options.title": "title"})), until="prepare"
+    )
+    taken_back = nest({"data.sessions": "default", "data.options": "default"})
+    assert _execute(run, taken_back, until="prepare")[0].startswith("prepare: redone, data.options")
+    assert "sessions" not in (run / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "setting", ["data.options", "train.options", "train.fuser_options", "localize.options", "infer.options"]
+)
+def test_an_option_that_nobody_takes_is_refused_at_once_and_not_kept(
+    tmp_path: Path, chosen: Settings, setting: str
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(RegistryError, match="has no option 'colour'"):
+        pipeline.execute(run, merge(chosen, nest({f"{setting}.colour": 1})), until="prepare")
+    assert not run.exists()
