@@ -116,7 +116,7 @@ def test_dead_worker_is_one_line(tmp_path, monkeypatch, capfd):
     assert "\n" not in str(error.value)
     with pytest.raises(TrainingError, match=r"job \d went wrong"):
         run_parallel(work_functions.refuse)
-    with pytest.raises(RuntimeError, match="^KeyError: 'colour'") as stumbled:
+    with pytest.raises(RuntimeError, match=r"^KeyError: 'colour'") as stumbled:
         run_parallel(work_functions.stumble)
     assert str(stumbled.value) == "KeyError: 'colour'"
     assert "work_functions.py" in stumbled.value.__notes__[0]
