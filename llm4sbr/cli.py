@@ -24,7 +24,7 @@ from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
-from llm4sbr.errors import Llm4sbrError, PeerError
+from llm4sbr.errors import Llm4sbrError, PeerError, StoreError
 from llm4sbr.options import chosen_settings, common, print_json, sources, stage_options
 
 
@@ -47,7 +47,7 @@ def _bring(
     from llm4sbr.progress import Progress
 
     chosen = chosen_settings(file, assignments, options)
-    run = run or pipeline.default_run(chosen)
+    run = (run or pipeline.default_run(chosen)).expanduser()
     pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force)
     return run
 
@@ -172,6 +172,8 @@ def config_(
     from llm4sbr import pipeline
     from llm4sbr.config import to_settings, to_toml
 
+    if run and not (run / "config.toml").exists():
+        raise StoreError(f"{run}: not a run directory (no config.toml); without RUN the defaults are shown")
     _, config = pipeline.configure(run, chosen_settings(file, assignments, {}))
     settings = to_settings(config)
     print_json(settings) if as_json else click.echo(to_toml(settings), nl=False)

@@ -22,10 +22,6 @@ Settings = dict[str, Any]
 """Nested plain dictionaries, as in a TOML file: only what somebody chose."""
 
 
-DEFAULT = "default"
-"""A value that takes a choice back."""
-
-
 class Section(BaseModel):
     """Base of every section: frozen, and unknown keys are an error."""
 
@@ -251,17 +247,6 @@ def merge(*layers: Settings) -> Settings:
             both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
             merged[key] = merge(merged[key], dict(value)) if both else value
     return merged
-
-
-def without_defaults(settings: Settings) -> Settings:
-    """The settings without those that are `DEFAULT` or None: nobody has chosen them any more."""
-    kept: Settings = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            kept[key] = without_defaults(dict(value))
-        elif value is not None and value != DEFAULT:
-            kept[key] = value
-    return kept
 
 
 def nest(flat: Mapping[str, Any]) -> Settings:

@@ -27,12 +27,12 @@ from llm4sbr.config import (
     read_toml,
     to_settings,
     to_toml,
-    without_defaults,
 )
-from llm4sbr.errors import RegistryError, StoreError
+from llm4sbr.errors import ConfigError, RegistryError, StoreError
 from llm4sbr.inputs import CONTENT, MODELS, data_files, model_content, with_full_paths
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
+from llm4sbr.values import without_defaults
 
 RESOLVED = "resolved.toml"
 """Every value in force, as a file of the run."""
@@ -145,6 +145,9 @@ def execute(
         StoreError: the directory is in use by another process, not a run, or cannot be written.
     """
     progress = progress or Progress()
+    if until not in STAGE_NAMES:
+        raise ConfigError(f"no stage {until!r}; there are {', '.join(STAGE_NAMES)}")
+    run = run.expanduser()
     chosen, config = configure(run, chosen)
     _check_options(config)
     with _locked(run):
@@ -209,7 +212,8 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
         started = time.monotonic()
         memory.reset_peak()
         before = _largest_child()
-        stage.function(run, out, config, progress)
+        with _way_out(run):
+            stage.function(run, out, config, progress)
         child = _largest_child()
         done = stamp._replace(
             seconds=round(time.monotonic() - started, 2),
@@ -217,6 +221,20 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
             content=store.folder_sha256(out),
         )
         stamps.write_stamp(out, done)
+
+
+@contextmanager
+def _way_out(run: Path) -> Iterator[None]:
+    """Adds to an error about a finished stage's file how it is made anew: by itself the stage is fresh."""
+    try:
+        yield
+    except StoreError as error:
+        told = str(error)
+        damaged = next((name for name in STAGE_NAMES if told.startswith(f"{run / name}/")), None)
+        if damaged is None or "--force" in told:
+            raise
+        told = told.removesuffix(f"; run {damaged} again")
+        raise StoreError(f"{told}; llm4sbr {damaged} {run} --force makes it anew") from None
 
 
 def _write_report(run: Path) -> None:

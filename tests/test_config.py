@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,9 +20,9 @@ from llm4sbr.config import (
     read_toml,
     to_settings,
     to_toml,
-    without_defaults,
 )
 from llm4sbr.errors import ConfigError
+from llm4sbr.values import without_defaults
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 names = st.lists(text, min_size=1, max_size=3, unique=True)
@@ -206,3 +207,12 @@ def test_a_budget_may_be_a_number() -> None:
 def test_a_choice_can_be_taken_back() -> None:
     chosen = {"data": {"sessions": "default", "sample": None, "options": {"item": "default", "user": "u"}}}
     assert without_defaults(chosen) == {"data": {"options": {"user": "u"}}}
+
+
+def test_values_of_python_become_those_of_toml() -> None:
+    chosen = {"data": {"max_length": np.int64(5), "path": Path("a"), "options": {"attributes": ("x",)}}}
+    assert without_defaults(chosen) == {
+        "data": {"max_length": 5, "path": "a", "options": {"attributes": ["x"]}}
+    }
+    with pytest.raises(ConfigError, match=r"perspectives = {'long'}: expected text, a number"):
+        without_defaults({"infer": {"perspectives": {"long"}}})

@@ -195,3 +195,37 @@ def test_an_option_that_nobody_takes_is_refused_at_once_and_not_kept(
     with pytest.raises(RegistryError, match="has no option 'colour'"):
         pipeline.execute(run, merge(chosen, nest({f"{setting}.colour": 1})), until="prepare")
     assert not run.exists()
+
+
+def test_a_stage_that_there_is_not(tmp_path: Path, chosen: Settings) -> None:
+    with pytest.raises(
+        ConfigError, match="no stage 'export'; there are prepare, infer, localize, train, eva"
+    ):
+        pipeline.execute(tmp_path / "run", chosen, until="export")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_gone_from_a_fresh_stage_says_how_it_comes_back(
+    tmp_path: Path, chosen: Settings
+) -> None:
+    run = tmp_path / "run"
+    _execute(run, chosen, until="prepare")
+    (run / "prepare" / "items.parquet").unlink()
+    with pytest.raises(StoreError, match=r"items.parquet: No such .*llm4sbr prepare .*run --force makes it"):
+        _execute(run, {}, until="train")
+    _execute(run, {}, until="prepare", force=True)
+    (run / "infer" / "stage.json").write_text("{")
+    with pytest.raises(
+        StoreError, match=r"stage.json: not a whole JSON file: .*; delete .*infer and run again"
+    ):
+        _execute(run, {}, until="infer")
+
+
+def test_a_home_folder_is_meant_by_a_tilde(
+    tmp_path: Path, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    _execute(Path("~/run"), chosen, until="prepare")
+    assert (tmp_path / "run" / "prepare").is_dir()
+    assert not (tmp_path / "~").exists()
