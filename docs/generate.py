@@ -87,7 +87,7 @@ def _setting(key: str, field: Any, text: str) -> str:
         f"{sign} {getattr(one, name)}"
         for one in field.metadata
         for name, sign in LIMITS.items()
-        if hasattr(one, name)
+        if hasattr(one, name) and getattr(one, name) < 2**31  # larger ones are the machine's, not ours
     ]
     kind = ", ".join([kind, *limits])
     return f"| {_code(key)} | {_code(kind)} | {_code(repr(field.default))} | {_cell(text)} |"

@@ -41,28 +41,29 @@ def run(
         where the `report` is.
     """
     chosen = merge(*(nest({key: value}) for key, value in settings.items()))
-    pipeline.execute(Path(folder), chosen, until=until, progress=Progress(quiet=quiet), force=force)
-    return summary(Path(folder), until)
+    run = Path(folder).expanduser()
+    pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force)
+    return summary(run, until)
 
 
 def load(folder: str | Path, **options: Any) -> Recommender:
     """A finished run, ready to recommend; options are those of `Recommender.load`."""
     from llm4sbr.serving.recommend import Recommender
 
-    return Recommender.load(Path(folder), **options)
+    return Recommender.load(Path(folder).expanduser(), **options)
 
 
 def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
     """What `infer` of a prepared run would ask, and what it takes; None where no LLM is asked."""
     from llm4sbr.questions import plan_of
 
-    _, config = pipeline.configure(Path(folder), {})
-    return plan_of(Path(folder), config, Progress(quiet=quiet))
+    _, config = pipeline.configure(Path(folder).expanduser(), {})
+    return plan_of(Path(folder).expanduser(), config, Progress(quiet=quiet))
 
 
 def settings(folder: str | Path | None = None) -> Config:
     """Every setting in force in a run, or the defaults."""
-    return pipeline.configure(None if folder is None else Path(folder), {})[1]
+    return pipeline.configure(None if folder is None else Path(folder).expanduser(), {})[1]
 
 
 def export(
@@ -83,7 +84,7 @@ def export(
     from llm4sbr.stages.export import export as export_run
 
     wanted = Export(formats=tuple(formats), **options)
-    return export_run(Path(folder), wanted, Progress(quiet=quiet))
+    return export_run(Path(folder).expanduser(), wanted, Progress(quiet=quiet))
 
 
 def serve(folder: str | Path, **options: Any) -> None:
@@ -96,14 +97,14 @@ def serve(folder: str | Path, **options: Any) -> None:
     from llm4sbr.serving.server.run import serve as serve_folder
     from llm4sbr.serving.server.settings import Settings
 
-    serve_folder(Path(folder), Settings(**options))
+    serve_folder(Path(folder).expanduser(), Settings(**options))
 
 
 def write_report(folder: str | Path) -> Path:
     """Write `report.html` of a run or an experiment anew, and return where it is."""
     from llm4sbr.report.html import write
 
-    return write(Path(folder))
+    return write(Path(folder).expanduser())
 
 
 def experiment(
@@ -136,7 +137,7 @@ def experiment(
     named = [Dataset.parse(f"{name}={place}") for name, place in datasets.items()]
     chosen = merge(*(nest({key: value}) for key, value in settings.items()))
     request = Request(kind, named, settings=chosen, **(axes or {}))
-    return run_experiment(Path(folder), request, jobs=jobs, progress=Progress(quiet=quiet))
+    return run_experiment(Path(folder).expanduser(), request, jobs=jobs, progress=Progress(quiet=quiet))
 
 
 SUMMARIES = {

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from llm4sbr import memory
 from llm4sbr.commands.answers import answers
 from llm4sbr.commands.experiment import experiment
 from llm4sbr.commands.export import export
@@ -23,7 +24,7 @@ from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
-from llm4sbr.errors import Llm4sbrError, PeerError
+from llm4sbr.errors import Llm4sbrError, PeerError, StoreError
 from llm4sbr.options import chosen_settings, common, print_json, sources, stage_options
 
 
@@ -46,7 +47,7 @@ def _bring(
     from llm4sbr.progress import Progress
 
     chosen = chosen_settings(file, assignments, options)
-    run = run or pipeline.default_run(chosen)
+    run = (run or pipeline.default_run(chosen)).expanduser()
     pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force)
     return run
 
@@ -171,6 +172,8 @@ def config_(
     from llm4sbr import pipeline
     from llm4sbr.config import to_settings, to_toml
 
+    if run and not (run / "config.toml").exists():
+        raise StoreError(f"{run}: not a run directory (no config.toml); without RUN the defaults are shown")
     _, config = pipeline.configure(run, chosen_settings(file, assignments, {}))
     settings = to_settings(config)
     print_json(settings) if as_json else click.echo(to_toml(settings), nl=False)
@@ -226,6 +229,9 @@ def _guarded(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        short = memory.shortage(error)
+        if short:
+            return _fail(f"error: {short}", 2)
         detail = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"internal error: {detail}; --debug shows where", 1)
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm4sbr.errors import ConfigError
+from llm4sbr.values import LARGEST, SEEDS, Amount, Lengths, Names, SomeNames
 
 Settings = dict[str, Any]
 """Nested plain dictionaries, as in a TOML file: only what somebody chose."""
@@ -47,11 +48,11 @@ class DataConfig(Section):
     By default the session column if there is one, else `gap` with a clock, else `user`."""
     gap_seconds: float = Field(600, gt=0)
     """`gap`: a pause longer than this starts a new session. `bins`: the width of a bin."""
-    min_item_count: int = Field(5, ge=1)
+    min_item_count: int = Field(5, ge=1, lt=LARGEST)
     """Items clicked less often than this are dropped, together with `min_length`, to a fixed point."""
-    min_length: int = Field(2, ge=2)
+    min_length: int = Field(2, ge=2, lt=LARGEST)
     """Shorter sessions are dropped."""
-    max_length: int = Field(50, ge=1)
+    max_length: int = Field(50, ge=1, lt=LARGEST)
     """A prefix keeps its most recent clicks only, this many."""
     prefixes: Literal["last", "all"] | None = None
     """`last`: a session's last click is the target. `all`: every click but the first is one.
@@ -68,7 +69,7 @@ class DataConfig(Section):
     """Keep only this many sessions, the most recent ones."""
     sample: float | None = Field(None, gt=0, le=1)
     """Keep this share of sessions, at random."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Seed of `sample` and of the random split."""
     strict: bool = False
     """Stop at the first row that cannot be read instead of counting it."""
@@ -81,25 +82,25 @@ class InferConfig(Section):
     """The LLM: an installed name of kind `llms`, or `transformers:FOLDER_OR_HUB_ID`."""
     options: dict[str, Any] = {}
     """Further keyword arguments of the LLM."""
-    perspectives: tuple[str, ...] = ("long", "short")
+    perspectives: SomeNames = ("long", "short")
     """Names of kind `perspectives`."""
     wording: str = "paper"
     """Wording of the prompts: `paper`, `natural`, or a TOML file of your own."""
     max_items: int = Field(50, ge=1)
     """A prompt names a session's most recent items only, this many."""
-    attributes: tuple[str, ...] = ()
+    attributes: Names = ()
     """Item attributes named in prompts behind the title, such as `category`."""
-    budget: str | None = None
+    budget: Amount = None
     """Stop asking after so many prompts (`20000`) or so much time (`90s`, `30m`, `2h`); the rest of the
     samples go without an intent. A later run goes on where this one stopped. `none` is no limit."""
     select: Literal["random", "recent", "uncertain"] = "random"
     """Which samples come first under a budget: a fair share, the latest sessions, or those of which a plain
     backbone is least sure. The rest of the samples is left to the predictor."""
-    controls: tuple[str, ...] = ("item-text", "shuffled", "none")
+    controls: Names = ("item-text", "shuffled", "none")
     """Stand-ins trained beside the LLM's answers, to show what these are worth."""
     cache: Path | None = None
     """The answer cache; by default `answers.sqlite` in the user's cache directory, shared by all runs."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Order in which samples are asked, and the shuffle of the control."""
 
 
@@ -131,13 +132,13 @@ class TrainConfig(Section):
     """An installed name of kind `fusers`."""
     fuser_options: dict[str, Any] = {}
     """Further keyword arguments of the fuser."""
-    dim: int = Field(100, ge=1)
+    dim: int = Field(100, ge=1, lt=LARGEST)
     """D, the width of the model."""
     epochs: int = Field(30, ge=1)
     """At most this many passes over the training samples."""
     patience: int = Field(3, ge=1)
     """Stop after so many epochs without a better validation MRR@20."""
-    batch_size: int = Field(100, ge=2)
+    batch_size: int = Field(100, ge=2, lt=LARGEST)
     """Samples per step."""
     learning_rate: float = Field(1e-3, gt=0)
     """Of Adam."""
@@ -152,13 +153,13 @@ class TrainConfig(Section):
     intent_dropout: float = Field(0.2, ge=0, lt=1)
     """Chance that a training sample's intents are withheld, so that the model also serves sessions for which
     no LLM was asked."""
-    baselines: tuple[str, ...] = ("popularity", "item-knn")
+    baselines: Names = ("popularity", "item-knn")
     """Names of kind `baselines` that appear in the table."""
     plain: bool = True
     """Also train the plain backbone, for comparison."""
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, lt=LARGEST)
     """Repetitions with different seeds; the table shows mean and deviation."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """The first seed."""
     workers: int | None = Field(None, ge=1)
     """Models trained side by side, each on its share of the cores; by default one per core, at most 4."""
@@ -173,9 +174,9 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Stage `evaluate`."""
 
-    k: tuple[int, ...] = (5, 10, 20)
+    k: Lengths = (5, 10, 20)
     """List lengths."""
-    batch_size: int = Field(512, ge=1)
+    batch_size: int = Field(512, ge=1, lt=LARGEST)
     """Samples scored at once."""
 
 
@@ -315,8 +316,8 @@ def _explain(error: dict[str, Any]) -> str:
     location = [str(part) for part in error["loc"]]
     where = ".".join(location)
     if error["type"] != "extra_forbidden":
-        hint = HINTS.get(error["type"], "")
-        return f"{where} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
+        hint, words = HINTS.get(error["type"], ""), error["msg"].removeprefix("Value error, ")
+        return f"{where} = {error['input']!r}: {words[0].lower()}{words[1:]}{hint}"
     near = _nearest(location)
     hint = f"did you mean {near}?" if near else "llm4sbr config --show lists all"
     return f"{where}: no such setting ({hint})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt(3)
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # of madvise(2)
 _HUGE = 2**21  # bytes of a huge page
+_SHORT = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # in PyTorch's words
 
 
 def reset_peak() -> None:
@@ -32,6 +34,19 @@ def anonymous() -> int:
     """Bytes resident now that no file backs (Linux): without mapped files, which the system can take back."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1]) * 1024
+
+
+def shortage(error: Exception) -> str:
+    """What to do about an error that says that memory was short, "" if it says something else."""
+    told = f"{type(error).__name__}: {error}"
+    if not isinstance(error, MemoryError) and not any(sign in told for sign in _SHORT):
+        return ""
+    wanted = re.search(r"allocate (\d[\d.]* ?\w+)", told)
+    amount = f" to allocate {wanted[1]}" if wanted else ""
+    return (
+        f"not enough memory{amount}; lower train.batch_size, train.dim or evaluate.batch_size, or train "
+        "fewer models at once with train.workers=1; finished work is kept"
+    )
 
 
 def reuse_freed() -> None:

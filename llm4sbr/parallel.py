@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -46,6 +47,7 @@ def run(
 
     Raises:
         Llm4sbrError: what a job raised; the other jobs are stopped.
+        RuntimeError: another error of a job in a process of its own, with its traceback as a note.
         TrainingError: a worker process died.
     """
     if min(workers, len(jobs)) <= 1:
@@ -121,6 +123,13 @@ def _ending(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
+def _portable(error: Exception) -> Exception:
+    """The error as one that passes through a pipe, with its traceback as a note."""
+    told = RuntimeError(f"{type(error).__name__}: {error}")
+    told.add_note("".join(traceback.format_exception(error)))
+    return told
+
+
 def _serve(pipe: Connection, work: Work, threads: int) -> None:
     """Life of a worker: Ctrl-C is the parent's to handle, and a broken pipe is the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -138,4 +147,6 @@ def _serve(pipe: Connection, work: Work, threads: int) -> None:
                 answer: tuple[Any, ...] = ("done", work(job, report))
             except Llm4sbrError as error:
                 answer = ("error", error)
+            except Exception as error:  # a fault of ours or of a plugin's; the parent says it in one line
+                answer = ("error", _portable(error))
             pipe.send(answer)

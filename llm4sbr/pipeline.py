@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from llm4sbr import hub, memory, registry, stamps, store
+from llm4sbr import memory, registry, stamps, store
 from llm4sbr.config import (
     PROTOCOLS,
     Config,
@@ -29,21 +29,16 @@ from llm4sbr.config import (
     to_toml,
 )
 from llm4sbr.errors import ConfigError, RegistryError, StoreError
+from llm4sbr.inputs import CONTENT, MODELS, data_files, model_content, with_full_paths
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
+from llm4sbr.values import without_defaults
 
 RESOLVED = "resolved.toml"
 """Every value in force, as a file of the run."""
 
 NEUTRAL = frozenset({"train.workers", "train.device", "train.compile", "infer.cache", "evaluate.batch_size"})
 """Settings that change how fast or where something is done, and what comes out in the last digits at most."""
-
-
-MODELS = {"infer": ("llms", "infer.llm"), "localize": ("encoders", "localize.encoder")}
-"""Stage that uses a model that may be a folder of this machine -> its kind, and the setting that names it."""
-
-CONTENT = "content of "
-"""In a stamp, before such a setting: a hash of what is in the folder."""
 
 
 class Stage(NamedTuple):
@@ -109,7 +104,7 @@ def configure(run: Path | None, chosen: Settings) -> tuple[Settings, Config]:
     before, given = (run / "config.toml" if run else None), chosen
     if before and before.exists():
         chosen = merge(read_toml(before), chosen)
-    chosen = _with_full_path(chosen)
+    chosen = with_full_paths(without_defaults(chosen))
     try:
         return chosen, _in_force(chosen)
     except RegistryError:
@@ -150,7 +145,11 @@ def execute(
         StoreError: the directory is in use by another process, not a run, or cannot be written.
     """
     progress = progress or Progress()
+    if until not in STAGE_NAMES:
+        raise ConfigError(f"no stage {until!r}; there are {', '.join(STAGE_NAMES)}")
+    run = run.expanduser()
     chosen, config = configure(run, chosen)
+    _check_options(config)
     with _locked(run):
         _record(run, chosen, config)
         for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
@@ -190,10 +189,10 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
         if upstream is None:
             raise StoreError(f"{run}: stage {name} is not finished; run llm4sbr {name} {run}")
         parts[f"output of {name}"] = upstream.content
-    if stage.name == "prepare" and config.data.path:
-        parts["files of data.path"] = _listing(config.data.path)
+    if stage.name == "prepare" and (files := data_files(config)):
+        parts["files of data.path"] = files
     if stage.name in MODELS:
-        parts |= _model_content(stage.name, config)
+        parts |= model_content(stage.name, config)
     wording = Path(config.infer.wording)
     if stage.name == "infer" and wording.is_file():
         parts["text of infer.wording"] = store.file_sha256(wording)
@@ -213,7 +212,8 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
         started = time.monotonic()
         memory.reset_peak()
         before = _largest_child()
-        stage.function(run, out, config, progress)
+        with _way_out(run):
+            stage.function(run, out, config, progress)
         child = _largest_child()
         done = stamp._replace(
             seconds=round(time.monotonic() - started, 2),
@@ -221,6 +221,20 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
             content=store.folder_sha256(out),
         )
         stamps.write_stamp(out, done)
+
+
+@contextmanager
+def _way_out(run: Path) -> Iterator[None]:
+    """Adds to an error about a finished stage's file how it is made anew: by itself the stage is fresh."""
+    try:
+        yield
+    except StoreError as error:
+        told = str(error)
+        damaged = next((name for name in STAGE_NAMES if told.startswith(f"{run / name}/")), None)
+        if damaged is None or "--force" in told:
+            raise
+        told = told.removesuffix(f"; run {damaged} again")
+        raise StoreError(f"{told}; llm4sbr {damaged} {run} --force makes it anew") from None
 
 
 def _write_report(run: Path) -> None:
@@ -266,6 +280,21 @@ def _why(old: stamps.Stamp | None, new: stamps.Stamp) -> str:
     return f"redone, {'; '.join(shown)}{more}"
 
 
+def _check_options(config: Config) -> None:
+    """`RegistryError` if a component does not take its options: now, not when its stage begins."""
+    taken = [
+        ("readers", config.data.reader, config.data.options),
+        ("llms", config.infer.llm, config.infer.options),
+        ("encoders", config.localize.encoder, config.localize.encoder_options),
+        ("localizers", config.localize.localizer, config.localize.options),
+        ("backbones", config.train.backbone, config.train.options),
+        ("fusers", config.train.fuser, config.train.fuser_options),
+    ]
+    for kind, name, options in taken:
+        if options:
+            registry.check_options(kind, name, options)
+
+
 def _record(run: Path, chosen: Settings, config: Config) -> None:
     used = {pair for stage in STAGES for pair in stage.components(config)}
     python = {"python": platform.python_version(), "llm4sbr": registry.core_version()}
@@ -286,30 +315,6 @@ def _locked(run: Path) -> Iterator[None]:
         raise StoreError(f"{run}: holds other files and no run; name a new or empty folder")
     with store.locked(run, what="run"):
         yield
-
-
-def _with_full_path(chosen: Settings) -> Settings:
-    path = chosen.get("data", {}).get("path")
-    if path is None:
-        return chosen
-    return merge(chosen, {"data": {"path": str(Path(path).expanduser().absolute())}})
-
-
-def _model_content(stage: str, config: Config) -> dict[str, str]:
-    """What is in the stage's model, if that is a folder or file of this machine; its name may stay."""
-    kind, setting = MODELS[stage]
-    flat = flatten(to_settings(config))
-    options = config.infer.options if stage == "infer" else config.localize.encoder_options
-    _, options = registry.split_argument(kind, flat[setting], options)
-    model = Path(str(options.get("model", ""))).expanduser()
-    return {f"{CONTENT}{setting}": hub.content(model)} if options.get("model") and model.exists() else {}
-
-
-def _listing(path: Path) -> list[list[Any]]:
-    if not path.exists():
-        raise ConfigError(f"data.path: {path} does not exist")
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
-    return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
 
 def _largest_child() -> int:

@@ -148,7 +148,11 @@ class Encoded(NamedTuple):
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads one kind of raw log. Constructor: `path: Path | None` and the reader's own options."""
+    """Reads one kind of raw log. Constructor: `path: Path | None` and the reader's own options.
+
+    Options whose type is a `Path` are files: they are handed over with their full names. A reader may have
+    `files()`, the list of files that it reads; without it, a change of any file in `path` makes a run stale.
+    """
 
     def read(self) -> RawData:
         """Read everything; raise `DataError` with file, row and field on unusable input."""

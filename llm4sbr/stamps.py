@@ -57,7 +57,10 @@ def read_stamp(folder: Path) -> Stamp | None:
     path = folder / STAMP
     if not path.exists():
         return None
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except StoreError as error:
+        raise StoreError(f"{error}; delete {folder} and run again") from None
     try:
         if content["format"] != FORMAT:
             raise StoreError(

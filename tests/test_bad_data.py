@@ -216,3 +216,34 @@ def test_a_broken_first_time_spoils_its_own_row_only(tmp_path: Path) -> None:
     assert raw.interactions["time"].to_list() == [20.0, 30.0]
     assert len(raw.rejected) == 1
     assert "interactions.csv:2: timestamp: cannot read 'soon'" in raw.rejected[0]
+
+
+def test_an_items_table_of_other_ids(log: Path) -> None:
+    text = (log / "items.csv").read_text().replace("\ni", "\n")
+    (log / "items.csv").write_text(text)
+    assert "none of the 20 items clicked is in the items table: clicks are on 'i" in refused(log)
+
+
+def test_an_items_table_without_rows(log: Path) -> None:
+    (log / "items.csv").write_text("item_id,title\n")
+    assert "items.csv: no row with an item id in column 'item_id'" in refused(log)
+
+
+def test_without_titles_nothing_is_mended_but_titles(log: Path) -> None:
+    (log / "items.csv").unlink()
+    prepared, said = run(log, options={"titles": False})
+    assert prepared.catalogue.titles == prepared.catalogue.keys
+    assert "mended: 20 items without a title" in said
+
+
+def test_the_form_of_dates_is_asked_for(log: Path) -> None:
+    (log / "interactions.csv").write_text("user_id,item_id,timestamp\nu,i01,13.09.2020\n")
+    assert (
+        "cannot read '13.09.2020'; a form of date other than ISO 8601: --set data.options.time_format="
+        in (refused(log))
+    )
+
+
+def test_only_rows_that_are_too_long(log: Path) -> None:
+    (log / "interactions.csv").write_text("user_id,item_id,timestamp\nu,i01,Sun, 13 Sep\n")
+    assert "no row can be read; the first: " in refused(log)

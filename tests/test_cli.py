@@ -189,3 +189,8 @@ def assert_one_line(capsys: Output, words: str) -> None:
     assert printed.err.splitlines()[-1] == lines[0]
     assert words in lines[0]
     assert "Traceback" not in printed.err
+
+
+def test_settings_of_a_run_that_there_is_not(tmp_path: Path, capsys: Output) -> None:
+    assert _guarded(["config", str(tmp_path / "nope")]) == 2
+    assert "nope: not a run directory (no config.toml)" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,9 +22,10 @@ from llm4sbr.config import (
     to_toml,
 )
 from llm4sbr.errors import ConfigError
+from llm4sbr.values import without_defaults
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-names = st.lists(text, max_size=3)
+names = st.lists(text, min_size=1, max_size=3, unique=True)
 scalars = st.one_of(text, st.integers(-(2**63), 2**63 - 1), st.booleans(), st.floats(allow_nan=False))
 options = st.dictionaries(text, st.one_of(scalars, st.lists(scalars, max_size=2)), max_size=3)
 chosen = st.fixed_dictionaries(
@@ -42,9 +44,11 @@ chosen = st.fixed_dictionaries(
         ),
         "infer": st.fixed_dictionaries({}, optional={"llm": text, "perspectives": names, "budget": text}),
         "train": st.fixed_dictionaries(
-            {}, optional={"dim": st.integers(1, 2**40), "l2": st.floats(0, 1e9), "options": options}
+            {}, optional={"dim": st.integers(1, 2**30), "l2": st.floats(0, 1e9), "options": options}
         ),
-        "evaluate": st.fixed_dictionaries({}, optional={"k": st.lists(st.integers(), max_size=4)}),
+        "evaluate": st.fixed_dictionaries(
+            {}, optional={"k": st.lists(st.integers(1), min_size=1, max_size=4, unique=True)}
+        ),
     },
 )
 dotted = st.dictionaries(
@@ -173,3 +177,42 @@ def test_settings_file_that_cannot_be_read_is_named(
         read_toml(file)
     assert str(error.value).startswith(f"{file}: cannot read settings: ")
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("evaluate.k=[]", "evaluate.k = []: at least one is needed"),
+        ("evaluate.k=[5, 0]", "evaluate.k = [5, 0]: a list has at least one item"),
+        ("evaluate.k=[5, 5]", "evaluate.k = [5, 5]: something is named twice"),
+        ("infer.perspectives=[]", "infer.perspectives = []: at least one is needed"),
+        ('infer.perspectives=["long", "long"]', "infer.perspectives = ['long', 'long']: something is named"),
+        ("data.seed=-1", "data.seed = -1: input should be greater than or equal to 0"),
+        (f"train.seed={10**21}", f"train.seed = {10**21}: input should be less than"),
+        (f"data.max_length={10**21}", f"data.max_length = {10**21}: input should be less than"),
+        (f"train.batch_size={10**21}", f"train.batch_size = {10**21}: input should be less than"),
+        ("infer.budget=true", "infer.budget = True: input should be a valid string"),
+    ],
+)
+def test_values_that_would_fail_hours_later_are_refused_now(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(parse_set([assignment]))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_budget_may_be_a_number() -> None:
+    assert build(parse_set(["infer.budget=20000"])).infer.budget == "20000"
+
+
+def test_a_choice_can_be_taken_back() -> None:
+    chosen = {"data": {"sessions": "default", "sample": None, "options": {"item": "default", "user": "u"}}}
+    assert without_defaults(chosen) == {"data": {"options": {"user": "u"}}}
+
+
+def test_values_of_python_become_those_of_toml() -> None:
+    chosen = {"data": {"max_length": np.int64(5), "path": Path("a"), "options": {"attributes": ("x",)}}}
+    assert without_defaults(chosen) == {
+        "data": {"max_length": 5, "path": "a", "options": {"attributes": ["x"]}}
+    }
+    with pytest.raises(ConfigError, match=r"perspectives = {'long'}: expected text, a number"):
+        without_defaults({"infer": {"perspectives": {"long"}}})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from llm4sbr import memory
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="read from /proc")
 
@@ -78,3 +82,15 @@ def test_large_blocks_move_to_huge_pages_with_what_they_hold():
     if not moved:
         pytest.skip("this kernel has no huge pages to give")
     assert moved > 2**15  # kB: half of the block at least
+
+
+def test_a_want_of_memory_says_what_to_do():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    said = memory.shortage(caught.value)
+    assert re.match(r"not enough memory to allocate \d+ bytes; lower train\.batch_size", said)
+    assert memory.shortage(MemoryError()).startswith("not enough memory; lower")
+    assert memory.shortage(
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    ).startswith("not enough memory to allocate 2.00 GiB;")
+    assert memory.shortage(RuntimeError("shapes differ")) == ""

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from llm4sbr import pipeline, stamps, store
 from llm4sbr.config import PROTOCOLS, Settings, departures, flatten, merge, nest, to_settings
-from llm4sbr.errors import ConfigError, StoreError
+from llm4sbr.errors import ConfigError, RegistryError, StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.testing.toy import toy_log
 
@@ -49,6 +49,24 @@ def test_a_changed_file_is_noticed(tmp_path: Path, chosen: Settings) -> None:
     _execute(run, chosen, until="prepare")
     with (tmp_path / "log" / "items.csv").open("a") as stream:
         stream.write("\n")
+    assert _execute(run, {}, until="prepare") == ["prepare: redone, files of data.path changed"]
+
+
+def test_files_that_are_named_are_looked_at_and_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = toy_log(tmp_path / "log")
+    (log / "items.csv").rename(tmp_path / "titles.csv")
+    (log / "notes.txt").write_text("not read")
+    monkeypatch.chdir(tmp_path)
+    named = {"data.path": "log/interactions.csv", "data.options.items": "titles.csv"}
+    run = tmp_path / "run"
+    _execute(run, nest({"data.reader": "csv", "data.min_item_count": 1, **named}), until="prepare")
+    monkeypatch.chdir(log)
+    (log / "notes.txt").write_text("nor now")
+    assert _execute(run, {}, until="prepare") == ["prepare: fresh"]
+    with (tmp_path / "titles.csv").open("a") as stream:
+        stream.write("i99,New\n")
     assert _execute(run, {}, until="prepare") == ["prepare: redone, files of data.path changed"]
 
 
@@ -155,3 +173,59 @@ def test_a_setting_that_a_new_version_brings_makes_no_run_stale(tmp_path: Path, 
     assert _execute(run, {}, until="infer") == ["prepare: fresh", "infer: fresh"]
     lines = _execute(run, nest({"infer.select": "recent"}), until="infer")
     assert lines[1].startswith("infer: redone, infer.select")
+
+
+def test_a_choice_of_before_is_taken_back_by_default(tmp_path: Path, chosen: Settings) -> None:
+    run = tmp_path / "run"
+    _execute(
+        run, merge(chosen, nest({"data.sessions": "user", "data.options.title": "title"})), until="prepare"
+    )
+    taken_back = nest({"data.sessions": "default", "data.options": "default"})
+    assert _execute(run, taken_back, until="prepare")[0].startswith("prepare: redone, data.options")
+    assert "sessions" not in (run / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "setting", ["data.options", "train.options", "train.fuser_options", "localize.options", "infer.options"]
+)
+def test_an_option_that_nobody_takes_is_refused_at_once_and_not_kept(
+    tmp_path: Path, chosen: Settings, setting: str
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(RegistryError, match="has no option 'colour'"):
+        pipeline.execute(run, merge(chosen, nest({f"{setting}.colour": 1})), until="prepare")
+    assert not run.exists()
+
+
+def test_a_stage_that_there_is_not(tmp_path: Path, chosen: Settings) -> None:
+    with pytest.raises(
+        ConfigError, match="no stage 'export'; there are prepare, infer, localize, train, eva"
+    ):
+        pipeline.execute(tmp_path / "run", chosen, until="export")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_gone_from_a_fresh_stage_says_how_it_comes_back(
+    tmp_path: Path, chosen: Settings
+) -> None:
+    run = tmp_path / "run"
+    _execute(run, chosen, until="prepare")
+    (run / "prepare" / "items.parquet").unlink()
+    with pytest.raises(StoreError, match=r"items.parquet: No such .*llm4sbr prepare .*run --force makes it"):
+        _execute(run, {}, until="train")
+    _execute(run, {}, until="prepare", force=True)
+    (run / "infer" / "stage.json").write_text("{")
+    with pytest.raises(
+        StoreError, match=r"stage.json: not a whole JSON file: .*; delete .*infer and run again"
+    ):
+        _execute(run, {}, until="infer")
+
+
+def test_a_home_folder_is_meant_by_a_tilde(
+    tmp_path: Path, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    _execute(Path("~/run"), chosen, until="prepare")
+    assert (tmp_path / "run" / "prepare").is_dir()
+    assert not (tmp_path / "~").exists()

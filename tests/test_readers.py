@@ -204,3 +204,19 @@ def test_amazon_is_fetched_once_and_counted(tmp_path, monkeypatch):
         Amazon().read()
     shutil.rmtree(site)
     assert Amazon(category="Toys").read().items["title"].to_list() == ["Kite"]
+
+
+def test_jsonl_with_numbers_and_letters_that_fit_nowhere(tmp_path):
+    path = tmp_path / "sessions.jsonl"
+    path.write_text(
+        '{"session": "s", "items": ["a\\ud800", "b"], "titles": ["A\\ud83c\\udf39", "B\\udc00"], "time": 1}\n'
+        f'{{"session": "t", "items": ["a", "b"], "titles": ["A", "B"], "time": {"9" * 400}}}\n'
+        '{"session": "u", "items": ["a", true], "titles": ["A", "B"], "time": 1e400}\n'
+    )
+    raw = JsonLines(path).read()
+    assert raw.interactions["item"].to_list() == ["a?", "b"]
+    assert raw.items["title"].to_list() == ["A🌹", "B?"]
+    assert raw.rejected == [
+        f"{path}:2: time: not a number: {'9' * 40}",
+        f"{path}:3: items: an item that is neither text nor a whole number",
+    ]

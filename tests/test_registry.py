@@ -165,3 +165,16 @@ def test_option_that_a_component_does_not_take_is_named(install: Install) -> Non
         registry.create("llms", "echo", lod=True)
     with pytest.raises(RegistryError, match="llm 'strict' needs the option 'model'"):
         registry.create("llms", "strict")
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"), [(3, True), (2.5, False), (True, False), ("3", False), (None, True)]
+)
+def test_options_of_a_wrong_type_are_named(install: Install, value: object, fits: bool) -> None:
+    source = "from __future__ import annotations\nclass Deep:\n    def __init__(self, depth: int = 1): pass\n"
+    install("sbr-deep", {"backbones": {"deep": "deep_a:Deep"}}, deep_a=source)
+    if fits:
+        registry.create("backbones", "deep", depth=value)
+        return
+    with pytest.raises(RegistryError, match=f"backbone 'deep': option depth = {value!r}: expected int"):
+        registry.check_options("backbones", "deep", {"depth": value})

@@ -98,10 +98,11 @@ def run_parallel(work, jobs=(1, 2, 3)):
     parallel.run(work, jobs, workers=2, progress=lambda *_: None, done=lambda *_: None)
 
 
-def test_dead_worker_is_one_line(tmp_path, monkeypatch):
+def test_dead_worker_is_one_line(tmp_path, monkeypatch, capfd):
     (tmp_path / "work_functions.py").write_text(
         "import os, signal\nfrom llm4sbr.errors import TrainingError\n"
         "def die(job, report):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def stumble(job, report):\n    raise KeyError('colour')\n"
         "def refuse(job, report):\n    raise TrainingError(f'job {job} went wrong')\n"
         "def double(job, report):\n    report(1, 'note')\n    return 2 * job\n"
     )
@@ -115,6 +116,11 @@ def test_dead_worker_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
     with pytest.raises(TrainingError, match=r"job \d went wrong"):
         run_parallel(work_functions.refuse)
+    with pytest.raises(RuntimeError, match=r"^KeyError: 'colour'") as stumbled:
+        run_parallel(work_functions.stumble)
+    assert str(stumbled.value) == "KeyError: 'colour'"
+    assert "work_functions.py" in stumbled.value.__notes__[0]
+    assert "Traceback" not in capfd.readouterr().err
     results, notes = {}, []
     parallel.run(
         work_functions.double,

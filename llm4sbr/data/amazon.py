@@ -1,9 +1,10 @@
-"""Reader `amazon`: product reviews as clicks, from the 5-core review files and their metadata.
+"""Reader `amazon`: product reviews as clicks, from a review file and its metadata.
 
-The files are at https://jmcauley.ucsd.edu/data/amazon/ (2014, the paper's Beauty) and its successors: for
-Beauty `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Put both into one folder, or give none: the two
-files of 2014 are then fetched into the cache. Their publisher states no checksum, so they are held to a size
-limit, to the checksum inside gzip when they are read, and Beauty to its known number of reviews.
+The files are at https://jmcauley.ucsd.edu/data/amazon/ (2014, the paper's Beauty) and its successors of 2018
+and 2023: for Beauty `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Put both into one folder, or give
+none: the two files of 2014 are then fetched into the cache. Their publisher states no checksum, so they are
+held to a size limit, to the checksum inside gzip when they are read, and Beauty to its known number of
+reviews.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ _LIMIT = 2 << 30
 _REVIEWS = {"Beauty": 198_502}
 """Reviews in a category's file, where known (the paper's Table 1)."""
 _WHERE = "reviews_*_5.json.gz and meta_*.json.gz, from https://jmcauley.ucsd.edu/data/amazon/"
-_ASIN = re.compile(r"""["']asin["']\s*:\s*["']([^"']+)["']""")
-_FIELDS = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
+_ASIN = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*["']([^"']+)["']""")
+_FIELDS = {
+    "user": ("reviewerID", "user_id"),
+    "item": ("parent_asin", "asin"),
+    "time": ("unixReviewTime", "timestamp"),
+}
+"""Names of 2014 and 2018, and of 2023, whose metadata is about parents: a product in all its colours."""
 _ATTRIBUTES = ("category", "price", "brand")
 
 
@@ -64,13 +70,13 @@ class Amazon:
         reviews, meta = self._files()
         rejected: list[str] = []
         rows = [
-            (row, *(_text(review.get(field)) for field in _FIELDS.values()))
+            (row, *(_text(_first(review, names)) for names in _FIELDS.values()))
             for row, review in lines.read(reviews, rejected)
         ]
         table = pl.DataFrame(
-            rows, schema={"row": pl.Int64, **dict.fromkeys(_FIELDS.values(), pl.String)}, orient="row"
+            rows, schema={columns.ROW: pl.Int64, **dict.fromkeys(_FIELDS, pl.String)}, orient="row"
         )
-        raw = columns.interactions(table, _FIELDS, where=reviews)
+        raw = columns.interactions(table, {role: role for role in _FIELDS}, where=reviews)
         known = _REVIEWS.get(self.category) if self.path is None and self.reviews is None else None
         if known and len(rows) != known:
             raise DataError(
@@ -78,6 +84,10 @@ class Amazon:
             )
         items, bad = read_metadata(meta, set(raw.interactions["item"].unique()))
         return raw._replace(items=items, rejected=rejected + raw.rejected + bad)
+
+    def files(self) -> list[Path]:
+        """The files that `read` reads, none where it would fetch them."""
+        return list(self._files()) if self.reviews or self.path else []
 
     def _files(self) -> tuple[Path, Path]:
         start = self.reviews or self.path
@@ -120,7 +130,9 @@ def read_metadata(path: Path, wanted: set[str]) -> tuple[pl.DataFrame, list[str]
         return {} if found and found[1] not in wanted else _literal(text)
 
     rows = [
-        _product(value) for _, value in lines.read(path, rejected, parse=parse) if value.get("asin") in wanted
+        _product(value)
+        for _, value in lines.read(path, rejected, parse=parse)
+        if _text(_first(value, _FIELDS["item"])) in wanted
     ]
     schema = dict.fromkeys(("item", "title", *_ATTRIBUTES), pl.String)
     return pl.DataFrame(rows, schema=schema, orient="row"), rejected
@@ -153,14 +165,18 @@ def _literal(text: str) -> Any:
 
 
 def _product(value: dict[str, Any]) -> tuple[str, ...]:
-    path = value.get("categories") or value.get("category") or []
+    path = value.get("categories") or value.get("category") or value.get("main_category") or []
     if path and isinstance(path, list) and isinstance(path[0], list):
         path = path[0]
     category = " > ".join(map(str, path)) if isinstance(path, list) else str(path)
-    price, brand = value.get("price"), value.get("brand")
-    title = value.get("title")
-    texts = (str(value["asin"]), title, category, price, brand)
+    price, brand = value.get("price"), value.get("brand") or value.get("store")
+    texts = (_first(value, _FIELDS["item"]), value.get("title"), category, price, brand)
     return tuple(html.unescape(str(text)) if text is not None else "" for text in texts)
+
+
+def _first(value: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """The first of some fields that has a value."""
+    return next((value[name] for name in names if value.get(name) is not None), None)
 
 
 def _text(value: object) -> str | None:

@@ -28,9 +28,10 @@ def build(keys: pl.Series, items: pl.DataFrame) -> tuple[Catalogue, dict[str, in
     table = pl.concat([known, missing], how="diagonal").with_columns(
         pl.exclude("item").str.replace_all(_BREAKS, " ").str.strip_chars().fill_null("")
     )
+    unknown = missing.height if items.height else 0  # where there is no table, nothing is missing in it
     counts = {
-        "items not in the items table": missing.height,
-        "items without a title": int((table["title"] == "").sum()) - missing.height,
+        "items not in the items table": unknown,
+        "items without a title": int((table["title"] == "").sum()) - unknown,
         "repeated rows in the items table": items.height - unique.height,
     }
     table = table.with_columns(pl.when(pl.col("title") == "").then("item").otherwise("title").alias("title"))

@@ -13,6 +13,14 @@ from llm4sbr.errors import DataError
 
 _PIECE = 1 << 22
 _GZIP = b"\x1f\x8b"
+_OTHERS = {
+    b"\x28\xb5\x2f\xfd": "a zstd file: unpack it first",
+    b"PK\x03\x04": "a zip file: unpack it first",
+    b"\xfd7zXZ": "an xz file: unpack it first",
+    b"BZh": "a bzip2 file: unpack it first",
+    b"PAR1": "a Parquet file: --dataset parquet reads it",
+}
+"""How files begin that are no text."""
 
 
 def find(folder: Path, stem: str, endings: Sequence[str], *, holds: str) -> Path:
@@ -40,14 +48,13 @@ def content(path: Path, *, encoding: str | None = None) -> bytes:
     """
     try:
         with path.open("rb") as stream:
-            packed = stream.read(2) == _GZIP
-            stream.seek(0)
-            data = _unpacked(path, stream) if packed else stream.read()
+            data = _unpacked(path, stream) if _packed(path, stream) else stream.read()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     if not data.strip():
         raise DataError(f"{path}: the file is empty")
-    return data if encoding is None else _recoded(path, data, encoding)
+    data = data if encoding is None else _recoded(path, data, encoding)
+    return data if b"\n" in data else data.replace(b"\r", b"\n")  # as old Macs end a line
 
 
 def first_line(path: Path, *, encoding: str | None = None) -> str:
@@ -56,20 +63,29 @@ def first_line(path: Path, *, encoding: str | None = None) -> str:
         return content(path, encoding=encoding).split(b"\n", 1)[0].decode().lstrip("\ufeff").rstrip("\r")
     try:
         with path.open("rb") as stream:
-            packed = stream.read(2) == _GZIP
-            stream.seek(0)
+            packed = _packed(path, stream)
             line = (gzip.GzipFile(fileobj=stream) if packed else stream).readline()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (EOFError, zlib.error):
         line = content(path)
     check_utf8(path, line)
-    return line.decode("utf-8-sig").rstrip("\r\n")
+    return line.decode("utf-8-sig").rstrip("\r\n").partition("\r")[0]
 
 
 def check_utf8(path: Path, data: bytes) -> None:
     """Raise a `DataError` that names the first row of `data` that is not UTF-8, if there is one."""
     _recoded(path, data, "utf-8")
+
+
+def _packed(path: Path, stream: BinaryIO) -> bool:
+    """Whether it is gzip; `DataError` if it is something else that is no text."""
+    begin = stream.read(8)
+    stream.seek(0)
+    for magic, what in _OTHERS.items():
+        if begin.startswith(magic):
+            raise DataError(f"{path}: this is {what}")
+    return begin.startswith(_GZIP)
 
 
 def _unpacked(path: Path, stream: BinaryIO) -> bytes:

@@ -55,6 +55,8 @@ def _value(line: bytes, path: Path, row: int, rejected: list[str], parse: Parse)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         rejected.append(f"{path}:{row}: not a JSON object: {text[:40]}")
         return None
+    if "\\ud" in text.lower():  # half of a character, which JSON can say and no text can hold, becomes "?"
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     if not isinstance(value, dict):
         rejected.append(f"{path}:{row}: not a JSON object: {text[:40]}")
         return None

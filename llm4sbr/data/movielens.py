@@ -204,7 +204,7 @@ def _table(where: Path, data: bytes, separator: str, field: str, names: list[str
             infer_schema=False,
             new_columns=names or None,
             truncate_ragged_lines=True,
-            row_index_name="row",
+            row_index_name=columns.ROW,
             row_index_offset=1 if names else 2,
         )
     except pl.exceptions.PolarsError as error:

@@ -59,8 +59,8 @@ def split(log: Log, config: DataConfig, *, rule: str) -> Split:
     if not (log.lengths >= config.min_length).any():
         raise DataError(
             f"no session has {config.min_length} clicks or more (sessions: {len(log.lengths)}, clicks: "
-            f"{len(log.items)}); choose another data.sessions, a greater data.gap_seconds or a smaller "
-            "data.min_length"
+            f"{len(log.items)}); choose another data.sessions or a greater data.gap_seconds"
+            + (" or a smaller data.min_length" if config.min_length > 2 else "")
         )
     if rule == "paper":
         result = _paper(log, config)

@@ -104,6 +104,8 @@ def cells(request: Request) -> list[Cell]:
         ConfigError: there is none, two of them are the same, or a setting is wrong.
         RegistryError: a backbone or perspective does not exist.
     """
+    if request.kind not in KINDS:
+        raise ConfigError(f"no experiment {request.kind!r}; there are {', '.join(KINDS)}")
     kind = KINDS[request.kind]
     backbones = request.backbones or kind.backbones
     for name in backbones:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from llm4sbr import pipeline, stamps, store
+from llm4sbr import memory, pipeline, stamps, store
 from llm4sbr.config import Config, Settings, to_toml
 from llm4sbr.errors import Llm4sbrError, TrainingError
 from llm4sbr.experiments import sharing
@@ -107,5 +107,7 @@ def _train_one(job: Job) -> str:
 
 def line_of(error: Exception) -> str:
     """What went wrong, in one line."""
-    text = " ".join(str(error).split())
+    text = " ".join((memory.shortage(error) or str(error)).split())
+    if memory.shortage(error):
+        return text
     return text if isinstance(error, Llm4sbrError) else f"internal error: {type(error).__name__}: {text}"

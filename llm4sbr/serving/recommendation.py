@@ -104,8 +104,8 @@ def tied(catalogue: Catalogue, pairs: Iterable[tuple[int, float]]) -> list[Tied]
 
 def check(k: int | None, source: str, *, takes_intents: bool) -> None:
     """`InputError` if no list of k items, or no intents from `source`, can be given."""
-    if k is not None and k < 1:
-        raise InputError(f"k = {k}: expected a list of at least 1 item")
+    if k is not None and (not isinstance(k, int) or k < 1):
+        raise InputError(f"k = {k!r}: expected a list of at least 1 item")
     if source not in ("auto", *SOURCES):
         raise InputError(f"source = {source!r}: expected auto, {', '.join(SOURCES)}")
     if not takes_intents and source not in ("auto", "none"):

@@ -93,6 +93,8 @@ class Titles:
         Raises:
             InputError: nothing is called so, with the nearest titles, or several items are.
         """
+        if not isinstance(item, str | int):
+            raise InputError(f"{item!r}: an item is a title, a key, or a catalogue id")
         if isinstance(item, int):
             if not 1 <= item <= self.catalogue.size:
                 raise InputError(f"no item has the catalogue id {item}; ids are 1 to {self.catalogue.size}")

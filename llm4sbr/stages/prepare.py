@@ -113,6 +113,11 @@ def _catalogue(split: Split, items: pl.DataFrame) -> tuple[Catalogue, torch.Tens
     used = np.unique(split.log.items)
     keys = split.log.keys[used]
     catalogue, mended = catalogues.build(keys, items)
+    if mended["items not in the items table"] == catalogue.size:
+        raise DataError(
+            f"none of the {catalogue.size:,} items clicked is in the items table: clicks are on "
+            f"{keys[0]!r} and the like, the table has {items['item'][0]!r} and the like"
+        )
     order = pl.DataFrame({"item": catalogue.keys}).with_row_index("id", offset=1)
     ids = pl.DataFrame({"item": keys}).join(order, on="item", how="left", maintain_order="left")["id"]
     codes = torch.zeros(len(split.log.keys), dtype=torch.int64)

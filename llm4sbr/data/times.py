@@ -1,0 +1,116 @@
+"""Times of a user's log, in whatever form they come, as seconds or as an order."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from llm4sbr.errors import DataError
+
+_FORMATS = (
+    *("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%dT%H:%M", "%Y-%m-%d"),
+)
+_UNITS = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
+_DIGITS = ((8, "%Y%m%d"), (14, "%Y%m%d%H%M%S"))
+"""Dates written as one number, by its length; taken for seconds or milliseconds they are 1970 and 2610."""
+
+_PROBE = 1000
+"""Rows that decide what most of a column is."""
+
+
+def times(
+    column: pl.Series, *, clock: bool, form: str | None = None, where: str
+) -> tuple[pl.Series, list[str]]:
+    """Seconds (Float64) or an order (Int64), null where there is none; and what was decided, one line each.
+
+    Args:
+        column: numbers, text, dates or categories.
+        clock: whether these are times, not an order.
+        form: of the times, as strptime has it; None recognises numbers and ISO 8601.
+        where: file and column, for messages.
+
+    Raises:
+        DataError: the column holds something else, or `form` is none.
+    """
+    if isinstance(column.dtype, pl.Categorical | pl.Enum):
+        column = column.cast(pl.String)
+    if column.dtype in (pl.Date, pl.Datetime):
+        return column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6, []
+    if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
+        raise DataError(f"{where}: holds {column.dtype}; numbers, dates or text are needed")
+    if column.dtype == pl.String:
+        column = column.str.strip_chars()
+    if clock and form is not None:
+        return _formatted(column.cast(pl.String), form), []
+    numbers = column.cast(pl.Float64, strict=False)
+    if clock and column.dtype == pl.String:
+        first = column.drop_nulls().head(_PROBE)  # what most of them are; the odd one out is a broken row
+        if first.cast(pl.Float64, strict=False).null_count() > len(first) / 2:
+            return _dates(column), []
+    numbers = pl.select(pl.when(numbers.is_finite()).then(numbers)).to_series()
+    return _seconds(numbers) if clock else (_order(numbers), [])
+
+
+def _order(numbers: pl.Series) -> pl.Series:
+    """Whole numbers; fractions become places, since cutting them off would make 1.2 and 1.7 one."""
+    if (numbers != numbers.floor()).any():
+        return numbers.rank("dense").cast(pl.Int64)
+    return numbers.cast(pl.Int64, strict=False)
+
+
+def _seconds(numbers: pl.Series) -> tuple[pl.Series, list[str]]:
+    for length, form in _DIGITS:
+        dates = _as_dates(numbers, length, form)
+        if dates is not None:
+            return dates, [f"timestamps are dates written as {form}"]
+    median = numbers.median()
+    size = median if isinstance(median, float) else 0.0
+    limit = float("inf")
+    for least, divisor, unit in (*_UNITS, (-float("inf"), 1.0, "seconds")):
+        if size > least:
+            fits = (numbers > least) & (numbers <= limit)
+            odd = int((~fits).sum())
+            notes = [] if unit == "seconds" else [f"timestamps are {unit}"]
+            if odd:
+                notes.append(f"{odd:,} timestamps are not {unit}, as the others are, by their size")
+            return pl.select(pl.when(fits).then(numbers / divisor)).to_series(), notes
+        limit = least
+    raise AssertionError("every size has a unit")
+
+
+def _as_dates(numbers: pl.Series, length: int, form: str) -> pl.Series | None:
+    """Seconds, if the first numbers are one and all dates of the years 1970 to 2100, written as `form`."""
+    first = numbers.drop_nulls().head(_PROBE)
+    whole = (first == first.floor()) & (first >= 1970 * 10.0 ** (length - 4))
+    if not len(first) or not (whole & (first < 2101 * 10.0 ** (length - 4))).all():
+        return None
+    if _formatted(first.cast(pl.Int64).cast(pl.String), form).null_count():
+        return None
+    return _formatted(numbers.cast(pl.Int64, strict=False).cast(pl.String), form)
+
+
+def _formatted(column: pl.Series, form: str) -> pl.Series:
+    try:
+        found = column.str.to_datetime(form, time_unit="us", strict=False)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"data.options.time_format = {form!r}: {reason}; for instance '%d.%m.%Y %H:%M:%S'"
+        ) from None
+    return found.dt.epoch("us") / 1e6
+
+
+def _dates(column: pl.Series) -> pl.Series:
+    """ISO 8601 dates as seconds, UTC where no zone is given; also `2024/05/01` and `... UTC`."""
+    text = pl.lit(
+        column.str.replace(r"^(\d{4})/(\d{1,2})/", "$1-$2-")
+        .str.replace(r"^(\S+)\s+", "${1}T")
+        .str.replace(r"\s*(UTC|GMT|[Zz])$", "+0000")
+        .str.replace(r"\s+([+-]\d\d:?(?:\d\d)?)$", "$1")
+    )
+    parsed = [
+        text.str.to_datetime(form, time_unit="us", strict=False)
+        if form.endswith("z")
+        else text.str.to_datetime(form, time_unit="us", strict=False).dt.replace_time_zone("UTC")
+        for form in _FORMATS
+    ]
+    return pl.select(pl.coalesce(parsed).dt.epoch("us") / 1e6).to_series()

@@ -1,0 +1,84 @@
+"""Types of settings that say more than Python's: what is checked when a value is set, not hours later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, time
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+
+from llm4sbr.errors import ConfigError
+
+DEFAULT = "default"
+"""A value that takes a choice back."""
+
+LARGEST = 2**31
+"""Of counts and sizes: what still fits into the numbers of every library behind them."""
+
+SEEDS = 2**62
+"""Of seeds, to which the number of a repetition is added."""
+
+
+def without_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as TOML has them, without those that are `DEFAULT` or None: nobody chooses them now.
+
+    Raises:
+        ConfigError: a value is none of those that TOML has.
+    """
+    kept: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            kept[key] = without_defaults(value)
+        elif value is not None and not (isinstance(value, str) and value == DEFAULT):
+            kept[key] = _plain(key, value)
+    return kept
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A value as TOML has it: of numpy's numbers Python's, of paths their names; `ConfigError` for others."""
+    if isinstance(value, list | tuple):
+        return [_plain(key, one) for one in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(f"{key}.{name}", one) for name, one in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, str | int | float | date | time):
+        raise ConfigError(f"{key} = {value!r}: expected text, a number, true or false, or a list of these")
+    return value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("something is named twice")
+    return values
+
+
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("at least one is needed")
+    return values
+
+
+def _lengths(values: tuple[int, ...]) -> tuple[int, ...]:
+    if any(value < 1 for value in values):
+        raise ValueError("a list has at least one item")
+    return values
+
+
+def _text_of_number(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
+SomeNames = Annotated[Names, AfterValidator(_some)]
+Lengths = Annotated[
+    tuple[int, ...], AfterValidator(_distinct), AfterValidator(_lengths), AfterValidator(_some)
+]
+"""Lengths of lists, K."""
+
+Amount = Annotated[str | None, BeforeValidator(_text_of_number)]
+"""Text that may look like a number, or none."""
