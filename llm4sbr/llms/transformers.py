@@ -7,6 +7,7 @@ depend on the batch it was computed in, so it is the cached answer that counts, 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import takewhile
@@ -133,9 +134,9 @@ class TransformersLLM:
             found = loaded.network.generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
-                past_key_values=self._begun(rows[0][:shared], len(rows)) if shared else None,
                 generation_config=settings,
                 stopping_criteria=[_FirstLine(loaded.breaks, ids.shape[1])],
+                **({loaded.cache: self._begun(rows[0][:shared], len(rows))} if shared else {}),
             )
         texts = loaded.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
@@ -146,7 +147,8 @@ class TransformersLLM:
 
         network = self._loaded.network
         cache = DynamicCache(config=network.config)
-        network(torch.tensor([prefix], device=self.device), past_key_values=cache, logits_to_keep=1)
+        ids = torch.tensor([prefix], device=self.device)
+        network(ids, logits_to_keep=1, **{self._loaded.cache: cache})
         cache.batch_repeat_interleave(rows)
         return cache
 
@@ -163,6 +165,8 @@ class _Loaded(NamedTuple):
     ends: list[int]
     can_share: bool
     """Whether its attention cache can be begun with a common prefix and padded behind it."""
+    cache: str
+    """What it calls the argument that takes an attention cache; transformers 5.24 gave it another name."""
 
     @classmethod
     def prepared(cls, tokenizer: Any, network: Any, template: str | None) -> _Loaded:
@@ -179,7 +183,9 @@ class _Loaded(NamedTuple):
         head = network.get_output_embeddings()
         if head is not None:
             head.register_forward_pre_hook(_closed)
-        return cls(tokenizer, network, chat, breaks, padding, ends, _can_share(network))
+        takes = inspect.signature(network.forward).parameters
+        cache = "cache" if "cache" in takes else "past_key_values"
+        return cls(tokenizer, network, chat, breaks, padding, ends, _can_share(network), cache)
 
 
 class _FirstLine:
