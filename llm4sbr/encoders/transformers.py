@@ -63,7 +63,7 @@ class TransformersEncoder:
         self.model = os.path.expanduser(model)
         self.max_length = max_length
         self.batch_size = batch_size
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = hub.device(device, "localize.encoder_options.device")
         self.revision = revision
         self._chosen = (pooling, normalize)
 

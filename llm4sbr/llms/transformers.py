@@ -65,7 +65,7 @@ class TransformersLLM:
             raise ConfigError(f"infer.options.dtype = {dtype!r}: expected auto, {', '.join(DTYPES)}")
         if min(max_new_tokens, batch_size, batch_tokens) < 1:
             raise ConfigError("infer.options: max_new_tokens, batch_size and batch_tokens must be at least 1")
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = hub.device(device, "infer.options.device")
         self.dtype = _fast_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
