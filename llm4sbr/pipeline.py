@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr import hub, memory, registry, stamps, store
+from llm4sbr import choices, hub, memory, registry, stamps, store
 from llm4sbr.config import (
     PROTOCOLS,
     Config,
@@ -108,7 +108,7 @@ def configure(run: Path | None, chosen: Settings) -> tuple[Settings, Config]:
     """
     before, given = (run / "config.toml" if run else None), chosen
     if before and before.exists():
-        chosen = merge(read_toml(before), chosen)
+        chosen = choices.added(read_toml(before), chosen)
     chosen = _with_full_path(chosen)
     try:
         return chosen, _in_force(chosen)
@@ -150,7 +150,9 @@ def execute(
         StoreError: the directory is in use by another process, not a run, or cannot be written.
     """
     progress = progress or Progress()
-    chosen, config = configure(run, chosen)
+    given = chosen
+    chosen, config = configure(run, given)
+    choices.check(given, config)
     with _locked(run):
         _record(run, chosen, config)
         for stage in STAGES[: STAGE_NAMES.index(until) + 1]:

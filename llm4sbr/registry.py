@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from packaging.utils import canonicalize_name
 
 from llm4sbr.errors import RegistryError
+from llm4sbr.option_types import wrong_types
 from llm4sbr.protocols import PLUGIN_API
 
 KINDS = (
@@ -120,6 +121,17 @@ def create(kind: str, name: str, /, **options: Any) -> Any:
     return factory(**options)
 
 
+def check(kind: str, name: str, options: dict[str, Any]) -> None:
+    """Refuse options that a component does not take, without making one.
+
+    Raises:
+        RegistryError: as `create`, but for options that are missing.
+    """
+    name, options = split_argument(kind, name, options)
+    component = find(kind, name)
+    _check_options(component, _import(component), options, all_given=False)
+
+
 def split_argument(kind: str, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """`transformers:FOLDER` -> (`transformers`, options with `model=FOLDER`); other names as they are."""
     head, colon, argument = name.partition(":")
@@ -197,7 +209,9 @@ def _import(component: Component) -> Callable[..., Any]:
     return factory
 
 
-def _check_options(component: Component, factory: Callable[..., Any], options: dict[str, Any]) -> None:
+def _check_options(
+    component: Component, factory: Callable[..., Any], options: dict[str, Any], *, all_given: bool = True
+) -> None:
     parameters = inspect.signature(factory).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     accepted = [p.name for p in named]
@@ -208,8 +222,10 @@ def _check_options(component: Component, factory: Callable[..., Any], options: d
     if unknown:
         takes = ", ".join(accepted) or "no options"
         raise RegistryError(f"{label} has no option {unknown[0]!r}; it takes: {takes}")
-    if missing:
+    if missing and all_given:
         raise RegistryError(f"{label} needs the option {missing[0]!r}")
+    for name, problem in wrong_types(factory, options).items():
+        raise RegistryError(f"{label}: option {name} = {options[name]!r}: {problem}")
 
 
 def _unknown(kind: str, name: str, installed: list[Component]) -> str:
