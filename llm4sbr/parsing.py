@@ -138,7 +138,8 @@ def _unquoted(text: str) -> str:
     return inner if inner.strip() and (closing == "》" or _AFTER_QUOTE.match(rest)) else text
 
 
-_QUOTES = dict(('""', "“”", "«»", "„“", "''", "‘’", "‹›", "»«", "「」", "『』", "《》"))  # noqa: RUF001
+_PAIRS = ('""', "''", "“”", "„“", "\u2018\u2019", "«»", "»«", "\u2039\u203a", "「」", "『』", "《》")
+_QUOTES = {pair[0]: pair[1] for pair in _PAIRS}
 _AFTER_QUOTE = re.compile(r"$|[.,;:!?)_\d。，、（]|\s+[a-z(\-\u2013]")  # noqa: RUF001
 
 _KIND = "(?:item|movie|film|product|book|song|game)"

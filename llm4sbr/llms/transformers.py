@@ -8,17 +8,18 @@ depend on the batch it was computed in, so it is the cached answer that counts, 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from llm4sbr import hub
-from llm4sbr.errors import ConfigError
+from llm4sbr.errors import ConfigError, UnansweredError
 from llm4sbr.llms.chat import Chat
 from llm4sbr.llms.weights import Weights
 
@@ -91,13 +92,23 @@ class TransformersLLM:
 
         Raises:
             ModelUnavailableError: the weights cannot be had here, or cannot be loaded.
+            UnansweredError: some prompts have no room in the model; it carries the others' answers.
         """
         rows = [self._loaded.chat.tokens(prompt) for prompt in prompts]
-        answers = [""] * len(rows)
-        for indices in self._batches(rows):
+        limit = self._loaded.positions - self.max_new_tokens
+        fitting = [index for index, row in enumerate(rows) if len(row) <= limit]
+        answers: list[str | None] = [None] * len(rows)
+        for batch in self._batches([rows[index] for index in fitting]):
+            indices = [fitting[place] for place in batch]
             for index, text in zip(indices, self._answer([rows[i] for i in indices]), strict=True):
                 answers[index] = text
-        return answers
+        if len(fitting) < len(rows):
+            raise UnansweredError(
+                f"a prompt has {max(map(len, rows)):,} tokens, the model has room for {max(limit, 0):,} "
+                "beside the answer; fewer infer.max_items make it shorter",
+                answers,
+            )
+        return cast(list[str], answers)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
@@ -167,6 +178,8 @@ class _Loaded(NamedTuple):
     """Whether its attention cache can be begun with a common prefix and padded behind it."""
     cache: str
     """What it calls the argument that takes an attention cache; transformers 5.24 gave it another name."""
+    positions: int
+    """Tokens that it can take in all."""
 
     @classmethod
     def prepared(cls, tokenizer: Any, network: Any, template: str | None) -> _Loaded:
@@ -185,7 +198,8 @@ class _Loaded(NamedTuple):
             head.register_forward_pre_hook(_closed)
         takes = inspect.signature(network.forward).parameters
         cache = "cache" if "cache" in takes else "past_key_values"
-        return cls(tokenizer, network, chat, breaks, padding, ends, _can_share(network), cache)
+        positions = getattr(network.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        return cls(tokenizer, network, chat, breaks, padding, ends, _can_share(network), cache, positions)
 
 
 class _FirstLine:
