@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from llm4sbr.errors import ConfigError
+
 SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ".safetensors", ".gguf")
 """Of the files that decide what a model does."""
 WHOLE = 2**20
@@ -81,6 +83,28 @@ def commit(model: str, revision: str) -> str:
     files = (file(model, name, revision) for name in ("config.json", "modules.json"))
     parts = next((found.parts for found in files if found), ())
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else revision
+
+
+def device(name: str, setting: str) -> str:
+    """The device of a name: `auto` is a GPU if there is one.
+
+    Args:
+        name: as the user gave it.
+        setting: where, for the message.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
+        reason = next(iter(str(error).splitlines()), "")
+        raise ConfigError(f"{setting} = {name!r}: no such device here ({reason}); take cpu or auto") from None
+    return name
 
 
 def probe(model: str, revision: str) -> None:

@@ -6,6 +6,7 @@ remove something and are applied until nothing changes, so parsing what was pars
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
 
@@ -59,17 +60,60 @@ def parse_answer(answer: str) -> str:
 
     `The item is "Toy Story (1995)_12".` becomes `Toy Story (1995)`.
     """
-    text = _line(answer)
-    while (shorter := _unwrapped(text)) != text:  # every rule only removes, so this ends
+    text = answer
+    while (shorter := _unwrapped(_line(text))) != text:  # every rule only removes, so this ends
         text = shorter
     return text if len(text) <= ANSWER_LENGTH else ""
 
 
+_THOUGHT = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+
+_MARKS = re.compile(
+    r"<\|[^<>|]{1,40}\|>|</?(?:s|eos|end_of_turn|answer|title|item|name|b|i|em|strong)>", re.I
+)
+"""Control tokens that a server left in the text, and marks that a model puts around its answer."""
+
+_FENCE = re.compile(r"\s*```\w*\s*")
+_RULER = re.compile(r"\|?[\s:|]*-{3}[-\s:|]*")
+"""The line below the head of a table."""
+
+_JSON = re.compile(
+    r'\s*(?:\{[^{}\[\]]*?"[\w ]*(?:title|name|item|movie|film|book|product|song|game|answer|recommendation|'
+    r'suggestion|category)"\s*:|\[)\s*("(?:[^"\\\n]|\\.)+")',
+    re.IGNORECASE,
+)
+
+
 def _line(answer: str) -> str:
     """The first line that says something; a line that announces the answer gives way to the next."""
-    lines = [clean for line in answer.splitlines() if (clean := _cut(_flat(line), ANSWER_LENGTH * 2))]
-    announced = len(lines) > 1 and lines[0].endswith(":")
+    answer = _MARKS.sub("", _spoken(answer))
+    texts = [text for text in answer.splitlines() if not _FENCE.fullmatch(text)]
+    named = _JSON.match("\n".join(texts[:20]))
+    if named:
+        return _cut(_flat(_said(named[1])), ANSWER_LENGTH * 2)
+    for place, text in enumerate(texts[:3]):
+        if "|" in text and _RULER.fullmatch(text):
+            texts = [cells.strip(" |").partition("|")[0] for cells in texts[place + 1 :]]
+            break
+    lines = [clean for line in texts if (clean := _cut(_flat(line), ANSWER_LENGTH * 2))]
+    announced = len(lines) > 1 and lines[0].endswith((":", "："))  # noqa: RUF001
     return lines[announced] if lines else ""
+
+
+def _spoken(answer: str) -> str:
+    """The answer without what the model said to itself, also where that has lost a mark."""
+    for mark in reversed(list(_THOUGHT.finditer(answer))):
+        if mark[1]:
+            return answer[mark.end() :]
+        answer = answer[: mark.start()]
+    return answer
+
+
+def _said(text: str) -> str:
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text.strip('"')
 
 
 def _unwrapped(text: str) -> str:
@@ -91,16 +135,20 @@ def _unquoted(text: str) -> str:
     inner, found, rest = text[1:].partition(closing)
     if not found:
         return inner
-    return inner if inner.strip() and _AFTER_QUOTE.match(rest) else text
+    return inner if inner.strip() and (closing == "》" or _AFTER_QUOTE.match(rest)) else text
 
 
-_QUOTES = {'"': '"', "“": "”", "«": "»", "„": "“", "'": "'"}
-_AFTER_QUOTE = re.compile(r"$|[.,;:!?)_\d]|\s+[a-z(\-\u2013]")
+_PAIRS = ('""', "''", "“”", "„“", "\u2018\u2019", "«»", "»«", "\u2039\u203a", "「」", "『』", "《》")
+_QUOTES = {pair[0]: pair[1] for pair in _PAIRS}
+_AFTER_QUOTE = re.compile(r"$|[.,;:!?)_\d。，、（]|\s+[a-z(\-\u2013]")  # noqa: RUF001
 
 _KIND = "(?:item|movie|film|product|book|song|game)"
 _THING = f"(?:{_KIND}|title|name|answer|guess|choice|recommendation|suggestion|prediction)"
 _A_KIND = rf"(?:(?:the|an?) )?{_KIND}s?(?: (?:titled|called|named))?"
-_DO = r"(?:to )?(?:like|love|enjoy|want|prefer|watch|see|read|buy|play|choose|pick|try|get|have|be|also|next)"
+_DO = (
+    r"(?:to )?(?:like|love|enjoy|want|prefer|watch|see|read|buy|play|choose|pick|try|get|have|be|"
+    r"also|next|likely|probably)"
+)
 _LIKES = rf"(?:might|may|would|could|will|should|wants?|likes?|loves?|is likely|is)(?: {_DO}| interested in)*"
 _IS = "(?:is|was|would be|could be|might be|may be|will be)"
 
@@ -108,9 +156,15 @@ _IS = "(?:is|was|would be|could be|might be|may be|will be)"
 _LEADS = [
     re.compile(pattern)
     for pattern in (
-        r"^(?:[-*•>#]+|\(?\d{1,3}[.)])\s+",
+        r"^(?:[-*•>#]+|\d{1,3}[.)]|\(\d{1,2}\))\s+",
+        r"^[^《]{1,80}(?=《[^》]+》)",  # marks that stand around Chinese titles and in none
+        r"^\[(?=[^\]]+\]\(\w+://)",  # a link; what is behind its text goes below
         r"^(?i:sure|certainly|of course|okay|ok|absolutely)\s*[,!.:]\s+",
-        rf"^(?i:assistant|output|response|{_THING}(?: name| title)?)\s*:\s*",
+        rf"^(?i:(?:my |final |the )?(?:assistant|output|response|recommended|{_THING}(?: name| title)?)"
+        r"(?: #?\d{1,3})?)\s*:\s*",
+        r"^(?i:here(?:['\u2019]s| is| are))\b[^.:\"“]{0,80}:\s+(?=\S)",
+        rf"^(?i:the|an?|one)\s+(?:[\w-]+\s+){{0,3}}?{_THING}s?\s+(?:(?:that|which)\s+)?(?:the|this) user\b"
+        rf"[^.:\"“]{{0,40}}\binterested in\b[^.:\"“]{{0,40}}?\s{_IS}:?\s+(?=\S)",
         r"^(?i:based on)\b[^\"“:]{0,200}?[,:]\s+",
         rf"^(?i:here(?:'s| is) )?(?i:the|an?|one|my|your|this|another)\s+(?:[\w-]+\s+){{0,3}}?"
         rf"(?i:{_THING})s?\b[^.:\"“]{{0,100}}?\s{_IS}\b:?\s+(?=\S)",
@@ -126,24 +180,30 @@ _LEADS = [
 _TAILS = [
     re.compile(pattern)
     for pattern in (
+        r"\]\(\w+://.*$",
+        r"(?<=\(\d{4}\))(?:\s*[,;:]|\s+[-\u2013\u2014]|\s+and)\s+(?=[a-z]|.*\(\d{4}\)).*$",
         r"[.,;]?\s+(?:because|since|as it|as the|which is|that is|who is)\s.*$",
         r"[.!?]\s+(?:The|This|It|I|They|Based|Because|As|However|Please|If|Here|He|She|You|Note)\b:?\s+[a-z'].*$",
         r"\s+\((?i:note|explanation|because|only)\b.*$",
         r"_\d+\W*$",
         r"[\"”»]+[.,]*$",
         r"(?<!\b[A-Z])(?<!\bJr)(?<!\bSr)(?<!\bInc)(?<!\bCo)(?<!\bLtd)(?<!\bVol)(?<!\.)\.$",
-        r"[\s,;:]+$",
+        r"[\s,;:。，、；：]+$",  # noqa: RUF001
     )
 ]
 
 _UNUSABLE = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"^(?:i'm |i am )?(?:very )?sorry\b,? (?:but|i\b|for\b)",
+        r"^(?:i['\u2019]m |i am )?(?:very )?sorry\b,? (?:but|i\b|for\b)",
+        r"^(?:i apologi[sz]e|unfortunately|my apologies)\b,? "
+        r"(?:but|i\b|for\b|as\b|there\b|the (?:list|information)\b)",
+        r"^(?:je suis désolée?|lo siento|es tut mir leid|к сожалению|"
+        r"(?:很|非常)?抱歉|对不起|申し訳\w*|죄송\w*)\s*[,，、。.].",  # noqa: RUF001
         r"^as an? (?:ai|language|large)\b",
-        r"^i (?:can't|cannot|can not|could not|am unable|am not able|do not|don't|need more)\b.*"
-        r"\b(?:guess|predict|recommend|provide|help|assist|answer|know|determine|have|access|information)\b",
-        r"^(?:unknown|none|nothing|n/?a|no item|no answer|(?:the )?(?:item|title)|item ?name)\W*$",
+        r"^i (?:can['\u2019]t|can ?not|could not|am unable|am not able|do not|don['\u2019]t|need more)\b"
+        r".*\b(?:guess|predict|recommend|provide|help|assist|answer|know|determine|have|access|information)\b",
+        r"^(?:unknown|none|null|nothing|n/?a|no item|no answer|(?:the )?(?:item|title)|item ?name)\W*$",
         r"^there (?:is|are) no\b.*\b(?:item|answer|information|title)s?\b",
         r"^\W*$",
     )

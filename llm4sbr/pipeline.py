@@ -15,14 +15,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from llm4sbr import memory, registry, stamps, store
+from llm4sbr import choices, memory, registry, stamps, store
 from llm4sbr.config import (
     PROTOCOLS,
     Config,
     Settings,
     build,
     flatten,
-    merge,
     nest,
     read_toml,
     to_settings,
@@ -103,7 +102,7 @@ def configure(run: Path | None, chosen: Settings) -> tuple[Settings, Config]:
     """
     before, given = (run / "config.toml" if run else None), chosen
     if before and before.exists():
-        chosen = merge(read_toml(before), chosen)
+        chosen = choices.added(read_toml(before), chosen)
     chosen = with_full_paths(without_defaults(chosen))
     try:
         return chosen, _in_force(chosen)
@@ -147,9 +146,9 @@ def execute(
     progress = progress or Progress()
     if until not in STAGE_NAMES:
         raise ConfigError(f"no stage {until!r}; there are {', '.join(STAGE_NAMES)}")
-    run = run.expanduser()
-    chosen, config = configure(run, chosen)
-    _check_options(config)
+    run, given = run.expanduser(), chosen
+    chosen, config = configure(run, given)
+    choices.check(given, config)
     with _locked(run):
         _record(run, chosen, config)
         for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
@@ -278,21 +277,6 @@ def _why(old: stamps.Stamp | None, new: stamps.Stamp) -> str:
     shown = [text if len(text) <= 90 else text[: text.index(":")] + " changed" for text in different[:3]]
     more = f" and {len(different) - 3} more" if len(different) > 3 else ""
     return f"redone, {'; '.join(shown)}{more}"
-
-
-def _check_options(config: Config) -> None:
-    """`RegistryError` if a component does not take its options: now, not when its stage begins."""
-    taken = [
-        ("readers", config.data.reader, config.data.options),
-        ("llms", config.infer.llm, config.infer.options),
-        ("encoders", config.localize.encoder, config.localize.encoder_options),
-        ("localizers", config.localize.localizer, config.localize.options),
-        ("backbones", config.train.backbone, config.train.options),
-        ("fusers", config.train.fuser, config.train.fuser_options),
-    ]
-    for kind, name, options in taken:
-        if options:
-            registry.check_options(kind, name, options)
 
 
 def _record(run: Path, chosen: Settings, config: Config) -> None:

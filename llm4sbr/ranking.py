@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from llm4sbr import hub
 from llm4sbr.data.batches import Batch, batches
 from llm4sbr.fusion.model import LLM4SBR
 from llm4sbr.intents import IntentStore
@@ -73,7 +74,5 @@ def scorer(
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name; `auto` is a GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    """The device of `train.device`; `auto` is a GPU if there is one. `ConfigError` if there is none such."""
+    return torch.device(hub.device(name, "train.device"))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from packaging.utils import canonicalize_name
 
 from llm4sbr.errors import RegistryError
+from llm4sbr.option_types import wrong_types
 from llm4sbr.protocols import PLUGIN_API
 
 KINDS = (
@@ -56,15 +57,6 @@ OFFERED = {
     ("fusers", "nullspace"): "llm4sbr-nullspace",
 }
 """Components of packages of ours that may not be installed: (kind, name) -> the package to install."""
-
-
-_PLAIN = {
-    "int": ("int",),
-    "float": ("int", "float"),
-    "str": ("str", "PosixPath", "WindowsPath"),
-    "bool": ("bool",),
-}
-"""Annotation of an option -> the types of value that it may have; other annotations are not looked at."""
 
 
 class Component(NamedTuple):
@@ -129,11 +121,15 @@ def create(kind: str, name: str, /, **options: Any) -> Any:
     return factory(**options)
 
 
-def check_options(kind: str, name: str, options: dict[str, Any]) -> None:
-    """Raises what `create` raises for an option that the component does not take."""
+def check(kind: str, name: str, options: dict[str, Any]) -> None:
+    """Refuse options that a component does not take, without making one.
+
+    Raises:
+        RegistryError: as `create`, but for options that are missing.
+    """
     name, options = split_argument(kind, name, options)
     component = find(kind, name)
-    _known_options(component, _import(component), options)
+    _check_options(component, _import(component), options, all_given=False)
 
 
 def split_argument(kind: str, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -213,32 +209,23 @@ def _import(component: Component) -> Callable[..., Any]:
     return factory
 
 
-def _check_options(component: Component, factory: Callable[..., Any], options: dict[str, Any]) -> None:
-    named = _known_options(component, factory, options)
-    missing = [p.name for p in named if p.default is p.empty and p.name not in options]
-    if missing:
-        raise RegistryError(f"{component.kind[:-1]} {component.name!r} needs the option {missing[0]!r}")
-
-
-def _known_options(
-    component: Component, factory: Callable[..., Any], options: dict[str, Any]
-) -> list[inspect.Parameter]:
-    """The options that the component names, after a look at names and plain types of those given."""
-    label = f"{component.kind[:-1]} {component.name!r}"
+def _check_options(
+    component: Component, factory: Callable[..., Any], options: dict[str, Any], *, all_given: bool = True
+) -> None:
     parameters = inspect.signature(factory).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     accepted = [p.name for p in named]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     unknown = [key for key in options if key not in accepted and not takes_any]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in options]
+    label = f"{component.kind[:-1]} {component.name!r}"
     if unknown:
         takes = ", ".join(accepted) or "no options"
         raise RegistryError(f"{label} has no option {unknown[0]!r}; it takes: {takes}")
-    for parameter in named:
-        wanted = getattr(parameter.annotation, "__name__", parameter.annotation)
-        value = options.get(parameter.name)
-        if wanted in _PLAIN and value is not None and type(value).__name__ not in _PLAIN[wanted]:
-            raise RegistryError(f"{label}: option {parameter.name} = {value!r}: expected {wanted}")
-    return named
+    if missing and all_given:
+        raise RegistryError(f"{label} needs the option {missing[0]!r}")
+    for name, problem in wrong_types(factory, options).items():
+        raise RegistryError(f"{label}: option {name} = {options[name]!r}: {problem}")
 
 
 def _unknown(kind: str, name: str, installed: list[Component]) -> str:

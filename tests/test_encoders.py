@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -211,3 +212,12 @@ def test_real_encoder(minilm: Path) -> None:
     story, sequel, heat = vectors
     assert encoder.dim == 384
     assert story @ sequel > story @ heat + 0.2
+
+
+def test_weights_that_are_in_no_file_are_not_made_up(tmp_path):
+    folder = tiny_bert(tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    layers = config["num_hidden_layers"] + 1
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    with pytest.raises(ModelUnavailableError, match=r"weights are in none of its files, encoder.layer"):
+        TransformersEncoder(folder).encode(["a"])

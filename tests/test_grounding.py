@@ -29,6 +29,9 @@ SESSIONS = Sessions(torch.tensor([1, 2, 1, 2, 4, 5]), torch.tensor([0, 2, 4, 6])
         ("Green Chair", 2),
         ("Gren Chair", 2),
         ("red lamp", 1),  # two items have this name: the first
+        ("Red Lamp (1992)", 3),  # but of their years this is one
+        ("The Red Lamp (1990)", 1),
+        ("Red Lamp (2007)", 1),
     ],
 )
 def test_an_answer_that_names_an_item_is_that_item(answer, id):
@@ -57,6 +60,11 @@ def test_any_other_answer_is_localized_as_nearest_does_it():
         ("Matrix, The (1999)", "matrix"),
         ("The", "the"),
         ("A-B: c!", "a b c"),
+        ("Am\u00e9lie", "amelie"),
+        ("Ame\u0301lie", "amelie"),
+        ("\uff2d\uff21\uff34\uff32\uff29\uff38", "matrix"),
+        ("\u304b\u3099", "\u304c"),  # one letter in two parts, and not the one without its mark
+        ("\U0001f3ac The Matrix", "matrix"),
         ("", ""),
     ],
 )

@@ -12,8 +12,11 @@ from torch import Tensor
 from llm4sbr import hub, pipeline, stamps, store
 from llm4sbr.config import build, nest
 from llm4sbr.encoders import TransformersEncoder
+from llm4sbr.errors import ConfigError
+from llm4sbr.llms.transformers import TransformersLLM
 from llm4sbr.llms.weights import Weights
 from llm4sbr.progress import Progress
+from llm4sbr.ranking import pick_device
 from llm4sbr.testing.encoders import tiny_bert
 from llm4sbr.testing.toy import toy_log
 
@@ -191,3 +194,14 @@ def test_a_catalogue_is_encoded_once_for_two_runs_and_a_damaged_copy_is_said(
         assert (len(encoded) > 0) == (one == run or damage)  # item-text's answers are titles
     assert [len(said) for said in notes] == [0, 0, 1]
     assert notes[2][0].startswith(f"localize: {tmp_path / 'cache' / 'embeddings'}")
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "", "cpu;rm"])
+def test_a_device_that_is_not_here_is_one_line(name, tmp_path):
+    with pytest.raises(ConfigError, match=r"infer.options.device = .*no such device here"):
+        TransformersLLM(tmp_path, device=name)
+    with pytest.raises(ConfigError, match=r"localize.encoder_options.device = "):
+        TransformersEncoder(tmp_path, device=name)
+    with pytest.raises(ConfigError, match=r"train.device = ") as caught:
+        pick_device(name)
+    assert "\n" not in str(caught.value)

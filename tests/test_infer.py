@@ -18,6 +18,7 @@ from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, Llm4sbrError
 from llm4sbr.llms.answers import AnswerCache
 from llm4sbr.llms.asking import Asker, Budget, parse_budget
+from llm4sbr.llms.sharing import export_answers, import_answers
 from llm4sbr.progress import Progress
 from llm4sbr.stages.infer import infer
 from llm4sbr.testing.toy_run import toy_run
@@ -280,3 +281,23 @@ def test_kill_9_loses_the_batch_in_flight_and_nothing_else(run, tmp_path, parrot
     assert len(_asked(tmp_path)) - before == distinct - kept
     for name, table in expected.items():
         assert table.select("key", "answer", "parsed").equals(tables[name].select("key", "answer", "parsed"))
+
+
+def test_an_answer_is_kept_whole_as_far_as_files_can_take_it(tmp_path):
+    texts = {"half": "a\ud800b", "zero": "a\0b", "long": "x" * 300_000}
+
+    class Odd:
+        fingerprint = "odd"
+
+        def generate(self, prompts):
+            return [texts[prompt] for prompt in prompts]
+
+    with AnswerCache.open(tmp_path / "answers.sqlite") as cache:
+        Asker(Odd(), cache, budget=Budget()).ask(range(3), lambda sample: [list(texts)[sample]])
+        kept = {row[1].text for row in cache.rows()}
+        assert kept == {"a?b", "a\0b", "x" * 100_000}
+        file = tmp_path / "answers.jsonl.gz"
+        assert export_answers(cache, file) == 3
+    with AnswerCache.open(tmp_path / "other.sqlite") as other:
+        assert import_answers(other, file) == (3, 3)
+        assert {row[1].text for row in other.rows()} == kept

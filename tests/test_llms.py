@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from llm4sbr import registry
-from llm4sbr.errors import ConfigError, ModelUnavailableError
+from llm4sbr.errors import ConfigError, ModelUnavailableError, UnansweredError
 from llm4sbr.llms import transformers as module
 from llm4sbr.llms.controls import ItemText, NoAnswer, Shuffled
 from llm4sbr.llms.transformers import TransformersLLM
@@ -234,3 +235,42 @@ def test_shuffled_depends_on_its_seed_and_needs_answers():
 
 def test_no_answer_is_empty():
     assert NoAnswer().answer([ITEMS, ITEMS], Long(), None) == ["", ""]
+
+
+def test_a_prompt_without_room_costs_no_other_answer(folder, llm):
+    short = TransformersLLM(folder, dtype="float32", device="cpu", max_new_tokens=12)
+    short.__dict__["_loaded"] = llm._loaded._replace(positions=60)
+    with pytest.raises(
+        UnansweredError, match=r"has room for 48 beside the answer; fewer infer.max_items"
+    ) as e:
+        short.generate(PROMPTS)
+    whole = llm.generate(PROMPTS)
+    assert e.value.answers == [None if len(p) > 20 else a for p, a in zip(PROMPTS, whole, strict=True)]
+    with pytest.raises(UnansweredError):
+        short.generate(["x" * 100])
+    assert llm._loaded.positions == 2048
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for", "chat template fails .*TemplateSyntaxError"),
+        ("{{ raise_exception('no such role') }}", "chat template fails .*no such role"),
+        ("Say something.", "leaves out what is asked"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_one_line(folder, template, message):
+    with pytest.raises(ModelUnavailableError, match=message) as caught:
+        TransformersLLM(folder, chat_template=template).generate(["a"])
+    assert "\n" not in str(caught.value)
+    assert "infer.options.chat_template" in str(caught.value)
+
+
+def test_weights_that_are_in_no_file_are_not_made_up(folder, tmp_path):
+    lame = Path(shutil.copytree(folder, tmp_path / "lame"))
+    config = json.loads((lame / "config.json").read_text())
+    (lame / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(
+        ModelUnavailableError, match=r"9 of its weights are in none of its files, model.layers.2"
+    ):
+        TransformersLLM(lame).generate(["a"])

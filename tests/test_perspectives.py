@@ -170,6 +170,42 @@ def test_attributes_need_a_place_in_the_wording(tmp_path):
         ("...", ""),
         ("", ""),
         ("x" * 500, ""),
+        # thoughts, with marks that a template or a limit may have taken away
+        ("<think>\n\n</think>\n\nHeat (1995)", "Heat (1995)"),
+        ("<think>\nThe user likes Casino.\n</think>\nHeat (1995)", "Heat (1995)"),
+        ("The user likes Casino.\n</think>\n\nHeat (1995)", "Heat (1995)"),
+        ("<think>\nOkay, the user likes", ""),
+        # JSON, fences, tables, links, marks
+        ('```json\n{"title": "Heat (1995)"}\n```', "Heat (1995)"),
+        ('{\n  "next_item": "Am\\u00e9lie",\n  "reason": "x"\n}', "Amélie"),
+        ('["Heat (1995)", "Casino"]', "Heat (1995)"),
+        ("```\nHeat (1995)\n```", "Heat (1995)"),
+        ("| Title | Year |\n|:---|---:|\n| Heat | 1995 |", "Heat"),
+        ("[Heat (1995)](https://example.org/heat)", "Heat (1995)"),
+        ("<answer>Heat</answer></s>", "Heat"),
+        ("Heat (1995)<|im_end|>", "Heat (1995)"),
+        # other quotation marks and full stops
+        ("「千と千尋の神隠し」", "千と千尋の神隠し"),
+        ("劇場版「鬼滅の刃」無限列車編", "劇場版「鬼滅の刃」無限列車編"),
+        ("千と千尋の神隠し。", "千と千尋の神隠し"),
+        ("我推荐《流浪地球》这部电影。", "流浪地球"),
+        ("\u2018Heat\u2019", "Heat"),
+        ("»Heat«", "Heat"),
+        # the question said again, polite openings, more than one title
+        ("The item that the user is interested in in the long-term is: Heat (1995)", "Heat (1995)"),
+        ("The item that the user is interested in in the short-term is Heat (1995).", "Heat (1995)"),
+        ("Sure! Here's one: Heat (1995)", "Heat (1995)"),
+        ("Final answer: Heat", "Heat"),
+        ("Item 5: Heat", "Heat"),
+        ("The user would likely enjoy *Heat (1995)*.", "Heat (1995)"),
+        ("Heat (1995), Casino (1995)", "Heat (1995)"),
+        ("Heat (1995) - a crime film by Michael Mann", "Heat (1995)"),
+        ("(500) Days of Summer (2009)", "(500) Days of Summer (2009)"),
+        ("Here Comes the Boom", "Here Comes the Boom"),
+        ("I\u2019m sorry, but I can\u2019t help with that.", ""),
+        ("I apologize, but I cannot determine that.", ""),
+        ("很抱歉,我无法推荐。", ""),
+        ("null", ""),
     ],
 )
 def test_parse_takes_the_title_out_of_its_wrapping(answer, title):
@@ -188,6 +224,22 @@ WRAPPERS = [
     "The",
 ]
 MARKS = ['"', "“", "”", "'", "*", "_12", "1.", "(1995)", ".", ":", "-", " ", "\n", "Toy Story"]
+MARKS += [
+    '{"title": "',
+    '"}',
+    '["',
+    '"]',
+    "<think>",
+    "</think>",
+    "```json\n",
+    "|---|\n",
+    "|",
+    "《",
+    "》",
+    "[",
+    "<b>",
+]
+MARKS += ["](http://x)", "(1)", "Here's", "</s>", "<|im_end|>", ", ", "- a film", "「", "」", "。", "\\"]
 WORDS = st.sampled_from(WRAPPERS + MARKS)
 
 

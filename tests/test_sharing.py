@@ -66,7 +66,10 @@ GOOD = {"key": ONE.hex(), "llm": "m", "answer": "x", "seconds": 1.0, "tokens": 1
         (json.dumps(GOOD | {"tokens": True}), "tokens: True"),
         (json.dumps(GOOD | {"tokens": 10**30}), "tokens"),
         (json.dumps(GOOD | {"seconds": float("nan")}), "seconds: nan"),
-        ("x" * 1_000_001, "longer than"),
+        (json.dumps(GOOD | {"answer": "half \ud800"}), "answer: 'half"),
+        (json.dumps(GOOD | {"llm": "\udfff"}), "llm: "),
+        (json.dumps(GOOD | {"answer": ["x" * 900_000]}), r"answer: \['x{70,80} is not usable"),
+        ("x" * 1_000_001, "longer than .*; no answer was added"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_added(tmp_path, line, message):
@@ -78,10 +81,13 @@ def test_a_bad_line_is_named_and_nothing_is_added(tmp_path, line, message):
         assert len(cache) == 0
 
 
+WRONG = gzip.compress(b"{}" * 99_999)[:10] + b"\xff" * 50
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"\x1f\x8b broken", gzip.compress(b"{}" * 99_999)[:50], b"\xff\xfe{"],
-    ids=["no gzip", "cut gzip", "no text"],
+    [b"\x1f\x8b broken", gzip.compress(b"{}" * 99_999)[:50], b"\xff\xfe{", WRONG],
+    ids=["no gzip", "cut gzip", "no text", "wrong deflate"],
 )
 def test_a_broken_archive_is_one_line(tmp_path, content):
     (tmp_path / "in.jsonl.gz").write_bytes(content)

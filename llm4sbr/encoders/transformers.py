@@ -63,7 +63,7 @@ class TransformersEncoder:
         self.model = os.path.expanduser(model)
         self.max_length = max_length
         self.batch_size = batch_size
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = hub.device(device, "localize.encoder_options.device")
         self.revision = revision
         self._chosen = (pooling, normalize)
 
@@ -160,7 +160,14 @@ class TransformersEncoder:
         from transformers import AutoModel
 
         # safetensors only: the older weight format is pickle, which can run code
-        network = self._load(AutoModel.from_pretrained, use_safetensors=True, dtype=torch.float32)
+        network, found = self._load(
+            AutoModel.from_pretrained, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        unused = ("decoder.", "pooler.") if network.config.is_encoder_decoder else ("pooler.",)
+        missing = [name for name in sorted(found["missing_keys"]) if not any(part in name for part in unused)]
+        if missing:  # transformers would draw them at random
+            reason = f"{len(missing)} of its weights are in none of its files, {missing[0]} for one"
+            raise _unavailable(self.model, ValueError(reason))
         if network.config.is_encoder_decoder:
             network = network.get_encoder()
         return network.eval().requires_grad_(False).to(self.device)

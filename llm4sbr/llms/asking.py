@@ -19,7 +19,7 @@ from llm4sbr.errors import ConfigError, Llm4sbrError, UnansweredError
 from llm4sbr.llms.answers import Answer, AnswerCache, answer_key
 from llm4sbr.protocols import LLM
 
-__all__ = ["Answered", "Answering", "Asker", "Budget", "answering", "parse_budget"]
+__all__ = ["Answered", "Answering", "Asker", "Budget", "answering", "keepable", "parse_budget"]
 
 BLOCK = 512
 """Samples looked up in the cache at once."""
@@ -38,6 +38,9 @@ SECOND_CHANCES = 2
 
 MOST_FAILED = 10_000
 """Prompts kept for a second chance; a server that is down must not fill the memory with what it missed."""
+
+LONGEST = 100_000
+"""Characters of an answer that are kept; it names what it names before that."""
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -102,8 +105,14 @@ class Answering:
                 "its generate() must give one per prompt"
             )
         count = getattr(self.llm, "count_tokens", lambda texts: [0] * len(texts))
+        texts = [None if text is None else keepable(text) for text in texts]
         pairs = zip(count(prompts), count([text or "" for text in texts]), strict=True)
         return Answered(texts, seconds, [a + b for a, b in pairs], reason)
+
+
+def keepable(text: str) -> str:
+    """An answer as every file can take it: no halves of a character, and an end."""
+    return text[:LONGEST].encode("utf-8", "replace").decode()
 
 
 def answering(name: str, options: dict[str, Any]) -> Answering:

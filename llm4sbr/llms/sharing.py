@@ -10,6 +10,7 @@ import gzip
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -98,9 +99,11 @@ def _lines(path: Path) -> Iterator[Line]:
             while text := stream.readline(LONGEST + 1):
                 number += 1
                 if len(text) > LONGEST:
-                    raise DataError(f"{path}:{number}: longer than {LONGEST:,} characters; no answer is")
+                    raise DataError(
+                        f"{path}:{number}: longer than {LONGEST:,} characters; no answer was added"
+                    )
                 yield _parsed(text, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read: {reason}") from None
 
@@ -118,11 +121,15 @@ def _parsed(text: str, where: str) -> Line:
     for field, kind in kinds.items():
         value: Any = found.get(field) if isinstance(found, dict) else None
         wrong = not isinstance(value, kind) or isinstance(value, bool)
-        if not wrong and kind is not str:
+        if not wrong and kind is str:
+            wrong = (
+                re.search("[\ud800-\udfff]", value) is not None
+            )  # half a character, which no file can keep
+        elif not wrong:
             wrong = not (math.isfinite(value) and 0 <= value < 2**53)
         if wrong:
-            raise DataError(f"{where}: {field}: {value!r} is not usable; no answer was added")
+            raise DataError(f"{where}: {field}: {value!r:.80} is not usable; no answer was added")
     if not re.fullmatch("[0-9a-f]{64}", found["key"]):
-        raise DataError(f"{where}: key: {found['key']!r} is not 64 hex digits; no answer was added")
+        raise DataError(f"{where}: key: {found['key']!r:.80} is not 64 hex digits; no answer was added")
     answer = Answer(found["answer"], float(found["seconds"]), found["tokens"])
     return Line(bytes.fromhex(found["key"]), found["llm"], answer, float(found["added"]))

@@ -7,17 +7,19 @@ depend on the batch it was computed in, so it is the cached answer that counts, 
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from llm4sbr import hub
-from llm4sbr.errors import ConfigError
+from llm4sbr.errors import ConfigError, UnansweredError
 from llm4sbr.llms.chat import Chat
 from llm4sbr.llms.weights import Weights
 
@@ -64,7 +66,7 @@ class TransformersLLM:
             raise ConfigError(f"infer.options.dtype = {dtype!r}: expected auto, {', '.join(DTYPES)}")
         if min(max_new_tokens, batch_size, batch_tokens) < 1:
             raise ConfigError("infer.options: max_new_tokens, batch_size and batch_tokens must be at least 1")
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = hub.device(device, "infer.options.device")
         self.dtype = _fast_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
@@ -90,13 +92,23 @@ class TransformersLLM:
 
         Raises:
             ModelUnavailableError: the weights cannot be had here, or cannot be loaded.
+            UnansweredError: some prompts have no room in the model; it carries the others' answers.
         """
         rows = [self._loaded.chat.tokens(prompt) for prompt in prompts]
-        answers = [""] * len(rows)
-        for indices in self._batches(rows):
+        limit = self._loaded.positions - self.max_new_tokens
+        fitting = [index for index, row in enumerate(rows) if len(row) <= limit]
+        answers: list[str | None] = [None] * len(rows)
+        for batch in self._batches([rows[index] for index in fitting]):
+            indices = [fitting[place] for place in batch]
             for index, text in zip(indices, self._answer([rows[i] for i in indices]), strict=True):
                 answers[index] = text
-        return answers
+        if len(fitting) < len(rows):
+            raise UnansweredError(
+                f"a prompt has {max(map(len, rows)):,} tokens, the model has room for {max(limit, 0):,} "
+                "beside the answer; fewer infer.max_items make it shorter",
+                answers,
+            )
+        return cast(list[str], answers)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
@@ -133,9 +145,9 @@ class TransformersLLM:
             found = loaded.network.generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
-                past_key_values=self._begun(rows[0][:shared], len(rows)) if shared else None,
                 generation_config=settings,
                 stopping_criteria=[_FirstLine(loaded.breaks, ids.shape[1])],
+                **({loaded.cache: self._begun(rows[0][:shared], len(rows))} if shared else {}),
             )
         texts = loaded.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
@@ -146,7 +158,8 @@ class TransformersLLM:
 
         network = self._loaded.network
         cache = DynamicCache(config=network.config)
-        network(torch.tensor([prefix], device=self.device), past_key_values=cache, logits_to_keep=1)
+        ids = torch.tensor([prefix], device=self.device)
+        network(ids, logits_to_keep=1, **{self._loaded.cache: cache})
         cache.batch_repeat_interleave(rows)
         return cache
 
@@ -163,6 +176,10 @@ class _Loaded(NamedTuple):
     ends: list[int]
     can_share: bool
     """Whether its attention cache can be begun with a common prefix and padded behind it."""
+    cache: str
+    """What it calls the argument that takes an attention cache; transformers 5.24 gave it another name."""
+    positions: int
+    """Tokens that it can take in all."""
 
     @classmethod
     def prepared(cls, tokenizer: Any, network: Any, template: str | None) -> _Loaded:
@@ -179,7 +196,10 @@ class _Loaded(NamedTuple):
         head = network.get_output_embeddings()
         if head is not None:
             head.register_forward_pre_hook(_closed)
-        return cls(tokenizer, network, chat, breaks, padding, ends, _can_share(network))
+        takes = inspect.signature(network.forward).parameters
+        cache = "cache" if "cache" in takes else "past_key_values"
+        positions = getattr(network.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        return cls(tokenizer, network, chat, breaks, padding, ends, _can_share(network), cache, positions)
 
 
 class _FirstLine:

@@ -23,6 +23,9 @@ from llm4sbr.errors import ModelUnavailableError, StoreError
 CONTENT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ".safetensors")
 """Files of a model folder that decide what the model says."""
 
+INFORMED = {"output_loading_info": True}
+"""Has transformers say which weights it did not find."""
+
 
 class Weights:
     """A causal LM and its tokenizer, not loaded yet.
@@ -70,7 +73,8 @@ class Weights:
         source = self._decoded(dtype) if self.is_gguf else self.model
         tokenizer = self._load(AutoTokenizer.from_pretrained, source, padding_side="left")
         # safetensors only: the older weight format is pickle, which can run code
-        network = self._load(AutoModelForCausalLM.from_pretrained, source, dtype=dtype, use_safetensors=True)
+        load = AutoModelForCausalLM.from_pretrained
+        network = self._whole(self._load(load, source, dtype=dtype, use_safetensors=True, **INFORMED))
         return tokenizer, network.eval().requires_grad_(False)
 
     def _decoded(self, dtype: torch.dtype) -> str:
@@ -96,10 +100,21 @@ class Weights:
         tokenizer = self._load(AutoTokenizer.from_pretrained, parent, gguf_file=name)
         plain = GgufConfig(dequantize=True)
         load = AutoModelForCausalLM.from_pretrained
-        network = self._load(load, parent, gguf_file=name, dtype=dtype, quantization_config=plain)
+        options: dict[str, Any] = {"dtype": dtype, "quantization_config": plain, **INFORMED}
+        network = self._whole(self._load(load, parent, gguf_file=name, **options))
         with hub.quiet():
             network.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+
+    def _whole(self, loaded: tuple[Any, Any]) -> Any:
+        """The network, if no weight of it was made up: what files lack, transformers draws at random."""
+        network, found = loaded
+        missing = sorted(found["missing_keys"])
+        if missing:
+            raise self._unavailable(
+                ValueError(f"{len(missing)} of its weights are in none of its files, {missing[0]} for one")
+            )
+        return network
 
     def _load(self, loader: Callable[..., Any], source: str | None = None, **options: Any) -> Any:
         """What `loader` makes of the model: from this machine if it is here, else from the hub."""

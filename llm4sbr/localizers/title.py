@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Literal
@@ -17,13 +18,19 @@ TITLE = "title"
 CLOSE = 10
 """Items, by cosine, whose titles a misspelt answer is compared with."""
 
+_ACCENTS = re.compile("(?<=[A-Za-z\u0370-\u03ff])[\u0300-\u036f]+")
+"""Accents of Latin and Greek letters; in other scripts a mark makes another letter."""
+
+_YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
+
 
 class Title:
     """A title match first, exact and then fuzzy; `nearest` for the answers that match none.
 
     Where longer texts stand for items, their titles count, which are then the catalogue's attribute `title`.
-    Letter case, punctuation, a year in brackets and an English article do not count. A fuzzy match is sought
-    among the few items that are most similar in text space, by the share of common characters.
+    Letter case, punctuation, accents, a year in brackets and an English article do not count, but of two
+    items that differ in nothing else the answer's year chooses. A fuzzy match is sought among the few items
+    that are most similar in text space, by the share of common characters.
 
     Args:
         f: items per answer of `nearest`, F. A matched answer has one item, of weight 1, and its vector.
@@ -66,15 +73,21 @@ def matches(
 ) -> dict[str, int]:
     """The catalogue id that an answer names, for those that name one exactly or nearly.
 
-    Of several items with one title the first counts.
+    Of several items with one title that of the answer's year counts, else the first.
     """
     plain: dict[str, int] = {}
+    dated: dict[tuple[str, str], int] = {}
     names = catalogue.attributes.get(TITLE, catalogue.titles)
     for id, title in enumerate(names, start=1):
         plain.setdefault(bare(title), id)
+        dated.setdefault((bare(title), _year(title)), id)
     plain.pop("", None)
     known = {answer: bare(answer) for answer in answers if "\n" not in answer and bare(answer)}
-    found = {answer: plain[text] for answer, text in known.items() if text in plain}
+    found = {
+        answer: dated.get((text, _year(answer)), plain[text])
+        for answer, text in known.items()
+        if text in plain
+    }
     unsure = [answer for answer in known if answer not in found]
     if not unsure or similarity >= 1:
         return found
@@ -89,10 +102,18 @@ def matches(
 
 def bare(title: str) -> str:
     """A title without what people write differently."""
-    text = re.sub(r"\s*\(\d{4}\)\s*$", "", title.casefold())
+    if not title.isascii():  # `é` is one character or two, and LLMs like to leave its accent out
+        parts = unicodedata.normalize("NFKD", title)
+        title = unicodedata.normalize("NFKC", _ACCENTS.sub("", parts))
+    text = re.sub(r"^[^\w(]+", "", _YEAR.sub("", title.casefold()))
     text = re.sub(r"^(?:the|an?) (?=\S)", "", text)
     text = re.sub(r", (?:the|an?)$", "", text)
     return " ".join(re.findall(r"\w+", text))
+
+
+def _year(title: str) -> str:
+    found = _YEAR.search(title)
+    return found[1] if found else ""
 
 
 def _ratio(one: str, other: str, least: float) -> float:

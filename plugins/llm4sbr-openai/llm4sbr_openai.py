@@ -10,22 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import openai
 from anyio.from_thread import start_blocking_portal
-from openai.types.chat import ChatCompletion
 
 from llm4sbr.errors import ConfigError, ModelUnavailableError, UnansweredError
 
-__all__ = ["OpenAILLM"]
+__all__ = ["OpenAILLM", "said"]
 
 PUBLIC = "https://api.openai.com/v1"
 
 HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 """Errors that every other prompt would meet as well."""
+
+LONGEST_PAUSE = 120.0
+"""Seconds that the library waits at most before it tries again, if the server asks for it."""
+
+FEW = 8
+"""So many prompts that fail alike, and none that ever did not, are no accident."""
+
+
+class ThoughtError(ValueError):
+    """An answer that was cut off while the model was still thinking."""
 
 
 class OpenAILLM:
@@ -37,12 +47,13 @@ class OpenAILLM:
         key_env: the environment variable that holds the key; a server without keys needs none.
         concurrency: requests at once, at most.
         retries: how often a request is tried again before it is left for the end of the run.
-        timeout: seconds that a request may take.
+        timeout: seconds that the server may be silent; one that goes on talking and never ends is left after
+            the time that all tries together may take.
         max_new_tokens: an answer is cut off after so many tokens.
         temperature: 0 is greedy, as far as the server is.
         seed: sent along, for servers that know it.
-        extra: further fields of the request, such as `{"reasoning_effort": "low"}`; a field that is None is
-            left out (`{"max_tokens": None, "max_completion_tokens": 24}`).
+        extra: further fields of the request, such as `{"reasoning_effort": "low"}`; a field that is None, or
+            "" since TOML has no None, is left out (`{"max_tokens": "", "max_completion_tokens": 24}`).
         price: what a million tokens cost, of prompts and of answers, for the plan.
 
     Raises:
@@ -85,9 +96,11 @@ class OpenAILLM:
         """Prompts per call, so many that slow ones hold nobody up."""
         self.price = tuple(price) if price else None
         self._key_env, self._retries, self._timeout = key_env, retries, timeout
+        _checked(price, extra)
         settings = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed} | (extra or {})
-        self._settings = {name: value for name, value in settings.items() if value is not None}
+        self._settings = {name: value for name, value in settings.items() if value not in (None, "")}
         self._tokens: dict[str, int] = {}
+        self._heard = False
 
     @property
     def fingerprint(self) -> str:
@@ -117,13 +130,16 @@ class OpenAILLM:
             found = portal.call(self._all, list(prompts))
         failures = [one for one in found if isinstance(one, Exception)]
         if not failures:
+            self._heard = True
             return cast(list[str], found)
+        self._heard |= len(failures) < len(found)
         if len(failures) == len(found):  # otherwise some answers are here, and must not be lost
-            hopeless = [one for one in failures if isinstance(one, HOPELESS)]
+            early = not self._heard and len(found) >= FEW
+            hopeless = [one for one in failures if self._hopeless(one, early=early)]
             if hopeless or all(map(_unreachable, failures)):
                 raise ModelUnavailableError(self._explained((hopeless or failures)[-1])) from None
         answers = [None if isinstance(one, Exception) else one for one in found]
-        raise UnansweredError(_reason(failures[-1]), answers)
+        raise UnansweredError(self._reason(failures[-1]), answers)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """What the server counted for prompts and answers of the last call; 0 for any other text."""
@@ -140,32 +156,100 @@ class OpenAILLM:
             return list(await asyncio.gather(*(self._one(client, gate, prompt) for prompt in prompts)))
 
     async def _one(self, client: openai.AsyncOpenAI, gate: asyncio.Semaphore, prompt: str) -> str | Exception:
+        whole = (self._retries + 1) * self._timeout + self._retries * LONGEST_PAUSE
         async with gate:
             try:
-                # Fields of `extra` that the library does not know go into the body as they are.
-                found = await client.post(
-                    "/chat/completions", cast_to=ChatCompletion, body=self.request(prompt)
-                )
-                answer = found.choices[0].message.content or ""
-                if not isinstance(answer, str):
-                    raise TypeError("its content is no text")
+                async with asyncio.timeout(whole):
+                    # Fields of `extra` that the library does not know go into the body as they are.
+                    body = await client.post("/chat/completions", cast_to=object, body=self.request(prompt))
+                answer, self._tokens[prompt], tokens = said(body)
+            except ThoughtError as error:
+                return error
+            except TimeoutError:
+                return TimeoutError("no answer in time")
             except openai.OpenAIError as error:
                 return error
-            except (AttributeError, IndexError, TypeError, ValueError) as error:
+            except (ValueError, RecursionError) as error:
                 return ValueError(f"not an answer in the format of chat completions ({error})")
-        usage = getattr(found, "usage", None)
-        if usage is not None:
-            self._tokens[prompt], self._tokens[answer] = (
-                usage.prompt_tokens or 0,
-                usage.completion_tokens or 0,
-            )
+        self._tokens[answer] = tokens
         return answer
+
+    def _hopeless(self, error: Exception, *, early: bool) -> bool:
+        """Whether every other prompt would fail as this one did.
+
+        Args:
+            error: of one prompt, where all that were asked with it failed.
+            early: these were not few, and no prompt was ever answered.
+        """
+        if not isinstance(error, openai.APIStatusError):
+            return early and isinstance(error, ThoughtError)
+        if isinstance(error, HOPELESS) or error.status_code == 402 or error.code == "insufficient_quota":
+            return True
+        # A field of ours that the server does not take; a context too short is the misfortune of one prompt.
+        text = _detail(error)
+        named = any(re.search(rf"\b{re.escape(name)}\b", text) for name in ("model", *self._settings))
+        return early and error.status_code in (400, 422) and named and "context" not in text
 
     def _explained(self, error: Exception) -> str:
         hint = f"check infer.options.model, .url and the environment variable {self._key_env}"
-        if _unreachable(error):
+        if isinstance(error, ThoughtError):
+            hint = (
+                "raise infer.options.max_new_tokens, or have it not think, if the server knows how: "
+                "infer.options.extra={chat_template_kwargs={enable_thinking=false}} or "
+                '{reasoning_effort="none"}'
+            )
+        elif _unreachable(error):
             hint = "check infer.options.url and that the server runs; answers so far are kept"
-        return f"the LLM {self.model!r} at {self.url}: {_reason(error)}; {hint}"
+        elif isinstance(error, openai.APIStatusError) and error.status_code in (400, 422):
+            hint = (
+                'infer.options.extra replaces fields of the request or, with "", leaves them out: '
+                '{max_tokens="", max_completion_tokens=64}'
+            )
+        return f"the LLM {self.model!r} at {self.url}: {self._reason(error)}; {hint}"
+
+    def _reason(self, error: Exception) -> str:
+        """One line about an error, without the request or a key that the server repeats."""
+        key = os.environ.get(self._key_env)
+        text = _reason(error)
+        return text.replace(key, "***") if key else text
+
+
+def said(body: Any) -> tuple[str, int, int]:
+    """What a chat completion says, and the tokens that the server counted for prompt and answer.
+
+    Raises:
+        ThoughtError: the model was cut off before it said anything.
+        ValueError: another format.
+    """
+    try:
+        choice = body["choices"][0]
+        content = choice["message"].get("content")
+        if isinstance(content, list):  # the parts of one text, and perhaps thoughts beside it
+            content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
+        if not isinstance(content, str | None):
+            raise TypeError("its content is no text")
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    text = content or ""
+    spoken = text.strip() and not re.match(r"\s*<think>(?!.*</think>)", text, re.DOTALL)
+    if choice.get("finish_reason") == "length" and not spoken:
+        raise ThoughtError("its tokens were used up before it said anything")
+    usage = body.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    return text, _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 <= value < 2**31 else 0
+
+
+def _checked(price: object, extra: object) -> None:
+    if price is not None:
+        pair = price if isinstance(price, list | tuple) else ()
+        if len(pair) != 2 or not all(type(one) in (int, float) and 0 <= one < float("inf") for one in pair):
+            raise ConfigError(f"infer.options.price = {price!r}: expected two numbers, such as [0.15, 0.6]")
+    if not isinstance(extra, dict | None):
+        raise ConfigError(f"infer.options.extra = {extra!r}: expected a table of fields")
 
 
 def _unreachable(error: Exception) -> bool:
@@ -176,11 +260,16 @@ def _unreachable(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     """One line about an error, without the request, so that no key can be in it."""
     if isinstance(error, openai.APIStatusError):
-        body = error.body if isinstance(error.body, dict) else {}
-        detail = " ".join(str(body.get("message", "")).split())[:200]
+        detail = _detail(error)
         return f"status {error.status_code}{f' ({detail})' if detail else ''}"
     if isinstance(error, openai.APITimeoutError):
         return "no answer in time"
     if isinstance(error, openai.APIConnectionError):
         return f"connection failed ({type(error.__cause__ or error).__name__})"
     return " ".join(str(error).split())[:300]
+
+
+def _detail(error: openai.APIStatusError) -> str:
+    """What the server said about it, on one line."""
+    body = error.body if isinstance(error.body, dict) else {}
+    return " ".join(str(body.get("message") or body.get("detail") or "").split())[:300]

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from llm4sbr_openai import said
 
 from llm4sbr import pipeline, registry
 from llm4sbr.errors import ConfigError, DataError, Llm4sbrError
 from llm4sbr.llms.answers import Answer
+from llm4sbr.llms.asking import keepable
 from llm4sbr.questions import answers_of, missing
 from llm4sbr.store import writing
 
 LONGEST = 10_000_000
-"""Characters of a result line, at most."""
+"""Bytes of a result line, at most."""
 
 
 @click.group()
@@ -81,12 +83,14 @@ def _llm(name: str, options: dict[str, Any]) -> Any:
 
 
 def _results(file: Path) -> Iterator[tuple[bytes, Answer | None]]:
-    with file.open(encoding="utf-8", errors="strict") as stream:
-        number = 0
-        while text := stream.readline(LONGEST + 1):
+    number = 0
+    with file.open("rb") as stream:
+        while line := stream.readline(LONGEST + 1):
             number += 1
+            if not line.strip():
+                continue
             try:
-                yield _result(json.loads(text))
+                yield _result(json.loads(line.decode("utf-8-sig")))
             except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
                 raise DataError(
                     f"{file}:{number}: not a result of a batch ({type(error).__name__}: {error}); "
@@ -99,12 +103,11 @@ def _result(line: dict[str, Any]) -> tuple[bytes, Answer | None]:
     response = line.get("response") or {}
     if line.get("error") or response.get("status_code") != 200:
         return key, None
-    body = response["body"]
-    text = body["choices"][0]["message"]["content"] or ""
-    if not isinstance(text, str):
-        raise TypeError("the content is no text")
-    tokens = (body.get("usage") or {}).get("total_tokens", 0)
-    return key, Answer(text, 0.0, tokens if isinstance(tokens, int) and 0 <= tokens < 2**53 else 0)
+    try:
+        text, asked, answered = said(response.get("body"))
+    except ValueError:  # no text, or thoughts that were cut off
+        return key, None
+    return key, Answer(keepable(text), 0.0, asked + answered)
 
 
 def main() -> None:
@@ -114,6 +117,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; run the same command again", err=True)
+        sys.exit(130)
     except Llm4sbrError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

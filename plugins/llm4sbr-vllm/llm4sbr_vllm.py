@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from llm4sbr.errors import ConfigError, ModelUnavailableError
+from llm4sbr.errors import ConfigError, ModelUnavailableError, UnansweredError
 from llm4sbr.llms.chat import Chat
 from llm4sbr.llms.weights import Weights
 
@@ -94,13 +94,25 @@ class VLLM:
 
         Raises:
             ModelUnavailableError: vLLM is not installed, or cannot load the model here.
+            UnansweredError: some prompts are longer than `max_model_len`; it carries the others' answers.
         """
         if not prompts:
             return []
         engine, chat, settings = self._started
-        given = [{"prompt_token_ids": chat.tokens(prompt)} for prompt in prompts]
-        found = engine.generate(given, settings, use_tqdm=False)
-        return [str(one.outputs[0].text).strip() for one in found]
+        rows = [chat.tokens(prompt) for prompt in prompts]
+        longest = int(self._engine["max_model_len"]) - self.max_new_tokens
+        fitting = [index for index, row in enumerate(rows) if len(row) <= longest]  # vLLM would refuse all
+        given = [{"prompt_token_ids": rows[index]} for index in fitting]
+        found = engine.generate(given, settings, use_tqdm=False) if given else []
+        texts = [_first_line(str(one.outputs[0].text)) for one in found]
+        if len(fitting) == len(rows):
+            return texts
+        answers = dict(zip(fitting, texts, strict=True))
+        raise UnansweredError(
+            f"a prompt has {max(map(len, rows)):,} tokens, infer.options.max_model_len has room for "
+            f"{longest:,} beside the answer",
+            [answers.get(index) for index in range(len(rows))],
+        )
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
@@ -121,6 +133,13 @@ class VLLM:
                 f"vLLM cannot load {self._engine['model']!r} here ({reason}); it needs a GPU with enough "
                 "memory, see infer.options.max_model_len and gpu_memory_utilization"
             ) from None
-        # Answers are titles: one line. A template's own line breaks come before the answer's first word.
-        settings = SamplingParams(temperature=0.0, max_tokens=self.max_new_tokens, stop=["\n"])
+        # No stop at a line break: many models begin with one, and would never come to their first word.
+        settings = SamplingParams(temperature=0.0, max_tokens=self.max_new_tokens)
         return engine, Chat.of(engine.get_tokenizer(), self._template), settings
+
+
+def _first_line(text: str) -> str:
+    """The first line that says something, as `transformers:` has it; one that ends with a colon goes on."""
+    lines = text.strip().splitlines() or [""]
+    count = next((number for number, line in enumerate(lines, 1) if line.strip()[-1:] not in (":", "")), None)
+    return "\n".join(lines[:count]).strip()

@@ -55,11 +55,32 @@ def test_there_and_back(run, tmp_path):
     assert [json.loads(x)["custom_id"] for x in file.read_text().splitlines()] == [requests[0]["custom_id"]]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"custom_id": "xyz"}', '{"custom_id": 3}'])
+def test_shuffled_doubled_and_odd_results(run, tmp_path):
+    _call("requests", run, tmp_path / "requests.jsonl")
+    requests = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()][::-1]
+    lines = [_result(r) for r in requests[4:]] + [_result(requests[-1], text="Blue Chair")]
+    lines += [
+        _result(requests[0], text={"a": 1}),
+        _result(requests[1], text=[{"type": "text", "text": "Oak"}]),
+    ]
+    thought = _result(requests[2], text="<think>Well")
+    thought["response"]["body"]["choices"][0]["finish_reason"] = "length"
+    lines += [thought, _result(requests[3], text="half \ud800") | {"more": 1}]
+    text = "\ufeff" + "\r\n".join(map(json.dumps, lines)) + "\n\n"
+    (tmp_path / "results.jsonl").write_bytes(text.encode())
+    said = _call("answers", run, tmp_path / "results.jsonl")
+    assert f"{len(requests) - 2} new answers, 2 failed, 0 not of this run; 2 missing" in said
+    with AnswerCache.open(tmp_path / "answers.sqlite") as cache:
+        assert {row[1].text for row in cache.rows()} >= {"Oak", "half ?"}
+
+
+@pytest.mark.parametrize("line", ["\udcff", "{", "[]", "{}", '{"custom_id": "xyz"}', '{"custom_id": 3}'])
 def test_a_bad_line_adds_nothing(run, tmp_path, line):
     _call("requests", run, tmp_path / "requests.jsonl")
     first = json.loads((tmp_path / "requests.jsonl").read_text().splitlines()[0])
-    (tmp_path / "results.jsonl").write_text(json.dumps(_result(first)) + "\n" + line + "\n")
+    (tmp_path / "results.jsonl").write_text(
+        json.dumps(_result(first)) + "\n" + line + "\n", errors="surrogateescape"
+    )
     with pytest.raises(DataError, match=r"results.jsonl:2"):
         _call("answers", run, tmp_path / "results.jsonl")
     assert not (tmp_path / "answers.sqlite").exists() or not len(

@@ -2,86 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 
 import pytest
+from bad_server import SECRET, Handler, Server, answer
 from llm4sbr_openai import OpenAILLM
 
 from llm4sbr.errors import ConfigError, ModelUnavailableError, UnansweredError
 from llm4sbr.llms.answers import AnswerCache
 from llm4sbr.llms.asking import Asker, Budget
 from llm4sbr.testing.llms import LLMContract
-
-SECRET = "sk-very-secret"
-
-
-class Server(ThreadingHTTPServer):
-    """Answers `You said PROMPT` unless `behave` does something else first."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.seen: list[str] = []
-        self.keys: set[str] = set()
-        self.busy = self.most = 0
-        self.lock = threading.Lock()
-        self.behave: Callable[[Handler, str, int], bool] = lambda handler, prompt, times: False
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request, client_address) -> None:
-        """A client that goes away is part of the tests."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body["messages"][-1]["content"]
-        with self.server.lock:
-            self.server.seen.append(prompt)
-            self.server.keys.add(self.headers["Authorization"])
-            self.server.busy += 1
-            self.server.most = max(self.server.most, self.server.busy)
-            times = self.server.seen.count(prompt)
-        try:
-            if not self.server.behave(self, prompt, times):
-                self.say(200, answer(f"You said {prompt}"))
-        finally:
-            with self.server.lock:
-                self.server.busy -= 1
-
-    def say(self, status: int, content: object, **headers: str) -> None:
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-def answer(text: object) -> dict[str, object]:
-    message = {"role": "assistant", "content": text}
-    return {
-        "id": "1", "object": "chat.completion", "created": 0, "model": "m",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
-    }  # fmt: skip
 
 
 class Moved(OpenAILLM):
@@ -94,23 +26,6 @@ class Moved(OpenAILLM):
     @property
     def fingerprint(self) -> str:
         return self._before
-
-
-@pytest.fixture
-def server(monkeypatch) -> Iterator[Server]:
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    found = Server()
-    thread = threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield found
-    found.shutdown()
-    found.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def llm(server: Server) -> OpenAILLM:
-    return OpenAILLM("m", url=server.url, concurrency=4, retries=2, timeout=2.0)
 
 
 class TestOpenAI(LLMContract):
@@ -174,7 +89,7 @@ def broken(kind: str) -> Callable[[Handler, str, int], bool]:
         elif kind == "other json":
             handler.say(200, {"choices": []})
         elif kind == "no text":
-            handler.say(200, answer(["a", "list"]))
+            handler.say(200, answer({"a": "table"}))
         elif kind == "html":
             handler.say(200, b"<html>a proxy's page</html>")
         elif kind == "hang":
@@ -290,6 +205,10 @@ def test_an_unknown_model_is_one_line(server, llm):
         {"url": "ftp://host"},
         {"url": "https://h/v1?key=x"},
         {"concurrency": 0},
+        {"price": [0.15]},
+        {"price": "cheap"},
+        {"price": [0.15, float("nan")]},
+        {"extra": "none"},
     ],
 )
 def test_wrong_options(options):
@@ -299,8 +218,8 @@ def test_wrong_options(options):
 
 
 def test_extra_fields_replace_and_remove():
-    llm = OpenAILLM("m", extra={"max_tokens": None, "max_completion_tokens": 9, "seed": 3})
+    llm = OpenAILLM("m", extra={"max_tokens": None, "temperature": "", "max_completion_tokens": 9, "seed": 3})
     body = llm.request("hi")
-    assert "max_tokens" not in body
+    assert not {"max_tokens", "temperature"} & body.keys()
     assert (body["max_completion_tokens"], body["seed"]) == (9, 3)
     assert llm.fingerprint != OpenAILLM("m").fingerprint

@@ -11,13 +11,13 @@ import pytest
 import torch
 from llm4sbr_vllm import VLLM
 
-from llm4sbr.errors import ConfigError, ModelUnavailableError
+from llm4sbr.errors import ConfigError, ModelUnavailableError, UnansweredError
 from llm4sbr.testing.llms import LLMContract, tiny_llama
 
 
 class SamplingParams:
-    def __init__(self, *, temperature: float, max_tokens: int, stop: list[str]) -> None:
-        self.temperature, self.max_tokens, self.stop = temperature, max_tokens, stop
+    def __init__(self, *, temperature: float, max_tokens: int) -> None:
+        self.temperature, self.max_tokens = temperature, max_tokens
 
 
 class LLM:
@@ -50,7 +50,6 @@ class LLM:
                 pad_token_id=0,
             )
             text = self.tokenizer.decode(whole[0, len(ids) :], skip_special_tokens=True)
-            text = text.partition(sampling_params.stop[0])[0]
             found.append(types.SimpleNamespace(outputs=[types.SimpleNamespace(text=text)]))
         return found
 
@@ -99,6 +98,30 @@ def test_an_engine_that_cannot_start_is_one_line(folder, monkeypatch):
     with pytest.raises(ModelUnavailableError, match="Failed to infer device type") as caught:
         VLLM(str(folder)).generate(["a"])
     assert "\n" not in str(caught.value)
+
+
+def test_prompts_without_room_cost_no_other_answer(folder):
+    llm = VLLM(str(folder), max_model_len=60, max_new_tokens=4)
+    with pytest.raises(UnansweredError, match="max_model_len has room for 56") as caught:
+        llm.generate(["a", "x" * 200, "b"])
+    assert caught.value.answers == [*llm.generate(["a"]), None, *llm.generate(["b"])]
+    with pytest.raises(UnansweredError):
+        llm.generate(["x" * 200])
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("\n\n Red Lamp\nIt is red.", "Red Lamp"),
+        ("Sure:\n\nRed Lamp\nIt is red.", "Sure:\n\nRed Lamp"),
+        ("", ""),
+        ("Sure:", "Sure:"),
+    ],
+)
+def test_an_answer_ends_with_its_first_line(folder, monkeypatch, text, answer):
+    said = types.SimpleNamespace(outputs=[types.SimpleNamespace(text=text)])
+    monkeypatch.setattr(LLM, "generate", lambda *_, **__: [said])
+    assert VLLM(str(folder)).generate(["a"]) == [answer]
 
 
 def test_sizes_are_checked():
