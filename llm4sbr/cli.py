@@ -8,6 +8,7 @@ that `--help` is instant.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -28,7 +29,19 @@ from llm4sbr.errors import Llm4sbrError, PeerError, StoreError
 from llm4sbr.options import chosen_settings, common, print_json, sources, stage_options
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; that its reader goes away, as `head` does, is no error as it is to click."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            return 0
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="llm4sbr")
 def cli() -> None:
     """Session-based recommendation that a large language model makes better and never slows down."""
@@ -217,9 +230,6 @@ def _guarded(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
     except Llm4sbrError as error:
         if debug:
             raise
@@ -232,6 +242,8 @@ def _guarded(arguments: list[str]) -> int:
         short = memory.shortage(error)
         if short:
             return _fail(f"error: {short}", 2)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _fail("error: cannot write the result: no space left on device", 2)
         detail = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"internal error: {detail}; --debug shows where", 1)
 

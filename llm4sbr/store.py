@@ -66,6 +66,8 @@ def open_for_reading(path: Path) -> Any:
         return path.open("rb")
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # a NUL or half a character in its name
+        raise StoreError(f"{path!r}: {error}") from None
 
 
 @contextmanager
@@ -117,7 +119,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise StoreError(f"{path}: not a whole JSON file: {error}") from None
 
 
@@ -243,26 +245,34 @@ def locked(folder: Path, *, what: str) -> Iterator[None]:
 def replace_folder(new: Path, final: Path) -> None:
     """Give `new` the name `final`, removing what was there.
 
-    Two renames: a crash between them leaves the former folder as `<final>.old`, see `mend_folder`.
+    Two renames: a crash between them leaves the former folder as `<final>.old`, see `mend_folder`. A link
+    in its place is removed, what it points at stays.
     """
     old = final.with_name(final.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
+    _remove(old)
+    if os.path.lexists(final):
         final.rename(old)
     new.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def mend_folder(final: Path) -> None:
     """Finish or undo a `replace_folder` that a crash cut short: the former folder comes back, or goes."""
     old = final.with_name(final.name + ".old")
-    if not old.exists():
+    if not os.path.lexists(old):
         return
     with explained(final):
         if final.exists():
-            shutil.rmtree(old)
+            _remove(old)
         else:
             old.rename(final)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _system_error(error: Exception) -> Exception:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import polars as pl
 import pytest
 import torch
 
@@ -168,6 +169,11 @@ def test_unknown_precision(run):
         export(run, Export(precisions=("fp8",)), QUIET)
 
 
+def test_no_format(run, capsys):
+    assert _guarded(["export", str(run), "--format", ",", "-q"]) == 2
+    assert capsys.readouterr().err.startswith("error: no format to export to is named")
+
+
 LIAR = """
 from llm4sbr_export.onnx import Onnx
 
@@ -261,6 +267,17 @@ def change(folder: Path, **entries) -> None:
     (folder / RECORD).write_text(json.dumps(record | entries))
 
 
+def signed(folder: Path) -> dict[str, str]:
+    return {name: store.file_sha256(folder / name) for name in ("model.onnx", "items.parquet")}
+
+
+def rewrite(folder: Path, *columns, **named) -> None:
+    """Other items, signed."""
+    items = pl.read_parquet(folder / "items.parquet").with_columns(*columns, **named)
+    items.write_parquet(folder / "items.parquet")
+    change(folder, files=signed(folder))
+
+
 @pytest.mark.parametrize(
     ("harm", "text"),
     [
@@ -276,6 +293,16 @@ def change(folder: Path, **entries) -> None:
         (lambda folder: change(folder, num_items=21), "20 items, artefact.json says 21"),
         (lambda folder: change(folder, files={}), "'model.onnx' has no hash"),
         (lambda folder: change(folder, inputs={}), r"inputs \[\], the graph has"),
+        (lambda folder: change(folder, text_dim=9), r"intents of \[2, 9\], the graph has \[2, 8\]"),
+        (lambda folder: change(folder, perspectives=["long"]), r"intents of \[1, 8\], the graph has"),
+        (lambda folder: change(folder, perspectives=[1, 2]), "perspectives are no names"),
+        (lambda folder: change(folder, files=signed(folder) | {"a\0": "0"}), "null byte"),
+        (lambda folder: change(folder, files=signed(folder) | {"\ud800": "0"}), "surrogates not allowed"),
+        (lambda folder: (folder / RECORD).write_text("[" * 100_000), "not a whole JSON file"),
+        (lambda folder: (folder / RECORD).write_text("1" * 5000), "not a whole JSON file"),
+        (lambda folder: rewrite(folder, pl.col("id").reverse()), "its ids are not 1..20 in order"),
+        (lambda folder: rewrite(folder, pl.col("id").alias("key")), "an item has no key, or one that is no"),
+        (lambda folder: rewrite(folder, title=None), "an item has no title"),
     ],
 )
 def test_damaged_artefacts_are_refused(copy, harm, text):

@@ -134,7 +134,7 @@ def echo(session: str | list[str | int]) -> Recommendation:
 
 def test_every_line_is_answered() -> None:
     lines = [
-        b"a, b\n",
+        b"\xef\xbb\xbfa, b\n",
         b"\n",
         b"bad\r\n",
         b'["x", 3]\n',
@@ -190,7 +190,20 @@ def test_a_reader_that_goes_away_ends_the_stream(export: Path) -> None:
     assert child.stdout
     child.stdout.close()
     _, errors = child.communicate(b"i01\n" * 50, timeout=30)
-    assert not errors
+    assert (errors, child.returncode) == (b"", 0)
+
+
+@pytest.mark.parametrize(
+    ("redirected", "message"),
+    [("< /dev/null > /dev/full", ""), ("> /dev/full", "no space left"), ("<&-", "standard input is closed")],
+)
+def test_standard_streams_that_do_not_work(export: Path, redirected: str, message: str) -> None:
+    command = f'echo i01 | "$0" -m llm4sbr recommend "$1" --session - {redirected}'
+    found = subprocess.run(["sh", "-c", command, sys.executable, export], capture_output=True, check=False)
+    assert found.returncode == (2 if message else 0)
+    lines = found.stderr.decode().splitlines()
+    assert len(lines) == bool(message)
+    assert message in "".join(lines)
 
 
 def test_on_the_command_line(run: Path, export: Path, capsys: Output) -> None:

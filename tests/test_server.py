@@ -177,6 +177,13 @@ def test_intents_that_are_no_numbers(with_intents, value):
     assert with_intents.ask(f"{MODEL}/infer", text).status == 400  # NaN is not JSON
 
 
+def test_finite_intents_that_are_too_large(with_intents):
+    """Their sum is infinite; such scores would be null in JSON, which no client expects."""
+    items, huge = tensor("items", [[3]]), [[[3e38] * TEXT] * 2]
+    found = infer(with_intents, items, tensor("intents", huge, "FP32"))
+    assert (found.status, "intents: too large" in found.json["error"]) == (400, True)
+
+
 GOOD = tensor("items", [[1, 2]])
 
 
@@ -202,6 +209,9 @@ GOOD = tensor("items", [[1, 2]])
         ({"inputs": [tensor("items", [[1], [2, 3]], shape=[1, 3])]}, "differ in length"),
         ({"inputs": [tensor("items", [[1.5]])]}, "other values than INT64"),
         ({"inputs": [tensor("items", [["1"]])]}, "other values than INT64"),
+        ({"inputs": [tensor("items", [[True, 2]])]}, "other values than INT64"),
+        ({"inputs": [GOOD | {"name": "x" * 100_000}]}, "is not one of items, mask"),
+        ({"inputs": [GOOD | {"datatype": "x" * 100_000}]}, "expected INT64"),
         ({"inputs": [tensor("items", [[2**70]])]}, "other values than INT64"),
         ({"inputs": [{"name": "items", "datatype": "INT64", "shape": [1, 1]}]}, "data is missing"),
         ({"inputs": [tensor("items", [[99]])]}, "session 0: 99 is not a catalogue id in 1..20"),
@@ -222,6 +232,11 @@ GOOD = tensor("items", [[1, 2]])
             {"inputs": [GOOD], "outputs": [{"name": "scores", "parameters": {"classification": 3}}]},
             "classification is not supported",
         ),
+        (
+            {"inputs": [GOOD], "outputs": [{"name": "scores", "parameters": {"shared_memory_region": "a"}}]},
+            "shared memory is not supported",
+        ),
+        ({"inputs": [GOOD | {"parameters": {"shared_memory_region": "a"}}]}, "send the data itself"),
     ],
 )
 def test_bad_inference_requests(server, body, message):
@@ -232,7 +247,7 @@ def test_bad_inference_requests(server, body, message):
     assert len(found.json["error"]) < 300
 
 
-@pytest.mark.parametrize("length", ["-1", "abc", "1000", "²"])
+@pytest.mark.parametrize("length", ["-1", "abc", "1000", "²", "9" * 5000])
 def test_bad_length_of_the_json_part(server, length):
     headers = {"Inference-Header-Content-Length": length.encode("utf-8").decode("latin-1")}
     found = server.ask(f"{MODEL}/infer", {"inputs": [GOOD]}, headers=headers)
@@ -248,3 +263,7 @@ def test_bytes_left_over(server):
 
 def test_compressed_bodies_are_refused(server):
     assert server.ask("/recommend", b"\x1f\x8b", headers={"Content-Encoding": "gzip"}).status == 415
+
+
+def test_an_encoding_that_changes_nothing_is_read(server):
+    assert server.ask("/recommend", {"session": [3]}, headers={"Content-Encoding": "Identity"}).status == 200

@@ -310,6 +310,10 @@ def test_a_request_that_never_ends_does_not_hold_up_the_stop(tmp_path):
         started = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - started < 10
+        told = stuck.recv(65536)
+        assert told.startswith(b"HTTP/1.1 503")
+        assert json.loads(told.partition(b"\r\n\r\n")[2])["error"].startswith("the server stopped")
+    assert not [one for one in server.events if "traceback" in one]
 
 
 def test_the_log_is_json(tmp_path):

@@ -77,6 +77,14 @@ def test_a_body_of_100_megabytes(server):
     assert answers(server)
 
 
+def test_one_long_text_among_many_short_ones(server):
+    """numpy would make all of them as long as the longest: 1 TB out of 2 MB, or whatever the machine has."""
+    texts = ["a" * MIB] + [""] * 250_000
+    tensor = {"name": "items", "datatype": "INT64", "shape": [1, len(texts)], "data": texts}
+    found = server.ask("/v2/models/llm4sbr/infer", {"inputs": [tensor]})
+    assert (found.status, "other values than INT64" in found.json["error"]) == (400, True)
+
+
 def test_a_body_without_a_length(server):
     before = memory(server)
     chunk = b"10000\r\n" + bytes(65536) + b"\r\n"

@@ -53,6 +53,17 @@ def test_seen_items_on_request(server):
     assert found["items"][0]["id"] == 1
 
 
+def test_misspelt_titles_are_few(server):
+    """Each is compared with all titles while other look-ups wait: 300 took 10 s of 100,000 items' server."""
+    title = "Green Table"
+    wrong = [f"{title[:place]}{letter}{title[place:]}" for place in range(11) for letter in "qx"]
+    found = server.ask("/recommend", {"session": wrong})
+    assert (found.status, "more than 20 titles are misspelt" in found.json["error"]) == (400, True)
+    found = server.ask("/recommend", {"session": [*wrong[:20] * 40, "green table", "i03"]}).json
+    assert {one["id"] for one in found["session"]} == {3}
+    assert [one["text"] for one in found["session"][19:22]] == [wrong[19], wrong[0], wrong[1]]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -184,6 +195,15 @@ def test_the_page_is_accessible(server):
     assert text.count("<h1>") == 1
     used = set(re.findall(r'part\("([\w-]+)"\)', server.ask("/page.js").body.decode()))
     assert used <= set(re.findall(r'id="([\w-]+)"', text))
+
+
+def test_the_page_asks_for_what_every_export_can_give(server):
+    """A list's length is the export's: the page asked for 10 items, and was told that there are 5 at most."""
+    sent = re.search(r'ask\("recommend", (\{.*\})\);', server.ask("/page.js").body.decode())
+    assert sent
+    assert re.findall(r"(\w+):", sent[1]) == ["session", "explain"]
+    found = server.ask("/recommend", {"session": [3], "explain": True})
+    assert (found.status, len(found.json["items"])) == (200, 5)
 
 
 # Metrics

@@ -57,8 +57,9 @@ class Graph(nn.Module):
         self._check()
         tables = self._tables()
         if not tables and precision != "fp32":
+            scorer = model.backbone if hasattr(model.backbone, "score") else model.fuser
             raise InputError(
-                f"precision {precision}: {type(model.backbone).__name__} scores by more than one product, "
+                f"precision {precision}: {type(scorer).__name__} scores by more than one product, "
                 "there is no table to make smaller; export fp32"
             )
         self.exact = Exact(tables) if tables else None
@@ -130,7 +131,7 @@ class Graph(nn.Module):
     def _check(self) -> None:
         fused = self.model.fuser is not None
         if not 1 <= self.k <= self.num_items:
-            raise InputError(f"k = {self.k}: the catalogue has {self.num_items} items")
+            raise InputError(f"k = {self.k}: the catalogue has {self.num_items} items; choose a smaller -k")
         if self.variant not in VARIANTS:
             raise InputError(f"variant {self.variant!r}: expected {', '.join(VARIANTS)}")
         if fused == (self.variant == "plain"):

@@ -88,6 +88,8 @@ def _stream(answer: Callable[..., Recommendation]) -> None:
     """Answer every line of standard input at once; exit with 2 behind the last if one was bad."""
     from llm4sbr.serving.stream import replies
 
+    if sys.stdin is None:
+        raise InputError("--session -: standard input is closed")
     good = True
     for reply in replies(sys.stdin.buffer, answer):
         click.echo(json.dumps(reply.value, ensure_ascii=False))  # echo flushes

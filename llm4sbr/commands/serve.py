@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,37 @@ def _option(flag: str, default: object, text: str, type_: Any = None) -> Callabl
     return click.option(flag, default=default, show_default=True, type=type_, help=text)
 
 
+class _Amount(click.FloatRange):
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """A number that is one: a range also lets `nan` and `inf` pass."""
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a valid number.", param, ctx)
+        return found
+
+
+class _Name(click.types.StringParamType):
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """A text that says something and fits between two slashes of a URL."""
+        if not value.strip() or "/" in value:
+            self.fail(f"{value!r} is empty or has a slash.", param, ctx)
+        return value
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="RUN_OR_EXPORT")
-@_option("--host", "127.0.0.1", "Address to listen on.")
+@_option("--host", "127.0.0.1", "Address to listen on.", _Name())
 @_option("--port", 8000, "Port; 0 takes a free one.", click.IntRange(0, 65535))
-@_option("--name", "llm4sbr", "The model's name in /v2/models/NAME.")
+@_option("--name", "llm4sbr", "The model's name in /v2/models/NAME.", _Name())
 @_option("--threads", 1, "Compute a batch with so many.", click.IntRange(1))
 @_option("--max-batch", 32, "Sessions computed at once.", click.IntRange(1))
-@_option("--max-delay", 0.0, "Milliseconds to wait for more sessions while idle.", click.FloatRange(0, 1000))
+@_option("--max-delay", 0.0, "Milliseconds to wait for more sessions while idle.", _Amount(0, 1000))
 @_option("--queue", 256, "Sessions that may wait; more get 429.", click.IntRange(1))
-@_option("--max-body", 2.0, "MiB of a request; more gets 413.", click.FloatRange(0.001))
+@_option("--max-body", 2.0, "MiB of a request; more gets 413.", _Amount(0.001))
 @_option("--connections", 4096, "Open at once; more get 503.", click.IntRange(1))
-@_option("--timeout", 10.0, "Seconds to send a request, or to take its answer.", click.FloatRange(0.1))
+@_option("--timeout", 10.0, "Seconds to send a request, or to take its answer.", _Amount(0.1))
 @_option("--drain", 30, "Seconds to finish after SIGTERM.", click.IntRange(0))
-@_option("--watch", 2.0, "Seconds between looks for a new version; 0: none.", click.FloatRange(0))
+@_option("--watch", 2.0, "Seconds between looks for a new version; 0: none.", _Amount(0))
 @click.option("--access-log", is_flag=True, help="Log every request.")
 @common
 def serve(

@@ -81,11 +81,7 @@ class Artefact:
         """
         record = read_record(folder)
         check_files(folder, record)
-        items = store.read_table(folder / ITEMS)
-        if len(items) != record["num_items"]:
-            raise StoreError(
-                f"{folder / ITEMS}: {len(items)} items, {RECORD} says {record['num_items']}; export again"
-            )
+        items = read_items(folder / ITEMS, record["num_items"])
         session = open_session(folder / GRAPH, threads=threads, provider=provider)
         _check_graph(folder, record, session)
         return cls(record, items, session)
@@ -192,6 +188,19 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def read_items(path: Path, size: int) -> Any:
+    """The catalogue as a polars table; `StoreError` if it is not one of `size` items in the order of ids."""
+    items = store.read_table(path)
+    if len(items) != size:
+        raise StoreError(f"{path}: {len(items)} items, {RECORD} says {size}; export again")
+    for name in ("key", "title"):
+        if str(items.schema.get(name)) != "String" or items[name].null_count():
+            raise StoreError(f"{path}: an item has no {name}, or one that is no text; export again")
+    if "id" not in items.columns or not np.array_equal(items["id"].to_numpy(), np.arange(1, size + 1)):
+        raise StoreError(f"{path}: its ids are not 1..{size} in order; export again")
+    return items
+
+
 def check_files(folder: Path, record: dict[str, Any]) -> None:
     """`StoreError` if a file of the artefact is missing or not the one that was exported."""
     files = record["files"]
@@ -263,6 +272,14 @@ def _check_graph(folder: Path, record: dict[str, Any], session: InferenceSession
         told, found = record[key], about.get(key)
         if found != str(told):
             raise StoreError(f"{folder / RECORD}: {key} is {told!r}, the graph says {found!r}; export again")
+    if not all(isinstance(name, str) for name in record["perspectives"]):
+        raise StoreError(f"{folder / RECORD}: perspectives are no names; export again")
+    shape = [len(record["perspectives"]), record["text_dim"]]
+    for one in (*session.get_inputs(), *session.get_outputs()):
+        if one.name == "intents" and list(one.shape[1:]) != shape:
+            raise StoreError(
+                f"{folder / RECORD}: intents of {shape}, the graph has {list(one.shape[1:])}; export again"
+            )
     names = {one.name for one in session.get_inputs()}
     if names != set(record["inputs"]):
         raise StoreError(

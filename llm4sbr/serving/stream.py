@@ -42,7 +42,7 @@ def _session(line: bytes) -> str | list[str | int]:
     if len(line) > LONGEST:
         raise InputError(f"{len(line):,} bytes; a line has at most {LONGEST:,}")
     try:
-        text = line.decode("utf-8").strip()
+        text = line.decode("utf-8-sig").strip()  # files from Windows begin with a mark
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 from byte {error.start} on") from None
     if not text.startswith("["):

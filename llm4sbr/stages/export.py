@@ -6,7 +6,7 @@ An artefact's folder gets its name when it is whole and verified; until then it 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from llm4sbr import registry, store
 from llm4sbr.data.prepared import ITEMS
-from llm4sbr.errors import DeviceError, ExportError, InputError
+from llm4sbr.errors import DeviceError, ExportError, InputError, StoreError
 from llm4sbr.exporting import Exporter, ExportSpec, Scorer
 from llm4sbr.fusion.model import Recipe
 from llm4sbr.original import Original
@@ -79,7 +79,7 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
         ExportError: an artefact does not answer as the trained model, nothing of it is left; or a component
             of the model says that it cannot be exported.
         DeviceError: a format needs a device that is not here; the others have been exported.
-        InputError, StoreError, RegistryError: as their texts say.
+        InputError, StoreError, RegistryError: as their texts say; another process may be at work on the run.
     """
     original = Original.of(run, variant=wanted.variant, seed=wanted.seed, intents=wanted.intents)
     _check_exportable(original.saved.recipe)
@@ -88,6 +88,15 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
         for kind in wanted.formats
         for precision in _precisions(kind, wanted)
     ]
+    if not jobs:
+        raise InputError("no format to export to is named; --format onnx")
+    with store.locked(run, what="run"):  # or two would write into the same folders
+        return _written(jobs, original, wanted, progress)
+
+
+def _written(jobs: Sequence[Job], original: Original, wanted: Export, progress: Progress) -> dict[str, Any]:
+    """Records of the jobs' artefacts, by name, once all are done."""
+    _summary(jobs[0].folder.with_name(SUMMARY))  # rather than when the work is done
     done: dict[str, Any] = {}
     missing: list[DeviceError] = []
     for job in jobs:
@@ -150,6 +159,7 @@ def _folder(final: Path) -> Iterator[Path]:
     Where a device is missing, what was written stays, for the machine that has one; it has no record.
     """
     fresh = final.with_name(final.name + ".tmp")
+    store.mend_folder(final)
     with store.explained(final):
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
@@ -254,6 +264,12 @@ def _versions() -> dict[str, str]:
 
 def _summarize(folder: Path, shown: Mapping[str, Any]) -> None:
     path = folder.with_name(SUMMARY)
-    known = store.read_json(path) if path.exists() else {}
-    there = {name: one for name, one in known.items() if folder.with_name(name).is_dir()}
+    there = {name: one for name, one in _summary(path).items() if folder.with_name(name).is_dir()}
     store.write_json(path, there | {folder.name: shown})
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    known = store.read_json(path) if path.exists() else {}
+    if not isinstance(known, dict):
+        raise StoreError(f"{path}: not written by export; delete it and export again")
+    return known

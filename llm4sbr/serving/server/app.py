@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from importlib.metadata import version
 from importlib.resources import files
@@ -16,6 +17,7 @@ from llm4sbr.serving.server.http import (
     Reply,
     Scope,
     Send,
+    busy,
     header,
     refuse,
     reply_json,
@@ -71,6 +73,8 @@ class App:
             reply = refuse(error)
         except InputError as error:
             reply = refuse(Refusal(400, str(error)))
+        except asyncio.CancelledError:  # the time to drain is over
+            reply = refuse(busy(503, "the server stopped before this was answered; try again"))
         except Exception:
             log.exception("request failed", extra={"fields": {"route": route}})
             reply = refuse(Refusal(500, "internal error; the server's log says more"))

@@ -32,7 +32,11 @@ class Connection(HttpToolsProtocol):
     _part: Literal["none", "head", "body"] = "none"
     """What of a request is being read."""
     _head = 0
-    """Bytes of a request's line and headers so far."""
+    """Bytes of a request's line and headers so far, without those that came together with another's."""
+    _shared = False
+    """Whether bytes of another request are among those being parsed."""
+    _last = False
+    """Whether the client sends no more."""
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,17 +54,23 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and set or lift the deadline by how far the request is."""
+        self._shared = False
         super().data_received(data)
         if self.transport.is_closing():
             return
         if self._part == "head":
-            self._head += len(data)
+            self._head += 0 if self._shared else len(data)
             if self._head > self.settings.max_head:
                 self._refuse(431, f"the headers are larger than {self.settings.max_head:,} bytes")
             elif self._deadline is None:
                 self._arm()
         elif self._deadline is not None and not self._body_is_dropped():
             self._disarm()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more; what it has asked is still answered."""
+        self._last = self._part == "none" and self.cycle is not None and not self.cycle.response_complete
+        return self._last
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -69,19 +79,21 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its headers are there."""
-        self._part, self._head = "body", 0
+        self._part, self._head, self._shared = "body", 0, True
         if len(self.pipeline) >= PIPELINED:
             raise ValueError("too many requests ahead of their answers")  # ends the parsing with a 400
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Its body is there."""
-        self._part = "none"
+        self._part, self._shared = "none", True
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """It is answered; if it was closed with that, the client has yet to take the answer."""
         super().on_response_complete()
+        if self._last and self.cycle.response_complete:
+            self.transport.close()
         if self._body_is_dropped() or self.transport.is_closing():
             self._arm()
 

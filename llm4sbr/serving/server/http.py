@@ -87,7 +87,7 @@ class Bodies:
         Raises:
             Refusal: 408 too slow, 413 too large, 415 compressed, 503 too many at once.
         """
-        if header(scope, b"content-encoding") not in (None, b"identity"):
+        if (header(scope, b"content-encoding") or b"identity").lower() != b"identity":
             raise Refusal(415, "compressed bodies are not read; send it as it is")
         announced = header(scope, b"content-length")
         if announced and int(announced) > self.settings.max_body:

@@ -20,10 +20,16 @@ from llm4sbr.serving.server.settings import Settings
 
 LENGTH = b"inference-header-content-length"
 
+DIGITS = 18
+"""Most of them in a number of bytes; Python refuses to read numbers of thousands."""
+
 OUTPUTS = {"item_ids": "INT64", "scores": "FP32"}
 
 DTYPES: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4"), "BOOL": np.dtype("?")}
 """Data type of the protocol -> of numpy, as it travels."""
+
+TYPES: dict[str, set[type]] = {"INT64": {int}, "FP32": {int, float}, "BOOL": {bool}}
+"""Data type -> what its values in JSON may be."""
 
 KINDS = {"INT64": "i", "FP32": "if", "BOOL": "b"}
 """Data type -> kinds of numpy array that JSON values of it may make."""
@@ -80,10 +86,16 @@ def read(body: bytes, length: bytes | None, artefact: Artefact, settings: Settin
 
 
 def write(query: Query, answer: Answer, name: str, version: str) -> Reply:
-    """The reply to a request."""
+    """The reply to a request.
+
+    Raises:
+        Refusal: 400, finite intents were so large that the scores are not.
+    """
     head: dict[str, Any] = {"model_name": name, "model_version": version}
     if query.id is not None:
         head["id"] = query.id
+    if query.job.intents is not None and not (answer.scores < np.inf).all():  # nor NaN
+        raise Refusal(400, "intents: too large, the scores are no numbers; vectors of length 1 are expected")
     values: dict[str, Array] = {"item_ids": answer.ids, "scores": answer.scores}
     outputs, binary = [], []
     for key, as_bytes in query.outputs.items():
@@ -106,7 +118,7 @@ def write(query: Query, answer: Answer, name: str, version: str) -> Reply:
 def _json_end(length: bytes | None, size: int) -> int:
     if length is None:
         return size
-    if not length.isdigit() or int(length) > size:
+    if not length.isdigit() or len(length) > DIGITS or int(length) > size:
         raise Refusal(400, f"Inference-Header-Content-Length: not a number from 0 to {size}, the body's size")
     return int(length)
 
@@ -123,14 +135,17 @@ def _tensors(
     for one in given:
         name = one.get("name")
         if not isinstance(name, str) or name not in known:
-            raise Refusal(400, f"inputs: {name!r} is not one of {', '.join(known)}")
+            raise Refusal(400, f"inputs: {_short(name)} is not one of {', '.join(known)}")
         if name in found:
             raise Refusal(400, f"{name}: given twice")
         kind, shape = known[name]
         if one.get("datatype") != kind:
-            raise Refusal(400, f"{name}: datatype {one.get('datatype')!r}, expected {kind}")
+            raise Refusal(400, f"{name}: datatype {_short(one.get('datatype'))}, expected {kind}")
         sizes = _shape(name, one.get("shape"), shape)
-        size = _parameters(one).get("binary_data_size")
+        parameters = _parameters(one)
+        if "shared_memory_region" in parameters:
+            raise Refusal(400, f"{name}: shared memory is not supported; send the data itself")
+        size = parameters.get("binary_data_size")
         if size is None:
             found[name] = _from_json(name, one.get("data"), kind, sizes)
         else:
@@ -148,7 +163,7 @@ def _shape(name: str, given: object, expected: list[int]) -> list[int]:
     if not good or not isinstance(given, list) or len(given) != len(expected):
         raise Refusal(400, f"{name}: shape {_short(given)}, expected {len(expected)} sizes of at least 1")
     if any(want not in (-1, size) for size, want in zip(given, expected, strict=True)):
-        raise Refusal(400, f"{name}: shape {given}, expected {expected}, -1 standing for any size")
+        raise Refusal(400, f"{name}: shape {_short(given)}, expected {expected}, -1 standing for any size")
     return given
 
 
@@ -160,18 +175,33 @@ def _parameters(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_json(name: str, data: object, kind: str, shape: list[int]) -> Array:
+    wrong = Refusal(400, f"{name}: data is missing or holds other values than {kind}")
+    # Looked at first: numpy makes every text of an array as long as its longest, gigabytes out of one body.
+    if not types_of(data) <= TYPES[kind]:
+        raise wrong
     try:
         array = np.asarray(data)
     except ValueError:
         raise Refusal(400, f"{name}: the rows of data differ in length") from None
-    if array.dtype.kind not in KINDS[kind]:
-        raise Refusal(400, f"{name}: data is missing or holds other values than {kind}")
+    if array.dtype.kind not in KINDS[kind]:  # none at all, or too large ones
+        raise wrong
     if array.size != math.prod(shape) or (array.ndim > 1 and list(array.shape) != shape):
         raise Refusal(400, f"{name}: data has the shape {list(array.shape)}, not {shape}")
     if kind != "FP32":
         return array.reshape(shape).astype(DTYPES[kind], copy=False)
     with np.errstate(over="ignore"):  # infinity is refused with the other values that are not finite
         return array.reshape(shape).astype(DTYPES[kind])
+
+
+def types_of(data: object) -> set[type]:
+    """The types of all values in lists of lists, however deep."""
+    found, level = set(), [data]
+    while True:
+        types = set(map(type, level))
+        found |= types - {list}
+        if list not in types:
+            return found
+        level = [one for part in level if isinstance(part, list) for one in part]
 
 
 def _from_binary(name: str, data: memoryview, size: object, kind: str, shape: list[int]) -> Array:
@@ -233,6 +263,8 @@ def _outputs(request: dict[str, Any]) -> dict[str, bool]:
         if not isinstance(name, str) or name not in OUTPUTS:
             raise Refusal(400, f"outputs: {_short(name)} is not one of {', '.join(OUTPUTS)}")
         parameters = _parameters(one)
+        if "shared_memory_region" in parameters:
+            raise Refusal(400, f"{name}: shared memory is not supported; leave shared_memory_region out")
         if parameters.get("classification"):
             raise Refusal(400, f"{name}: classification is not supported; item_ids are the best already")
         found[name] = _flag(parameters, "binary_data", default)

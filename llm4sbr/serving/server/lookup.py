@@ -13,6 +13,7 @@ import polars as pl
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
+from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.server.http import busy
 from llm4sbr.serving.titles import Resolved, Titles
@@ -22,6 +23,10 @@ _Found = TypeVar("_Found")
 
 WAITING = 16
 """Slow look-ups that may wait; a misspelt title takes time in proportion to the catalogue."""
+
+MISSPELT = 20
+"""Different misspelt titles that one request may have: each is compared with the whole catalogue, while the
+look-ups of all others wait."""
 
 FOUND = 20
 """Items that a search gives at most."""
@@ -51,7 +56,8 @@ class Lookup:
         """The items meant by catalogue ids, keys or titles, see `Titles.resolve`.
 
         Raises:
-            InputError: an unknown item, with the nearest titles, or one that could be several.
+            InputError: an unknown item, with the nearest titles, one that could be several, or more than
+                `MISSPELT` misspelt ones.
             Refusal: 503, too many requests with misspelt titles at once.
         """
         found = [self._quick(item) for item in items]
@@ -84,7 +90,15 @@ class Lookup:
         return self.titles.resolve(item) if isinstance(item, int) else self.titles.exact(item.strip())
 
     def _slow(self, items: Sequence[str | int]) -> list[Resolved]:
-        return [self.titles.resolve(item) for item in items]
+        found: dict[str | int, Resolved] = {}
+        misspelt = 0
+        for item in dict.fromkeys(items):
+            one = None if isinstance(item, int) else self.titles.match(item)
+            misspelt += one is None and not isinstance(item, int)
+            if misspelt > MISSPELT:
+                raise InputError(f"more than {MISSPELT} titles are misspelt; use ids, keys or exact titles")
+            found[item] = one or self.titles.resolve(item)
+        return [found[item] for item in items]
 
 
 def close_matches(word: str, texts: Iterable[str], n: int, cutoff: float) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
@@ -112,8 +113,12 @@ def listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    except (OSError, OverflowError, UnicodeError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is not None and number in errno.errorcode:
+            reason = os.strerror(number)
+        else:  # a name that stands for no address has numbers of its own
+            reason = str(getattr(error, "strerror", None) or error).partition(" (while attempting")[0]
         raise InputError(
             f"{settings.host}:{settings.port}: {reason}; choose another --host or --port"
         ) from None

@@ -2,7 +2,6 @@
 
 // Titles are data of whoever made the catalogue: they are set as text, never as HTML.
 
-const SHOWN = 10;
 const WAIT = 150; // milliseconds without a key before a search begins
 
 const part = (id) => document.getElementById(id);
@@ -108,7 +107,7 @@ async function refresh() {
     return;
   }
   try {
-    const found = await ask("recommend", { session: session.map((item) => item.id), k: SHOWN, explain: true });
+    const found = await ask("recommend", { session: session.map((item) => item.id), explain: true });
     if (turn !== asked) return; // a later click has been answered, or will be
     showIntents(found.intents);
     showList(found.items);
