@@ -6,17 +6,18 @@ come in the order in which it answered, which is not that of the samples.
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import polars as pl
-import torch
+from numpy.typing import NDArray
 
 from llm4sbr import store
 from llm4sbr.data.distinct import Distinct
+from llm4sbr.data.mapped import mapped
 from llm4sbr.llms.answers import AnswerCache
 from llm4sbr.llms.keys import PromptKeys
 from llm4sbr.protocols import Control, Perspective
@@ -51,15 +52,17 @@ def answered(keys: PromptKeys, cache: AnswerCache, kept: PromptKeys) -> Sequence
         cache: where answers are.
         kept: empty; takes the keys of the answered samples.
     """
-    rows = array("q")
-    for begin in range(0, len(keys), BLOCK):
-        block = keys.rows(begin, min(begin + BLOCK, len(keys)))
-        known = cache.known({key for own in block for key in own})
-        for row, own in enumerate(block, start=begin):
-            if known.issuperset(own):
-                rows.append(row)
-                kept.append(own)
-    return rows
+
+    def rows() -> Iterator[NDArray[np.int64]]:
+        for begin in range(0, len(keys), BLOCK):
+            block = keys.rows(begin, min(begin + BLOCK, len(keys)))
+            known = cache.known({key for own in block for key in own})
+            some = [row for row, own in enumerate(block) if known.issuperset(own)]
+            for row in some:
+                kept.append(block[row])
+            yield np.array(some, np.int64) + begin
+
+    return mapped(rows()).numpy().data
 
 
 def write_answers(
@@ -137,8 +140,9 @@ def write_control(
 
 
 def _own(path: Path, first: int, last: int, start: int, steps: int) -> list[str]:
-    table = pl.scan_parquet(path).select("parsed").slice(first, last - first).gather_every(steps, start)
-    return table.collect()["parsed"].to_list()
+    size = max(1, TOGETHER // steps) * steps  # of each part the same rows
+    parts = store.read_parts(path, "parsed", size, first=first, last=last)
+    return [text for part in parts for text in part.gather_every(steps, start)]
 
 
 def _write(path: Path, samples: Distinct, parts: Iterator[Part]) -> dict[str, int]:
@@ -154,7 +158,7 @@ def _write(path: Path, samples: Distinct, parts: Iterator[Part]) -> dict[str, in
                 found["refused"] += bool(answer and not parsed)
                 found["cached"] += cached
             columns = {name: kind for name, kind in COLUMNS.items() if name != "key"}
-            keys = pl.Series("key", samples.keys[torch.tensor(rows)].numpy(), pl.Int64)
+            keys = pl.Series("key", samples.keys.numpy()[np.asarray(rows)], pl.Int64)
             yield pl.DataFrame(values, schema=columns, orient="row").with_columns(keys).select(list(COLUMNS))
 
     with PromptKeys(1) as seen:

@@ -10,6 +10,7 @@ from llm4sbr import registry, store
 from llm4sbr.audit import Audit
 from llm4sbr.config import Config, InferConfig
 from llm4sbr.data.distinct import Distinct
+from llm4sbr.data.mapped import blocks, firsts, mapped
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import ConfigError
 from llm4sbr.llms.answers import AnswerCache, answer_key
@@ -126,11 +127,14 @@ def missing(run: Path, config: Config) -> Iterator[tuple[bytes, str]]:
     if is_control(model):
         return
     questions = Questions.of(load(run / "prepare"), config.infer)
-    seen: set[bytes] = set()
-    with answers_of(config.infer) as cache:
+    with PromptKeys(len(questions.views)) as keys, answers_of(config.infer) as cache:
         for row in range(len(questions.samples.keys)):
-            texts = {answer_key(model.fingerprint, text): text for text in questions.prompts(row)}
-            fresh = [key for key in texts if key not in seen]
-            seen.update(fresh)
-            known = cache.get_many(fresh)
-            yield from ((key, texts[key]) for key in fresh if key not in known)
+            keys.append([answer_key(model.fingerprint, text) for text in questions.prompts(row)])
+        found = firsts(mapped(keys.short()))
+        for some in blocks(len(found)):
+            places = [divmod(at, keys.views) for at in found[some].tolist()]
+            group = [keys.of(row)[place] for row, place in places]
+            known = cache.known(group)
+            for key, (row, place) in zip(group, places, strict=True):
+                if key not in known:
+                    yield key, questions.prompts(row)[place]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +19,9 @@ from llm4sbr import store
 from llm4sbr.config import Config
 from llm4sbr.data.batches import batches
 from llm4sbr.data.distinct import Distinct
-from llm4sbr.data.prepared import SESSIONS, Prepared, catalogue_hash
+from llm4sbr.data.mapped import blocks, mapped, places, taken
+from llm4sbr.data.mapped import order as ordered
+from llm4sbr.data.prepared import AT_ONCE, SESSIONS, Prepared, catalogue_hash
 from llm4sbr.errors import ConfigError
 from llm4sbr.fusion.model import LLM4SBR, Recipe
 from llm4sbr.fusion.saved import load_model
@@ -37,7 +41,7 @@ UNCERTAINTY = "uncertainty.safetensors"
 
 def order(
     run: Path, out: Path, samples: Distinct, prepared: Prepared, config: Config, progress: Progress
-) -> list[int]:
+) -> Sequence[int]:
     """Rows of `samples`, the one to ask first in front; the same in every attempt.
 
     Args:
@@ -48,22 +52,26 @@ def order(
         config: `infer.select`, `infer.seed`, and the backbone.
         progress: shows the training of `uncertain`.
     """
-    rows = list(range(len(samples.keys)))
-    random.Random(config.infer.seed).shuffle(rows)  # among equals, too, none is preferred
+    rows = places(len(samples.keys))
+    # among equals, too, none is preferred
+    random.Random(config.infer.seed).shuffle(rows.numpy().data)  # type: ignore[arg-type]
     if config.infer.select == "random":
-        return rows
+        return rows.numpy().data
     values = (
         _recent(run, samples, prepared)
         if config.infer.select == "recent"
         else _unsure(run, out, samples, prepared, config, progress)
     )
-    return [rows[i] for i in torch.argsort(values[rows], descending=True, stable=True).tolist()]
+    return taken(rows, ordered(taken(values, rows), descending=True)).numpy().data
 
 
 def _recent(run: Path, samples: Distinct, prepared: Prepared) -> Tensor:
     """float64 (M,): when the session of each sample began."""
-    times = torch.from_numpy(store.read_table(run / "prepare" / SESSIONS, ["time"])["time"].to_numpy().copy())
-    return times[torch.searchsorted(prepared.sessions.offsets, samples.end, right=True) - 1]
+    parts = store.read_parts(run / "prepare" / SESSIONS, "time", AT_ONCE)
+    times, offsets = mapped((part.to_numpy() for part in parts), np.float64), prepared.sessions.offsets
+    ends = (samples.end[some] for some in blocks(len(samples.end)))
+    owners = mapped((torch.searchsorted(offsets, end, right=True) - 1).numpy() for end in ends)
+    return taken(times, owners)
 
 
 def _unsure(

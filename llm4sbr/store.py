@@ -194,14 +194,20 @@ def read_table(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
         return pl.read_parquet(path, columns=columns)
 
 
-def read_parts(path: Path, column: str, size: int) -> Iterator[pl.Series]:
-    """One column of a Parquet file, `size` rows at once; raises what `read_table` does."""
+def read_parts(
+    path: Path, column: str, size: int, *, first: int = 0, last: int | None = None
+) -> Iterator[pl.Series]:
+    """One column of a Parquet file from row `first` to `last - 1`, `size` rows at once.
+
+    Raises what `read_table` does.
+    """
     import polars as pl
 
     with _readable(path):
-        rows = pl.scan_parquet(path).select(pl.len()).collect().item()
-        for begin in range(0, rows, size):
-            yield pl.scan_parquet(path).select(column).slice(begin, size).collect()[column]
+        end = pl.scan_parquet(path).select(pl.len()).collect().item() if last is None else last
+        for begin in range(first, end, size):
+            rows = pl.scan_parquet(path).select(column).slice(begin, min(size, end - begin))
+            yield rows.collect()[column]
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from llm4sbr.config import Config, build, to_settings, to_toml
 from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, Llm4sbrError
-from llm4sbr.llms.answers import AnswerCache
+from llm4sbr.llms.answers import Answer, AnswerCache, answer_key
 from llm4sbr.llms.asking import Asker, Budget, parse_budget
 from llm4sbr.llms.sharing import export_answers, import_answers
 from llm4sbr.progress import Progress
+from llm4sbr.questions import Questions, missing
 from llm4sbr.stages.infer import infer
 from llm4sbr.testing.toy_run import toy_run
 
@@ -193,6 +194,19 @@ def test_a_control_may_be_the_llm_and_is_not_repeated(run, tmp_path):
     assert tables["llm/long"].height == len(Distinct.of(load(run / "prepare")).keys)
 
 
+def test_what_is_missing_comes_once_and_in_the_order_of_the_samples(run, parrot):
+    config = parrot(max_items=2)
+    questions = Questions.of(load(run / "prepare"), config.infer)
+    prompts = [text for row in range(len(questions.samples.keys)) for text in questions.prompts(row)]
+    wanted = {answer_key("parrot", text): text for text in prompts}
+    assert len(wanted) < len(prompts)
+    assert list(missing(run, config)) == list(wanted.items())
+    known = list(wanted)[1::2]
+    with AnswerCache.open(config.infer.cache) as cache:
+        cache.put_many({key: Answer("a", 0.0, 0) for key in known}, llm="parrot")
+    assert list(missing(run, config)) == list(wanted.items())[::2]
+
+
 def test_without_an_llm_there_are_no_answers(run, tmp_path):
     assert _infer(run, tmp_path / "out", build({})) == {}
     assert store.read_json(tmp_path / "out" / "infer.json") == {"llm": "none", "sources": {}}
@@ -249,6 +263,7 @@ import sys
 from pathlib import Path
 from llm4sbr.config import build, read_toml
 from llm4sbr.progress import Progress
+from llm4sbr.questions import Questions, missing
 from llm4sbr.stages.infer import infer
 run, out, settings = map(Path, sys.argv[1:])
 out.mkdir(exist_ok=True)

@@ -45,6 +45,18 @@ def test_distinct_keys_come_once_and_ascending(numbers, at_once):
     assert found == sorted({*map(key, numbers), *extreme})
 
 
+def test_the_same_key_again_and_again_takes_no_memory(monkeypatch):
+    monkeypatch.setattr(module, "AT_ONCE", 1000)
+    with PromptKeys(1) as keys:
+        for number in range(40_000):
+            keys.append([key(number % 3)])
+        tracemalloc.start()
+        assert sum(map(len, keys.distinct())) == 3
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 10 * 1000 * module.WIDTH  # all of them are 40 times 1000
+
+
 def test_no_keys():
     with PromptKeys(2) as keys:
         assert [group for group in keys.distinct() if group] == []

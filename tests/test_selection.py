@@ -26,7 +26,7 @@ def _order(run: Path, out: Path, select: str, **settings: object) -> tuple[list[
     prepared = load(run / "prepare")
     samples = Distinct.of(prepared)
     config = build(nest({"infer.select": select, "train.dim": 8, **settings}))
-    return order(run, out, samples, prepared, config, QUIET), samples
+    return list(order(run, out, samples, prepared, config, QUIET)), samples
 
 
 @pytest.mark.parametrize("select", ["random", "recent", "uncertain"])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm4sbr.data.mapped import mapped
+from llm4sbr.data.mapped import firsts, mapped, order, taken
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.protocols import Item
 
@@ -32,7 +32,7 @@ class Prefixes(Sequence[Sequence[Item]]):
 
     def take(self, rows: Sequence[int]) -> Prefixes:
         """Some of them, in this order."""
-        index = torch.tensor(rows)
+        index = torch.from_numpy(np.asarray(rows))
         return Prefixes(self._items, self._clicks, self._start[index], self._end[index])
 
 
@@ -40,18 +40,14 @@ class Targets(Sequence[list[int]]):
     """Catalogue ids that follow each distinct prefix, ascending; looked up when they are asked for."""
 
     def __init__(self, wanted: Tensor, key: Tensor, target: Tensor) -> None:
-        self._wanted = wanted
-        self._key = key
-        self._target = target
+        self._wanted, self._key, self._target = (field.numpy() for field in (wanted, key, target))
 
     def __len__(self) -> int:
         return len(self._wanted)
 
     def __getitem__(self, row: Any) -> Any:
-        first, last = (
-            int(torch.searchsorted(self._key, self._wanted[row], right=right)) for right in (False, True)
-        )
-        return sorted(set(self._target[first:last].tolist()))
+        first, last = (self._key.searchsorted(self._wanted[row], side) for side in ("left", "right"))
+        return np.unique(self._target[first:last]).tolist()
 
 
 class Distinct(NamedTuple):
@@ -71,21 +67,20 @@ class Distinct(NamedTuple):
         """Those of prepared data."""
         parts = prepared.samples
         keys, start, end = (_together(prepared, field) for field in ("key", "start", "end"))
-        rows = torch.from_numpy(np.sort(np.unique(keys.numpy(), return_index=True)[1]))
+        rows = firsts(keys)
         ends = torch.tensor([len(part.key) for part in parts.values()]).cumsum(0)
         bounds = [0, *torch.searchsorted(rows, ends).tolist()]
         splits = dict(zip(parts, map(range, bounds, bounds[1:]), strict=True))
         items = [prepared.catalogue.item(i + 1) for i in range(prepared.catalogue.size)]
         if len(rows) < len(keys):
-            keys, start, end = (mapped([field[rows].numpy()]) for field in (keys, start, end))
+            keys, start, end = (taken(field, rows) for field in (keys, start, end))
         return cls(keys, splits, Prefixes(items, prepared.sessions.items, start, end), start, end)
 
     def targets(self, prepared: Prepared) -> Targets:
         """What follows each prefix somewhere, by row."""
         key, end = (_together(prepared, field) for field in ("key", "end"))
-        order = key.argsort()
-        targets = prepared.sessions.items[end[order]]
-        return Targets(self.keys, mapped([key[order].numpy()]), mapped([targets.numpy()]))
+        rows = order(key)
+        return Targets(self.keys, taken(key, rows), taken(prepared.sessions.items, taken(end, rows)))
 
 
 def _together(prepared: Prepared, field: str) -> Tensor:

@@ -61,11 +61,14 @@ class PromptKeys:
         groups = max(1, -(-total // AT_ONCE))
         for group in range(groups):
             low, high = (round(2**64 * part / groups) for part in (group, group + 1))
-            found = [rows[_between(rows, low, high)] for rows in self._chunks()]
-            rows = np.concatenate([*found, np.empty((0, WIDTH), np.uint8)])
-            # the first 8 bytes of a sha256 tell keys apart
-            whole = rows[np.unique(_first(rows), return_index=True)[1]].tobytes()
+            # of each chunk what is distinct: a key that comes all the time would fill the memory
+            found = [_once(rows[_between(rows, low, high)]) for rows in self._chunks()]
+            whole = _once(np.concatenate([*found, np.empty((0, WIDTH), np.uint8)])).tobytes()
             yield [whole[i : i + WIDTH] for i in range(0, len(whole), WIDTH)]
+
+    def short(self) -> Iterator[NDArray[np.int64]]:
+        """All keys in their order, as the numbers that their first 8 bytes are, int64 (some,) each."""
+        return (_first(rows).view(np.int64) for rows in self._chunks())
 
     def _chunks(self) -> Iterator[NDArray[np.uint8]]:
         """All keys, uint8 (some, 32) each."""
@@ -93,6 +96,11 @@ def _between(rows: NDArray[np.uint8], low: int, high: int) -> NDArray[np.bool_]:
     first = _first(rows)
     below = first < np.uint64(high) if high < 2**64 else np.ones(len(first), bool)
     return (first >= np.uint64(low)) & below
+
+
+def _once(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Every key once, ascending; the first 8 bytes of a sha256 tell keys apart."""
+    return rows[np.unique(_first(rows), return_index=True)[1]]
 
 
 def _first(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -69,32 +69,29 @@ def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
         ConfigError: a setting that the encoder or the localizer cannot work with.
     """
     names = list(config.infer.perspectives)
-    answers = {folder.name: _answers(folder, names) for folder in _sources(run / "infer")}
+    folders = _sources(run / "infer")
     summary: dict[str, Any] = {"sources": {}}
-    if answers:
-        todo = {source: table for source, table in answers.items() if not _finished(out / source)}
+    if folders:
+        todo = [folder for folder in folders if not _finished(out / folder.name)]
         prepared = load(run / "prepare")
         catalogue = _texts(prepared.catalogue, config.localize.item_text)
-        given = pl.concat(
-            [pl.Series(catalogue.titles), *(t[name].rename("") for t in todo.values() for name in names)]
-        )
-        distinct = given.unique().str.split("\n").list.explode().n_unique()
+        distinct = _distinct(catalogue.titles, todo, names)
         engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
         with progress.task("localize", distinct, unit="texts") as advance, closing(engine):
             space = _space(run, config, prepared, catalogue, engine, advance, progress.note)
             store.write_tensors(out / ITEMS, {"items": space.items})
             summary["files"] = {ITEMS: store.file_sha256(out / ITEMS)}
-            for source, table in todo.items():
-                _localize_source(out / source, source, table, names, space)
+            for folder in todo:
+                _localize_source(out / folder.name, _answers(folder, names), names, space)
         summary |= {"llm": config.infer.llm, **space.about}
         facts = getattr(space.localizer, "facts", {})
         if facts:
             summary["facts"] = facts
             progress.note(f"localize: {', '.join(f'{name} {value}' for name, value in facts.items())}")
-    for source in answers:
-        intents = IntentStore.open(out / source)
+    for folder in folders:
+        intents = IntentStore.open(out / folder.name)
         alone = quality.by_intent_alone(intents, prepared, space.items)
-        summary["sources"][source] = intents.manifest["statistics"] | {"by_intent_alone": alone}
+        summary["sources"][folder.name] = intents.manifest["statistics"] | {"by_intent_alone": alone}
     store.write_json(out / "localize.json", summary)
 
 
@@ -122,6 +119,15 @@ def _answers(folder: Path, names: Sequence[str]) -> pl.DataFrame:
             raise StoreError(f"{path}: a sample has two answers; delete {folder.parent} and run infer again")
         table = table.join(part, on="key", how="full", coalesce=True)
     return table.with_columns(pl.col(names).fill_null("")).sort("key")
+
+
+def _distinct(titles: Sequence[str], folders: Sequence[Path], names: Sequence[str]) -> int:
+    """How many lines of text there are to encode; one source's tables are in memory at once."""
+    texts = pl.Series(titles)
+    for folder in folders:
+        table = _answers(folder, names)
+        texts = pl.concat([texts, *(table[name].rename("") for name in names)]).unique()
+    return texts.str.split("\n").list.explode().n_unique()
 
 
 def _texts(catalogue: Catalogue, kind: str) -> Catalogue:
@@ -162,9 +168,7 @@ def _space(
     return Space(prepared, samples, catalogue, memo, localizer, items, about)
 
 
-def _localize_source(
-    folder: Path, source: str, table: pl.DataFrame, names: Sequence[str], space: Space
-) -> None:
+def _localize_source(folder: Path, table: pl.DataFrame, names: Sequence[str], space: Space) -> None:
     keys = table["key"].to_torch()
     index = torch.searchsorted(space.samples.key, keys).clamp_max(len(space.samples.key) - 1)
     if not torch.equal(space.samples.key[index], keys):
@@ -172,7 +176,7 @@ def _localize_source(
             f"{folder.name}: answers for sessions that prepare does not have; run infer again with --force"
         )
     _fit(space, table, names)
-    writer = IntentWriter(folder, names, about={"source": source, **space.about})
+    writer = IntentWriter(folder, names, about={"source": folder.name, **space.about})
     sums = _localize_block(writer, table[:0], names, space, index[:0, None])  # fixes E and F, adds no rows
     for start in range(0, len(table), BLOCK):
         block = slice(start, start + BLOCK)
