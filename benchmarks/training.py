@@ -5,9 +5,12 @@
 Each run directory must be prepared and localized. What is timed is `llm4sbr.training.train_model` itself, on
 a random part of the training samples, and for SR-GNN `common_approach.py` on the same samples, in a process
 of its own. The contestants take turns, round by round, so that other work on the machine meets all of them;
-ratios are medians of the rounds' ratios. Memory is measured in a fresh process each, with the first number of
-threads. Epochs are extrapolated, except where it is asked how time grows with the number of samples: there
-25, 50 and 100% of them are trained on. About 15 minutes for two data sets of this size.
+ratios are medians of the rounds' ratios. A first round is not counted: in it oneDNN prepares its products,
+which the contestant that comes first would pay for all that follow in its process. Memory is measured in a
+fresh process each, with the first number of threads. Epochs are extrapolated, except where it is asked how
+time grows with the number of samples: there SR-GNN is trained on 25, 50 and 100% of them, plain and with
+intents in turns, and what intents cost over whole epochs is read from there. About 25 minutes for two data
+sets of this size.
 """
 
 from __future__ import annotations
@@ -186,14 +189,15 @@ def timed(run: Path, threads: int, options: argparse.Namespace, say: Callable[[s
     kinds += [("sr-gnn", COMMON + kind) for kind in KINDS if "sr-gnn" in options.backbones]
     rounds: dict[tuple[str, str], list[Any]] = {kind: [] for kind in kinds}
     with Worker(run, threads, options.seed) as fast, Worker(run, threads, options.seed) as common:
-        for number in range(options.rounds):
-            say(f"{run}, {threads} threads, round {number + 1} of {options.rounds}")
+        for number in range(options.rounds + 1):
+            say(f"{run}, {threads} threads, round {number} of {options.rounds}")
             for backbone, kind in kinds:
                 worker, batches = fast, options.batches
                 if kind.startswith(COMMON):
                     worker, batches = common, min(batches, COMMON_BATCHES)
                 found = worker.measure(backbone, kind, batches + 1)
-                rounds[backbone, kind].append({name: found[name] for name in ("wall", "cpu")})
+                if number:
+                    rounds[backbone, kind].append({name: found[name] for name in ("wall", "cpu")})
     return [
         {"backbone": backbone, "kind": kind, "threads": threads, "rounds": rates}
         for (backbone, kind), rates in rounds.items()
@@ -214,16 +218,21 @@ def memory_rows(run: Path, options: argparse.Namespace, say: Callable[[str], Non
 
 
 def growth(run: Path, total: int, options: argparse.Namespace, say: Callable[[str], None]) -> list[Any]:
-    """How long SR-GNN takes for parts of the training samples."""
-    rows = []
+    """How long SR-GNN takes for parts of the training samples, plain and with intents in turns."""
+    contestants = [(share, kind) for share in SHARES for kind in KINDS if "sr-gnn" in options.backbones]
+    rows = [{"kind": kind, "share": share, "samples": 0.0, "rounds": []} for share, kind in contestants]
     with Worker(run, options.threads[0], options.seed) as worker:
-        for kind in KINDS if "sr-gnn" in options.backbones else ():
-            for share in SHARES:
-                say(f"{run}, {kind}, {share:.0%} of an epoch")
-                batches = max(2, round(share * total / TrainConfig().batch_size))
-                found = worker.measure("sr-gnn", kind, batches)
-                seconds = {clock: found["samples"] / found[clock] for clock in ("wall", "cpu")}
-                rows.append({"kind": kind, "share": share, "samples": found["samples"], "seconds": seconds})
+        for number in range(options.rounds + 1):
+            for row in rows if number else rows[: len(KINDS)]:  # the smallest share prepares enough
+                kind, share = row["kind"], row["share"]
+                say(f"{run}, {kind}, {share:.0%} of an epoch, round {number} of {options.rounds}")
+                found = worker.measure(
+                    "sr-gnn", kind, max(2, round(share * total / TrainConfig().batch_size))
+                )
+                row["samples"] = found["samples"]
+                if number:
+                    seconds = {clock: found["samples"] / found[clock] for clock in ("wall", "cpu")}
+                    row["rounds"].append(seconds)
     return rows
 
 

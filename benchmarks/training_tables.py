@@ -81,14 +81,22 @@ def memory_table(found: dict[str, Any]) -> str:
 
 
 def growth_table(found: dict[str, Any]) -> str:
-    """Time against the number of samples, SR-GNN."""
-    heads = ["what", "share of the samples", "samples", "s", "ms per sample"]
+    """Time against the number of samples, SR-GNN; ratios are medians of the rounds' ratios."""
+    heads = ["what", "share of the samples", "samples", "s", "ms per sample", "time / plain"]
+    plain = {row["share"]: _seconds(row) for row in found["growth"] if row["kind"] == "plain"}
     lines = []
     for row in found["growth"]:
-        seconds = row["seconds"]["cpu"]
-        cells = [row["kind"], f"{row['share']:.0%}", f"{row['samples']:,}", f"{seconds:.1f}"]
-        lines.append([*cells, f"{1000 * seconds / row['samples']:.3f}"])
+        rounds = _seconds(row)
+        seconds = median(rounds)
+        ratio = median(one / two for one, two in zip(rounds, plain[row["share"]], strict=True))
+        cells = [row["kind"], f"{row['share']:.0%}", f"{row['samples']:,.0f}", f"{seconds:.1f}"]
+        lines.append([*cells, f"{1000 * seconds / row['samples']:.3f}", f"{ratio:.2f}"])
     return _table(heads, lines)
+
+
+def _seconds(row: dict[str, Any]) -> list[float]:
+    """CPU time of every round; older results have one."""
+    return [one["cpu"] for one in row.get("rounds") or [row["seconds"]]]
 
 
 def _clock(row: dict[str, Any]) -> str:

@@ -3,24 +3,26 @@
 PyTorch multiplies float32 matrices on x86 with MKL, which on processors that are not Intel's runs at half
 their vector width; oneDNN, which PyTorch brings along, uses all of it. Inside the context below, `linear`
 and products of two matrices go there, forward and backward, in full float32: the same numbers but for the
-order of additions. Models know nothing of it, except for what `backbones.by_hand` writes out.
+order of additions. Models know nothing of it, except for what the two `by_hand` modules write out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
+P = ParamSpec("P")
+R = TypeVar("R")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -37,11 +39,37 @@ def faster_products() -> AbstractContextManager[Any]:
     return OneDNN() if wins() else nullcontext()
 
 
+def applies(module: nn.Module, states: Tensor) -> bool:
+    """Whether a module in this state takes the way whose gradients are written out, for this input."""
+    return module.training and usable(states)
+
+
+def usable(states: Tensor) -> bool:
+    """Whether gradients that are written out can be used for this input."""
+    return (
+        states.requires_grad
+        and states.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear` without a gradient, (..., K) and (N, K) -> (..., N), where it is faster."""
     if wins() and _ours(rows, weight):
         return _product(rows, weight, bias)
     return functional.linear(rows, weight, bias)
+
+
+def unwatched(function: Callable[P, R]) -> Callable[P, R]:
+    """A function whose calls the context leaves alone: looking at one takes about as long as the call."""
+
+    @wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch._C.DisableTorchFunction():
+            return function(*args, **kwargs)
+
+    return inner
 
 
 def weight_gradient(given: Tensor, gradient: Tensor, multiply: Callable[..., Tensor] = product) -> Tensor:

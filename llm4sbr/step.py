@@ -63,8 +63,8 @@ class Step:
             The part's losses, float32 (4,) on the device: what `Losses` has, summing up to the batch's.
         """
         batch = part.batch
-        with self.compiling(), self.products:
-            with self.precision:
+        with self.compiling():
+            with self.products, self.precision:
                 output = self.represent(
                     self._there(batch.items),
                     self._there(batch.mask),

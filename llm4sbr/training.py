@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -40,6 +41,9 @@ SHOWN = (5, 10, 20)
 """K of the validation metrics that are logged."""
 CHECK_EVERY = 50
 """Batches between two looks at the losses, so that a GPU need not wait at every step."""
+
+AHEAD = 8
+"""Batches whose intents are gathered at once: so small a part of a step costs more calls than copying."""
 
 
 class Material(NamedTuple):
@@ -181,13 +185,9 @@ class _Trainer:
         self.model.train()
         waiting: list[Tensor] = []
         checked: list[Tensor] = []
-        material, size = self.material, self.config.batch_size
-        for number, batch in enumerate(
-            batches(material.sessions, material.train, batch_size=size, generator=random), 1
-        ):
-            part = self.team.part(batch)
-            waiting.append(self.step(part, self._intents(part, random)))
-            report(len(batch.index), "")
+        for number, (part, intents) in enumerate(self._parts(random), 1):
+            waiting.append(self.step(part, intents))
+            report(part.of, "")
             if len(waiting) == CHECK_EVERY:
                 checked.append(self._checked(waiting, epoch, number))
                 waiting.clear()
@@ -195,15 +195,27 @@ class _Trainer:
             checked.append(self._checked(waiting, epoch, number))
         return dict(zip(("loss", *Losses._fields[1:]), torch.cat(checked).mean(0).tolist(), strict=True))
 
-    def _intents(self, part: Part, random: torch.Generator) -> Tensor | None:
-        known = self.material.train_intents
+    def _parts(self, random: torch.Generator) -> Iterator[tuple[Part, Tensor | None]]:
+        """This process's part of every batch of an epoch, with intents for a model that takes them."""
+        material, size = self.material, self.config.batch_size
+        found = batches(material.sessions, material.train, batch_size=size, generator=random)
+        parts, known = map(self.team.part, found), material.train_intents
         if known is None:
-            return None
+            yield from ((part, None) for part in parts)
+            return
+        while ahead := list(islice(parts, AHEAD)):
+            drop = torch.cat([self._withheld(part, random) for part in ahead])
+            intents = known.gather(torch.cat([part.batch.index for part in ahead]), drop=drop)
+            own = [len(part.batch.index) for part in ahead]
+            yield from zip(ahead, torch.split(intents, own), strict=True)
+
+    def _withheld(self, part: Part, random: torch.Generator) -> Tensor:
+        """Samples of a part whose intents are withheld, bool (B,)."""
         chance, own = self.config.intent_dropout, len(part.batch.index)
-        drop = None
-        if chance:  # drawn for the whole batch, so that the number of processes changes nothing
-            drop = (torch.rand(part.of, generator=random) < chance)[part.start : part.start + own]
-        return known.gather(part.batch.index, drop=drop)
+        if not chance:
+            return torch.zeros(own, dtype=torch.bool)
+        # Drawn for the whole batch, so that the number of processes changes nothing.
+        return (torch.rand(part.of, generator=random) < chance)[part.start : part.start + own]
 
     def _checked(self, losses: list[Tensor], epoch: int, last: int) -> Tensor:
         """The losses of the latest batches, float (batches, 4), of all processes together."""

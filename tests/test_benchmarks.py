@@ -71,7 +71,8 @@ def test_a_toy_run_is_measured(tmp_path):
     assert list(rows) == [(b, kind) for b in ("sr-gnn", "stamp") for kind in ("plain", "intents")] + common
     assert all(rounds[0]["cpu"] > 0 for rounds in rows.values())
     assert [row["anonymous"] > 2**24 for row in found["memory"]] == [True, True]
-    assert [row["share"] for row in found["growth"]] == [0.25, 0.5, 1.0] * 2
+    growth = [(row["share"], row["kind"], len(row["rounds"])) for row in found["growth"]]
+    assert growth == [(share, kind, 1) for share in (0.25, 0.5, 1.0) for kind in ("plain", "intents")]
     assert done.stdout.count("| stamp |") == 2
 
 
@@ -90,4 +91,20 @@ def test_ratios_are_medians_of_the_rounds_ratios(monkeypatch):
         "| sr-gnn | 1 | plain | 100 | 6.0 | 1.00 | 1.00 |  |",
         "| sr-gnn | 1 | intents | 60 | 10.0 | 1.50 | 1.00 | 6.0 |",
         "| sr-gnn | 1 | common intents | 10 | 60.0 |  |  |  |",
+    ]
+
+
+def test_what_intents_cost_is_the_median_of_whole_epochs_in_turns(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from training_tables import growth_table
+
+    def row(kind, *seconds):
+        rounds = [{"cpu": one, "wall": 1.0} for one in seconds]
+        return {"kind": kind, "share": 1.0, "samples": 1000, "rounds": rounds}
+
+    # Rounds of intents / plain: 11 / 10, 24 / 20, 10 / 8; the machine's slow round counts in both.
+    lines = growth_table({"growth": [row("plain", 10, 20, 8), row("intents", 11, 24, 10)]}).splitlines()
+    assert lines[2:] == [
+        "| plain | 100% | 1,000 | 10.0 | 10.000 | 1.00 |",
+        "| intents | 100% | 1,000 | 11.0 | 11.000 | 1.20 |",
     ]

@@ -7,6 +7,8 @@ import torch
 from torch.nn import functional
 
 from llm4sbr.backbones import by_hand
+from llm4sbr.fusion import by_hand as fusion_by_hand
+from llm4sbr.fusion.losses import joint_loss
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.protocols import Sessions
 from llm4sbr.testing.backbones import SESSIONS, pad
@@ -60,6 +62,47 @@ def test_several_steps_of_message_passing():
         plain = outcome(model, 1)
     for one, two in zip(ours, plain, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def learned(model, intents):
+    output = model.represent(*pad(SESSIONS), intents)
+    loss = joint_loss(output, torch.arange(len(SESSIONS)) % 7 + 1, tau=0.1).total
+    model.zero_grad()
+    loss.backward()
+    return [output.scores.detach(), loss.detach(), *(one.grad.clone() for one in model.parameters())]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("horizons", [("long", "short"), ("short",), ("short", "long", "short")])
+@pytest.mark.parametrize("fuser", ["gated", "concat"])
+def test_intents_teach_the_same(fuser, horizons, monkeypatch):
+    torch.manual_seed(0)
+    model = build(Recipe(40, 16, "sr-gnn", {}, fuser, {}, horizons, horizons, 6)).train()
+    intents = torch.randn(len(SESSIONS), len(horizons), 6)
+    intents[1] = 0
+    intents[2, -1] = 0
+    used = []
+    for name in ("applies", "usable"):
+        real = getattr(fusion_by_hand, name)
+        monkeypatch.setattr(
+            fusion_by_hand, name, lambda *given, real=real: used.append(real(*given)) or used[-1]
+        )
+    ours = learned(model, intents)
+    assert len(used) == (3 if fuser == "gated" else 2)
+    assert all(used)
+    for module, name in ((by_hand, "applies"), (fusion_by_hand, "applies"), (fusion_by_hand, "usable")):
+        monkeypatch.setattr(module, name, lambda *given: False)
+    plain = learned(model, intents)
+    for one, two in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+def test_intents_that_are_computed_get_their_gradient():
+    model = build(Recipe(40, 16, "sr-gnn", {}, "gated", {}, ("long",), ("long",), 6)).train()
+    intents = torch.randn(len(SESSIONS), 1, 6, requires_grad=True)
+    model(*pad(SESSIONS), intents).square().sum().backward()
+    assert intents.grad.abs().sum() > 0
 
 
 def test_tanh_is_close():

@@ -7,12 +7,19 @@ import math
 import pytest
 import torch
 
+from llm4sbr.fusion import by_hand
 from llm4sbr.fusion.losses import agreement, joint_loss
 from llm4sbr.fusion.model import Output
 from llm4sbr.protocols import Encoded
 
 # Unit vectors along the axes; lengths other than 1 must not matter.
 EAST, NORTH, WEST = [2.0, 0.0], [0.0, 5.0], [-1.0, 0.0]
+
+
+@pytest.fixture(autouse=True, params=["plain", "by hand"])
+def way(request, monkeypatch):
+    """Every test runs the formula and what its gradients are written out for."""
+    monkeypatch.setattr(by_hand, "usable", lambda _: request.param == "by hand")
 
 
 def column(*rows):
@@ -96,6 +103,31 @@ def test_gradients_are_those_of_the_formulas():
     known = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 0, 0], [1, 1, 0]]).bool()  # 5, 3 and 1 of 5
     given = (behavioural.requires_grad_(), semantic.requires_grad_())
     assert torch.autograd.gradcheck(lambda *both: agreement(*both, known), given)
+
+
+def test_two_sessions_far_apart_among_strangers(way):
+    # A pair is exp(-8) of a pair of equals; what the 98 others would add must not drown it.
+    vectors = torch.zeros(100, 1, 2)
+    vectors[:, 0, 0] = 1
+    vectors[1] = -1 * vectors[1]
+    known = (torch.arange(100) < 2).unsqueeze(1)
+    assert uniformity(vectors, vectors, known).item() == pytest.approx(-8, rel=1e-5)
+
+
+def test_both_ways_give_the_same(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    behavioural, semantic = torch.randn(2, 30, 2, 8, generator=generator)
+    known = torch.rand(30, 2, generator=generator) < 0.8
+    semantic = semantic * known.unsqueeze(2)
+    found = []
+    for usable in (True, False):
+        monkeypatch.setattr(by_hand, "usable", lambda _, usable=usable: usable)
+        given = [vectors.clone().requires_grad_() for vectors in (behavioural, semantic)]
+        both = agreement(*given, known)
+        (both[0] + 0.3 * both[1]).backward()
+        found.append([*both, *(vectors.grad for vectors in given)])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
 def test_equal_vectors_leave_finite_gradients():

@@ -16,20 +16,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from llm4sbr.backbones.nodes import Bags, Links, Nodes
-from llm4sbr.onednn import product, weight_gradient
+from llm4sbr.onednn import applies, product, unwatched, weight_gradient
+
+__all__ = ["Gates", "applies", "gated_nodes", "node_attention", "soft_attention", "tanh"]
 
 aten = torch.ops.aten
-
-
-def applies(module: nn.Module, states: Tensor) -> bool:
-    """Whether a module in this state takes the way of this file for this input."""
-    return (
-        module.training
-        and states.requires_grad
-        and states.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-    )
 
 
 def tanh(given: Tensor) -> Tensor:
@@ -115,6 +106,7 @@ def _tanh_(given: Tensor) -> Tensor:
 
 class _Tanh(torch.autograd.Function):
     @staticmethod
+    @unwatched
     def forward(ctx: Any, given: Tensor) -> Tensor:
         result = _tanh_(given.clone())
         ctx.save_for_backward(result)
@@ -128,6 +120,7 @@ class _Tanh(torch.autograd.Function):
 
 class _SoftAttention(torch.autograd.Function):
     @staticmethod
+    @unwatched
     def forward(
         ctx: Any, keys: Tensor, values: Tensor, query: Tensor, mask: Tensor, weight: Tensor, vector: Tensor
     ) -> Tensor:
@@ -156,6 +149,7 @@ class _SoftAttention(torch.autograd.Function):
 
 class _NodeAttention(torch.autograd.Function):
     @staticmethod
+    @unwatched
     def forward(
         ctx: Any, states: Tensor, query: Tensor, nodes: Nodes, weight: Tensor, vector: Tensor
     ) -> Tensor:
@@ -182,6 +176,7 @@ class _NodeAttention(torch.autograd.Function):
 
 class _GatedNodes(torch.autograd.Function):
     @staticmethod
+    @unwatched
     def forward(ctx: Any, states: Tensor, links: Links, *weights: Tensor) -> Tensor:
         dim, count = states.shape[1], len(links.own)
         gates = Gates(*weights)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from llm4sbr.onednn import unwatched
+
 ROWS = 64
 """Tables grow in steps of so many rows, the last of which nothing refers to: for each number of rows that it
 meets, oneDNN prepares a product, which takes as long as the product itself."""
@@ -73,6 +75,7 @@ class Nodes(NamedTuple):
     after: Tensor
     """int64 (edges,), the node at which it ends."""
 
+    @unwatched
     def links(self, own: Tensor, size: int) -> Links:
         """The edges from a table of `size` vectors, of which node v's state is number `own[v]`."""
         count = len(own)
@@ -89,6 +92,7 @@ class Nodes(NamedTuple):
         )
 
 
+@unwatched
 def session_nodes(items: Tensor, mask: Tensor) -> Nodes:
     """The graphs of Wu et al. 2019, as `graph.session_graph` has them.
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from llm4sbr.fusion import by_hand
+
 
 class Gated(nn.Module):
     """Intents as gates (second version of the LLM4SBR paper and its released code).
@@ -30,6 +32,8 @@ class Gated(nn.Module):
 
     def forward(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
         """(B, P, D) and (B, P, D) -> (B, D)."""
+        if by_hand.applies(self, behavioural):
+            return by_hand.gated(behavioural, semantic, self.gate, self.out)
         gate = (torch.sigmoid(behavioural + semantic) * self.gate).sum(2, keepdim=True)  # (B, P, 1)
         mapped: Tensor = self.out((behavioural * gate).flatten(1))
         return mapped

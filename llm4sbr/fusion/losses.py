@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from llm4sbr.fusion import by_hand
 from llm4sbr.fusion.model import Output
 
 
@@ -43,7 +43,7 @@ def joint_loss(output: Output, target: Tensor, *, tau: float, weight: float = 1.
         zero = torch.zeros_like(recommendation)
         return Losses(total, recommendation, zero, zero)
     align, uniform = agreement(output.behavioural, output.semantic, output.known)
-    return Losses(total + tau * (align + uniform), recommendation, align, uniform)
+    return Losses(torch.add(total, align + uniform, alpha=tau), recommendation, align, uniform)
 
 
 def agreement(behavioural: Tensor, semantic: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,45 +59,13 @@ def agreement(behavioural: Tensor, semantic: Tensor, known: Tensor) -> tuple[Ten
         semantic: float (B, P, D).
         known: bool (B, P), false where no intent is known.
     """
-    return cast(tuple[Tensor, Tensor], _Agreement.apply(behavioural, semantic, known))  # type: ignore[no-untyped-call]
-
-
-class _Agreement(torch.autograd.Function):
-    """Both losses from one set of unit vectors u, their gradients written out.
-
-    With w_i = 1 where an intent is known and e_ij = exp(-2 |u_i - u_j|^2) = exp(4 u_i . u_j - 4), the mean
-    over pairs is sum_ij w_i w_j e_ij / (n (n - 1)) without the diagonal, and the gradient of its log by u_i
-    is 8 sum_j w_i w_j e_ij u_j / sum_ij w_i w_j e_ij.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, behavioural: Tensor, semantic: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        both = torch.stack([behavioural, semantic]).transpose(1, 2)  # (2, P, B, D)
-        length = torch.linalg.vector_norm(both, dim=3, keepdim=True).clamp_(min=1e-12)
-        unit = both / length
-        weight = known.T.to(unit.dtype)  # (P, B)
-        count = weight.sum(1, keepdim=True)  # (P, 1)
-        weight = weight * (count >= 2)
-        gap = unit[0] - unit[1]  # (P, B, D)
-        alignment = (gap.square().sum(2) * weight / count.clamp(min=1)).sum()
-        near = (unit @ unit.transpose(2, 3)).clamp_(max=1).sub_(1).mul_(4).exp_()  # (2, P, B, B)
-        near *= weight.unsqueeze(2) * weight.unsqueeze(1)
-        near.diagonal(dim1=2, dim2=3).zero_()
-        pairs = near.sum((2, 3))  # (2, P), each pair twice
-        mean = (pairs / (count * (count - 1)).squeeze(1).clamp(min=1)).masked_fill(count.squeeze(1) < 2, 1)
-        ctx.save_for_backward(unit, length, gap, weight, count, near, pairs)
-        return alignment, mean.log().mean(0).sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, to_alignment: Tensor, to_uniformity: Tensor) -> tuple[Tensor | None, ...]:
-        unit, length, gap, weight, count, near, pairs = ctx.saved_tensors
-        # Without a pair `near` is all 0.
-        scale = to_uniformity * 4 / torch.where(pairs > 0, pairs, 1)  # half of 8: the mean of two modalities
-        to_unit = (near @ unit).mul_(scale[:, :, None, None])  # (2, P, B, D)
-        pull = gap * (to_alignment * 2 * weight / count.clamp(min=1)).unsqueeze(2)
-        to_unit[0] += pull
-        to_unit[1] -= pull
-        along = (to_unit * unit).sum(3, keepdim=True)
-        to_both = (to_unit - unit * along).div_(length).transpose(1, 2)  # (2, B, P, D)
-        return to_both[0], to_both[1], None
+    if by_hand.usable(behavioural):
+        return by_hand.agreement(behavioural, semantic, known)
+    count = known.sum(0)  # (P,)
+    weight = (known & (count >= 2)).T.to(behavioural.dtype)  # (P, B)
+    unit = functional.normalize(torch.stack([behavioural, semantic]).transpose(1, 2), dim=3)  # (2, P, B, D)
+    alignment = ((unit[0] - unit[1]).square().sum(2) * weight / count.clamp(min=1).unsqueeze(1)).sum()
+    near = (4 * (unit @ unit.mT).clamp(max=1) - 4).exp()  # (2, P, B, B)
+    pairs = weight.unsqueeze(2) * weight.unsqueeze(1) * (1 - torch.eye(len(known), device=known.device))
+    mean = (near * pairs).sum((2, 3)) / (count * (count - 1)).clamp(min=1)
+    return alignment, mean.masked_fill(count < 2, 1).log().mean(0).sum()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr import registry
+from llm4sbr.fusion import by_hand
 from llm4sbr.fusion.predictor import Predictor
 from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
 
@@ -140,18 +141,20 @@ class LLM4SBR(nn.Module):
         return torch.where(intents.abs().sum(2, keepdim=True) > 0, intents, predicted)
 
     def _semantic(self, behavioural: Tensor, intents: Tensor | None) -> tuple[Tensor, Tensor]:
-        # A zero intent stays zero: the map's bias must not speak for an LLM that said nothing.
-        semantic = torch.zeros_like(behavioural)
-        known = torch.zeros_like(behavioural[:, :, 0], dtype=torch.bool)
+        slots, extra = behavioural[:, :, 0], behavioural.shape[1]
         if intents is None:
-            return semantic, known
-        given = intents.abs().sum(2) > 0  # (B, P)
-        mapped = self.text(intents) * given.unsqueeze(2)
-        extra = behavioural.shape[1] - intents.shape[1]
+            return torch.zeros_like(behavioural), torch.zeros_like(slots, dtype=torch.bool)
+        if by_hand.applies(self, behavioural) and not intents.requires_grad:
+            known = torch.linalg.vector_norm(intents, dim=2) > 0  # (B, P)
+            mapped = by_hand.semantic(intents, known, self.text)
+        else:  # a zero intent stays zero: the map's bias must not speak for an LLM that said nothing
+            known = intents.abs().sum(2) > 0
+            mapped = self.text(intents) * known.unsqueeze(2)
+        extra -= intents.shape[1]
         if extra:
-            mapped = torch.cat([mapped, semantic[:, -extra:]], 1)
-            given = torch.cat([given, known[:, -extra:]], 1)
-        return mapped, given
+            mapped = torch.cat([mapped, torch.zeros_like(behavioural[:, -extra:])], 1)
+            known = torch.cat([known, torch.zeros_like(slots[:, -extra:], dtype=torch.bool)], 1)
+        return mapped, known
 
     def _plain(self, encoded: Encoded) -> Tensor:
         if getattr(self.backbone, "plain_readout", "both") == "long":

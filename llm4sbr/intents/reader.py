@@ -122,8 +122,8 @@ class IntentStore:
         shape = (len(rows), len(self.perspectives), width)
         if not len(self):
             return torch.zeros(shape)
-        found = self._intents.take(name, numbers).reshape(shape)
-        return found.masked_fill_((rows < 0)[:, None, None], 0)
+        found = self._intents.take(name, numbers).view(len(rows), -1)
+        return found.index_fill_(0, (rows < 0).nonzero().squeeze(1), 0).view(shape)
 
 
 def verify_all(localize: Path, *, catalogue: str) -> dict[str, IntentStore]:
