@@ -12,12 +12,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 from llm4sbr import registry, store
 from llm4sbr.registry import CORE, Component
@@ -72,7 +73,7 @@ def diagnose() -> Diagnosis:
 def diagnose_plugins() -> Diagnosis:
     """Everything about components, ours too: what they need from the machine, and whether they load."""
     found = registry.components()
-    parts = (_torch(), *_devices(), _clashes(found), check_plugins(found).findings)
+    parts = (_torch(), *_devices(), _misdeclared(), _clashes(found), check_plugins(found).findings)
     return Diagnosis([finding for part in parts for finding in part])
 
 
@@ -157,10 +158,11 @@ def _extras(packages: Iterable[str]) -> Iterator[Finding]:
 
 def _needed(package: str, extra: str = "") -> list[Requirement]:
     """What a package requires, or what an extra of it requires besides."""
-    try:
-        found = [Requirement(text) for text in requires(package) or []]
-    except PackageNotFoundError:
-        return []
+    found = []
+    with suppress(PackageNotFoundError):
+        for text in requires(package) or []:
+            with suppress(InvalidRequirement):  # pip will say so
+                found.append(Requirement(text))
     always = [one for one in found if not one.marker or one.marker.evaluate({"extra": ""})]
     if not extra:
         return always
@@ -224,9 +226,18 @@ def _components() -> Iterator[Finding]:
     found = registry.components()
     counts = Counter(component.kind for component in found)
     yield Finding("ok", "components", ", ".join(f"{kind} {count}" for kind, count in counts.items()))
+    yield from _misdeclared()
     yield from _clashes(found)
     # Our own components need nothing but the packages checked above.
     yield from check_plugins([component for component in found if component.package != CORE]).findings
+
+
+def _misdeclared() -> Iterator[Finding]:
+    for package, what in registry.misdeclared().items():
+        level: Level = (
+            "error" if "cannot be read" in what else "warn"
+        )  # the former also stops other libraries
+        yield Finding(level, package, what, f"correct it, or pip uninstall {package}")
 
 
 def _clashes(found: Sequence[Component]) -> Iterator[Finding]:
@@ -256,7 +267,7 @@ os._exit(0)  # without waiting for what a plugin may have started
 
 
 def _module(component: Component) -> tuple[str, str]:
-    return component.package, component.entry_point.module
+    return component.package, component.module
 
 
 def _check_module(group: Sequence[Component], timeout: float) -> dict[Component, Finding]:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points, version
 from typing import Any, NamedTuple
 
 from packaging.utils import canonicalize_name
 
-from llm4sbr.errors import RegistryError
+from llm4sbr.errors import Llm4sbrError, RegistryError
 from llm4sbr.option_types import wrong_types
 from llm4sbr.protocols import PLUGIN_API
 
@@ -37,6 +38,9 @@ KINDS = (
 """Every kind of component; its entry-point group is `llm4sbr.<kind>`."""
 
 CORE = "llm4sbr"
+
+TARGET = re.compile(r"[\w.]+\s*(:\s*[\w.]+)?\s*(\[.*\])?\s*")
+"""What an entry point can name, as the Python packaging specification has it."""
 
 OFFERED = {
     ("llms", "embedded"): "llm4sbr-embedded",
@@ -69,6 +73,11 @@ class Component(NamedTuple):
     target: str
     """`module:attribute`."""
     entry_point: EntryPoint
+
+    @property
+    def module(self) -> str:
+        """The module of `target`, also where that is written wrongly."""
+        return self.target.partition(":")[0].strip()
 
 
 def components(kind: str | None = None) -> list[Component]:
@@ -118,7 +127,14 @@ def create(kind: str, name: str, /, **options: Any) -> Any:
     component = find(kind, name)
     factory = _import(component)
     _check_options(component, factory, options)
-    return factory(**options)
+    try:
+        return factory(**options)
+    except Llm4sbrError:
+        raise
+    except Exception as error:
+        if component.package == CORE:
+            raise
+        raise RegistryError(f"{_origin(component)} cannot be made: {_said(error)}") from error
 
 
 def check(kind: str, name: str, options: dict[str, Any]) -> None:
@@ -166,12 +182,52 @@ def core_version() -> str:
 @cache
 def _entries(group: str) -> tuple[tuple[EntryPoint, str, str], ...]:
     found = {}
-    for entry in entry_points(group=group):
+    for entry in _points(group):
         distribution = entry.dist
-        package = distribution.name if distribution else "unknown"
-        number = distribution.version if distribution else "?"
+        package = (distribution and distribution.name) or "unknown"
+        number = (distribution and distribution.version) or "?"
         found[entry.name, package, entry.value] = (entry, package, number)
     return tuple(found.values())
+
+
+def _points(group: str) -> Iterable[EntryPoint]:
+    try:
+        return entry_points(group=group)
+    except Exception:  # one package's list is broken; that is no reason to lose the others'
+        return [entry for one in _distributions() for entry in _own(one) if entry.group == group]
+
+
+def _own(distribution: Distribution) -> Iterable[EntryPoint]:
+    with suppress(Exception):
+        return distribution.entry_points
+    return ()
+
+
+def _distributions() -> list[Distribution]:
+    """Every installed package once: what comes first on the path counts."""
+    seen: dict[str, Distribution] = {}
+    for distribution in distributions():
+        seen.setdefault(canonicalize_name(distribution.name or "unknown"), distribution)
+    return list(seen.values())
+
+
+def misdeclared() -> dict[str, str]:
+    """Packages that mean to offer components and do not: name -> what is wrong with their entry points."""
+    found = {}
+    for distribution in _distributions():
+        name = distribution.name or "unknown"
+        try:
+            groups = {entry.group for entry in distribution.entry_points}
+        except Exception:
+            found[name] = "its entry_points.txt cannot be read"
+            continue
+        unknown = sorted(
+            g for g in groups if g.startswith(f"{CORE}.") and g.removeprefix(f"{CORE}.") not in KINDS
+        )
+        if unknown:
+            known = ", ".join(f"{CORE}.{kind}" for kind in KINDS)
+            found[name] = f"the entry-point group {unknown[0]!r} is none; there are {known}"
+    return found
 
 
 def _found(kind: str) -> list[Component]:
@@ -185,25 +241,33 @@ def _found(kind: str) -> list[Component]:
 
 
 def _import(component: Component) -> Callable[..., Any]:
-    origin = f"{component.kind[:-1]} {component.name!r} of package {component.package} {component.version}"
+    origin = _origin(component)
     try:
+        if not TARGET.fullmatch(component.target):
+            raise ValueError("its entry point must be MODULE:CLASS")
         with redirect_stdout(sys.stderr):  # standard output is for results
             factory: Callable[..., Any] = component.entry_point.load()
     except ModuleNotFoundError as error:
         missing = _top(error.name)
-        own = missing == _top(component.entry_point.module)
+        own = missing == _top(component.module)
         raise RegistryError(
             f"{origin} needs the module {error.name!r}, which is not installed: "
             f"pip install --force-reinstall {component.package}{'' if own else f', or pip install {missing}'}"
         ) from error
-    except (Exception, SystemExit) as error:  # whatever a plugin does at import stays its own affair
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RegistryError(f"{origin} cannot be imported: {reason}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a plugin does at import stays its own affair
+        raise RegistryError(f"{origin} cannot be imported: {_said(error)}") from error
+    if not callable(factory):
+        kind = "a module" if inspect.ismodule(factory) else f"of type {type(factory).__name__}"
+        raise RegistryError(
+            f"{origin} is {kind}, not a class: its entry point must be MODULE:CLASS, it is {component.target}"
+        )
     written_for = getattr(factory, "plugin_api", PLUGIN_API)
     if written_for != PLUGIN_API:
         newer = isinstance(written_for, int) and written_for > PLUGIN_API
         raise RegistryError(
-            f"{origin} was written for version {written_for} of the plugin protocols, this llm4sbr has "
+            f"{origin} was written for version {written_for!r} of the plugin protocols, this llm4sbr has "
             f"{PLUGIN_API}: pip install --upgrade {CORE if newer else component.package}"
         )
     return factory
@@ -245,6 +309,17 @@ def _known_kind(kind: str) -> str:
     if kind not in KINDS:
         raise RegistryError(f"no kind {kind!r}; kinds: {', '.join(KINDS)}")
     return kind
+
+
+def _origin(component: Component) -> str:
+    return f"{component.kind[:-1]} {component.name!r} of package {component.package} {component.version}"
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    except Exception:  # an exception that cannot say what it is
+        return type(error).__name__
 
 
 def _top(module: str | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm4sbr import registry
+from llm4sbr.doctor import diagnose_plugins
 from llm4sbr.errors import RegistryError
 
 Install = Callable[..., Path]
@@ -178,3 +179,46 @@ def test_options_of_a_wrong_type_are_named(install: Install, value: object, fits
         return
     with pytest.raises(RegistryError, match=f"backbone 'deep': option depth = {value!r}: .*int"):
         registry.check("backbones", "deep", {"depth": value})
+
+
+MUTE = "class Mute(Exception):\n    def __str__(self): raise ValueError\nraise Mute"
+ODD = [
+    ("odd_b:Echo:Echo", "", "must be MODULE:CLASS"),
+    ("odd_c", "x = 1", "is a module, not a class: .* it is odd_c$"),
+    ("odd_d:X", "X = 3", "is of type int, not a class"),
+    ("odd_e:X", "class E(BaseException): pass\nraise E('stop')", "cannot be imported: E: stop"),
+    ("odd_f:X", MUTE, "cannot be imported: Mute"),
+    (
+        "odd_g:X",
+        "class X:\n    def __init__(self): raise ValueError('no\\nGPU')",
+        "cannot be made: ValueError: no GPU",
+    ),
+]
+
+
+@pytest.mark.parametrize(("target", "source", "message"), ODD)
+def test_whatever_an_entry_point_brings_is_one_line_with_its_package(install, target, source, message):
+    module = target.partition(":")[0]
+    install("sbr-odd", {"llms": {"odd": target}}, **{module: source})
+    with pytest.raises(RegistryError, match=rf"llm 'odd' of package sbr-odd 1.0 .*{message}") as caught:
+        registry.create("llms", "odd")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_entry_points_that_cannot_be_read_hides_no_other(install: Install) -> None:
+    site = install("sbr-fine", {"llms": {"fine": "fine_a:Echo"}}, fine_a=ECHO)
+    install("sbr-torn", {"llms": {"torn": "fine_a:Echo"}})
+    (site / "sbr_torn-1.0.dist-info" / "entry_points.txt").write_text("[llm4sbr.llms]\nno equals sign\n")
+    install("sbr-typo", {"llm": {"typo": "fine_a:Echo"}})
+    assert isinstance(registry.create("llms", "fine"), registry.load("llms", "fine"))
+    assert registry.find("backbones", "sr-gnn")
+    assert registry.misdeclared() == {
+        "sbr-torn": "its entry_points.txt cannot be read",
+        "sbr-typo": "the entry-point group 'llm4sbr.llm' is none; there are "
+        + ", ".join(f"llm4sbr.{kind}" for kind in registry.KINDS),
+    }
+    found = {f.subject: f for f in diagnose_plugins().findings if f.subject in ("sbr-torn", "sbr-typo")}
+    assert {name: finding.level for name, finding in found.items()} == {
+        "sbr-torn": "error",
+        "sbr-typo": "warn",
+    }
