@@ -65,3 +65,9 @@ def test_what_a_kill_between_two_renames_left_is_brought_back(run):
     with pytest.raises(InputError):  # it fails, but the former one is there again
         export(run, Export(k=ITEMS + 1), QUIET)
     assert Artefact.open(run / "export" / "onnx", threads=1).k == 5
+
+
+def test_a_triton_repository_is_nothing_to_open(run):
+    export(run, Export(formats=("triton",), k=5), QUIET)
+    with pytest.raises(StoreError, match=r"a triton export has no model\.onnx to open here"):
+        Artefact.open(run / "export" / "triton")

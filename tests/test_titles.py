@@ -26,6 +26,15 @@ MOVIES = [
 CATALOGUE = Catalogue([f"m{i}" for i in range(1, len(MOVIES) + 1)], MOVIES)
 
 
+def test_a_number_is_a_catalogue_id_and_a_key_of_digits_is_a_text():
+    titles = Titles(Catalogue(["101", "102"], ["A", "B"]))
+    assert titles.resolve("102").id == titles.resolve(2).id == 2
+    with pytest.raises(InputError, match=r"ids are 1 to 2; as a key it is written as a text, '101'$"):
+        titles.resolve(101)
+    with pytest.raises(InputError, match=r"ids are 1 to 2$"):
+        titles.resolve(3)
+
+
 @pytest.mark.parametrize(
     ("text", "id", "how"),
     [

@@ -204,6 +204,9 @@ def read_items(path: Path, size: int) -> Any:
 def check_files(folder: Path, record: dict[str, Any]) -> None:
     """`StoreError` if a file of the artefact is missing or not the one that was exported."""
     files = record["files"]
+    if GRAPH not in files and not (folder / GRAPH).exists():
+        kind = str(record.get("kind"))
+        raise StoreError(f"{folder}: a {kind} export has no {GRAPH} to open here; export with --format onnx")
     for name in (GRAPH, ITEMS, *files):
         if name not in files or Path(name).name != name:
             raise StoreError(f"{folder / RECORD}: files: {name!r} has no hash or is no name; export again")

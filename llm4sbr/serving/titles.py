@@ -97,7 +97,10 @@ class Titles:
             raise InputError(f"{item!r}: an item is a title, a key, or a catalogue id")
         if isinstance(item, int):
             if not 1 <= item <= self.catalogue.size:
-                raise InputError(f"no item has the catalogue id {item}; ids are 1 to {self.catalogue.size}")
+                hint = f"; as a key it is written as a text, {str(item)!r}" if str(item) in self._keys else ""
+                raise InputError(
+                    f"no item has the catalogue id {item}; ids are 1 to {self.catalogue.size}{hint}"
+                )
             return self._resolved(str(item), item, "id")
         found = self.match(item) or self.close(item)
         if found is None:
