@@ -23,6 +23,8 @@ from torch.overrides import TorchFunctionMode
 _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 P = ParamSpec("P")
 R = TypeVar("R")
+FEW = 256
+"""Rows from which a faster product is worth more than a copy of the result."""
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -74,8 +76,8 @@ def unwatched(function: Callable[P, R]) -> Callable[P, R]:
 
 def weight_gradient(given: Tensor, gradient: Tensor, multiply: Callable[..., Tensor] = product) -> Tensor:
     """Of (M, K) and the gradient (M, N) of its product with a weight, the weight's gradient (N, K)."""
-    # Which order oneDNN is faster in depends on which is wider.
-    if gradient.shape[1] >= given.shape[1]:
+    # Which order oneDNN is faster in depends on which is wider; but a transposed result is copied later on.
+    if gradient.shape[1] >= given.shape[1] and len(given) > FEW:
         return multiply(given.t(), gradient.t()).t()
     return multiply(gradient.t(), given.t())
 

@@ -71,7 +71,7 @@ class Step:
                     None if intents is None else self._there(intents),
                 )
             losses = self._losses(output, self._there(batch.target), part)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.model.zero_grad()
             losses.total.backward()  # type: ignore[no-untyped-call]
         self.team.sum_gradients(self.model)
         self.optimizer.step()

@@ -88,7 +88,7 @@ def test_intents_teach_the_same(fuser, horizons, monkeypatch):
             fusion_by_hand, name, lambda *given, real=real: used.append(real(*given)) or used[-1]
         )
     ours = learned(model, intents)
-    assert len(used) == (3 if fuser == "gated" else 2)
+    assert len(used) == (4 if fuser == "gated" else 3)  # map, gate, cross entropy, agreement
     assert all(used)
     for module, name in ((by_hand, "applies"), (fusion_by_hand, "applies"), (fusion_by_hand, "usable")):
         monkeypatch.setattr(module, name, lambda *given: False)

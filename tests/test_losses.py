@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from llm4sbr.fusion import by_hand
 from llm4sbr.fusion.losses import agreement, joint_loss
@@ -134,6 +135,26 @@ def test_equal_vectors_leave_finite_gradients():
     vectors = torch.ones(3, 1, 4, requires_grad=True)
     uniformity(vectors, vectors * 2, every(vectors)).backward()
     assert vectors.grad.isfinite().all()
+
+
+def test_cross_entropy_written_out():
+    generator = torch.Generator().manual_seed(0)
+    scores = 30 * torch.randn(5, 40, dtype=torch.float64, generator=generator)
+    target = torch.tensor([0, 39, 7, 7, 1])
+    given = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    losses = by_hand.cross_entropy(given[0], target), functional.cross_entropy(given[1], target)
+    for loss in losses:
+        (3 * loss).backward()
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(given[0].grad, given[1].grad)
+
+
+def test_cross_entropy_of_a_hopeless_target():
+    scores = torch.tensor([[0.0, 400.0, 0.0]], requires_grad=True)  # its probability is 0 in float32
+    loss = by_hand.cross_entropy(scores, torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == 400
+    assert scores.grad.tolist() == [[-1, 1, 0]]
 
 
 def output(**changes):

@@ -181,7 +181,8 @@ class _GatedNodes(torch.autograd.Function):
         dim, count = states.shape[1], len(links.own)
         gates = Gates(*weights)
         of_before, of_after = gates.message.split_with_sizes([dim, dim], 1)
-        weight = torch.cat([of_before @ gates.before, of_after @ gates.after, gates.state])  # (9 D, D)
+        folded = product(of_before, gates.before.t()), product(of_after, gates.after.t())
+        weight = torch.cat([*folded, gates.state])  # (9 D, D)
         # The first two biases are the edges': they count only where there is an edge.
         shift = torch.cat([of_before @ gates.before_bias, of_after @ gates.after_bias, gates.state_bias])
         mapped = product(states, weight, shift).view(-1, 3 * dim)  # (3 U, 3 D)
@@ -204,15 +205,20 @@ class _GatedNodes(torch.autograd.Function):
         gates, dim, count = Gates(*weights), states.shape[1], len(links.own)
         reset, keep = opened.chunk(2, 1)
         to_own = gradient * keep
-        inner = aten.tanh_backward(gradient - to_own, new)
-        to_opened = torch.cat([inner * moved[count:, 2 * dim :], (own - new).mul_(gradient)], 1)
-        to_opened = aten.sigmoid_backward(to_opened, opened)
-        to_moved = torch.cat([torch.cat([to_opened, to_opened]), torch.cat([inner, inner * reset])], 1)
+        to_moved = torch.empty_like(moved)  # all parts are written where they belong
+        to_mean, to_state = to_moved[:count], to_moved[count:]
+        to_opened, to_new = to_mean[:, : 2 * dim], to_mean[:, 2 * dim :]
+        aten.tanh_backward(gradient - to_own, new, grad_input=to_new)
+        torch.mul(to_new, moved[count:, 2 * dim :], out=to_opened[:, :dim])
+        torch.mul(own - new, gradient, out=to_opened[:, dim:])
+        aten.sigmoid_backward(to_opened, opened, grad_input=to_opened)
+        to_state[:, : 2 * dim] = to_opened
+        torch.mul(to_new, reset, out=to_state[:, 2 * dim :])
         to_mapped = links.back.times(to_moved).view(len(states), -1)  # (U, 9 D)
         to_states = product(to_mapped, weight.t()).add_(links.owned.times(to_own))
         to_weight = product(states.t(), to_mapped.t())  # (D, 9 D)
         to_maps, to_shifts = to_weight.chunk(3, 1), to_mapped.sum(0).chunk(3)
-        to_gates = _through_fold(gates, to_maps, to_shifts, to_moved[:count].sum(0))
+        to_gates = _through_fold(gates, to_maps, to_shifts, to_mean.sum(0))
         return to_states, None, *to_gates
 
 
@@ -234,7 +240,7 @@ def _through_fold(
         edges, gates.message.split_with_sizes([dim, dim], 1), to_maps[:2], to_shifts[:2], strict=True
     ):
         to_map = to_map.contiguous()
-        to_message.append((edge @ to_map).t().addr(to_shift, bias))
-        to_edges += [(to_map @ map_).t(), to_shift @ map_]
+        to_message.append(product(edge, to_map.t()).t().addr(to_shift, bias))
+        to_edges += [product(to_map, map_.t()).t(), to_shift @ map_]
     message = torch.cat(to_message, 1).addr_(to_bias, gates.shift)
     return *to_edges, to_bias @ gates.message, message, to_bias, to_maps[2].t(), to_shifts[2]

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from llm4sbr.onednn import applies, product, unwatched, usable, weight_gradient
 
-__all__ = ["agreement", "applies", "gated", "semantic", "usable"]
+__all__ = ["agreement", "applies", "cross_entropy", "gated", "semantic", "usable"]
 
 TINY = 1e-30
 """Nothing beside a pair, which is at least exp(-8), but 0 / 0 becomes 1 with it."""
@@ -48,6 +48,11 @@ def gated(behavioural: Tensor, semantic: Tensor, gate: Tensor, out: nn.Linear) -
     return cast(Tensor, _Gated.apply(behavioural, semantic, gate, out.weight))  # type: ignore[no-untyped-call]
 
 
+def cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
+    """Mean over rows of float (B, N) of -log softmax at int64 (B,), with one exponential per score."""
+    return cast(Tensor, _CrossEntropy.apply(scores, target))  # type: ignore[no-untyped-call]
+
+
 def agreement(behavioural: Tensor, semantic: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """`losses.agreement`, alignment and uniformity; arguments as there."""
     return cast(tuple[Tensor, Tensor], _Agreement.apply(behavioural, semantic, known))  # type: ignore[no-untyped-call]
@@ -60,14 +65,13 @@ class _Semantic(torch.autograd.Function):
         rows = intents.flatten(0, 1)
         shown = known.flatten().to(rows.dtype)
         ctx.save_for_backward(rows, shown)
-        # A zero row is mapped to zero; only the bias has to be told who is known.
-        return product(rows, weight).addr_(shown, bias).view(*known.shape, -1)
+        return product(rows, weight, bias).mul_(shown.unsqueeze(1)).view(*known.shape, -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, shown = ctx.saved_tensors
-        flat = gradient.flatten(0, 1)
+        flat = gradient.flatten(0, 1)  # counts for the bias only where a row is known; the others are zero
         return None, None, weight_gradient(rows, flat), shown @ flat
 
 
@@ -90,6 +94,26 @@ class _Gated(torch.autograd.Function):
         to_semantic = torch.addcmul(to_gates, to_gates, opened, value=-1).mul_(gate)  # sigmoid's derivative
         to_behavioural = torch.addcmul(to_semantic, to_scaled, scale)
         return to_behavioural, to_semantic, to_gates.sum(0), weight_gradient(scaled, gradient)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    @unwatched
+    def forward(ctx: Any, scores: Tensor, target: Tensor) -> Tensor:
+        place = target.unsqueeze(1)
+        top = scores.amax(1, keepdim=True)
+        odds = (scores - top).mul_(LOG2_E).exp2_()
+        total = odds.sum(1, keepdim=True)
+        ctx.save_for_backward(odds, total, place)
+        return (total.log() + top - scores.gather(1, place)).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        odds, total, place = ctx.saved_tensors
+        share = gradient / len(total)
+        to_scores = odds * (share / total)
+        return to_scores.scatter_add_(1, place, -share.expand_as(total)), None
 
 
 class _Agreement(torch.autograd.Function):

@@ -35,7 +35,8 @@ def joint_loss(output: Output, target: Tensor, *, tau: float, weight: float = 1.
         tau: weight of the auxiliary task.
         weight: of the means over these B sessions, where other processes have the rest of the batch.
     """
-    recommendation = weight * functional.cross_entropy(output.scores, target - 1)
+    entropy = by_hand.cross_entropy if by_hand.usable(output.scores) else functional.cross_entropy
+    recommendation = weight * entropy(output.scores, target - 1)
     total = recommendation
     if output.encoded.auxiliary is not None:
         total = total + weight * output.encoded.auxiliary
