@@ -8,8 +8,11 @@ that `--help` is instant.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +31,20 @@ from llm4sbr.errors import Llm4sbrError, PeerError, StoreError
 from llm4sbr.options import chosen_settings, common, print_json, sources, stage_options
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _ReadEnoughError(Exception):
+    """Who read our output has closed it, as `head` does."""
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does it, but for a closed pipe, of which click makes exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReadEnoughError from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="llm4sbr")
 def cli() -> None:
     """Session-based recommendation that a large language model makes better and never slows down."""
@@ -182,6 +198,9 @@ def config_(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a title in letters that a terminal lacks is no reason to fail
+            stream.reconfigure(errors="replace")
     sys.exit(_together(arguments) if _several_processes() else _guarded(arguments))
 
 
@@ -217,8 +236,9 @@ def _guarded(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except BrokenPipeError:
-        sys.stderr.close()
+    except _ReadEnoughError:
+        with suppress(OSError, ValueError):  # what is still to be flushed goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Llm4sbrError as error:
         if debug:
@@ -229,6 +249,8 @@ def _guarded(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"error: {error.filename or 'output'}: cannot write: {error.strerror}", 2)
         short = memory.shortage(error)
         if short:
             return _fail(f"error: {short}", 2)
