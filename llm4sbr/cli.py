@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,7 +37,8 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            with suppress(OSError, ValueError):  # what is still to be flushed goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
 
 
@@ -195,6 +198,9 @@ def config_(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a title in letters that a terminal lacks is no reason to fail
+            stream.reconfigure(errors="replace")
     sys.exit(_together(arguments) if _several_processes() else _guarded(arguments))
 
 
@@ -239,11 +245,11 @@ def _guarded(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"error: {error.filename or 'output'}: cannot write: {error.strerror}", 2)
         short = memory.shortage(error)
         if short:
             return _fail(f"error: {short}", 2)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return _fail("error: cannot write the result: no space left on device", 2)
         detail = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"internal error: {detail}; --debug shows where", 1)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,3 +195,34 @@ def assert_one_line(capsys: Output, words: str) -> None:
 def test_settings_of_a_run_that_there_is_not(tmp_path: Path, capsys: Output) -> None:
     assert _guarded(["config", str(tmp_path / "nope")]) == 2
     assert "nope: not a run directory (no config.toml)" in capsys.readouterr().err
+
+
+def _child(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "llm4sbr", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
+
+
+def test_letters_that_the_terminal_lacks_are_no_error() -> None:
+    arguments = ["config", "--set", "data.options.item=坂本"]
+    out, err = _child(*arguments, stdout=subprocess.PIPE).communicate()
+    assert b'item = "??"' in out
+    assert err == b""
+    out, _ = _child(*arguments, "--json", stdout=subprocess.PIPE).communicate()
+    assert json.loads(out)["data"]["options"] == {"item": "坂本"}
+
+
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    child = _child("plugins", "list", stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.close()
+    assert child.communicate()[1] == b""
+    assert child.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        child = _child("plugins", "list", stdout=full)
+        assert child.communicate()[1] == b"error: output: cannot write: No space left on device\n"
+    assert child.returncode == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llm4sbr.errors import InputError
-from llm4sbr.options import common, print_json
+from llm4sbr.options import common, json_text, print_json
 
 if TYPE_CHECKING:
     from llm4sbr.serving.exported import ExportedRecommender
@@ -92,7 +91,7 @@ def _stream(answer: Callable[..., Recommendation]) -> None:
         raise InputError("--session -: standard input is closed")
     good = True
     for reply in replies(sys.stdin.buffer, answer):
-        click.echo(json.dumps(reply.value, ensure_ascii=False))  # echo flushes
+        click.echo(json_text(reply.value))  # echo flushes
         good = good and reply.good
     if not good:
         raise click.exceptions.Exit(2)
