@@ -195,7 +195,7 @@ def test_a_reader_that_goes_away_ends_the_stream(export: Path) -> None:
 
 @pytest.mark.parametrize(
     ("redirected", "message"),
-    [("< /dev/null > /dev/full", ""), ("> /dev/full", "no space left"), ("<&-", "standard input is closed")],
+    [("< /dev/null > /dev/full", ""), ("> /dev/full", "No space left"), ("<&-", "standard input is closed")],
 )
 def test_standard_streams_that_do_not_work(export: Path, redirected: str, message: str) -> None:
     command = f'echo i01 | "$0" -m llm4sbr recommend "$1" --session - {redirected}'
