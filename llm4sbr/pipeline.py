@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from llm4sbr import choices, memory, registry, stamps, store
+from llm4sbr import choices, memory, registry, signals, stamps, store
 from llm4sbr.config import (
     PROTOCOLS,
     Config,
@@ -211,8 +211,10 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
         started = time.monotonic()
         memory.reset_peak()
         before = _largest_child()
+        work = stage.function
+        signals.interruptible()
         with _way_out(run):
-            stage.function(run, out, config, progress)
+            work(run, out, config, progress)
         child = _largest_child()
         done = stamp._replace(
             seconds=round(time.monotonic() - started, 2),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from llm4sbr import memory, pipeline, stamps, store
+from llm4sbr import memory, pipeline, signals, stamps, store
 from llm4sbr.config import Config, Settings, to_toml
 from llm4sbr.errors import Llm4sbrError, TrainingError
 from llm4sbr.experiments import sharing
@@ -91,6 +91,7 @@ def _train_apart(run: Path, config: Config, report: Report) -> None:
     done = stamps.read_stamp(run / sharing.TRAIN.name)
     if done and done.fingerprint == stamp.fingerprint:
         return
+    signals.interruptible()
     context = multiprocessing.get_context("spawn")
     for variant, folder in sharing.wanted(run, config, stamp):
         job = Job(run, folder, config, variant, int(folder.name.removeprefix("seed-")))
