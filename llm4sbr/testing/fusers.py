@@ -45,7 +45,7 @@ class FuserContract(Contract, kind="fusers"):
             return fused
         scores = fuser.rescore(fused @ torch.ones(DIM, ITEMS), fused, self.intents(semantic))
         repeats: Tensor | None = getattr(fuser, "repeats", None)
-        return scores if repeats is None else scores + repeats * torch.eye(BATCH, ITEMS)
+        return scores if repeats is None else scores + repeats * (torch.arange(ITEMS) == 0)
 
     def intents(self, semantic: Tensor) -> Tensor:
         """Float (B, P, E), zero where `semantic` is."""
