@@ -214,7 +214,7 @@ class Whitened(nn.Module):
         num_items: int,
         text_dim: int,
         rank: int = 128,
-        dropout: float = 0.5,
+        dropout: float = 0.7,
         trust: float = 1.0,
     ) -> None:
         super().__init__()
