@@ -284,6 +284,7 @@ class CatalogueFuser(Fuser, Protocol):
     Optional besides, for scores that are inner products: `factors(items) -> [(N, Q), ...]` of embeddings
     (N, D) and `queries(fused, intents) -> [(B, Q), ...]`, the first being `fused`. The sum of their products
     is what `rescore` makes of `fused @ items.T`; exported graphs then read constant tables and nothing else.
+    Optional besides: `repeats`, a scalar that is added to the scores of a session's own items afterwards.
     """
 
     needs_catalogue: bool

@@ -10,7 +10,16 @@ from torch.nn import functional
 from llm4sbr.config import build as configured
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import StoreError
-from llm4sbr.fusion.catalogue import FIRST_WEIGHT, FLATTEST, HASTE, Catalogue, Titles, Whitened, Whitening
+from llm4sbr.fusion.catalogue import (
+    FIRST_WEIGHT,
+    FLATTEST,
+    HASTE,
+    REPEATS_HASTE,
+    Catalogue,
+    Titles,
+    Whitened,
+    Whitening,
+)
 from llm4sbr.fusion.losses import joint_loss
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
@@ -45,6 +54,19 @@ def change(fuser):
         for parameter in fuser.parameters():
             parameter.normal_()
         fuser.weights.log /= HASTE
+        if isinstance(fuser, Whitened):
+            fuser.own.copy_(torch.tensor(-3 / REPEATS_HASTE))
+
+
+def with_own_items(fuser, scores, sessions):
+    """What is added to a session's own items, once however often they were clicked."""
+    if isinstance(fuser, Catalogue):
+        return scores
+    scores = scores.clone()
+    for row, session in enumerate(sessions):
+        for item in set(session):
+            scores[row, item - 1] -= 3
+    return scores
 
 
 def made(fuser="catalogue", backbone="sr-gnn"):
@@ -193,7 +215,8 @@ def test_a_backbones_own_score_stands(fuser):
     output = model.represent(items, mask, intents)
     fused = model.fuser(output.behavioural, output.semantic)
     own = model.backbone.score(fused, output.encoded)
-    torch.testing.assert_close(output.scores, model.fuser.rescore(own, fused, intents))
+    rescored = model.fuser.rescore(own, fused, intents)
+    torch.testing.assert_close(output.scores, with_own_items(model.fuser, rescored, [[1, 2, 3], [4]]))
     assert not torch.allclose(output.scores, own, atol=1e-2)
 
 
@@ -302,9 +325,29 @@ def test_missing_or_foreign_titles_are_one_line(harm, message, tmp_path):
 @pytest.mark.parametrize("fuser", NAMES)
 def test_factors_and_queries_give_the_same_scores(fuser, intents):
     model = made(fuser)
-    items, mask = pad([[1, 2, 3], [4]])
+    items, mask = pad([[1, 2, 3, 2], [4]])
     output = model.represent(items, mask, intents)
     tables = model.fuser.factors(model.backbone.item_embeddings())
     queries = model.fuser.queries(output.fused, intents)
     products = sum(query @ table.T for query, table in zip(queries, tables, strict=True))
-    torch.testing.assert_close(products, output.scores)
+    torch.testing.assert_close(
+        with_own_items(model.fuser, products, [[1, 2, 3, 2], [4]]), output.scores, atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_own_items_learn_whether_people_come_back(back):
+    """Targets are the session's first item, or one that was not clicked; the number shows it in 40 steps."""
+    torch.manual_seed(0)
+    model = build(recipe("whitened"))
+    model.fuser.fit(torch.randn(N, E), torch.full((N,), 50))
+    optimizer = torch.optim.Adam(model.parameters(), 0.001)
+    for _ in range(40):
+        shuffled = torch.rand(64, N).argsort(1) + 1
+        clicked, target = shuffled[:, :3], shuffled[:, 0 if back else 4]
+        output = model.represent(clicked, clicked > 0, torch.randn(64, 2, E))
+        optimizer.zero_grad()
+        joint_loss(output, target, tau=0.1).total.backward()
+        optimizer.step()
+    learned = model.fuser.repeats.item()
+    assert learned > 1 if back else learned < -1

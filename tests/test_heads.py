@@ -43,6 +43,22 @@ def test_candidates_give_the_exact_list(precision):
     torch.testing.assert_close(values, best)
 
 
+@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("precision", [None, *COARSE])
+def test_what_a_fuser_adds_to_own_items(precision, exclude):
+    """Once per item, in the exact pass: 4 is first and has its 3 taken off; 2 was clicked twice."""
+    exact = Exact([torch.tensor([[1.0], [2.0], [5.0], [6.0]])], repeats=torch.tensor(-3.0))
+    head = Candidates(exact, precision, k=4) if precision else exact
+    clicked = torch.tensor([[3, 1, 1]])
+    values, rows = head([torch.ones(1, 1)], clicked, torch.tensor([[exclude]]), 4)
+    if exclude:
+        assert rows[0, :2].tolist() == [2, 0]
+        assert values[0].tolist() == [5, 1, -torch.inf, -torch.inf]
+    else:
+        assert rows[0].tolist() == [2, 3, 0, 1]
+        assert values[0].tolist() == [5, 3, 1, -1]
+
+
 def test_a_column_of_large_numbers_leaves_the_others_their_bits():
     """Titles beside the logarithm of clicks, as `whitened` has them."""
     torch.manual_seed(0)

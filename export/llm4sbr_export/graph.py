@@ -62,7 +62,7 @@ class Graph(nn.Module):
                 f"precision {precision}: {type(scorer).__name__} scores by more than one product, "
                 "there is no table to make smaller; export fp32"
             )
-        self.exact = Exact(tables) if tables else None
+        self.exact = Exact(tables, repeats=self.model.repeats) if tables else None
         self.coarse = None
         if self.exact and precision != "fp32":
             self.coarse = Candidates(self.exact, precision, k=k, query_range=query_range)

@@ -32,12 +32,14 @@ BLOCK = 2**16
 """Rows that are rounded at once."""
 
 
-def without(scores: Tensor, clicked: Tensor, exclude: Tensor) -> Tensor:
+def without(scores: Tensor, clicked: Tensor, exclude: Tensor, repeats: Tensor | None = None) -> Tensor:
     """Float (B, N) with -inf at the items clicked, rows int64 (B, T), where `exclude` (bool (B, 1)) is true.
 
-    A click that occurs twice writes the same value twice.
+    Where it is false, a fuser's `repeats`, a scalar, is added. A click that occurs twice writes the same
+    value twice.
     """
-    own = torch.where(exclude, -torch.inf, scores.gather(1, clicked))
+    own = scores.gather(1, clicked)
+    own = torch.where(exclude, -torch.inf, own if repeats is None else own + repeats)
     return scores.scatter(1, clicked, own)
 
 
@@ -46,11 +48,15 @@ class Exact(nn.Module):
 
     Args:
         tables: float (N, Q_i) each.
+        repeats: what is added to a session's own items, a scalar, or None.
     """
 
-    def __init__(self, tables: Sequence[Tensor]) -> None:
+    repeats: Tensor | None
+
+    def __init__(self, tables: Sequence[Tensor], *, repeats: Tensor | None = None) -> None:
         super().__init__()
         self.tables = nn.ParameterList([_constant(table) for table in tables])
+        self.register_buffer("repeats", None if repeats is None else repeats.detach())
 
     def forward(
         self, queries: Sequence[Tensor], clicked: Tensor, exclude: Tensor, k: int
@@ -59,7 +65,7 @@ class Exact(nn.Module):
         scores = None
         for query, table in zip(queries, self.tables, strict=True):
             scores = product(query, table, scores)
-        best = torch.topk(without(cast(Tensor, scores), clicked, exclude), k)
+        best = torch.topk(without(cast(Tensor, scores), clicked, exclude, self.repeats), k)
         return best.values, best.indices
 
 
@@ -75,7 +81,7 @@ class Candidates(nn.Module):
 
     def __init__(self, exact: Exact, precision: str, *, k: int, query_range: float | None = None) -> None:
         super().__init__()
-        self.tables = exact.tables
+        self.tables, self.repeats = exact.tables, exact.repeats
         tables = [one.detach() for one in exact.tables]
         table = torch.cat(tables, 1) if len(tables) > 1 else tables[0]
         least, times = COARSE[precision]
@@ -99,6 +105,9 @@ class Candidates(nn.Module):
                 for query, table in zip(queries, self.tables, strict=True)
             ]
         ).sum(0)  # (B, R)
+        if self.repeats is not None:  # the first pass cannot know of it: its scores have a scale of their own
+            own = coarse.indices.unsqueeze(2) == clicked.unsqueeze(1)  # (B, R, T)
+            scores = scores + self.repeats * own.to(scores.dtype).amax(2)
         best = torch.topk(torch.where(coarse.values == -torch.inf, -torch.inf, scores), k)
         return best.values, coarse.indices.gather(1, best.indices)
 

@@ -108,6 +108,8 @@ class LLM4SBR(nn.Module):
         scores = self._score(fused, encoded)
         if self.rescores:
             scores = cast(CatalogueFuser, self.fuser).rescore(scores, fused, intents)
+            if (repeats := self.repeats) is not None:
+                scores = scores + repeats * clicked(items, mask, scores)
         return Output(scores, encoded, behavioural, semantic, known, fused, intents)
 
     def add_predictor(self) -> Predictor:
@@ -128,6 +130,11 @@ class LLM4SBR(nn.Module):
             raise ValueError("the model has no predictor of intents")
         predicted: Tensor = self.predictor(encoded, mask, self.texts(items))
         return predicted
+
+    @property
+    def repeats(self) -> Tensor | None:
+        """What the fuser adds to the scores of a session's own items, a scalar, if it adds anything."""
+        return getattr(self.fuser, "repeats", None)
 
     def texts(self, items: Tensor) -> Tensor | None:
         """The titles' vectors of items int64 (B, T), float (B, T, E), if the fuser knows them."""
@@ -172,6 +179,12 @@ class LLM4SBR(nn.Module):
             return cast(Tensor, own(fused, encoded))
         items = self.backbone.item_embeddings() if encoded.items is None else encoded.items
         return fused @ items.T
+
+
+def clicked(items: Tensor, mask: Tensor, scores: Tensor) -> Tensor:
+    """1 at a session's own items and 0 elsewhere, like `scores` (B, N), of int64 (B, T) under bool (B, T)."""
+    own = torch.where(mask, items, items[:, :1]) - 1  # padding repeats the first click
+    return torch.zeros_like(scores).scatter(1, own, 1.0)
 
 
 class Recipe(NamedTuple):

@@ -39,11 +39,13 @@ class FuserContract(Contract, kind="fusers"):
         return torch.randn(BATCH, perspectives, DIM), torch.randn(BATCH, perspectives, DIM)
 
     def result(self, fuser: nn.Module, behavioural: Tensor, semantic: Tensor) -> Tensor:
-        """The fused vectors, or the scores where a `CatalogueFuser` makes them; intents are made up."""
+        """The fused vectors, or a `CatalogueFuser`'s scores with made-up intents and clicks."""
         fused: Tensor = fuser(behavioural, semantic)
         if not isinstance(fuser, CatalogueFuser):
             return fused
-        return fuser.rescore(fused @ torch.ones(DIM, ITEMS), fused, self.intents(semantic))
+        scores = fuser.rescore(fused @ torch.ones(DIM, ITEMS), fused, self.intents(semantic))
+        repeats: Tensor | None = getattr(fuser, "repeats", None)
+        return scores if repeats is None else scores + repeats * (torch.arange(ITEMS) == 0)
 
     def intents(self, semantic: Tensor) -> Tensor:
         """Float (B, P, E), zero where `semantic` is."""
