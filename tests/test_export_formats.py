@@ -18,7 +18,7 @@ from llm4sbr.errors import ExportError
 from llm4sbr.testing.exporters import toy_inputs, toy_model, toy_spec
 from llm4sbr_export.checks import Shapes, check_operators, compile_ahead, objections
 from llm4sbr_export.graph import Graph
-from llm4sbr_export.onnx import Onnx, write
+from llm4sbr_export.onnx import INPUTS, Onnx, write
 
 RTX = pytest.mark.skipif(not importlib.util.find_spec("tensorrt_rtx"), reason="needs the extra rtx")
 PROFILE = Shapes(64, 50)
@@ -130,6 +130,14 @@ def test_every_backbone_exports_and_tensorrt_rtx_compiles_it_for_sm80(tmp_path, 
 def test_every_fuser_exports_and_tensorrt_rtx_compiles_it_for_sm80(tmp_path, fuser):
     for variant in ("intents", "predictor", "none"):
         exported_and_compiled(tmp_path, variant, fuser=fuser, half=variant == "predictor")
+
+
+@pytest.mark.parametrize("fuser", FUSERS)
+def test_a_graph_is_traced_in_the_first_way(fuser):
+    """torch's exporter has a second one, which fails for a process's second graph (`gru4rec`, `whitened`)."""
+    graph = Graph(toy_model(fuser=fuser), k=5, variant="predictor").eval()
+    free = {name: dict.fromkeys(INPUTS[name], torch.export.Dim.DYNAMIC) for name in graph.example()}
+    torch.export.export(graph, (), kwargs=graph.example(), dynamic_shapes=free, strict=False)
 
 
 @pytest.mark.slow

@@ -270,7 +270,7 @@ class Whitened(nn.Module):
 
     def queries(self, fused: Tensor, intents: Tensor | None) -> list[Tensor]:
         """For items float (B, D), for titles and clicks (B, R + 1); arguments as for `rescore`."""
-        prior = self.prior.expand(len(fused), 1)
+        prior = self.prior.expand(fused.shape[0], 1)
         return [fused, torch.cat([self._query(fused, intents), prior], 1)]
 
     def _query(self, fused: Tensor, intents: Tensor | None) -> Tensor:
