@@ -79,3 +79,15 @@ def test_dry_run_lists_the_cells_and_makes_nothing(tmp_path: Path, capsys: Outpu
     assert _guarded(["experiment", "localization", str(folder), "--dry-run", "-f", "one"]) == 2
     assert "-f one: expected whole numbers" in capsys.readouterr().err
     assert not folder.exists()
+
+
+def test_a_data_set_without_a_name_or_a_reader() -> None:
+    with pytest.raises(ConfigError, match="--dataset =csv:x: expected NAME"):
+        Dataset.parse("=csv:x")
+    with pytest.raises(RegistryError, match="no reader 'cvs' is installed, did you mean 'csv'"):
+        Dataset.parse("shop=cvs:x")
+
+
+def test_an_experiment_that_there_is_not() -> None:
+    with pytest.raises(ConfigError, match="no experiment 'table9'; there are table2, ablation"):
+        cells(Request("table9", [Dataset("a", "csv")]))

@@ -57,13 +57,17 @@ class Dataset(NamedTuple):
         """`ml-1m`, `ml-1m=FOLDER`, or `beauty=csv:FOLDER` with a reader other than the name.
 
         Raises:
+            ConfigError: it has no name.
             RegistryError: there is no such reader.
         """
-        name, _, path = text.partition("=")
+        name, _, path = (part.strip() for part in text.partition("="))
+        if not name:
+            raise ConfigError(f"--dataset {text}: expected NAME, NAME=PATH or NAME=READER:PATH")
         reader, colon, rest = path.partition(":")
-        if colon and reader in {component.name for component in registry.components("readers")}:
+        readers = {component.name for component in registry.components("readers")}
+        if colon and reader in readers:
             return cls(name, reader, rest)
-        registry.find("readers", name)
+        registry.find("readers", reader if colon and name not in readers else name)
         return cls(name, name, path or None)
 
 
