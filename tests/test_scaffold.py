@@ -57,6 +57,9 @@ def test_it_installs_passes_its_tests_and_is_listed(tmp_path, kind):
         ("../evil", "backbone", "small letters"),
         ("sr-gnn", "backbone", "is a backbone of llm4sbr already"),
         ("llm4sbr-sr-gnn", "backbones", "is a backbone of llm4sbr already"),
+        ("json", "llm", "'json' is a word or a module of Python; choose another name, my-json"),
+        ("lambda", "llm", "of Python"),
+        ("click", "llm", "a module of click"),
         ("mine", "spaceship", "no such kind; known: reader"),
     ],
 )
@@ -91,7 +94,7 @@ def test_a_plugin_for_other_protocols_is_one_line(install, api, upgrade):
     )
     with pytest.raises(RegistryError, match=f"pip install --upgrade {upgrade}$") as caught:
         registry.load("llms", "old")
-    assert f"written for version {api}" in str(caught.value)
+    assert f"written for version {api!r}" in str(caught.value)
 
 
 def test_a_plugin_that_states_this_version_is_loaded(install):

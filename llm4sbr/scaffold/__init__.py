@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
+from importlib.metadata import packages_distributions
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -43,14 +46,20 @@ def new_plugin(name: str, kind: str, folder: Path | None = None) -> list[Path]:
         raise InputError(
             f"{name!r}: a plugin's name has small letters, digits and single hyphens: my-{kind[:-1]}"
         )
+    module = name.replace("-", "_")
     component = name.removeprefix("llm4sbr-")
     taken = [c for c in components(kind) if c.name == component]
     if taken:
         raise InputError(f"{component!r} is a {kind[:-1]} of {taken[0].package} already; choose another name")
+    taken_by = set(packages_distributions().get(module, []))
+    if taken_by or module in sys.stdlib_module_names or keyword.iskeyword(module):
+        owner = ", ".join(sorted(taken_by)) or "Python"
+        raise InputError(
+            f"{name!r}: {module!r} is a word or a module of {owner}; choose another name, my-{name}"
+        )
     folder = folder or Path(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: holds files already; name a new or empty folder")
-    module = name.replace("-", "_")
     values = {
         "name": name,
         "component": component,

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 from llm4sbr import registry
+from llm4sbr.errors import RegistryError
 from llm4sbr.protocols import PLUGIN_API
 
 Check = TypeVar("Check", bound=Callable[..., None])
@@ -56,7 +57,9 @@ def _told(check: Callable[..., None]) -> Callable[..., None]:
 
 def _where(error: BaseException) -> str:
     """The line of the component's that raised, "" if the check itself did."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [*traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, RegistryError) and error.__cause__:  # the registry says whose constructor it was
+        frames += traceback.extract_tb(error.__cause__.__traceback__)
     kit = Path(__file__).parent
     last = max(i for i, frame in enumerate(frames) if Path(frame.filename).parent == kit)
     below = frames[last + 1 :]
