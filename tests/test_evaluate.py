@@ -103,11 +103,13 @@ def test_batch_size_does_not_matter(tmp_path):
     assert found[0].float().std() > 0
 
 
-@pytest.mark.parametrize("k", [(5, 21), (0,), ()])
-def test_list_longer_than_the_catalogue(tmp_path, k):
+@pytest.mark.parametrize(
+    ("k", "message"), [((5, 21), "1 to 20 items"), ((0,), "at least one item"), ((), "at least one is needed")]
+)
+def test_lengths_that_no_list_can_have(tmp_path, k, message):
     run = toy_run(tmp_path / "run", sources=())
     (run / "train").mkdir()
-    with pytest.raises(ConfigError, match=r"evaluate\.k = .*1 to 20 items") as error:
+    with pytest.raises(ConfigError, match=rf"evaluate\.k = .*{message}") as error:
         evaluate(run, run, settings(k=k), QUIET)
     assert "\n" not in str(error.value)
 

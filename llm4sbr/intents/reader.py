@@ -122,7 +122,7 @@ class IntentStore:
         shape = (len(rows), len(self.perspectives), width)
         if not len(self):
             return torch.zeros(shape)
-        found = self._intents.take(name, numbers).view(len(rows), -1)
+        found = self._intents.take(name, numbers).view(len(rows), shape[1] * width)
         return found.index_fill_(0, (rows < 0).nonzero().squeeze(1), 0).view(shape)
 
 

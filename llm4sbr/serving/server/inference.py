@@ -195,7 +195,8 @@ def _from_json(name: str, data: object, kind: str, shape: list[int]) -> Array:
 
 def types_of(data: object) -> set[type]:
     """The types of all values in lists of lists, however deep."""
-    found, level = set(), [data]
+    found: set[type] = set()
+    level = data if isinstance(data, list) else [data]
     while True:
         types = set(map(type, level))
         found |= types - {list}
