@@ -104,7 +104,8 @@ def test_batch_size_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("k", "message"), [((5, 21), "1 to 20 items"), ((0,), "at least one item"), ((), "at least one is needed")]
+    ("k", "message"),
+    [((5, 21), "1 to 20 items"), ((0,), "at least one item"), ((), "at least one is needed")],
 )
 def test_lengths_that_no_list_can_have(tmp_path, k, message):
     run = toy_run(tmp_path / "run", sources=())
