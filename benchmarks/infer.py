@@ -25,20 +25,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from infer_tables import SETS, WAYS, infer_part
 from machine import circumstances, keep
 from processes import Child, answer_for
 
 PACKAGES = ("torch", "transformers", "llm4sbr")
 PERSPECTIVES = ("long", "short")
-WAYS = {
-    "one": "one prompt at a time",
-    "batched": "in batches, as they come",
-    "sorted": "batches by length",
-    "shared": "shared beginning once",
-    "once": "equal prompts once",
-}
-"""Each has what those before it have."""
-SETS = ("distinct", "repeated")
 
 
 def prompt_sets(run: Path, size: int, seed: int, wording: str) -> dict[str, list[str]]:
@@ -182,7 +174,6 @@ def main() -> None:
     if options.child:
         child(options.child)
         return
-    from infer_tables import infer_part
 
     found = results(options, lambda text: print(text, file=sys.stderr, flush=True))
     keep(options.json, found)

@@ -6,8 +6,17 @@ import math
 from statistics import median
 from typing import Any
 
-from infer import SETS, WAYS
 from tables import machine, section, table, versions
+
+WAYS = {
+    "one": "one prompt at a time",
+    "batched": "in batches, as they come",
+    "sorted": "batches by length",
+    "shared": "shared beginning once",
+    "once": "equal prompts once",
+}
+"""Each has what those before it have."""
+SETS = ("distinct", "repeated")
 
 
 def infer_section() -> str:
