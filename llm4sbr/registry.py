@@ -121,7 +121,7 @@ def create(kind: str, name: str, /, **options: Any) -> Any:
     """A component made with `options`; `name:argument` passes `model=argument` (`transformers:FOLDER`).
 
     Raises:
-        RegistryError: see `load`; or an option that the component does not take.
+        RegistryError: see `load`; or an option that the component does not take, or not with this value.
     """
     name, options = split_argument(kind, name, options)
     component = find(kind, name)
@@ -132,7 +132,7 @@ def create(kind: str, name: str, /, **options: Any) -> Any:
     except Llm4sbrError:
         raise
     except Exception as error:
-        if component.package == CORE:
+        if component.package == CORE and not isinstance(error, ValueError):  # which is about an option
             raise
         raise RegistryError(f"{_origin(component)} cannot be made: {_said(error)}") from error
 

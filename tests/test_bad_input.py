@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import llm4sbr.step
+from llm4sbr import registry
 from llm4sbr.cli import _guarded
+from llm4sbr.errors import Llm4sbrError
 from llm4sbr.fusion.saved import load_model
 from llm4sbr.testing.encoders import tiny_bert
 from llm4sbr.testing.toy import toy_log
@@ -135,3 +137,22 @@ def test_item_without_a_title(run: Command, tmp_path: Path, capsys: Output) -> N
     printed = capsys.readouterr()
     assert json.loads(printed.out)["mended"]["items without a title"] == 1
     assert "mended: 1 items without a title" in printed.err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "message"),
+    [
+        ("sr-gnn", {"steps": -1}, "steps = -1: at least one round"),
+        ("gc-san", {"blocks": 0}, "blocks = 0"),
+        ("gc-san", {"omega": float("nan")}, "omega = nan"),
+        (
+            "narm",
+            {"embedding_dropout": 2.0},
+            "backbone 'narm'.* cannot be made: ValueError: dropout .* got 2.0",
+        ),
+    ],
+)
+def test_values_that_a_backbone_cannot_use_are_one_line(backbone: str, options: dict, message: str) -> None:
+    with pytest.raises(Llm4sbrError, match=message) as caught:
+        registry.create("backbones", backbone, num_items=5, dim=4, **options)
+    assert "\n" not in str(caught.value)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from llm4sbr.backbones.clicks import last_click
 from llm4sbr.backbones.readout import masked_softmax
 from llm4sbr.backbones.sr_gnn import GatedGraph
+from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Encoded, Sessions
 
 
@@ -53,6 +54,8 @@ class GCSAN(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
+        if blocks < 1 or not 0 <= omega <= 1:
+            raise ConfigError(f"gc-san: blocks = {blocks}, omega = {omega}: at least 1, and from 0 to 1")
         self.omega = omega
         self.items = nn.Parameter(torch.empty(num_items, dim))
         self.gnn = GatedGraph(dim, steps=steps)

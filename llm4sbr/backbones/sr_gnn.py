@@ -18,6 +18,7 @@ from llm4sbr.backbones.clicks import embed, last_click
 from llm4sbr.backbones.graph import SessionGraph, session_graph
 from llm4sbr.backbones.nodes import Nodes, session_nodes
 from llm4sbr.backbones.readout import soft_attention
+from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Encoded, Sessions
 
 
@@ -70,10 +71,15 @@ class GatedGraph(nn.Module):
     Args:
         dim: D.
         steps: rounds of message passing.
+
+    Raises:
+        ConfigError: no round at all.
     """
 
     def __init__(self, dim: int, *, steps: int = 1) -> None:
         super().__init__()
+        if steps < 1:
+            raise ConfigError(f"train.options.steps = {steps}: at least one round of messages is needed")
         self.steps = steps
         self.edge_in = nn.Linear(dim, dim)
         self.edge_out = nn.Linear(dim, dim)
