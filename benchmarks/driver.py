@@ -106,7 +106,7 @@ class Watch:
             self._measure(self.label)
 
     def _measure(self, label: str) -> None:
-        from llm4sbr import memory
+        from llm4sbr.system import memory
 
         self.peaks[label] = max(self.peaks.get(label, 0), memory.anonymous())
 
@@ -124,9 +124,9 @@ class Watch:
 
 def child(task: dict[str, Any]) -> None:
     """Run the stage and say what it took."""
-    from llm4sbr import memory
     from llm4sbr.config import build
     from llm4sbr.stages.infer import infer
+    from llm4sbr.system import memory
 
     with tempfile.TemporaryDirectory() as folder:
         site, out, cache = (Path(folder, name) for name in ("site", "out", "answers.sqlite"))

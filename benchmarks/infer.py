@@ -35,9 +35,9 @@ PERSPECTIVES = ("long", "short")
 
 def prompt_sets(run: Path, size: int, seed: int, wording: str) -> dict[str, list[str]]:
     """Both sets; `repeated` has a sixth as many distinct prompts, which makes it about as long."""
+    from llm4sbr.asking.questions import Questions
     from llm4sbr.config import InferConfig
     from llm4sbr.data.prepared import load
-    from llm4sbr.questions import Questions
 
     settings = InferConfig(perspectives=PERSPECTIVES, wording=wording)
     questions = Questions.of(load(run / "prepare"), settings)

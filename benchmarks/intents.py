@@ -21,10 +21,11 @@ import torch
 from intents_tables import table
 from torch import Tensor
 
-from llm4sbr import metrics, registry, store
-from llm4sbr.breakdown import breakdown, numbers_of
+from llm4sbr import registry, store
 from llm4sbr.config import Config, Settings, build, merge, parse_set, read_toml
 from llm4sbr.data.prepared import Prepared, load
+from llm4sbr.evaluation import metrics
+from llm4sbr.evaluation.breakdown import breakdown, numbers_of
 from llm4sbr.progress import Progress
 from llm4sbr.stages.evaluate import evaluate
 from llm4sbr.stages.train import train, variants

@@ -14,7 +14,7 @@ from engines import Answer, Batch, batches, open_engine
 from processes import Child, answer_for
 from serving import lengths
 
-from llm4sbr import memory
+from llm4sbr.system import memory
 
 VARIED = 64
 """Batches that are asked in turn, besides the shortest and the longest."""

@@ -29,7 +29,7 @@ from machine import keep
 from processes import Child, answer_for
 from serving import artefacts, lengths
 
-from llm4sbr import memory
+from llm4sbr.system import memory
 
 BATCHES = (1, 64)
 CALLS = 20

@@ -31,8 +31,8 @@ from store_formats import FORMATS, size
 from torch import Tensor
 from training import processor
 
-from llm4sbr import memory
 from llm4sbr.intents import IntentStore, IntentWriter
+from llm4sbr.system import memory
 
 BATCH = 100
 """Rows gathered at once."""

@@ -2,9 +2,9 @@
 
     python benchmarks/training.py ml-1m=runs/ml-1m beauty=runs/beauty --results benchmarks/results
 
-Each run directory must be prepared and localized. What is timed is `llm4sbr.training.train_model` itself, on
-a random part of the training samples, and for SR-GNN `common_approach.py` on the same samples, in a process
-of its own. The contestants take turns, round by round, so that other work on the machine meets all of them;
+Each run directory must be prepared and localized. What is timed is `train_model` of
+`llm4sbr.training.trainer` itself, on a random part of the training samples, and for SR-GNN
+`common_approach.py` on the same samples, in a process of its own. The contestants take turns, round by round, so that other work on the machine meets all of them;
 ratios are medians of the rounds' ratios. A first round is not counted: in it oneDNN prepares its products,
 which the contestant that comes first would pay for all that follow in its process. Memory is measured in a
 fresh process each, with the first number of threads. Epochs are extrapolated, except where it is asked how
@@ -30,14 +30,15 @@ from typing import Any, NamedTuple
 import torch
 from common_approach import CommonData, common_model, train_step
 
-from llm4sbr import memory, registry
+from llm4sbr import registry
 from llm4sbr.config import TrainConfig
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
+from llm4sbr.evaluation.ranking import SampleIntents
 from llm4sbr.fusion.model import Recipe
 from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples
-from llm4sbr.ranking import SampleIntents
-from llm4sbr.training import Material, train_model
+from llm4sbr.system import memory
+from llm4sbr.training.trainer import Material, train_model
 
 KINDS = ("plain", "intents")
 COMMON = "common "

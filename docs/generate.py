@@ -172,7 +172,7 @@ def components(kind: str) -> str:
 
 def columns() -> str:
     """Column names that the readers of tables recognise."""
-    from llm4sbr.data.columns import ALIASES
+    from llm4sbr.data.readers.columns import ALIASES
 
     rows = [f"| {role} | {', '.join(f'`{name}`' for name in names)} |" for role, names in ALIASES.items()]
     return "\n".join(["| Role | Recognised |", "|---|---|", *rows])

@@ -13,8 +13,8 @@ from llm4sbr.report import REPORT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llm4sbr.asking.plan import Plan
     from llm4sbr.config import Config
-    from llm4sbr.llms.planning import Plan
     from llm4sbr.serving.recommend import Recommender
 
 
@@ -55,7 +55,7 @@ def load(folder: str | Path, **options: Any) -> Recommender:
 
 def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
     """What `infer` of a prepared run would ask, and what it takes; None where no LLM is asked."""
-    from llm4sbr.questions import plan_of
+    from llm4sbr.asking.questions import plan_of
 
     _, config = pipeline.configure(Path(folder).expanduser(), {})
     return plan_of(Path(folder).expanduser(), config, Progress(quiet=quiet))
@@ -102,7 +102,7 @@ def serve(folder: str | Path, **options: Any) -> None:
 
 def write_report(folder: str | Path) -> Path:
     """Write `report.html` of a run or an experiment anew, and return where it is."""
-    from llm4sbr.report.html import write
+    from llm4sbr.report.page.write import write
 
     return write(Path(folder).expanduser())
 

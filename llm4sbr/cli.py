@@ -18,17 +18,17 @@ from typing import Any, NoReturn
 
 import click
 
-from llm4sbr import memory
 from llm4sbr.commands.answers import answers
 from llm4sbr.commands.experiment import experiment
 from llm4sbr.commands.export import export
 from llm4sbr.commands.intents import intents
+from llm4sbr.commands.options import chosen_settings, common, print_json, sources, stage_options
 from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
 from llm4sbr.errors import Llm4sbrError, PeerError, StoreError
-from llm4sbr.options import chosen_settings, common, print_json, sources, stage_options
+from llm4sbr.system import memory
 
 
 class _Commands(click.Group):
@@ -76,7 +76,7 @@ def _show(run: Path, stage: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        from llm4sbr.report.table import show_stage
+        from llm4sbr.report.terminal.stages import show_stage
 
         show_stage(stage, found, timings(run))
         if "report" in found:
@@ -144,7 +144,7 @@ def infer_(
         _show(_bring(run, "infer", file, assignments, force, quiet, options), "infer", as_json)
         return
     from llm4sbr.api import plan
-    from llm4sbr.llms.planning import sentence
+    from llm4sbr.asking.plan import sentence
 
     _bring(run, "prepare", file, assignments, False, quiet, options)
     found = plan(run, quiet=quiet)
@@ -210,11 +210,11 @@ def _several_processes() -> bool:
 
 def _together(arguments: list[str]) -> int:
     """Exit code under `torchrun`: the first process obeys the command, the others help it to train."""
-    from llm4sbr import distributed
     from llm4sbr.stages.train import follow
+    from llm4sbr.training.team import join
 
     try:
-        team = distributed.join()
+        team = join()
         if team.rank:
             return follow(team)
     except KeyboardInterrupt:

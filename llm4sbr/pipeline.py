@@ -15,23 +15,25 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from llm4sbr import choices, memory, registry, signals, stamps, store
+from llm4sbr import registry, stamps, store
 from llm4sbr.config import (
     PROTOCOLS,
     Config,
     Settings,
     build,
+    components,
     flatten,
     nest,
     read_toml,
     to_settings,
     to_toml,
 )
+from llm4sbr.config.files import CONTENT, MODELS, data_files, model_content, with_full_paths
+from llm4sbr.config.types import without_defaults
 from llm4sbr.errors import ConfigError, RegistryError, StoreError
-from llm4sbr.inputs import CONTENT, MODELS, data_files, model_content, with_full_paths
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
-from llm4sbr.values import without_defaults
+from llm4sbr.system import memory, signals
 
 RESOLVED = "resolved.toml"
 """Every value in force, as a file of the run."""
@@ -102,7 +104,7 @@ def configure(run: Path | None, chosen: Settings) -> tuple[Settings, Config]:
     """
     before, given = (run / "config.toml" if run else None), chosen
     if before and before.exists():
-        chosen = choices.added(read_toml(before), chosen)
+        chosen = components.added(read_toml(before), chosen)
     chosen = with_full_paths(without_defaults(chosen))
     try:
         return chosen, _in_force(chosen)
@@ -148,7 +150,7 @@ def execute(
         raise ConfigError(f"no stage {until!r}; there are {', '.join(STAGE_NAMES)}")
     run, given = run.expanduser(), chosen
     chosen, config = configure(run, given)
-    choices.check(given, config)
+    components.check(given, config)
     with _locked(run):
         _record(run, chosen, config)
         for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
@@ -239,7 +241,7 @@ def _way_out(run: Path) -> Iterator[None]:
 
 
 def _write_report(run: Path) -> None:
-    from llm4sbr.report.html import write_run
+    from llm4sbr.report.page.write import write_run
 
     write_run(run)
 

@@ -21,8 +21,8 @@ import click
 import pytest
 
 from llm4sbr.cli import cli
+from llm4sbr.commands.options import SETTINGS
 from llm4sbr.config import Config, build, flatten, nest, parse_set
-from llm4sbr.options import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```([\w+-]+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -14,7 +14,7 @@ from my_baseline import MyBaseline
 from my_fuser import MyFuser
 from torch import nn
 
-from llm4sbr.fusion.catalogue import Catalogue as CatalogueFuser
+from llm4sbr.fusion.catalogue import TextCatalogue as CatalogueFuser
 from llm4sbr.protocols import Sessions
 
 # Backbones

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from llm4sbr.asking.cache import AT_ONCE, Answer, AnswerCache, answer_key
 from llm4sbr.errors import StoreError
-from llm4sbr.llms.answers import AT_ONCE, Answer, AnswerCache, answer_key
 
 HELLO = Answer("héllo\n", 0.5, 7)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from llm4sbr.asking.cache import Answer, AnswerCache, answer_key
 from llm4sbr.cli import _guarded
-from llm4sbr.llms.answers import Answer, AnswerCache, answer_key
 from llm4sbr.testing.toy import toy_log
 
 Output = pytest.CaptureFixture[str]

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from llm4sbr.audit import Audit
 from llm4sbr.cli import main
 from llm4sbr.errors import DataError
 from llm4sbr.perspectives import Long, Normal, Short
+from llm4sbr.perspectives.audit import Audit
 from llm4sbr.protocols import Item
 from llm4sbr.testing.toy import toy_log
 

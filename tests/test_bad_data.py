@@ -12,7 +12,7 @@ from rich.console import Console
 
 from llm4sbr import config
 from llm4sbr.data.prepared import Prepared, load
-from llm4sbr.data.tables import Csv
+from llm4sbr.data.readers.tables import Csv
 from llm4sbr.errors import DataError
 from llm4sbr.progress import Progress
 from llm4sbr.stages.prepare import prepare

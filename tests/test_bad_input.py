@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import llm4sbr.step
+import llm4sbr.training.step
 from llm4sbr import registry
 from llm4sbr.cli import _guarded
 from llm4sbr.errors import Llm4sbrError
@@ -110,7 +110,7 @@ def test_loss_that_is_no_number_at_once(run: Command, tmp_path: Path, capsys: Ou
 def test_loss_that_becomes_no_number_leaves_the_last_good_model(
     run: Command, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, real = [], llm4sbr.step.joint_loss
+    steps, real = [], llm4sbr.training.step.joint_loss
 
     def broken(*arguments: object, **options: object) -> object:
         steps.append(1)
@@ -118,7 +118,7 @@ def test_loss_that_becomes_no_number_leaves_the_last_good_model(
         # Three batches an epoch: the second batch of the second epoch.
         return losses._replace(total=losses.total * torch.nan) if len(steps) == 5 else losses
 
-    monkeypatch.setattr(llm4sbr.step, "joint_loss", broken)
+    monkeypatch.setattr(llm4sbr.training.step, "joint_loss", broken)
     assert run("train", "--epochs", "9", "--set", "train.batch_size=100") == 2
     line = error_of(capsys)
     assert "the loss of epoch 2, batch 2 is not a finite number" in line

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm4sbr.breakdown import breakdown, numbers_of
 from llm4sbr.data.batches import sample_keys
 from llm4sbr.data.prepared import Prepared
+from llm4sbr.evaluation.breakdown import breakdown, numbers_of
 from llm4sbr.protocols import Samples, Sessions
-from llm4sbr.report.breakdown import breakdown_tables
-from llm4sbr.report.layout import WIDTH, show
+from llm4sbr.report.terminal.breakdown import breakdown_tables
+from llm4sbr.report.terminal.layout import WIDTH, show
 from llm4sbr.testing.toy import toy_catalogue
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llm4sbr.backbones import by_hand
-from llm4sbr.fusion import by_hand as fusion_by_hand
+from llm4sbr.fast import backbones
+from llm4sbr.fast import fusion as fusion_by_hand
 from llm4sbr.fusion.losses import joint_loss
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.protocols import Sessions
@@ -41,12 +41,12 @@ def test_training_is_the_same_with_and_without(backbone, monkeypatch):
     model.backbone.fit(Sessions(items, torch.tensor([0, *map(len, SESSIONS)]).cumsum(0)))
     model.train()
     used = []
-    real = by_hand.applies
-    monkeypatch.setattr(by_hand, "applies", lambda *given: used.append(real(*given)) or used[-1])
+    real = backbones.applies
+    monkeypatch.setattr(backbones, "applies", lambda *given: used.append(real(*given)) or used[-1])
     ours = outcome(model, 1)
     assert used
     assert all(used)
-    monkeypatch.setattr(by_hand, "applies", lambda *given: False)
+    monkeypatch.setattr(backbones, "applies", lambda *given: False)
     plain = outcome(model, 1)
     for one, two in zip(ours, plain, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
@@ -58,7 +58,7 @@ def test_several_steps_of_message_passing():
     model = build(Recipe(40, 16, "sr-gnn", {"steps": 3})).train()
     ours = outcome(model, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(by_hand, "applies", lambda *given: False)
+        patch.setattr(backbones, "applies", lambda *given: False)
         plain = outcome(model, 1)
     for one, two in zip(ours, plain, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
@@ -90,7 +90,7 @@ def test_intents_teach_the_same(fuser, horizons, monkeypatch):
     ours = learned(model, intents)
     assert len(used) == (4 if fuser == "gated" else 3)  # map, gate, cross entropy, agreement
     assert all(used)
-    for module, name in ((by_hand, "applies"), (fusion_by_hand, "applies"), (fusion_by_hand, "usable")):
+    for module, name in ((backbones, "applies"), (fusion_by_hand, "applies"), (fusion_by_hand, "usable")):
         monkeypatch.setattr(module, name, lambda *given: False)
     plain = learned(model, intents)
     for one, two in zip(ours, plain, strict=True):
@@ -107,7 +107,7 @@ def test_intents_that_are_computed_get_their_gradient():
 
 def test_tanh_is_close():
     given = torch.linspace(-12, 12, 4001, requires_grad=True)
-    result = by_hand.tanh(given)
+    result = backbones.tanh(given)
     torch.testing.assert_close(result, torch.tanh(given), rtol=0, atol=2e-7)
     result.sum().backward()
     torch.testing.assert_close(given.grad, 1 - torch.tanh(given.detach()) ** 2, rtol=0, atol=1e-6)
@@ -116,8 +116,8 @@ def test_tanh_is_close():
 def test_only_in_training_on_a_cpu_in_full_precision():
     model = build(Recipe(9, 4, "sr-gnn"))
     states = torch.zeros(1, 2, 4, requires_grad=True)
-    assert by_hand.applies(model.train(), states)
-    assert not by_hand.applies(model.eval(), states)
-    assert not by_hand.applies(model.train(), states.detach())
+    assert backbones.applies(model.train(), states)
+    assert not backbones.applies(model.eval(), states)
+    assert not backbones.applies(model.train(), states.detach())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not by_hand.applies(model, states)
+        assert not backbones.applies(model, states)

@@ -10,20 +10,13 @@ from torch.nn import functional
 from llm4sbr.config import build as configured
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import StoreError
-from llm4sbr.fusion.catalogue import (
-    FIRST_WEIGHT,
-    FLATTEST,
-    HASTE,
-    REPEATS_HASTE,
-    Catalogue,
-    Titles,
-    Whitened,
-    Whitening,
-)
+from llm4sbr.evaluation.metrics import ranks
+from llm4sbr.fusion.catalogue import TextCatalogue
 from llm4sbr.fusion.losses import joint_loss
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
-from llm4sbr.metrics import ranks
+from llm4sbr.fusion.titles import FIRST_WEIGHT, HASTE, TitleVectors
+from llm4sbr.fusion.whitened import FLATTEST, REPEATS_HASTE, Whitened, Whitening
 from llm4sbr.progress import Progress
 from llm4sbr.serving.recommend import Recommender
 from llm4sbr.stages.train import train
@@ -60,7 +53,7 @@ def change(fuser):
 
 def with_own_items(fuser, scores, sessions):
     """What is added to a session's own items, once however often they were clicked."""
-    if isinstance(fuser, Catalogue):
+    if isinstance(fuser, TextCatalogue):
         return scores
     scores = scores.clone()
     for row, session in enumerate(sessions):
@@ -78,7 +71,7 @@ def made(fuser="catalogue", backbone="sr-gnn"):
 
 
 def test_titles_are_constants():
-    titles = Titles(2, 2)
+    titles = TitleVectors(2, 2)
     assert not titles(torch.ones(1, 2)).any()
     titles.fit(torch.tensor([[1.0, 2.0], [3.0, -1.0]]))
     assert titles(torch.tensor([[10.0, 1.0]])).tolist() == [[12.0, 29.0]]
@@ -94,7 +87,7 @@ def golden(fuser):
 
 
 def test_catalogue_by_hand():
-    fuser = Catalogue(1, 2, num_items=3, text_dim=2)
+    fuser = TextCatalogue(1, 2, num_items=3, text_dim=2)
     scores, fused, intents = golden(fuser)
     # Untrained, M is zero: 2 (1, 0) + 0.5 (0, 4) = (2, 2), so 2, 2 and 4 for the three titles.
     torch.testing.assert_close(fuser.rescore(scores, fused, intents), torch.tensor([[102.0, 202.0, 304.0]]))

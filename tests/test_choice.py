@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm4sbr.report.choice import choose
+from llm4sbr.report.page.chosen import choose
 
 
 def test_sessions_are_chosen_by_rule() -> None:

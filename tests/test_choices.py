@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from llm4sbr import pipeline
-from llm4sbr.choices import added
 from llm4sbr.config import nest, read_toml
+from llm4sbr.config.components import added
 from llm4sbr.errors import RegistryError
 from llm4sbr.option_types import wrong_types
 from llm4sbr.testing.toy import toy_log

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from llm4sbr.cli import _guarded
+from llm4sbr.commands.options import SETTINGS
 from llm4sbr.config import Config, flatten
-from llm4sbr.options import SETTINGS
 from llm4sbr.testing.encoders import tiny_bert
 from llm4sbr.testing.toy import toy_log
 

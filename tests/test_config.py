@@ -21,8 +21,8 @@ from llm4sbr.config import (
     to_settings,
     to_toml,
 )
+from llm4sbr.config.types import without_defaults
 from llm4sbr.errors import ConfigError
-from llm4sbr.values import without_defaults
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 names = st.lists(text, min_size=1, max_size=3, unique=True)

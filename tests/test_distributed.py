@@ -18,20 +18,19 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch.distributed import HashStore
 
-from llm4sbr import distributed
 from llm4sbr.cli import _guarded
 from llm4sbr.config import TrainConfig
 from llm4sbr.data.batches import Batch
 from llm4sbr.data.prepared import load
-from llm4sbr.distributed import Team
 from llm4sbr.errors import PeerError
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model
-from llm4sbr.step import Step
 from llm4sbr.testing.backbones import pad
 from llm4sbr.testing.encoders import tiny_bert
 from llm4sbr.testing.toy import toy_log
 from llm4sbr.testing.training import log, record, weights
+from llm4sbr.training.step import Step
+from llm4sbr.training.team import ALONE, Team
 
 CPU = torch.device("cpu")
 
@@ -89,7 +88,7 @@ def test_gradient_of_three_is_the_gradient_of_one(samples, fuser):
         intents = torch.randn(samples, 2, 4) * (torch.arange(samples) != 3)[:, None, None]
     alone, batch, config = build(recipe), batch_of(SESSIONS[:samples]), TrainConfig()
     models = [deepcopy(alone) for _ in range(3)]
-    losses = Step(alone, config, team=distributed.ALONE, device=CPU)(distributed.ALONE.part(batch), intents)
+    losses = Step(alone, config, team=ALONE, device=CPU)(ALONE.part(batch), intents)
     shared, found = ([None] * 3, threading.Barrier(3)), [None] * 3
 
     def work(rank):

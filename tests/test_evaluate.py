@@ -7,17 +7,17 @@ import json
 import pytest
 import torch
 
-from llm4sbr.comparison import Row, table
 from llm4sbr.config import build
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, StoreError
+from llm4sbr.evaluation.comparison import Row, table
+from llm4sbr.evaluation.ranking import rank_all
+from llm4sbr.evaluation.verdict import Comparison, Ground, verdict
 from llm4sbr.progress import Progress
-from llm4sbr.ranking import rank_all
 from llm4sbr.stages.evaluate import evaluate
 from llm4sbr.stages.train import train
 from llm4sbr.store import read_tensors
 from llm4sbr.testing.toy_run import toy_run
-from llm4sbr.verdict import Comparison, Ground, verdict
 
 QUIET = Progress(quiet=True)
 K = (1, 5, 10)

@@ -14,8 +14,8 @@ from llm4sbr.cli import _guarded
 from llm4sbr.errors import StoreError
 from llm4sbr.experiments.runner import failures
 from llm4sbr.progress import Progress
-from llm4sbr.report.experiment import experiment_tables
-from llm4sbr.report.layout import show
+from llm4sbr.report.terminal.experiment import experiment_tables
+from llm4sbr.report.terminal.layout import show
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_experiments import inode, quiet, request_of, toy_data

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm4sbr.report import figures
-from llm4sbr.report.html import environment
+from llm4sbr.report.page import figures
+from llm4sbr.report.page.write import environment
 
 
 def luminance(colour: str) -> float:

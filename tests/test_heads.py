@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4sbr_export.checks import Shapes
-from llm4sbr_export.heads import COARSE, Candidates, Exact, Integers, without
+from llm4sbr_export.heads import COARSE, Exact, Integers, ReRanked, without
 
 RTX = pytest.mark.skipif(not importlib.util.find_spec("tensorrt_rtx"), reason="needs the extra rtx")
 PROFILE = Shapes(64, 50)
@@ -35,7 +35,7 @@ def test_candidates_give_the_exact_list(precision):
     queries = [torch.randn(16, 24) * 0.01, torch.randn(16, 8) * 0.01]
     clicked, exclude = torch.randint(5000, (16, 3)), torch.ones(16, 1, dtype=torch.bool)
     largest = max(float(query.abs().max()) for query in queries)
-    head = Candidates(exact, precision, k=20, query_range=largest)
+    head = ReRanked(exact, precision, k=20, query_range=largest)
     assert head.count == {"int8": 64, "fp16": 64, "qdq": 200}[precision]
     values, rows = head(queries, clicked, exclude, 20)
     best, expected = exact(queries, clicked, exclude, 20)
@@ -48,7 +48,7 @@ def test_candidates_give_the_exact_list(precision):
 def test_what_a_fuser_adds_to_own_items(precision, exclude):
     """Once per item, in the exact pass: 4 is first and has its 3 taken off; 2 was clicked twice."""
     exact = Exact([torch.tensor([[1.0], [2.0], [5.0], [6.0]])], repeats=torch.tensor(-3.0))
-    head = Candidates(exact, precision, k=4) if precision else exact
+    head = ReRanked(exact, precision, k=4) if precision else exact
     clicked = torch.tensor([[3, 1, 1]])
     values, rows = head([torch.ones(1, 1)], clicked, torch.tensor([[exclude]]), 4)
     if exclude:
@@ -72,12 +72,12 @@ def test_a_column_of_large_numbers_leaves_the_others_their_bits():
 def test_integers_do_not_depend_on_company():
     """A session with tiny numbers is rounded by its own scale, whoever else is in the batch."""
     torch.manual_seed(0)
-    first = Candidates(Exact([torch.randn(500, 16)]), "int8", k=5).first
+    first = ReRanked(Exact([torch.randn(500, 16)]), "int8", k=5).first
     small, large = torch.randn(1, 16) * 1e-4, torch.randn(1, 16) * 1e4
     torch.testing.assert_close(first(torch.cat([small, large]))[:1], first(small))
 
 
 def test_a_zero_query_is_no_number_problem():
-    head = Candidates(Exact([torch.randn(500, 16)]), "int8", k=5)
+    head = ReRanked(Exact([torch.randn(500, 16)]), "int8", k=5)
     values, _ = head([torch.zeros(1, 16)], torch.zeros(1, 1, dtype=torch.long), torch.tensor([[False]]), 5)
     assert (values == 0).all()

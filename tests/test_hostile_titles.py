@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llm4sbr import registry
 from llm4sbr.llms.transformers import TransformersLLM
-from llm4sbr.parsing import ANSWER_LENGTH, TITLE_LENGTH, one_line, parse_answer
+from llm4sbr.perspectives.parsing import ANSWER_LENGTH, TITLE_LENGTH, one_line, parse_answer
 from llm4sbr.protocols import Catalogue, Item, Sessions
 from llm4sbr.testing.llms import tiny_llama
 

@@ -20,10 +20,10 @@ from llm4sbr.errors import StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Samples
 from llm4sbr.report import REPORT
-from llm4sbr.report.html import write_run
-from llm4sbr.report.layout import size
-from llm4sbr.report.run_page import leak
-from llm4sbr.report.sessions import sessions_page
+from llm4sbr.report.page.run import leak
+from llm4sbr.report.page.sessions import sessions_page
+from llm4sbr.report.page.write import write_run
+from llm4sbr.report.terminal.layout import size
 from llm4sbr.testing.encoders import tiny_bert
 from llm4sbr.testing.toy import toy_log
 

@@ -13,7 +13,7 @@ import pytest
 from llm4sbr import store
 from llm4sbr.errors import StoreError
 from llm4sbr.report import REPORT
-from llm4sbr.report.html import write, write_experiment
+from llm4sbr.report.page.write import write, write_experiment
 
 sys.path.insert(0, str(Path(__file__).parent))
 from html_pages import Page, parsed, safe

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from llm4sbr import hub, pipeline, stamps, store
+from llm4sbr import pipeline, stamps, store
 from llm4sbr.config import build, nest
 from llm4sbr.encoders import TransformersEncoder
 from llm4sbr.errors import ConfigError
+from llm4sbr.evaluation.ranking import pick_device
 from llm4sbr.llms.transformers import TransformersLLM
-from llm4sbr.llms.weights import Weights
+from llm4sbr.llms.weights import WeightFiles
 from llm4sbr.progress import Progress
-from llm4sbr.ranking import pick_device
+from llm4sbr.system import models
 from llm4sbr.testing.encoders import tiny_bert
 from llm4sbr.testing.toy import toy_log
 
@@ -26,13 +27,13 @@ def test_content_is_that_of_the_files_wherever_they_are(tmp_path: Path) -> None:
     model.mkdir()
     (model / "config.json").write_text("{}")
     (model / "README.md").write_text("old")
-    before = hub.content(model)
+    before = models.content(model)
     moved = Path(shutil.copytree(model, tmp_path / "elsewhere"))
     os.utime(moved / "config.json", (1, 1))
     (moved / "README.md").write_text("new")
-    assert hub.content(moved) == before
+    assert models.content(moved) == before
     (moved / "config.json").write_text('{"hidden_size": 8}')
-    assert hub.content(moved) != before
+    assert models.content(moved) != before
 
 
 def test_content_samples_large_files_throughout(tmp_path: Path) -> None:
@@ -42,9 +43,9 @@ def test_content_samples_large_files_throughout(tmp_path: Path) -> None:
     for place in (0, len(content) // 2, len(content) - 2**16):
         content[place] ^= 1
         path.write_bytes(content)
-        found |= {hub.content(path), hub.content(tmp_path)}
+        found |= {models.content(path), models.content(tmp_path)}
     path.write_bytes(content[:-1])
-    assert len(found | {hub.content(path), hub.content(tmp_path)}) == 8
+    assert len(found | {models.content(path), models.content(tmp_path)}) == 8
 
 
 def test_content_counts_the_parts_that_modules_json_names(tmp_path: Path) -> None:
@@ -52,11 +53,11 @@ def test_content_counts_the_parts_that_modules_json_names(tmp_path: Path) -> Non
     for part in ("1_Pooling", "checkpoint-7"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text("{}")
-    before = hub.content(tmp_path)
+    before = models.content(tmp_path)
     (tmp_path / "checkpoint-7" / "config.json").write_text("{ }")
-    assert hub.content(tmp_path) == before
+    assert models.content(tmp_path) == before
     (tmp_path / "1_Pooling" / "config.json").write_text("{ }")
-    assert hub.content(tmp_path) != before
+    assert models.content(tmp_path) != before
 
 
 def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +72,8 @@ def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: 
         (kept / "refs" / "main").write_text(commit)
         (kept / "snapshots" / commit).mkdir(parents=True)
         (kept / "snapshots" / commit / "config.json").write_text('{"model_type": "llama"}')
-        assert Weights("some/llm").identity == f"some/llm@{commit}"
-    assert hub.commit("nobody/has-this", "main") == "main"
+        assert WeightFiles("some/llm").identity == f"some/llm@{commit}"
+    assert models.commit("nobody/has-this", "main") == "main"
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def again(run: Path, **chosen: str) -> list[str]:
 def test_the_manifest_states_encoder_and_pooling(run: Path, tmp_path: Path) -> None:
     manifest = store.read_json(run / "localize" / "llm" / "manifest.json")
     assert manifest["pooling"] == "mean"
-    origin = f"sha256:{hub.content(tmp_path / 'bert')}"
+    origin = f"sha256:{models.content(tmp_path / 'bert')}"
     assert manifest["encoder"] == f"{origin}, mean pooling, unit length, 64 tokens"
 
 

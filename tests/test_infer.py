@@ -11,16 +11,16 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from llm4sbr import answered, store
+from llm4sbr import store
+from llm4sbr.asking.asker import Asker, Budget, parse_budget
+from llm4sbr.asking.cache import Answer, AnswerCache, answer_key
+from llm4sbr.asking.exchange import export_answers, import_answers
+from llm4sbr.asking.questions import Questions, missing
 from llm4sbr.config import Config, build, to_settings, to_toml
 from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, Llm4sbrError
-from llm4sbr.llms.answers import Answer, AnswerCache, answer_key
-from llm4sbr.llms.asking import Asker, Budget, parse_budget
-from llm4sbr.llms.sharing import export_answers, import_answers
 from llm4sbr.progress import Progress
-from llm4sbr.questions import Questions, missing
 from llm4sbr.stages.infer import infer
 from llm4sbr.testing.toy_run import toy_run
 
@@ -169,7 +169,7 @@ def test_shuffled_stays_within_the_split_and_item_text_is_the_sessions_own(run, 
 
 def test_controls_work_in_parts_of_a_split(run, tmp_path, parrot, monkeypatch):
     whole = _infer(run, tmp_path / "whole", parrot())
-    monkeypatch.setattr(answered, "TOGETHER", 7)
+    monkeypatch.setattr("llm4sbr.asking.tables.TOGETHER", 7)
     tables = _infer(run, tmp_path / "parts", parrot())
     for name in ("item-text/long", "item-text/short", "llm/long"):
         assert tables[name].drop("cached").sort("key").equals(whole[name].drop("cached").sort("key"))

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm4sbr.llms import asking
-from llm4sbr.llms import keys as module
-from llm4sbr.llms.answers import AnswerCache, answer_key
-from llm4sbr.llms.asking import Asker, Budget
-from llm4sbr.llms.keys import PromptKeys
-from llm4sbr.llms.planning import plan
+from llm4sbr.asking import asker as asking
+from llm4sbr.asking import keys as module
+from llm4sbr.asking.asker import Asker, Budget
+from llm4sbr.asking.cache import AnswerCache, answer_key
+from llm4sbr.asking.keys import PromptKeys
+from llm4sbr.asking.plan import plan
 
 
 def key(number: int) -> bytes:

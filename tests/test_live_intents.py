@@ -161,6 +161,6 @@ def test_only_the_latest_of_many_are_compared(tmp_path: Path, monkeypatch: pytes
     known = [[1, 2, 3], [4, 5, 3], [6, 7, 3]]
     shop = live(tmp_path, {tuple(ids): float(i + 1) for i, ids in enumerate(known)}, known=known)
     assert value(shop, [9, 1, 2, 3]) == (1, "nearest")
-    monkeypatch.setattr("llm4sbr.nearest.COMPARED", 2)
+    monkeypatch.setattr("llm4sbr.intents.nearest.COMPARED", 2)
     assert value(shop, [9, 1, 2, 3]) == (2, "nearest")
     assert value(shop, [9, 6, 3]) == (3, "nearest")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llm4sbr.fusion import by_hand
+from llm4sbr.fast import fusion
 from llm4sbr.fusion.losses import agreement, joint_loss
 from llm4sbr.fusion.model import Output
 from llm4sbr.protocols import Encoded
@@ -20,7 +20,7 @@ EAST, NORTH, WEST = [2.0, 0.0], [0.0, 5.0], [-1.0, 0.0]
 @pytest.fixture(autouse=True, params=["plain", "by hand"])
 def way(request, monkeypatch):
     """Every test runs the formula and what its gradients are written out for."""
-    monkeypatch.setattr(by_hand, "usable", lambda _: request.param == "by hand")
+    monkeypatch.setattr(fusion, "usable", lambda _: request.param == "by hand")
 
 
 def column(*rows):
@@ -122,7 +122,7 @@ def test_both_ways_give_the_same(monkeypatch):
     semantic = semantic * known.unsqueeze(2)
     found = []
     for usable in (True, False):
-        monkeypatch.setattr(by_hand, "usable", lambda _, usable=usable: usable)
+        monkeypatch.setattr(fusion, "usable", lambda _, usable=usable: usable)
         given = [vectors.clone().requires_grad_() for vectors in (behavioural, semantic)]
         both = agreement(*given, known)
         (both[0] + 0.3 * both[1]).backward()
@@ -142,7 +142,7 @@ def test_cross_entropy_written_out():
     scores = 30 * torch.randn(5, 40, dtype=torch.float64, generator=generator)
     target = torch.tensor([0, 39, 7, 7, 1])
     given = scores.clone().requires_grad_(), scores.clone().requires_grad_()
-    losses = by_hand.cross_entropy(given[0], target), functional.cross_entropy(given[1], target)
+    losses = fusion.cross_entropy(given[0], target), functional.cross_entropy(given[1], target)
     for loss in losses:
         (3 * loss).backward()
     torch.testing.assert_close(*losses)
@@ -151,7 +151,7 @@ def test_cross_entropy_written_out():
 
 def test_cross_entropy_of_a_hopeless_target():
     scores = torch.tensor([[0.0, 400.0, 0.0]], requires_grad=True)  # its probability is 0 in float32
-    loss = by_hand.cross_entropy(scores, torch.tensor([0]))
+    loss = fusion.cross_entropy(scores, torch.tensor([0]))
     loss.backward()
     assert loss.item() == 400
     assert scores.grad.tolist() == [[-1, 1, 0]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm4sbr import memory
+from llm4sbr.system import memory
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="read from /proc")
 

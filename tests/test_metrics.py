@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4sbr.errors import TrainingError
-from llm4sbr.metrics import (
+from llm4sbr.evaluation.metrics import (
     hit_rate,
     ndcg,
     over_seeds,

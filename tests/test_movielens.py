@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from llm4sbr import store
-from llm4sbr.data import download, movielens
-from llm4sbr.data.movielens import MovieLens1M, MovieLens100K, tidy_titles
+from llm4sbr.data.readers import download, movielens
+from llm4sbr.data.readers.movielens import MovieLens1M, MovieLens100K, tidy_titles
 from llm4sbr.errors import DataError
 from llm4sbr.progress import Progress
 from llm4sbr.registry import suggestions

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4sbr.backbones.graph import session_graph
-from llm4sbr.backbones.nodes import ROWS, session_nodes
+from llm4sbr.fast.nodes import ROWS, session_nodes
 from llm4sbr.testing.backbones import pad
 
 batches = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=12), min_size=1, max_size=5)

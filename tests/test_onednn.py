@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llm4sbr import onednn
+from llm4sbr.fast import onednn
+from llm4sbr.fast.onednn import OneDNN
 from llm4sbr.fusion.model import Recipe, build
-from llm4sbr.onednn import OneDNN
 from llm4sbr.testing.backbones import SESSIONS, pad
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4sbr.errors import ConfigError
-from llm4sbr.parsing import one_line, parse_answer
 from llm4sbr.perspectives import Long, Normal, Short
+from llm4sbr.perspectives.parsing import one_line, parse_answer
 from llm4sbr.protocols import Item
 
 LAMP = Item(7, "B7", "Red Lamp (1990)", {"category": "Lighting", "brand": "Acme"})

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from llm4sbr.llms.answers import Answer, AnswerCache, answer_key
-from llm4sbr.llms.keys import PromptKeys
-from llm4sbr.llms.planning import Plan, sentence
-from llm4sbr.llms.planning import plan as plan_with
+from llm4sbr.asking.cache import Answer, AnswerCache, answer_key
+from llm4sbr.asking.keys import PromptKeys
+from llm4sbr.asking.plan import Plan, sentence
+from llm4sbr.asking.plan import plan as plan_with
 
 PROMPTS = [["a" * 40, "b" * 40], ["a" * 40, "c" * 40], ["d" * 40, "d" * 40]]
 

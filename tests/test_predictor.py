@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from llm4sbr import registry
 from llm4sbr.config import build as build_config
 from llm4sbr.data.batches import sample_keys
-from llm4sbr.distillation import distil
+from llm4sbr.evaluation.ranking import SampleIntents
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.fusion.predictor import Predictor
 from llm4sbr.fusion.saved import load_model, save_model
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.protocols import Encoded, Horizon, Samples, Sessions
-from llm4sbr.ranking import SampleIntents
-from llm4sbr.stages.train import Job, train_job
+from llm4sbr.stages.train import TrainingJob, train_job
 from llm4sbr.testing.backbones import pad
 from llm4sbr.testing.toy_run import toy_run
+from llm4sbr.training.distillation import distil
 
 BACKBONES = [component.name for component in registry.components("backbones")]
 FUSERS = [component.name for component in registry.components("fusers")]
@@ -200,9 +200,9 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
 
 def test_the_solution_is_ridge_regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the normal equations of all samples at once, in NumPy, however the samples are batched."""
-    monkeypatch.setattr("llm4sbr.distillation.PENALTIES", (0.5,))
-    monkeypatch.setattr("llm4sbr.distillation.BATCH", 7)
-    monkeypatch.setattr("llm4sbr.distillation.MOST_ASIDE", 1)
+    monkeypatch.setattr("llm4sbr.training.distillation.PENALTIES", (0.5,))
+    monkeypatch.setattr("llm4sbr.training.distillation.BATCH", 7)
+    monkeypatch.setattr("llm4sbr.training.distillation.MOST_ASIDE", 1)
     model = made("gated", predictor=False)
     sessions, samples = data(60)
     intents = torch.randn(60, 2, E, generator=torch.Generator().manual_seed(2))
@@ -229,13 +229,13 @@ def test_what_interrupts_distilling_costs_nothing_but_its_time(
     chosen = {"dim": 8, "epochs": 2, "fuser": "catalogue", "workers": 1, "device": "cpu"}
     config = build_config({"infer": {"llm": "embedded"}, "train": chosen})
     run = toy_run(tmp_path / "run", sources=("llm",))
-    whole, cut = (Job(run, tmp_path / name, config, "llm", 0) for name in ("whole", "cut"))
+    whole, cut = (TrainingJob(run, tmp_path / name, config, "llm", 0) for name in ("whole", "cut"))
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("llm4sbr.training.distil", interrupted)
+        patched.setattr("llm4sbr.training.trainer.distil", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_job(cut, lambda n, note: None)
     assert not (cut.folder / "model.json").exists()
@@ -253,6 +253,6 @@ def test_only_models_with_intents_have_a_predictor(tmp_path: Path) -> None:
     run = toy_run(tmp_path / "run", sources=("llm",))
     config = build_config({"train": {"dim": 8, "epochs": 1, "workers": 1, "device": "cpu"}})
     for variant, expected in (("plain", False), ("none", False), ("llm", True)):
-        train_job(Job(run, tmp_path / variant, config, variant, 0), lambda n, note: None)
+        train_job(TrainingJob(run, tmp_path / variant, config, variant, 0), lambda n, note: None)
         found = load_model(tmp_path / variant)
         assert (found.recipe.predictor, found.model.predictor is not None) == (expected, expected)

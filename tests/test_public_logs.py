@@ -8,9 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from llm4sbr.data.amazon import Amazon
-from llm4sbr.data.jsonl import JsonLines
-from llm4sbr.data.tables import Csv, Parquet
+from llm4sbr.data.readers.amazon import Amazon
+from llm4sbr.data.readers.jsonl import JsonLines
+from llm4sbr.data.readers.tables import Csv, Parquet
 from llm4sbr.errors import DataError
 from llm4sbr.protocols import RawData
 

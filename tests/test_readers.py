@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from llm4sbr.data import amazon
-from llm4sbr.data.amazon import Amazon
-from llm4sbr.data.jsonl import JsonLines
-from llm4sbr.data.tables import Csv, Parquet
+from llm4sbr.data.readers import amazon
+from llm4sbr.data.readers.amazon import Amazon
+from llm4sbr.data.readers.jsonl import JsonLines
+from llm4sbr.data.readers.tables import Csv, Parquet
 from llm4sbr.errors import DataError
 
 ITEMS = "item_id,title\na,A\nb,B\n"

@@ -10,8 +10,9 @@ from llm4sbr.data.prepared import catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
-from llm4sbr.serving.recommend import Recommender, Trained, choose
+from llm4sbr.serving.recommend import Recommender
 from llm4sbr.testing.toy_run import WIDTH, toy_run
+from llm4sbr.training.trained import Trained, choose
 
 
 def add_model(run: Path, variant: str, seed: int, valid: float | None, *, predictor: bool = False) -> None:

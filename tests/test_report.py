@@ -9,10 +9,10 @@ from rich.console import RenderableType
 
 from llm4sbr.doctor import Diagnosis, Finding
 from llm4sbr.registry import components
-from llm4sbr.report.layout import WIDTH, count, duration, show, size
-from llm4sbr.report.metrics import metrics_tables
-from llm4sbr.report.recommendation import recommendation_tables
-from llm4sbr.report.table import (
+from llm4sbr.report.terminal.layout import WIDTH, count, duration, show, size
+from llm4sbr.report.terminal.recommendation import recommendation_tables
+from llm4sbr.report.terminal.results import metrics_tables
+from llm4sbr.report.terminal.stages import (
     components_table,
     diagnosis_table,
     models_table,

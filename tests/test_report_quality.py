@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llm4sbr.report.layout import WIDTH, show
 from llm4sbr.report.quality import quality_tables
-from llm4sbr.report.table import show_stage
+from llm4sbr.report.terminal.layout import WIDTH, show
+from llm4sbr.report.terminal.stages import show_stage
 
 Output = pytest.CaptureFixture[str]
 

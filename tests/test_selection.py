@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from llm4sbr import store
+from llm4sbr.asking.order import order
 from llm4sbr.config import build, nest
 from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.prepared import load
 from llm4sbr.progress import Progress
-from llm4sbr.selection import order
 from llm4sbr.testing.toy_run import toy_run
 
 QUIET = Progress(quiet=True)

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from llm4sbr.serving.server.batching import Answer, Batcher, Job, join
+from llm4sbr.serving.server.batching import Batcher, PendingRequest, ScoredList, join
 from llm4sbr.serving.server.http import Refusal
 from llm4sbr.serving.server.run import most_connections
 from llm4sbr.serving.server.settings import Settings
@@ -252,10 +252,10 @@ def test_a_full_queue_answers_429(tmp_path):
 # Batching
 
 
-def job(*rows: list[int]) -> Job:
+def job(*rows: list[int]) -> PendingRequest:
     longest = max(map(len, rows))
     items = np.array([row + [0] * (longest - len(row)) for row in rows])
-    return Job(items, items > 0, np.ones((len(rows), 1), np.bool_))
+    return PendingRequest(items, items > 0, np.ones((len(rows), 1), np.bool_))
 
 
 def test_join_pads_to_the_longest():
@@ -272,18 +272,18 @@ class Slow:
         self.batches: list[int] = []
         self.go = threading.Event()
 
-    def __call__(self, job: Job) -> Answer:
+    def __call__(self, job: PendingRequest) -> ScoredList:
         assert self.go.wait(10)
         self.batches.append(job.rows)
         if (job.items == 13).any():
             raise ValueError("thirteen")
-        return Answer(job.items[:, :1], job.items[:, :1].astype(np.float32))
+        return ScoredList(job.items[:, :1], job.items[:, :1].astype(np.float32))
 
 
 def test_what_gathers_is_computed_together_and_comes_apart_again():
     slow, seen = Slow(), []
 
-    async def main() -> list[Answer]:
+    async def main() -> list[ScoredList]:
         with ThreadPoolExecutor(1) as executor:
             settings = Settings(max_batch=4, queue=100)
             batcher = Batcher(slow, executor, settings, observe=lambda *told: seen.append(told))

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from llm4sbr.data.sessions import Log, cut, default_rule, drop_rare, join, settle, take, thin
+from llm4sbr.data.sessions import ClickLog, cut, default_rule, drop_rare, join, settle, take, thin
 from llm4sbr.errors import DataError
 from llm4sbr.protocols import RawData
 
@@ -30,7 +30,7 @@ def raw(clicks: list[tuple[str, str, float]], *, owner: str = "user", ordered_on
     return RawData(table, NO_ITEMS, ordered_only)
 
 
-def as_lists(log: Log) -> list[list[str]]:
+def as_lists(log: ClickLog) -> list[list[str]]:
     keys = log.keys.to_list()
     return [[keys[i] for i in part] for part in np.split(log.items, log.offsets[1:-1])]
 

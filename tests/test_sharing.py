@@ -6,10 +6,10 @@ import sqlite3
 
 import pytest
 
+from llm4sbr.asking import cache as module
+from llm4sbr.asking.cache import Answer, AnswerCache, answer_key
+from llm4sbr.asking.exchange import export_answers, import_answers
 from llm4sbr.errors import DataError
-from llm4sbr.llms import answers as module
-from llm4sbr.llms.answers import Answer, AnswerCache, answer_key
-from llm4sbr.llms.sharing import export_answers, import_answers
 
 ONE, TWO = answer_key("m1", "p"), answer_key("m2", "p")
 

@@ -12,14 +12,14 @@ import torch
 
 from llm4sbr.config import Config, build
 from llm4sbr.data.prepared import load
+from llm4sbr.evaluation.live_sources import SourceRanks, compare
+from llm4sbr.evaluation.ranking import SampleIntents, rank_all, scorer
 from llm4sbr.fusion.saved import load_model
 from llm4sbr.intents import IntentStore
-from llm4sbr.nearest import Nearest
+from llm4sbr.intents.nearest import NearestSession
 from llm4sbr.progress import Progress
-from llm4sbr.ranking import SampleIntents, rank_all, scorer
-from llm4sbr.report.layout import show
-from llm4sbr.report.sources import source_tables
-from llm4sbr.sources import SourceRanks, compare
+from llm4sbr.report.terminal.layout import show
+from llm4sbr.report.terminal.sources import source_tables
 from llm4sbr.stages.evaluate import evaluate
 from llm4sbr.stages.train import train
 from llm4sbr.testing.toy_run import toy_run
@@ -116,7 +116,7 @@ def test_each_source_is_what_it_says(finished: Path) -> None:
     prepared = load(finished / "prepare")
     test, model = prepared.samples["test"], load_model(finished / "train/llm/seed-0").model
     intents = IntentStore.open(finished / "localize/llm")
-    near = Nearest(intents, prepared.sessions, prepared.samples["train"])
+    near = NearestSession(intents, prepared.sessions, prepared.samples["train"])
     rows = [near.find(prepared.prefix(test, index)) for index in range(len(test.key))]
     ways = {
         "nearest": scorer(model, SampleIntents(intents, torch.tensor(rows)), CPU),
@@ -133,7 +133,7 @@ def test_the_nearest_is_a_training_session(finished: Path) -> None:
     prepared = load(finished / "prepare")
     intents = IntentStore.open(finished / "localize/llm")
     train_keys = set(prepared.samples["train"].key.tolist())
-    near = Nearest(intents, prepared.sessions, prepared.samples["train"])
+    near = NearestSession(intents, prepared.sessions, prepared.samples["train"])
     test = prepared.samples["test"]
     rows = [near.find(prepared.prefix(test, index)) for index in range(len(test.key))]
     found = [int(intents.keys[row]) for row in rows if row >= 0]

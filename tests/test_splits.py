@@ -8,21 +8,21 @@ from hypothesis import given, settings
 
 from llm4sbr.config import DataConfig
 from llm4sbr.data import splits
-from llm4sbr.data.sessions import Log
+from llm4sbr.data.sessions import ClickLog
 from llm4sbr.data.splits import Known, expand, split
 from llm4sbr.errors import DataError
 
 LISTS = st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=7), min_size=12, max_size=40)
 
 
-def make(lists: list[list[int]], ends: list[float] | None = None) -> Log:
+def make(lists: list[list[int]], ends: list[float] | None = None) -> ClickLog:
     """Sessions of item codes; session s ends at time s unless `ends` says otherwise."""
     times = np.array(ends if ends is not None else range(len(lists)), dtype=np.float64)
     offsets = np.append(0, np.cumsum([len(one) for one in lists])).astype(np.int64)
     keys = pl.Series([f"i{code}" for code in range(max((max(one) for one in lists if one), default=0) + 1)])
     names = pl.Series([f"s{number}" for number in range(len(lists))])
     flat = np.array([item for one in lists for item in one], dtype=np.int64)
-    return Log(flat, offsets, times, times, names, keys)
+    return ClickLog(flat, offsets, times, times, names, keys)
 
 
 def pairs(result: splits.Split, name: str) -> list[tuple[list[int], int]]:
@@ -30,7 +30,7 @@ def pairs(result: splits.Split, name: str) -> list[tuple[list[int], int]]:
     return [(items[a:b], items[b]) for a, b in zip(*(x.tolist() for x in result.samples[name]), strict=True)]
 
 
-def of(log: Log) -> list[list[int]]:
+def of(log: ClickLog) -> list[list[int]]:
     return [log.items[a:b].tolist() for a, b in zip(log.offsets, log.offsets[1:], strict=False)]
 
 

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 import torch
 
-from llm4sbr import stored
 from llm4sbr.cli import main
 from llm4sbr.data.prepared import load
 from llm4sbr.intents import IntentStore
+from llm4sbr.serving import inspect
 from llm4sbr.testing.toy_run import toy_run
 
 
@@ -59,12 +59,12 @@ def test_the_answer_stands_beside_what_it_was_tied_to(tmp_path):
     key, _, _ = answered(run)
     (run / "infer/llm").mkdir(parents=True)
     pl.DataFrame({"key": [key], "parsed": ["Any Lamp"]}).write_parquet(run / "infer/llm/short.parquet")
-    assert [one["answer"] for one in stored.show(run, key=key)[0]["perspectives"]] == ["", "Any Lamp"]
+    assert [one["answer"] for one in inspect.show(run, key=key)[0]["perspectives"]] == ["", "Any Lamp"]
 
 
 def test_without_a_session_some_are_shown(run, capsys):
-    assert len(stored.show(run, source="shuffled", count=4)) == 4
-    assert len(stored.show(run, count=10**6)) == len(IntentStore.open(run / "localize/llm"))
+    assert len(inspect.show(run, source="shuffled", count=4)) == 4
+    assert len(inspect.show(run, count=10**6)) == len(IntentStore.open(run / "localize/llm"))
     assert call(capsys, "intents", "show", run)[1].count(", key") == 3
 
 

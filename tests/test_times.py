@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from llm4sbr.data.times import times
+from llm4sbr.data.readers.times import times
 from llm4sbr.errors import DataError
 
 

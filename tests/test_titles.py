@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
-from llm4sbr.serving.titles import Titles, parse_session
+from llm4sbr.serving.titles import TitleIndex, parse_session
 
 MOVIES = [
     "Toy Story (1995)",
@@ -27,7 +27,7 @@ CATALOGUE = Catalogue([f"m{i}" for i in range(1, len(MOVIES) + 1)], MOVIES)
 
 
 def test_a_number_is_a_catalogue_id_and_a_key_of_digits_is_a_text():
-    titles = Titles(Catalogue(["101", "102"], ["A", "B"]))
+    titles = TitleIndex(Catalogue(["101", "102"], ["A", "B"]))
     assert titles.resolve("102").id == titles.resolve(2).id == 2
     with pytest.raises(InputError, match=r"ids are 1 to 2; as a key it is written as a text, '101'$"):
         titles.resolve(101)
@@ -54,7 +54,7 @@ def test_a_number_is_a_catalogue_id_and_a_key_of_digits_is_a_text():
     ],
 )
 def test_how_a_text_is_recognised(text: str | int, id: int, how: str) -> None:
-    found = Titles(CATALOGUE).resolve(text)
+    found = TitleIndex(CATALOGUE).resolve(text)
     assert (found.id, found.how) == (id, how)
     assert found.title == MOVIES[id - 1]
     assert found.key == f"m{id}"
@@ -65,7 +65,7 @@ def test_how_a_text_is_recognised(text: str | int, id: int, how: str) -> None:
 )
 def test_unknown_titles_name_three_near_ones(text: str) -> None:
     with pytest.raises(InputError) as caught:
-        Titles(CATALOGUE).resolve(text)
+        TitleIndex(CATALOGUE).resolve(text)
     message = str(caught.value)
     assert message.startswith(f"no item is called {text!r}; the nearest titles are ")
     assert sum(repr(title) in message for title in set(MOVIES)) == 3
@@ -74,19 +74,19 @@ def test_unknown_titles_name_three_near_ones(text: str) -> None:
 
 def test_a_title_that_contains_the_text_is_near() -> None:
     with pytest.raises(InputError, match=r"are 'Star Wars: Episode IV"):
-        Titles(CATALOGUE).resolve("star wars")
+        TitleIndex(CATALOGUE).resolve("star wars")
 
 
 def test_a_title_without_year_that_two_items_have() -> None:
     with pytest.raises(InputError, match=r"'hamlet' could be 'Hamlet \(1948\)' or 'Hamlet \(1990\)'; give"):
-        Titles(CATALOGUE).resolve("hamlet")
-    assert Titles(CATALOGUE).resolve("hamlet (1990)").id == 5
+        TitleIndex(CATALOGUE).resolve("hamlet")
+    assert TitleIndex(CATALOGUE).resolve("hamlet (1990)").id == 5
 
 
 @pytest.mark.parametrize("id", [0, -1, 14])
 def test_ids_that_do_not_exist(id: int) -> None:
     with pytest.raises(InputError, match="ids are 1 to 13"):
-        Titles(CATALOGUE).resolve(id)
+        TitleIndex(CATALOGUE).resolve(id)
 
 
 @pytest.mark.parametrize(
@@ -118,18 +118,18 @@ def test_ids_that_do_not_exist(id: int) -> None:
     ],
 )
 def test_parse_session(text: str, expected: list[str]) -> None:
-    assert parse_session(text, Titles(CATALOGUE)) == expected
+    assert parse_session(text, TitleIndex(CATALOGUE)) == expected
 
 
 @pytest.mark.parametrize("text", ["", "  ", ",", " | \n", '""'])
 def test_an_empty_session(text: str) -> None:
     with pytest.raises(InputError, match="the session is empty"):
-        parse_session(text, Titles(CATALOGUE))
+        parse_session(text, TitleIndex(CATALOGUE))
 
 
 @settings(max_examples=60, deadline=None)
 @given(ids=st.lists(st.sampled_from([*range(10), 11, 12]), min_size=1, max_size=5))
 def test_titles_joined_by_commas_come_apart_again(ids: list[int]) -> None:
     titles = [MOVIES[i] for i in ids]
-    assert parse_session(", ".join(titles), Titles(CATALOGUE)) == titles
-    assert [Titles(CATALOGUE).resolve(title).title for title in titles] == titles
+    assert parse_session(", ".join(titles), TitleIndex(CATALOGUE)) == titles
+    assert [TitleIndex(CATALOGUE).resolve(title).title for title in titles] == titles

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 import torch
 
-from llm4sbr import parallel
 from llm4sbr.data.prepared import load, save
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.stages.train import variants
+from llm4sbr.system import processes
 from llm4sbr.testing.toy_run import WIDTH, toy_run
 from llm4sbr.testing.training import equal, record, settings, trained, weights
 
@@ -95,7 +95,7 @@ def test_global_random_state_is_left_alone(tmp_path):
 
 
 def run_parallel(work, jobs=(1, 2, 3)):
-    parallel.run(work, jobs, workers=2, progress=lambda *_: None, done=lambda *_: None)
+    processes.run(work, jobs, workers=2, progress=lambda *_: None, done=lambda *_: None)
 
 
 def test_dead_worker_is_one_line(tmp_path, monkeypatch, capfd):
@@ -122,7 +122,7 @@ def test_dead_worker_is_one_line(tmp_path, monkeypatch, capfd):
     assert "work_functions.py" in stumbled.value.__notes__[0]
     assert "Traceback" not in capfd.readouterr().err
     results, notes = {}, []
-    parallel.run(
+    processes.run(
         work_functions.double,
         [5, 6, 7],
         workers=2,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm4sbr import registry, training
+from llm4sbr import registry
 from llm4sbr.backbones.sr_gnn import SRGNN
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import TrainingError
@@ -19,6 +19,7 @@ from llm4sbr.protocols import Encoded
 from llm4sbr.testing.backbones import pad
 from llm4sbr.testing.toy_run import WIDTH, toy_run
 from llm4sbr.testing.training import equal, log, record, settings, trained, weights
+from llm4sbr.training import trainer
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +178,7 @@ def test_every_backbone_scores_the_same_in_a_fresh_process(tmp_path, monkeypatch
             scores[str(folder)] = model.eval()(items, mask, intents if model.horizons else None)
         save_model(folder, model, **rest)
 
-    monkeypatch.setattr(training, "save_model", score_and_save)
+    monkeypatch.setattr(trainer, "save_model", score_and_save)
     for backbone in BACKBONES:
         trained(run, settings(backbone=backbone, epochs=1, controls=(), intent_dropout=0.2), backbone)
     assert len(scores) == 2 * len(BACKBONES)

@@ -9,8 +9,8 @@ import torch
 
 from llm4sbr.data.batches import sample_keys
 from llm4sbr.errors import ExportError
+from llm4sbr.exporting.verification import Reference, verify
 from llm4sbr.protocols import Samples, Sessions
-from llm4sbr.verification import Reference, verify
 from llm4sbr_export.checks import Shapes
 
 RTX = pytest.mark.skipif(not importlib.util.find_spec("tensorrt_rtx"), reason="needs the extra rtx")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr.errors import InputError
-from llm4sbr_export.heads import Candidates, Exact, without
+from llm4sbr_export.heads import Exact, ReRanked, without
 
 if TYPE_CHECKING:
     from llm4sbr.fusion.model import LLM4SBR, Output
@@ -65,7 +65,7 @@ class Graph(nn.Module):
         self.exact = Exact(tables, repeats=self.model.repeats) if tables else None
         self.coarse = None
         if self.exact and precision != "fp32":
-            self.coarse = Candidates(self.exact, precision, k=k, query_range=query_range)
+            self.coarse = ReRanked(self.exact, precision, k=k, query_range=query_range)
 
     def forward(
         self, items: Tensor, mask: Tensor, exclude_seen: Tensor, intents: Tensor | None = None

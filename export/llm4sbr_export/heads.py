@@ -69,7 +69,7 @@ class Exact(nn.Module):
         return best.values, best.indices
 
 
-class Candidates(nn.Module):
+class ReRanked(nn.Module):
     """A coarse first pass, and the exact scores of what it finds.
 
     Args:

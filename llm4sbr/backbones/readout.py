@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llm4sbr.backbones import by_hand
+from llm4sbr.fast import backbones
 
 MASKED = -1e4
 """Logit of what a softmax must leave out: its weight is exactly 0, and in half precision it is still finite,
@@ -38,8 +38,8 @@ def soft_attention(
         to_key: D -> D.
         attention: D -> 1, without a bias.
     """
-    if by_hand.applies(to_key, keys):
-        return by_hand.soft_attention(keys, values, query, mask, to_key, attention)
+    if backbones.applies(to_key, keys):
+        return backbones.soft_attention(keys, values, query, mask, to_key, attention)
     hidden = torch.sigmoid(query.unsqueeze(1) + to_key(keys))
     weights: Tensor = attention(hidden) * mask.unsqueeze(2)  # (B, T, 1)
     return (weights * values).sum(1)
@@ -79,6 +79,6 @@ class ReversedPositionAttention(nn.Module):
         # W_1 is applied to the few places, not to every click's copy of one.
         places = functional.embedding(back, self.from_position(self.positions))  # (B, T, D)
         placed = self.from_state(states) + places
-        placed = by_hand.tanh(placed) if by_hand.applies(self, placed) else torch.tanh(placed)
+        placed = backbones.tanh(placed) if backbones.applies(self, placed) else torch.tanh(placed)
         mean = self.from_mean(mean_click(states, mask))
         return soft_attention(placed, states, mean, mask, self.from_place, self.attention)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llm4sbr.backbones import by_hand
 from llm4sbr.backbones.clicks import embed, last_click
 from llm4sbr.backbones.graph import SessionGraph, session_graph
-from llm4sbr.backbones.nodes import Nodes, session_nodes
 from llm4sbr.backbones.readout import soft_attention
 from llm4sbr.errors import ConfigError
+from llm4sbr.fast import backbones
+from llm4sbr.fast.nodes import Nodes, session_nodes
 from llm4sbr.protocols import Encoded, Sessions
 
 
@@ -50,7 +50,7 @@ class SRGNN(nn.Module):
 
     def forward(self, items: Tensor, mask: Tensor) -> Encoded:
         """Encode int64 (B, T) under bool (B, T): last item's state and attention over all clicks (Eq. 6)."""
-        if by_hand.applies(self, self.items):
+        if backbones.applies(self, self.items):
             return self._by_hand(session_nodes(items, mask))
         states = self.gnn(items, mask, self.items)  # (B, T, D)
         short = last_click(states, mask)
@@ -61,7 +61,9 @@ class SRGNN(nn.Module):
     def _by_hand(self, nodes: Nodes) -> Encoded:
         states = self.gnn.nodes(nodes, self.items)  # (V, D)
         short = functional.embedding(nodes.last, states)
-        long = by_hand.node_attention(states, self.attend_last(short), nodes, self.attend_all, self.attention)
+        long = backbones.node_attention(
+            states, self.attend_last(short), nodes, self.attend_all, self.attention
+        )
         return Encoded(long=long, short=short, states=functional.embedding(nodes.clicks, states))
 
 
@@ -96,7 +98,7 @@ class GatedGraph(nn.Module):
             mask: true at clicks.
             table: float (N, D), row i for item i + 1.
         """
-        if by_hand.applies(self, table):
+        if backbones.applies(self, table):
             nodes = session_nodes(items, mask)
             return functional.embedding(nodes.clicks, self.nodes(nodes, table))
         states, graph = embed(items, table), session_graph(items, mask)
@@ -107,7 +109,7 @@ class GatedGraph(nn.Module):
     def nodes(self, nodes: Nodes, table: Tensor) -> Tensor:
         """States float (V, D) of the nodes of a batch, with gradients written out."""
         states = functional.embedding(nodes.distinct - 1, table)
-        gates = by_hand.Gates(
+        gates = backbones.Gates(
             self.edge_in.weight,
             self.edge_in.bias,
             self.edge_out.weight,
@@ -120,7 +122,7 @@ class GatedGraph(nn.Module):
         )
         own = nodes.item
         for _ in range(self.steps):
-            states = by_hand.gated_nodes(states, nodes.links(own, len(states)), gates)
+            states = backbones.gated_nodes(states, nodes.links(own, len(states)), gates)
             own = torch.arange(len(own))  # from now on each node has a state of its own
         return states
 

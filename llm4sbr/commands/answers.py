@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llm4sbr.commands.options import common, print_json
 from llm4sbr.errors import InputError, StoreError
-from llm4sbr.options import common, print_json
 
 if TYPE_CHECKING:
-    from llm4sbr.llms.answers import AnswerCache
+    from llm4sbr.asking.cache import AnswerCache
 
 UNITS = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
@@ -27,7 +27,7 @@ def answers(context: click.Context, cache: Path | None) -> None:
 
 def _open(path: Path | None, *, new: bool = False) -> AnswerCache:
     from llm4sbr import store
-    from llm4sbr.llms.answers import AnswerCache
+    from llm4sbr.asking.cache import AnswerCache
 
     path = path or store.cache_dir() / "answers.sqlite"
     if not new and not path.exists():
@@ -45,7 +45,7 @@ def stats(cache: Path | None, as_json: bool, quiet: bool, debug: bool) -> None:
     if as_json:
         print_json({"cache": str(path), "bytes": size, "llms": [one._asdict() for one in found]})
     else:
-        from llm4sbr.report.table import show_answers
+        from llm4sbr.report.terminal.stages import show_answers
 
         show_answers(path, size, found)
 
@@ -57,7 +57,7 @@ def stats(cache: Path | None, as_json: bool, quiet: bool, debug: bool) -> None:
 @click.pass_obj
 def export_(cache: Path | None, file: Path, llm: str, as_json: bool, quiet: bool, debug: bool) -> None:
     """Write the answers to FILE, one JSON object per line; a name in .gz is compressed."""
-    from llm4sbr.llms.sharing import export_answers
+    from llm4sbr.asking.exchange import export_answers
 
     with _open(cache) as opened:
         count = export_answers(opened, file, llm=llm)
@@ -70,7 +70,7 @@ def export_(cache: Path | None, file: Path, llm: str, as_json: bool, quiet: bool
 @click.pass_obj
 def import_(cache: Path | None, file: Path, as_json: bool, quiet: bool, debug: bool) -> None:
     """Add the answers of FILE; those that are there already stay as they are."""
-    from llm4sbr.llms.sharing import import_answers
+    from llm4sbr.asking.exchange import import_answers
 
     with _open(cache, new=True) as opened:
         count, new = import_answers(opened, file)

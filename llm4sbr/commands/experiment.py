@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from llm4sbr.options import common, print_json, sources
+from llm4sbr.commands.options import common, print_json, sources
 
 SETTINGS = {
     "llm": "infer.llm",
@@ -86,7 +86,7 @@ def experiment(
     from llm4sbr.experiments.runner import failures, run_experiment
     from llm4sbr.progress import Progress
     from llm4sbr.report import REPORT
-    from llm4sbr.report.experiment import show_experiment
+    from llm4sbr.report.terminal.experiment import show_experiment
 
     given = {SETTINGS[name]: value for name, value in options.items() if value is not None}
     request = Request(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llm4sbr.options import common, print_json
+from llm4sbr.commands.options import common, print_json
 
 
 @click.command()
@@ -88,7 +88,7 @@ def export(
     if as_json:
         print_json(found)
     else:
-        from llm4sbr.report.artefacts import show_artefacts
+        from llm4sbr.report.terminal.artefacts import show_artefacts
 
         show_artefacts(run / "export", found)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from llm4sbr.commands.options import common, print_json
 from llm4sbr.errors import InputError
-from llm4sbr.options import common, print_json
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
@@ -39,13 +39,13 @@ def show(
     """Show sessions with the items that their answers were tied to, and the items' weights."""
     if session is not None and key is not None:
         raise InputError("intents show: give --session or --key, not both")
-    from llm4sbr import stored
+    from llm4sbr.serving import inspect
 
-    found = stored.show(run, source=source, session=session, key=key, count=count)
+    found = inspect.show(run, source=source, session=session, key=key, count=count)
     if as_json:
         print_json(found)
     else:
-        from llm4sbr.report.intents import show_sessions
+        from llm4sbr.report.terminal.intents import show_sessions
 
         show_sessions(found)
 
@@ -58,13 +58,13 @@ def verify(run: Path, as_json: bool, quiet: bool, debug: bool) -> None:
 
     Opening intents looks at sizes only; train and evaluate verify them by themselves.
     """
-    from llm4sbr import stored
+    from llm4sbr.serving import inspect
 
-    found = stored.verify(run)
+    found = inspect.verify(run)
     if as_json:
         print_json(found)
     else:
-        from llm4sbr.report.intents import show_verified
+        from llm4sbr.report.terminal.intents import show_verified
 
         show_verified(found)
 
@@ -74,12 +74,12 @@ def verify(run: Path, as_json: bool, quiet: bool, debug: bool) -> None:
 @common
 def stats(run: Path, as_json: bool, quiet: bool, debug: bool) -> None:
     """Count rows, distinct intents and bytes, and the share of the samples that have intents."""
-    from llm4sbr import stored
+    from llm4sbr.serving import inspect
 
-    found = stored.stats(run)
+    found = inspect.stats(run)
     if as_json:
         print_json(found)
     else:
-        from llm4sbr.report.intents import show_stats
+        from llm4sbr.report.terminal.intents import show_stats
 
         show_stats(found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm4sbr.options import common, print_json
+from llm4sbr.commands.options import common, print_json
 
 if TYPE_CHECKING:
     from llm4sbr.doctor import Diagnosis
@@ -31,7 +31,7 @@ def list_(kind: str | None, as_json: bool, quiet: bool, debug: bool) -> None:
             [{key: value for key, value in c._asdict().items() if key != "entry_point"} for c in found]
         )
     else:
-        from llm4sbr.report.table import show_components
+        from llm4sbr.report.terminal.stages import show_components
 
         show_components(found)
 
@@ -80,7 +80,7 @@ def _show(found: Diagnosis, as_json: bool) -> None:
     if as_json:
         print_json(found.as_dict())
     else:
-        from llm4sbr.report.table import show_diagnosis
+        from llm4sbr.report.terminal.stages import show_diagnosis
 
         show_diagnosis(found)
     if not found.healthy:

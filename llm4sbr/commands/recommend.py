@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llm4sbr.commands.options import common, json_text, print_json
 from llm4sbr.errors import InputError
-from llm4sbr.options import common, json_text, print_json
 
 if TYPE_CHECKING:
     from llm4sbr.serving.exported import ExportedRecommender
@@ -64,7 +64,7 @@ def recommend(
     elif as_json:
         print_json(answer(session).as_dict())
     else:
-        from llm4sbr.report.recommendation import show_recommendation
+        from llm4sbr.report.terminal.recommendation import show_recommendation
 
         show_recommendation(answer(session))
 

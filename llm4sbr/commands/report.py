@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llm4sbr.options import common, print_json
+from llm4sbr.commands.options import common, print_json
 
 
 @click.command()
@@ -17,7 +17,7 @@ def report(folder: Path, as_json: bool, quiet: bool, debug: bool) -> None:
 
     A run writes its own at its end; this writes it anew, or for a run that is not finished.
     """
-    from llm4sbr.report.html import write
+    from llm4sbr.report.page.write import write
 
     path = write(folder)
     print_json({"report": str(path)}) if as_json else click.echo(f"Report: {path}")

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from llm4sbr.commands.options import Command, common
 from llm4sbr.errors import ModelUnavailableError
-from llm4sbr.options import Command, common
 
 
 def _option(flag: str, default: object, text: str, type_: Any = None) -> Callable[[Command], Command]:

@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
-class Log(NamedTuple):
+class ClickLog(NamedTuple):
     """Sessions with items by code; session s is `items[offsets[s]:offsets[s + 1]]`, oldest click first."""
 
     items: Ints
@@ -56,7 +56,7 @@ def default_rule(raw: RawData) -> Rule:
     return "user" if raw.ordered_only else "gap"
 
 
-def cut(raw: RawData, rule: Rule, *, seconds: float) -> tuple[Log, int]:
+def cut(raw: RawData, rule: Rule, *, seconds: float) -> tuple[ClickLog, int]:
     """Sessions of a raw log, by the time of their last click (by first appearance without a clock).
 
     Args:
@@ -81,7 +81,7 @@ def cut(raw: RawData, rule: Rule, *, seconds: float) -> tuple[Log, int]:
     who, times = clicks["owner"].to_numpy(), clicks["time"].cast(pl.Float64).to_numpy()
     first = np.flatnonzero(_starts(who, times, rule, seconds))
     offsets = np.append(first, len(who)).astype(np.int64)
-    log = Log(
+    log = ClickLog(
         clicks["item"].to_numpy().astype(np.int64),
         offsets,
         times[first],
@@ -92,7 +92,7 @@ def cut(raw: RawData, rule: Rule, *, seconds: float) -> tuple[Log, int]:
     return (log if raw.ordered_only else take(log, np.argsort(log.end, kind="stable"))), repeats
 
 
-def take(log: Log, chosen: Ints | Mask) -> Log:
+def take(log: ClickLog, chosen: Ints | Mask) -> ClickLog:
     """The sessions `chosen`, by number (in that order) or by mask."""
     numbers = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
     lengths = log.lengths[numbers]
@@ -107,9 +107,9 @@ def take(log: Log, chosen: Ints | Mask) -> Log:
     )
 
 
-def join(logs: Sequence[Log]) -> Log:
+def join(logs: Sequence[ClickLog]) -> ClickLog:
     """The sessions of several logs of the same `keys`, one log after the other."""
-    return Log(
+    return ClickLog(
         np.concatenate([log.items for log in logs]),
         _offsets(np.concatenate([log.lengths for log in logs])),
         np.concatenate([log.start for log in logs]),
@@ -119,26 +119,26 @@ def join(logs: Sequence[Log]) -> Log:
     )
 
 
-def keep_clicks(log: Log, keep: Mask, *, min_length: int) -> Log:
+def keep_clicks(log: ClickLog, keep: Mask, *, min_length: int) -> ClickLog:
     """The log without the clicks not in `keep` (clicks,), then without sessions that became too short."""
     lengths = np.bincount(log.owner[keep], minlength=len(log.lengths))
     shorter = log._replace(items=log.items[keep], offsets=_offsets(lengths))
     return drop_short(shorter, min_length)
 
 
-def drop_short(log: Log, min_length: int) -> Log:
+def drop_short(log: ClickLog, min_length: int) -> ClickLog:
     """The sessions of at least `min_length` clicks."""
     long_enough = log.lengths >= min_length
     return log if long_enough.all() else take(log, long_enough)
 
 
-def drop_rare(log: Log, min_item_count: int, *, min_length: int) -> Log:
+def drop_rare(log: ClickLog, min_item_count: int, *, min_length: int) -> ClickLog:
     """Once: items clicked less often than `min_item_count` go, then sessions shorter than `min_length`."""
     counts = np.bincount(log.items, minlength=len(log.keys))
     return keep_clicks(log, counts[log.items] >= min_item_count, min_length=min_length)
 
 
-def settle(log: Log, min_item_count: int, *, min_length: int) -> Log:
+def settle(log: ClickLog, min_item_count: int, *, min_length: int) -> ClickLog:
     """`drop_rare` until nothing changes any more: its fixed point."""
     while True:
         fewer = drop_rare(log, min_item_count, min_length=min_length)
@@ -147,7 +147,9 @@ def settle(log: Log, min_item_count: int, *, min_length: int) -> Log:
         log = fewer
 
 
-def thin(log: Log, *, sample: float | None, max_sessions: int | None, min_length: int, seed: int) -> Log:
+def thin(
+    log: ClickLog, *, sample: float | None, max_sessions: int | None, min_length: int, seed: int
+) -> ClickLog:
     """A part of the sessions: a random share `sample`, of these the last `max_sessions`; None is no limit."""
     if sample is None and max_sessions is None:
         return log

@@ -13,7 +13,7 @@ import numpy as np
 
 from llm4sbr.config import DataConfig
 from llm4sbr.data import sessions as rules
-from llm4sbr.data.sessions import Ints, Log
+from llm4sbr.data.sessions import ClickLog, Ints
 from llm4sbr.errors import DataError
 
 Prefixes = Literal["last", "all"]
@@ -38,9 +38,9 @@ PAPER = (
 class Split(NamedTuple):
     """A log cut in three; positions are those of the flat `log.items`."""
 
-    log: Log
+    log: ClickLog
     """Every session that is left."""
-    train: Log
+    train: ClickLog
     """The sessions that `fit` may see."""
     samples: dict[str, tuple[Ints, Ints]]
     """`train`, `valid`, `test` -> start and end of the prefixes, not yet cut to a greatest length."""
@@ -50,7 +50,7 @@ class Split(NamedTuple):
     """The rule in force."""
 
 
-def split(log: Log, config: DataConfig, *, rule: str) -> Split:
+def split(log: ClickLog, config: DataConfig, *, rule: str) -> Split:
     """Cut a log by `rule`: `temporal`, `random`, `paper` or `leave-last-out`.
 
     Raises:
@@ -72,7 +72,7 @@ def split(log: Log, config: DataConfig, *, rule: str) -> Split:
     return result
 
 
-def expand(log: Log, prefixes: Prefixes) -> tuple[Ints, Ints]:
+def expand(log: ClickLog, prefixes: Prefixes) -> tuple[Ints, Ints]:
     """Start and end of every session's prefixes: one for its last click, or for all clicks but the first."""
     if prefixes == "last":
         keep = log.lengths >= 2
@@ -82,7 +82,7 @@ def expand(log: Log, prefixes: Prefixes) -> tuple[Ints, Ints]:
     return start[end > start], end[end > start]
 
 
-def _by_sessions(log: Log, config: DataConfig, *, by_time: bool) -> Split:
+def _by_sessions(log: ClickLog, config: DataConfig, *, by_time: bool) -> Split:
     short = len(log.items)
     log = rules.drop_short(log, config.min_length)
     dropped = {"clicks of sessions too short": short - len(log.items)}
@@ -115,7 +115,7 @@ def _by_sessions(log: Log, config: DataConfig, *, by_time: bool) -> Split:
     return Split(rules.join(parts), train, samples, dropped, prefixes)
 
 
-def _sizes(log: Log, config: DataConfig) -> list[int]:
+def _sizes(log: ClickLog, config: DataConfig) -> list[int]:
     """Number of sessions before validation, and before testing."""
     count = len(log.lengths)
     test = max(1, round(config.test * count))
@@ -123,7 +123,7 @@ def _sizes(log: Log, config: DataConfig) -> list[int]:
     return [max(0, count - test - valid), max(0, count - test)]
 
 
-def _paper(log: Log, config: DataConfig) -> Split:
+def _paper(log: ClickLog, config: DataConfig) -> Split:
     """Samples at random, sizes of Table 1 for the paper's own data sets, no validation part.
 
     The paper drops items with fewer than 5 clicks, then sessions of one click, once (its 3,416 items of
@@ -152,7 +152,7 @@ def _paper(log: Log, config: DataConfig) -> Split:
     return Split(log, rules.keep_clicks(log, seen, min_length=1), samples, dropped, prefixes)
 
 
-def _leave_last_out(log: Log, config: DataConfig) -> Split:
+def _leave_last_out(log: ClickLog, config: DataConfig) -> Split:
     """Every session's last click is for testing, the one before for validation, what is left for training."""
     before = len(log.items)
     log = rules.settle(log, config.min_item_count, min_length=config.min_length)

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm4sbr import hub, store
+from llm4sbr import store
 from llm4sbr.encoders.layout import Dense, Layout, read_layout
 from llm4sbr.encoders.pooling import POOLINGS, Pooling, pool
 from llm4sbr.errors import ConfigError, ModelUnavailableError
+from llm4sbr.system import devices, models
 
 
 class TransformersEncoder:
@@ -63,7 +64,7 @@ class TransformersEncoder:
         self.model = os.path.expanduser(model)
         self.max_length = max_length
         self.batch_size = batch_size
-        self.device = hub.device(device, "localize.encoder_options.device")
+        self.device = devices.device(device, "localize.encoder_options.device")
         self.revision = revision
         self._chosen = (pooling, normalize)
 
@@ -74,7 +75,7 @@ class TransformersEncoder:
         Raises:
             ModelUnavailableError: the model says something that cannot be done here.
         """
-        own = read_layout(self.model, lambda name: hub.file(self.model, name, self.revision or "main"))
+        own = read_layout(self.model, lambda name: models.file(self.model, name, self.revision or "main"))
         found = own or Layout()
         pooling, normalize = self._chosen
         if pooling is not None:
@@ -101,9 +102,9 @@ class TransformersEncoder:
         """The model's content or commit and everything that changes a vector; no weights are loaded."""
         folder = Path(self.model)
         if folder.is_dir():
-            origin = f"sha256:{hub.content(folder)}"
+            origin = f"sha256:{models.content(folder)}"
         else:
-            origin = f"{self.model}@{hub.commit(self.model, self.revision or 'main')}"
+            origin = f"{self.model}@{models.commit(self.model, self.revision or 'main')}"
         unit = "unit" if self.layout.layers[-1:] == (None,) else "raw"
         return f"{origin}, {self.pooling} pooling, {unit} length, {self.max_length} tokens"
 
@@ -186,13 +187,13 @@ class TransformersEncoder:
         unusable = (OSError, ValueError, KeyError, ImportError, SafetensorError)
         here = _is_folder(self.model)
         try:
-            with hub.quiet():
+            with models.quiet():
                 return loader(self.model, local_files_only=True, **options)
         except unusable as error:
             if here:
                 raise _unavailable(self.model, error) from error
         try:
-            hub.probe(self.model, options["revision"])
+            models.probe(self.model, options["revision"])
             return loader(self.model, **options)
         except Exception as error:  # HTTP clients have error trees of their own
             raise _unavailable(self.model, error) from error

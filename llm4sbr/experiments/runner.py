@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm4sbr import parallel, pipeline, store
+from llm4sbr import pipeline, store
 from llm4sbr.config import merge, nest
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.experiments import paper, sharing
@@ -20,7 +20,8 @@ from llm4sbr.experiments.machine import hardware
 from llm4sbr.experiments.work import SHARES, Task, line_of, settle, work
 from llm4sbr.fusion.saved import RECORD as MODEL
 from llm4sbr.progress import Progress
-from llm4sbr.report.html import write_experiment
+from llm4sbr.report.page.write import write_experiment
+from llm4sbr.system import processes
 
 RECORD = "experiment.json"
 FORMAT = 1
@@ -186,7 +187,7 @@ def _train(tasks: Sequence[Task], book: _Book, jobs: int, progress: Progress) ->
             progress.note(f"{name}: {f'failed: {error}' if error else 'done'}")
 
         try:
-            parallel.run(work, tasks, workers=jobs, progress=going, done=done)
+            processes.run(work, tasks, workers=jobs, progress=going, done=done)
         except TrainingError as error:  # a worker died and took the others with it
             for name in book.pending(tasks):
                 book.failed(name, line_of(error))

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from llm4sbr import memory, pipeline, signals, stamps, store
+from llm4sbr import pipeline, stamps, store
 from llm4sbr.config import Config, Settings, to_toml
 from llm4sbr.errors import Llm4sbrError, TrainingError
 from llm4sbr.experiments import sharing
-from llm4sbr.parallel import Report
 from llm4sbr.progress import Advance, Progress
-from llm4sbr.stages.train import Job, train_job
+from llm4sbr.stages.train import TrainingJob, train_job
+from llm4sbr.system import memory, signals
+from llm4sbr.system.processes import Report
 
 SHARES = {"train": 95, "evaluate": 5}
 """Of a cell's time, about, in hundredths."""
@@ -94,7 +95,7 @@ def _train_apart(run: Path, config: Config, report: Report) -> None:
     signals.interruptible()
     context = multiprocessing.get_context("spawn")
     for variant, folder in sharing.wanted(run, config, stamp):
-        job = Job(run, folder, config, variant, int(folder.name.removeprefix("seed-")))
+        job = TrainingJob(run, folder, config, variant, int(folder.name.removeprefix("seed-")))
         with ProcessPoolExecutor(1, mp_context=context) as process:
             try:
                 report(0, f"{variant}: {process.submit(_train_one, job).result()}")
@@ -102,7 +103,7 @@ def _train_apart(run: Path, config: Config, report: Report) -> None:
                 raise TrainingError(f"the process that trained {variant} died; was memory short?") from None
 
 
-def _train_one(job: Job) -> str:
+def _train_one(job: TrainingJob) -> str:
     return train_job(job, lambda n, note: None)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llm4sbr.fusion import by_hand
+from llm4sbr.fast import fusion
 
 
 class Gated(nn.Module):
@@ -32,8 +32,8 @@ class Gated(nn.Module):
 
     def forward(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
         """(B, P, D) and (B, P, D) -> (B, D)."""
-        if by_hand.applies(self, behavioural):
-            return by_hand.gated(behavioural, semantic, self.gate, self.out)
+        if fusion.applies(self, behavioural):
+            return fusion.gated(behavioural, semantic, self.gate, self.out)
         gate = (torch.sigmoid(behavioural + semantic) * self.gate).sum(2, keepdim=True)  # (B, P, 1)
         mapped: Tensor = self.out((behavioural * gate).flatten(1))
         return mapped

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from llm4sbr.fusion import by_hand
+from llm4sbr.fast import fusion
 from llm4sbr.fusion.model import Output
 
 
@@ -35,7 +35,7 @@ def joint_loss(output: Output, target: Tensor, *, tau: float, weight: float = 1.
         tau: weight of the auxiliary task.
         weight: of the means over these B sessions, where other processes have the rest of the batch.
     """
-    entropy = by_hand.cross_entropy if by_hand.usable(output.scores) else functional.cross_entropy
+    entropy = fusion.cross_entropy if fusion.usable(output.scores) else functional.cross_entropy
     recommendation = weight * entropy(output.scores, target - 1)
     total = recommendation
     if output.encoded.auxiliary is not None:
@@ -60,8 +60,8 @@ def agreement(behavioural: Tensor, semantic: Tensor, known: Tensor) -> tuple[Ten
         semantic: float (B, P, D).
         known: bool (B, P), false where no intent is known.
     """
-    if by_hand.usable(behavioural):
-        return by_hand.agreement(behavioural, semantic, known)
+    if fusion.usable(behavioural):
+        return fusion.agreement(behavioural, semantic, known)
     count = known.sum(0)  # (P,)
     weight = (known & (count >= 2)).T.to(behavioural.dtype)  # (P, B)
     unit = functional.normalize(torch.stack([behavioural, semantic]).transpose(1, 2), dim=3)  # (2, P, B, D)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr import registry
-from llm4sbr.fusion import by_hand
+from llm4sbr.fast import fusion
 from llm4sbr.fusion.predictor import Predictor
 from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
 
@@ -151,9 +151,9 @@ class LLM4SBR(nn.Module):
         slots, extra = behavioural[:, :, 0], behavioural.shape[1]
         if intents is None:
             return torch.zeros_like(behavioural), torch.zeros_like(slots, dtype=torch.bool)
-        if by_hand.applies(self, behavioural) and not intents.requires_grad:
+        if fusion.applies(self, behavioural) and not intents.requires_grad:
             known = torch.linalg.vector_norm(intents, dim=2) > 0  # (B, P)
-            mapped = by_hand.semantic(intents, known, self.text)
+            mapped = fusion.semantic(intents, known, self.text)
         else:  # a zero intent stays zero: the map's bias must not speak for an LLM that said nothing
             known = intents.abs().sum(2) > 0
             mapped = self.text(intents) * known.unsqueeze(2)

@@ -4,7 +4,7 @@
     intents  = W features + b, one map for all perspectives
 
 The titles are there with a fuser that knows them (`Fuser.texts`): what an LLM says about a session is mostly
-about what it was shown, and behavioural vectors hardly know what items are called. `llm4sbr.distillation`
+about what it was shown, and behavioural vectors hardly know what items are called. `training.distillation`
 finds W and b. A batch costs (2 D + 3 E) P E products per session, next to nothing beside N D for the scores.
 """
 

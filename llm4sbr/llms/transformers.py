@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from llm4sbr import hub
 from llm4sbr.errors import ConfigError, UnansweredError
 from llm4sbr.llms.chat import Chat
-from llm4sbr.llms.weights import Weights
+from llm4sbr.llms.weights import WeightFiles
+from llm4sbr.system import devices, models
 
 __all__ = ["TransformersLLM"]
 
@@ -66,13 +66,13 @@ class TransformersLLM:
             raise ConfigError(f"infer.options.dtype = {dtype!r}: expected auto, {', '.join(DTYPES)}")
         if min(max_new_tokens, batch_size, batch_tokens) < 1:
             raise ConfigError("infer.options: max_new_tokens, batch_size and batch_tokens must be at least 1")
-        self.device = hub.device(device, "infer.options.device")
+        self.device = devices.device(device, "infer.options.device")
         self.dtype = _fast_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
         self.chat_template = chat_template
-        self._weights = Weights(model, revision=revision, trust_remote_code=trust_remote_code)
+        self._weights = WeightFiles(model, revision=revision, trust_remote_code=trust_remote_code)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -141,7 +141,7 @@ class TransformersLLM:
         settings = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=self.max_new_tokens, pad_token_id=loaded.padding, eos_token_id=loaded.ends
         )
-        with hub.quiet():
+        with models.quiet():
             found = loaded.network.generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from llm4sbr import hub, store
+from llm4sbr import store
 from llm4sbr.errors import ModelUnavailableError, StoreError
+from llm4sbr.system import models
 
 CONTENT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ".safetensors")
 """Files of a model folder that decide what the model says."""
@@ -27,7 +28,7 @@ INFORMED = {"output_loading_info": True}
 """Has transformers say which weights it did not find."""
 
 
-class Weights:
+class WeightFiles:
     """A causal LM and its tokenizer, not loaded yet.
 
     Args:
@@ -60,7 +61,7 @@ class Weights:
         from transformers import AutoConfig
 
         self._load(AutoConfig.from_pretrained)  # says what is wrong if the model cannot be had
-        return f"{self.model}@{hub.commit(self.model, str(self._options['revision']))}"
+        return f"{self.model}@{models.commit(self.model, str(self._options['revision']))}"
 
     def load(self, dtype: torch.dtype) -> tuple[Any, Any]:
         """The tokenizer, which pads on the left, and the network in evaluation mode on the CPU.
@@ -102,7 +103,7 @@ class Weights:
         load = AutoModelForCausalLM.from_pretrained
         options: dict[str, Any] = {"dtype": dtype, "quantization_config": plain, **INFORMED}
         network = self._whole(self._load(load, parent, gguf_file=name, **options))
-        with hub.quiet():
+        with models.quiet():
             network.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
@@ -122,13 +123,13 @@ class Weights:
         source = source or self.model
         options |= self._options
         try:
-            with hub.quiet(), redirect_stderr(StringIO()):  # the GGUF reader's bar has no switch
+            with models.quiet(), redirect_stderr(StringIO()):  # the GGUF reader's bar has no switch
                 return loader(source, local_files_only=True, **options)
         except Exception as error:  # each format's reader has errors of its own
             if isinstance(error, StoreError) or Path(source).exists():
                 raise self._unavailable(error) from error
         try:
-            hub.probe(source, options["revision"])
+            models.probe(source, options["revision"])
             return loader(source, **options)
         except Exception as error:  # HTTP clients have error trees of their own
             raise self._unavailable(error) from error

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from llm4sbr.report.layout import BEST, MISSING, count, grid
+from llm4sbr.report.terminal.layout import BEST, MISSING, count, grid
 
 NAMED = {
     "exact_title": "exactly",

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llm4sbr import memory, store
+from llm4sbr import store
 from llm4sbr.errors import InputError, ModelUnavailableError, StoreError
+from llm4sbr.system import memory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

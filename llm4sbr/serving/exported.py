@@ -14,7 +14,7 @@ from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.artefact import RECORD, Artefact
 from llm4sbr.serving.predicted import Predicted
 from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, check, recommended
-from llm4sbr.serving.titles import Titles, resolve_session
+from llm4sbr.serving.titles import TitleIndex, resolve_session
 
 if TYPE_CHECKING:
     from llm4sbr.serving.intents import LiveIntents
@@ -35,7 +35,7 @@ class ExportedRecommender:
         self.artefact = artefact
         self.live = live
         self.catalogue = Catalogue(artefact.keys, artefact.titles)
-        self.titles = Titles(self.catalogue)
+        self.titles = TitleIndex(self.catalogue)
         self.predicted = Predicted(artefact, folder) if folder and artefact.variant == "predictor" else None
         variant, _, seed = str(artefact.record.get("trained", artefact.variant)).partition("/seed-")
         self.variant, self.seed = variant, int(seed) if seed.isdecimal() else None

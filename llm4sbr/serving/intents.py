@@ -14,7 +14,7 @@ from llm4sbr import store
 from llm4sbr.data.batches import prefix_key
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.intents import IntentStore
-from llm4sbr.nearest import Nearest, usable
+from llm4sbr.intents.nearest import NearestSession, usable
 from llm4sbr.protocols import Catalogue, Samples
 from llm4sbr.serving.recommendation import SOURCES, Explanation, Source, Thought, tied
 
@@ -33,7 +33,7 @@ class LiveIntents:
         self.prepared = prepared
         self.answers = answers
         every = Samples(*(torch.cat(part) for part in zip(*prepared.samples.values(), strict=True)))
-        self._nearest = Nearest(intents, prepared.sessions, every)
+        self._nearest = NearestSession(intents, prepared.sessions, every)
         self._tables: dict[str, pl.DataFrame] = {}
 
     def find(self, ids: Sequence[int], source: Source) -> tuple[Tensor, Explanation] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,27 +13,15 @@ from llm4sbr import store
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import LLM4SBR
-from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
+from llm4sbr.fusion.saved import SavedModel, load_model
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
 from llm4sbr.serving.recommendation import LENGTH, TIED, Explanation, Recommendation, check, recommended
-from llm4sbr.serving.titles import Titles, resolve_session
+from llm4sbr.serving.titles import TitleIndex, resolve_session
+from llm4sbr.training.trained import Trained, choose, trained_models
 
 __all__ = ["Recommendation", "Recommender"]
-
-SELECT_BY = "MRR@20"
-"""Validation metric by which a seed, and a variant where there is no LLM's, is chosen."""
-
-
-class Trained(NamedTuple):
-    """A trained model that a run has."""
-
-    variant: str
-    seed: int
-    valid: float
-    """`SELECT_BY` on the validation part, -1 if it has none."""
-    folder: Path
 
 
 class Recommender:
@@ -64,7 +51,7 @@ class Recommender:
         self.live = live
         self.trained = trained
         self.vectors = vectors
-        self.titles = Titles(prepared.catalogue)
+        self.titles = TitleIndex(prepared.catalogue)
         every = prepared.samples.values()
         self.longest = max(int((one.end - one.start).max()) for one in every if len(one.key))
         """Clicks that count, the longest prefix in the data; earlier ones are left out as `prepare` does."""
@@ -182,43 +169,6 @@ def live_intents(run: Path, variant: str, prepared: Prepared) -> LiveIntents | N
     intents = IntentStore.open(folder)
     _same_catalogue(prepared, intents.catalogue_hash, folder)
     return LiveIntents(intents, prepared, run / "infer" / variant)
-
-
-def trained_models(run: Path) -> list[Trained]:
-    """All trained models of a run, by variant and seed; `StoreError` if there is none."""
-    found = []
-    for path in run.glob(f"train/*/seed-*/{RECORD}"):
-        record = store.read_json(path)
-        try:
-            valid = record["facts"].get("valid", {}).get(SELECT_BY, -1.0)
-            number = int(path.parent.name.removeprefix("seed-"))
-        except (KeyError, TypeError, AttributeError, ValueError):
-            raise StoreError(f"{path}: not a model record; train again") from None
-        found.append(Trained(path.parent.parent.name, number, valid, path.parent))
-    if not found:
-        raise StoreError(f"{run}: no trained model; run llm4sbr train {run} first")
-    return sorted(found)
-
-
-def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int | None = None) -> Trained:
-    """One model: of `variant` or else the LLM's or else any; of `seed` or else the best on validation.
-
-    Raises:
-        InputError: there is no such variant or seed.
-    """
-    variants = list(dict.fromkeys(one.variant for one in models))
-    if variant is None:
-        variant = "llm" if "llm" in variants else max(models, key=lambda one: one.valid).variant
-    if variant not in variants:
-        raise InputError(f"no variant {variant!r} is trained; there are {', '.join(variants)}")
-    of_variant = [one for one in models if one.variant == variant]
-    if seed is None:
-        return max(of_variant, key=lambda one: one.valid)
-    for one in of_variant:
-        if one.seed == seed:
-            return one
-    seeds = ", ".join(str(one.seed) for one in of_variant)
-    raise InputError(f"no seed {seed} of variant {variant!r} is trained; there are {seeds}")
 
 
 def _same_catalogue(prepared: Prepared, found: str, folder: Path) -> None:

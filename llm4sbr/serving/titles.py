@@ -47,7 +47,7 @@ class _Bare(NamedTuple):
     year: str
 
 
-class Titles:
+class TitleIndex:
     """The catalogue's titles and keys, made ready for looking up when they are first needed.
 
     Args:
@@ -156,7 +156,7 @@ class Titles:
         return Resolved(text, id, self.catalogue.keys[id - 1], self.catalogue.titles[id - 1], how)
 
 
-def parse_session(text: str, titles: Titles) -> list[str]:
+def parse_session(text: str, titles: TitleIndex) -> list[str]:
     """The titles or keys in one text, oldest first.
 
     Lines and `|` separate for certain, and quotation marks hold a title together. Commas separate, too, but
@@ -172,7 +172,7 @@ def parse_session(text: str, titles: Titles) -> list[str]:
     return found
 
 
-def resolve_session(session: str | Sequence[str | int], titles: Titles) -> list[Resolved]:
+def resolve_session(session: str | Sequence[str | int], titles: TitleIndex) -> list[Resolved]:
     """The items of a session, oldest first: keys, titles or catalogue ids (int), or one text of them.
 
     Raises:
@@ -184,7 +184,7 @@ def resolve_session(session: str | Sequence[str | int], titles: Titles) -> list[
     return [titles.resolve(item) for item in given]
 
 
-def _by_commas(text: str, titles: Titles) -> list[str]:
+def _by_commas(text: str, titles: TitleIndex) -> list[str]:
     pieces = [(m[2] if m[1] is None else m[1], m[1] is not None) for m in _PIECE.finditer(text) if m[0]]
     found, at = [], 0
     while at < len(pieces):
@@ -199,7 +199,7 @@ def _by_commas(text: str, titles: Titles) -> list[str]:
     return found
 
 
-def _longest(pieces: list[str], titles: Titles) -> tuple[str, int]:
+def _longest(pieces: list[str], titles: TitleIndex) -> tuple[str, int]:
     """The most of the first pieces that make a title, rather well spelt than not; else the first alone."""
     for look in (titles.match, titles.close):
         for length in range(len(pieces), 0, -1):

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from llm4sbr import registry, store
-from llm4sbr.breakdown import breakdown, numbers_of
-from llm4sbr.comparison import LLM, PLAIN, Row, table
 from llm4sbr.config import Config, departures
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import ConfigError, StoreError
+from llm4sbr.evaluation.breakdown import breakdown, numbers_of
+from llm4sbr.evaluation.comparison import LLM, PLAIN, Row, table
+from llm4sbr.evaluation.live_sources import SourceRanks, compare, rank_sources
+from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
 from llm4sbr.fusion.saved import RECORD, load_model
 from llm4sbr.intents import IntentStore, verify_all
 from llm4sbr.progress import Advance, Progress
-from llm4sbr.ranking import SampleIntents, pick_device, rank_all, scorer
-from llm4sbr.sources import SourceRanks, compare, rank_sources
 
 KINDS = {"plain": "plain", "llm": "intents"}
 """Variant -> kind of row; all others are controls."""

@@ -17,12 +17,12 @@ from llm4sbr import registry, store
 from llm4sbr.data.prepared import ITEMS
 from llm4sbr.errors import DeviceError, ExportError, InputError, StoreError
 from llm4sbr.exporting import Exporter, ExportSpec, Scorer
+from llm4sbr.exporting.trained_model import Original
+from llm4sbr.exporting.verification import verify
 from llm4sbr.fusion.model import Recipe
-from llm4sbr.original import Original
 from llm4sbr.progress import Progress
 from llm4sbr.serving.artefact import FORMAT, RECORD
 from llm4sbr.serving.predicted import write_titles
-from llm4sbr.verification import verify
 
 SUMMARY = "export.json"
 """What was exported and how it was verified, by artefact, beside the artefacts' folders."""
@@ -56,7 +56,7 @@ class Export:
     """Further options of the exporters."""
 
 
-class Job(NamedTuple):
+class ExportJob(NamedTuple):
     """One artefact to make."""
 
     folder: Path
@@ -84,7 +84,7 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
     original = Original.of(run, variant=wanted.variant, seed=wanted.seed, intents=wanted.intents)
     _check_exportable(original.saved.recipe)
     jobs = [
-        Job(run / "export" / artefact_name(kind, precision, wanted), kind, precision)
+        ExportJob(run / "export" / artefact_name(kind, precision, wanted), kind, precision)
         for kind in wanted.formats
         for precision in _precisions(kind, wanted)
     ]
@@ -94,7 +94,9 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
         return _written(jobs, original, wanted, progress)
 
 
-def _written(jobs: Sequence[Job], original: Original, wanted: Export, progress: Progress) -> dict[str, Any]:
+def _written(
+    jobs: Sequence[ExportJob], original: Original, wanted: Export, progress: Progress
+) -> dict[str, Any]:
     """Records of the jobs' artefacts, by name, once all are done."""
     _summary(jobs[0].folder.with_name(SUMMARY))  # rather than when the work is done
     done: dict[str, Any] = {}
@@ -135,7 +137,7 @@ def _precisions(name: str, wanted: Export) -> tuple[str, ...]:
     return wanted.precisions or offered[:1]
 
 
-def _artefact(job: Job, original: Original, wanted: Export, progress: Progress) -> dict[str, Any]:
+def _artefact(job: ExportJob, original: Original, wanted: Export, progress: Progress) -> dict[str, Any]:
     """Write and verify one artefact; its record."""
     options = wanted.options or {}
     exporter: Exporter = registry.create("exporters", job.kind, provider=wanted.provider, **options)

@@ -16,18 +16,19 @@ from typing import Any
 
 import polars as pl
 
-from llm4sbr import registry, selection, store
-from llm4sbr.answered import answered, write_answers, write_control
+from llm4sbr import registry, store
+from llm4sbr.asking.asker import Asker, Budget, answering, parse_budget
+from llm4sbr.asking.cache import AnswerCache
+from llm4sbr.asking.keys import PromptKeys
+from llm4sbr.asking.order import order as asking_order
+from llm4sbr.asking.questions import Questions, answers_of, planned
+from llm4sbr.asking.tables import answered, write_answers, write_control
 from llm4sbr.config import Config, InferConfig
 from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import ConfigError
-from llm4sbr.llms.answers import AnswerCache
-from llm4sbr.llms.asking import Asker, Budget, answering, parse_budget
-from llm4sbr.llms.keys import PromptKeys
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import LLM, Control, Engine, Perspective, is_control
-from llm4sbr.questions import Questions, answers_of, planned
 
 Counts = Mapping[str, Mapping[str, int]]
 """By perspective: what a source's table holds."""
@@ -95,7 +96,7 @@ def _ask(
         plan = planned(llm, questions, prepared, settings, progress, keys=keys)
         order: Sequence[int] = range(len(samples.keys))
         if parse_budget(settings.budget) != Budget():
-            order = selection.order(run, out, samples, prepared, config, progress)
+            order = asking_order(run, out, samples, prepared, config, progress)
         began = time.time()
         asker = _asked(llm, questions, order, keys, cache, config, progress)
         rows = answered(keys, cache, kept)

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from llm4sbr import quality, registry, stamps, store
+from llm4sbr import registry, stamps, store
 from llm4sbr.config import Config
 from llm4sbr.data.batches import collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.encoders import Memo, encoding
 from llm4sbr.encoders.kept import encode_kept
 from llm4sbr.errors import StoreError
+from llm4sbr.evaluation import answers_alone
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.localizers import top
 from llm4sbr.localizers.title import TITLE
@@ -90,7 +91,7 @@ def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
             progress.note(f"localize: {', '.join(f'{name} {value}' for name, value in facts.items())}")
     for folder in folders:
         intents = IntentStore.open(out / folder.name)
-        alone = quality.by_intent_alone(intents, prepared, space.items)
+        alone = answers_alone.by_intent_alone(intents, prepared, space.items)
         summary["sources"][folder.name] = intents.manifest["statistics"] | {"by_intent_alone": alone}
     store.write_json(out / "localize.json", summary)
 
@@ -237,7 +238,7 @@ def _statistics(table: pl.DataFrame, names: Sequence[str], space: Space, sums: T
     """What the answers of one source are like: shares are of the answers that are not empty."""
     found: dict[str, Any] = {
         "samples": len(table),
-        "same_from_all_perspectives": quality.identical([table[name] for name in names]),
+        "same_from_all_perspectives": answers_alone.identical([table[name] for name in names]),
         "perspectives": {},
     }
     catalogue = space.prepared.catalogue
@@ -246,7 +247,7 @@ def _statistics(table: pl.DataFrame, names: Sequence[str], space: Space, sums: T
         found["perspectives"][name] = {
             "empty": len(table) - len(given),
             "distinct": given.n_unique(),
-            **quality.naming(given, catalogue, space.encoder),
+            **answers_alone.naming(given, catalogue, space.encoder),
             "grounding": round(cosine / tied, 4) if tied else None,
             "repeats_session": round(again / tied, 4) if tied else None,
         }

@@ -17,7 +17,7 @@ from llm4sbr.data import sessions as rules
 from llm4sbr.data import splits
 from llm4sbr.data.batches import sample_keys
 from llm4sbr.data.prepared import Prepared
-from llm4sbr.data.sessions import Log
+from llm4sbr.data.sessions import ClickLog
 from llm4sbr.data.splits import Split
 from llm4sbr.errors import DataError
 from llm4sbr.progress import Progress
@@ -134,7 +134,7 @@ def _assemble(split: Split, catalogue: Catalogue, codes: torch.Tensor, data: Dat
     return Prepared(catalogue, sessions, _sessions(split.train, codes), samples, {})
 
 
-def _sessions(log: Log, codes: torch.Tensor) -> Sessions:
+def _sessions(log: ClickLog, codes: torch.Tensor) -> Sessions:
     return Sessions(codes[torch.from_numpy(log.items)], torch.from_numpy(log.offsets))
 
 
@@ -148,7 +148,7 @@ def _rules(data: DataConfig, rule: str, split_rule: str, split: Split) -> dict[s
     }
 
 
-def _stats(raw: RawData, log: Log, split: Split, result: Prepared, data: DataConfig) -> dict[str, Any]:
+def _stats(raw: RawData, log: ClickLog, split: Split, result: Prepared, data: DataConfig) -> dict[str, Any]:
     """Statistics as `stats.json` has them.
 
     On top the data set as the paper's Table 1 counts it (rare items dropped once, then short sessions);

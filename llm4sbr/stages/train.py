@@ -16,27 +16,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llm4sbr import distributed, registry
+from llm4sbr import registry
 from llm4sbr.config import Config, build, to_settings
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
-from llm4sbr.distributed import Team
 from llm4sbr.errors import StoreError, TrainingError
+from llm4sbr.evaluation.ranking import SampleIntents
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.intents import IntentStore, verify_all
-from llm4sbr.parallel import Report
-from llm4sbr.parallel import run as run_jobs
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Horizon, Perspective, Samples
-from llm4sbr.ranking import SampleIntents
 from llm4sbr.store import read_json, read_tensors
-from llm4sbr.training import Material, train_model
+from llm4sbr.system.processes import Report
+from llm4sbr.system.processes import run as run_jobs
+from llm4sbr.training.team import Team, current
+from llm4sbr.training.trainer import Material, train_model
 
 MOST_WORKERS = 4
 """Processes used by default, at most."""
 
 
-class Job(NamedTuple):
+class TrainingJob(NamedTuple):
     """One model to train."""
 
     run: Path
@@ -51,7 +51,7 @@ class Job(NamedTuple):
         return json.dumps([run, folder, to_settings(self.config), self.variant, self.seed])
 
     @classmethod
-    def from_text(cls, text: str) -> Job:
+    def from_text(cls, text: str) -> TrainingJob:
         """The job of an `as_text`."""
         run, folder, settings, variant, seed = json.loads(text)
         return cls(Path(run), Path(folder), build(settings), variant, seed)
@@ -81,7 +81,7 @@ def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
         progress.note("train: no validation samples, so the last epoch is kept; a larger data.valid mends it")
     seeds = range(config.train.seed, config.train.seed + config.train.seeds)
     every = [
-        Job(run, out / variant / f"seed-{seed}", config, variant, seed)
+        TrainingJob(run, out / variant / f"seed-{seed}", config, variant, seed)
         for seed in seeds
         for variant in variants(run, config)
     ]
@@ -90,7 +90,7 @@ def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
         verify_all(run / "localize", catalogue=catalogue_hash(prepared.catalogue))
     if len(jobs) < len(every):
         progress.note(f"train: {len(every) - len(jobs)} of {len(every)} models are there already")
-    team = distributed.current()
+    team = current()
     if team.size > 1:
         progress.note(f"train: {team.size} processes share every batch, one model after the other")
     total = len(jobs) * config.train.epochs * samples
@@ -118,9 +118,9 @@ def variants(run: Path, config: Config) -> list[str]:
     return plain + sources + (["none"] if sources and "none" in config.infer.controls else [])
 
 
-def train_job(job: Job, report: Report) -> str:
+def train_job(job: TrainingJob, report: Report) -> str:
     """Train one model; runs in a process of its own where several are trained side by side."""
-    team = distributed.current()
+    team = current()
     team.call(job.as_text())
     return _train(job, report, team)
 
@@ -129,13 +129,13 @@ def follow(team: Team) -> int:
     """Help rank 0 with every model that it trains, silently, until it is done; returns the exit code."""
     try:
         while text := team.awaited():
-            _train(Job.from_text(text), lambda n, note: None, team)
+            _train(TrainingJob.from_text(text), lambda n, note: None, team)
     except Exception as error:  # of whatever kind: rank 0 says it
         return team.failed(error)
     return 0
 
 
-def _train(job: Job, report: Report, team: Team) -> str:
+def _train(job: TrainingJob, report: Report, team: Team) -> str:
     prepared = _prepared(job.run / "prepare")
     catalogue = catalogue_hash(prepared.catalogue)
     intents = _intents(job)
@@ -162,7 +162,7 @@ def _prepared(folder: Path) -> Prepared:
     return load(folder)
 
 
-def _intents(job: Job) -> IntentStore | None:
+def _intents(job: TrainingJob) -> IntentStore | None:
     """The variant's intents; `none` gets those of another variant, for their shape only."""
     if job.variant == "plain":
         return None
@@ -178,7 +178,7 @@ def _intents(job: Job) -> IntentStore | None:
     return intents
 
 
-def _titles(job: Job, recipe: Recipe) -> Tensor:
+def _titles(job: TrainingJob, recipe: Recipe) -> Tensor:
     """The catalogue's text vectors, float32 (N, E)."""
     path = job.run / "localize" / "items.safetensors"
     titles = read_tensors(path).get("items", torch.zeros(0))
@@ -190,7 +190,7 @@ def _titles(job: Job, recipe: Recipe) -> Tensor:
     return titles
 
 
-def _recipe(job: Job, prepared: Prepared, intents: IntentStore | None) -> Recipe:
+def _recipe(job: TrainingJob, prepared: Prepared, intents: IntentStore | None) -> Recipe:
     settings = job.config.train
     recipe = Recipe(prepared.catalogue.size, settings.dim, settings.backbone, settings.options)
     if intents is None:
@@ -210,7 +210,7 @@ def _horizon(perspective: str) -> Horizon:
     return made.horizon
 
 
-def _material(job: Job, prepared: Prepared, catalogue: str, intents: IntentStore | None) -> Material:
+def _material(job: TrainingJob, prepared: Prepared, catalogue: str, intents: IntentStore | None) -> Material:
     valid, selected_on = _selection(prepared)
     material = Material(
         prepared.sessions, prepared.train, prepared.samples["train"], valid, selected_on, catalogue
@@ -236,7 +236,7 @@ def _selection(prepared: Prepared) -> tuple[Samples, str]:
 
 
 def _workers(config: Config) -> int:
-    if distributed.current().size > 1:
+    if current().size > 1:
         return 1
     return config.train.workers or min(os.cpu_count() or 1, MOST_WORKERS)
 

@@ -19,12 +19,12 @@ from torch.export import Dim
 from llm4sbr import config, registry
 from llm4sbr.data import prepared as stored
 from llm4sbr.data.batches import Batch, collate, sample_keys
+from llm4sbr.evaluation.metrics import ranks
 from llm4sbr.fusion.losses import joint_loss
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
-from llm4sbr.metrics import ranks
 from llm4sbr.protocols import Backbone, CatalogueFuser, Horizon, Samples
-from llm4sbr.stages.train import Job, train_job
+from llm4sbr.stages.train import TrainingJob, train_job
 from llm4sbr.store import read_tensors
 from llm4sbr.testing.contract import Contract, optional
 from llm4sbr.testing.toy import toy_sessions
@@ -241,7 +241,7 @@ class BackboneContract(Contract, kind="backbones"):
         """The weights and graphs of a plain model, trained in a run for one epoch."""
         options = self.recipe().backbone_options
         chosen = {"backbone": self.name, "options": options, "dim": DIM, "epochs": 1, "device": "cpu"}
-        job = Job(run, run / "model", config.build({"train": chosen}), "plain", 0)
+        job = TrainingJob(run, run / "model", config.build({"train": chosen}), "plain", 0)
         train_job(job, lambda count, note: None)
         return read_tensors(run / "model" / "model.safetensors")
 

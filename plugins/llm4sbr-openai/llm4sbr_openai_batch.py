@@ -16,10 +16,10 @@ import click
 from llm4sbr_openai import said
 
 from llm4sbr import pipeline, registry
+from llm4sbr.asking.asker import keepable
+from llm4sbr.asking.cache import Answer
+from llm4sbr.asking.questions import answers_of, missing
 from llm4sbr.errors import ConfigError, DataError, Llm4sbrError
-from llm4sbr.llms.answers import Answer
-from llm4sbr.llms.asking import keepable
-from llm4sbr.questions import answers_of, missing
 from llm4sbr.store import writing
 
 LONGEST = 10_000_000

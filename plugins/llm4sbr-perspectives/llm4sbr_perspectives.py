@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
-from llm4sbr.parsing import one_line, parse_answer
+from llm4sbr.perspectives.parsing import one_line, parse_answer
 from llm4sbr.protocols import Horizon, Item
 
 __all__ = ["Category", "Explain", "NextCategory", "Novelty", "Price"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from llm4sbr.errors import ConfigError, ModelUnavailableError, UnansweredError
 from llm4sbr.llms.chat import Chat
-from llm4sbr.llms.weights import Weights
+from llm4sbr.llms.weights import WeightFiles
 
 __all__ = ["VLLM"]
 
@@ -59,7 +59,7 @@ class VLLM:
             raise ConfigError("infer.options: sizes of the vllm LLM must be at least 1")
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
-        self._weights = Weights(model, revision=revision, trust_remote_code=trust_remote_code)
+        self._weights = WeightFiles(model, revision=revision, trust_remote_code=trust_remote_code)
         self._template = chat_template
         self._precision = f"{dtype}{f', {quantization}' if quantization else ''}"
         self._engine = {

@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 
-class Job(NamedTuple):
+class PendingRequest(NamedTuple):
     """The sessions of one request."""
 
     items: Ids
@@ -39,7 +39,7 @@ class Job(NamedTuple):
         return len(self.items)
 
 
-class Answer(NamedTuple):
+class ScoredList(NamedTuple):
     """What the model says to one request."""
 
     ids: Ids
@@ -49,12 +49,12 @@ class Answer(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    job: Job
-    future: asyncio.Future[Answer]
+    job: PendingRequest
+    future: asyncio.Future[ScoredList]
     since: float
 
 
-def join(jobs: Sequence[Job]) -> Job:
+def join(jobs: Sequence[PendingRequest]) -> PendingRequest:
     """The jobs as one, padded to the longest session."""
     if len(jobs) == 1:
         return jobs[0]
@@ -67,7 +67,7 @@ def join(jobs: Sequence[Job]) -> Job:
         at += job.rows
     exclude_seen = np.concatenate([job.exclude_seen for job in jobs])
     intents = [job.intents for job in jobs if job.intents is not None]
-    return Job(items, mask, exclude_seen, np.concatenate(intents) if intents else None)
+    return PendingRequest(items, mask, exclude_seen, np.concatenate(intents) if intents else None)
 
 
 class Batcher:
@@ -85,7 +85,7 @@ class Batcher:
 
     def __init__(
         self,
-        compute: Callable[[Job], Answer],
+        compute: Callable[[PendingRequest], ScoredList],
         executor: Executor,
         settings: Settings,
         *,
@@ -102,14 +102,14 @@ class Batcher:
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None  # the event loop's own
 
-    async def submit(self, job: Job) -> Answer:
+    async def submit(self, job: PendingRequest) -> ScoredList:
         """The answer to a job.
 
         Raises:
             Refusal: 429, too many sessions wait already.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
+        future: asyncio.Future[ScoredList] = loop.create_future()
         with self._lock:
             if self.rows and self.rows + job.rows > self.settings.queue:  # an empty queue takes any job
                 raise busy(429, f"{self.rows} sessions are waiting already; try again")
@@ -148,7 +148,7 @@ class Batcher:
         while batch := self._take(loop):
             started = time.perf_counter()
             try:
-                found: list[Answer] | Exception = self._run([one.job for one in batch])
+                found: list[ScoredList] | Exception = self._run([one.job for one in batch])
             except Exception as error:  # it is told to the requests of this batch, and to nobody else
                 found = error
             seconds = time.perf_counter() - started
@@ -174,7 +174,7 @@ class Batcher:
         self,
         loop: asyncio.AbstractEventLoop,
         batch: list[_Waiting],
-        found: list[Answer] | Exception,
+        found: list[ScoredList] | Exception,
         wait: float,
         seconds: float,
     ) -> None:
@@ -182,16 +182,16 @@ class Batcher:
         self._consider(loop)
         _deliver(batch, found)
 
-    def _run(self, jobs: list[Job]) -> list[Answer]:
+    def _run(self, jobs: list[PendingRequest]) -> list[ScoredList]:
         ids, scores = self.compute(join(jobs))
         answers, at = [], 0
         for job in jobs:
-            answers.append(Answer(ids[at : at + job.rows], scores[at : at + job.rows]))
+            answers.append(ScoredList(ids[at : at + job.rows], scores[at : at + job.rows]))
             at += job.rows
         return answers
 
 
-def _deliver(batch: list[_Waiting], found: list[Answer] | Exception) -> None:
+def _deliver(batch: list[_Waiting], found: list[ScoredList] | Exception) -> None:
     for place, one in enumerate(batch):
         if one.future.done():  # its request was cancelled
             continue

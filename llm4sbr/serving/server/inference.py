@@ -14,7 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from llm4sbr.serving.artefact import Artefact
-from llm4sbr.serving.server.batching import Answer, Job
+from llm4sbr.serving.server.batching import PendingRequest, ScoredList
 from llm4sbr.serving.server.http import Refusal, Reply, parse_json, reply_json
 from llm4sbr.serving.server.settings import Settings
 
@@ -43,7 +43,7 @@ Array = NDArray[Any]
 class Query(NamedTuple):
     """An inference request that has been read and found good."""
 
-    job: Job
+    job: PendingRequest
     id: str | None
     outputs: dict[str, bool]
     """Name of an output wanted -> whether in binary."""
@@ -85,7 +85,7 @@ def read(body: bytes, length: bytes | None, artefact: Artefact, settings: Settin
     return Query(_job(tensors, artefact, settings), asked, _outputs(request))
 
 
-def write(query: Query, answer: Answer, name: str, version: str) -> Reply:
+def write(query: Query, answer: ScoredList, name: str, version: str) -> Reply:
     """The reply to a request.
 
     Raises:
@@ -216,7 +216,7 @@ def _from_binary(name: str, data: memoryview, size: object, kind: str, shape: li
     return np.frombuffer(data[:size], DTYPES[kind]).reshape(shape)
 
 
-def _job(tensors: dict[str, Array], artefact: Artefact, settings: Settings) -> Job:
+def _job(tensors: dict[str, Array], artefact: Artefact, settings: Settings) -> PendingRequest:
     items = tensors["items"]
     rows, length = items.shape
     if rows > settings.max_batch:
@@ -236,7 +236,7 @@ def _job(tensors: dict[str, Array], artefact: Artefact, settings: Settings) -> J
             intents = np.zeros((rows, len(artefact.perspectives), artefact.text_dim), np.float32)
         if not np.isfinite(intents).all():
             raise Refusal(400, "intents: not all values are finite; send zeros where no intent is known")
-    return Job(items, mask, exclude, intents)
+    return PendingRequest(items, mask, exclude, intents)
 
 
 def _check_clicks(items: Array, mask: Array, size: int) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llm4sbr.serving.recommend import Recommender
 
 
-class Known:
+class KnownSessions:
     """Intents for a session, from where this server can have them.
 
     Args:

@@ -12,7 +12,7 @@ import orjson
 log = logging.getLogger("llm4sbr.serving")
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """Time (UTC), level, event and whatever fields come with it; a traceback is one field."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -37,7 +37,7 @@ def say(event: str, level: int = logging.INFO, **fields: object) -> None:
 def to_standard_error() -> None:
     """Send our log and uvicorn's errors to standard error; its start and stop notes are left out."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     for name, level in (("llm4sbr.serving", logging.INFO), ("uvicorn.error", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

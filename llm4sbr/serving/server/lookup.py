@@ -16,7 +16,7 @@ from rapidfuzz.distance import Indel
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.server.http import busy
-from llm4sbr.serving.titles import Resolved, Titles
+from llm4sbr.serving.titles import Resolved, TitleIndex
 
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
@@ -43,7 +43,7 @@ class Lookup:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
-        self.titles = Titles(catalogue, matches=close_matches)
+        self.titles = TitleIndex(catalogue, matches=close_matches)
         self._lower = pl.Series("title", catalogue.titles).str.to_lowercase()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lookup")
         self._waiting = 0

@@ -16,9 +16,9 @@ from llm4sbr.errors import InputError, Llm4sbrError, StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.artefact import GRAPH, RECORD, Artefact
 from llm4sbr.serving.recommendation import Explanation
-from llm4sbr.serving.server.batching import Answer, Batcher, Job
+from llm4sbr.serving.server.batching import Batcher, PendingRequest, ScoredList
 from llm4sbr.serving.server.http import busy
-from llm4sbr.serving.server.known import Known
+from llm4sbr.serving.server.known import KnownSessions
 from llm4sbr.serving.server.logs import log, say
 from llm4sbr.serving.server.lookup import Lookup
 from llm4sbr.serving.server.metrics import Metrics
@@ -34,7 +34,7 @@ class Model:
         self.artefact = artefact
         self.version = version
         """The first 12 hex digits of the sha256 of `artefact.json`: equal on every machine that serves it."""
-        self.known = Known(artefact, folder, run)
+        self.known = KnownSessions(artefact, folder, run)
         self.lookup = Lookup(Catalogue(artefact.keys, artefact.titles))
         self.engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"
         self.batcher: Batcher
@@ -59,7 +59,7 @@ class Model:
             raise StoreError(f"{folder}: changed while it was read; it is read again when it has settled")
         for rows, length in ((1, 1), (max_batch, model.artefact.max_length)):
             ones = np.ones((rows, length), np.int64)
-            compute(model.artefact, Job(ones, ones.astype(np.bool_), np.ones((rows, 1), np.bool_)))
+            compute(model.artefact, PendingRequest(ones, ones.astype(np.bool_), np.ones((rows, 1), np.bool_)))
         return model
 
     async def intents(
@@ -76,9 +76,9 @@ class Model:
         return await self.lookup.apart(self.known.find, ids)
 
 
-def compute(artefact: Artefact, job: Job) -> Answer:
+def compute(artefact: Artefact, job: PendingRequest) -> ScoredList:
     """The model's answer; called from the batcher's thread."""
-    return Answer(*artefact.run(job.items, job.mask, job.exclude_seen, job.intents))
+    return ScoredList(*artefact.run(job.items, job.mask, job.exclude_seen, job.intents))
 
 
 class Models:

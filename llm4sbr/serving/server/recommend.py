@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 import numpy as np
 
 from llm4sbr.serving.recommendation import Recommendation, recommended
-from llm4sbr.serving.server.batching import Job
+from llm4sbr.serving.server.batching import PendingRequest
 from llm4sbr.serving.server.http import Refusal, Reply, parse_json, reply_json
 from llm4sbr.serving.server.models import Model
 from llm4sbr.serving.server.settings import Settings
@@ -62,7 +62,9 @@ async def recommend(wish: Wish, model: Model, name: str) -> Reply:
     intents, explained = await model.intents(recent, explain=wish.explain)
     items = np.array([recent], np.int64)
     exclude = np.full((1, 1), wish.exclude_seen)
-    answer = await model.batcher.submit(Job(items, np.ones(items.shape, np.bool_), exclude, intents))
+    answer = await model.batcher.submit(
+        PendingRequest(items, np.ones(items.shape, np.bool_), exclude, intents)
+    )
     left_out = {0, *ids} if wish.exclude_seen else {0}
     pairs = zip(answer.ids[0].tolist(), answer.scores[0].tolist(), strict=True)
     kept = [pair for pair in pairs if pair[0] not in left_out]

@@ -6,9 +6,9 @@ import llm4sbr_openai_batch as batch
 import pytest
 from click.testing import CliRunner
 
+from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.config import to_toml
 from llm4sbr.errors import DataError
-from llm4sbr.llms.answers import AnswerCache
 from llm4sbr.testing.toy_run import toy_run
 
 

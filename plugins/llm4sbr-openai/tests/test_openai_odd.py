@@ -8,9 +8,9 @@ import pytest
 from bad_server import SECRET, Handler, answer
 from llm4sbr_openai import OpenAILLM
 
+from llm4sbr.asking.asker import Asker, Budget
+from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.errors import ModelUnavailableError, UnansweredError
-from llm4sbr.llms.answers import AnswerCache
-from llm4sbr.llms.asking import Asker, Budget
 
 PARTS = [
     {"type": "thinking", "thinking": "Hm."},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bad_server import Handler, Server
 
-from llm4sbr.llms.answers import AnswerCache
+from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.testing.toy import toy_log
 
 

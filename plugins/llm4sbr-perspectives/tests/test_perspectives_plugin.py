@@ -4,7 +4,7 @@ import pytest
 from llm4sbr_perspectives import Category, Explain, NextCategory, Novelty, Price
 
 from llm4sbr import registry
-from llm4sbr.audit import Audit
+from llm4sbr.perspectives.audit import Audit
 from llm4sbr.protocols import Item
 from llm4sbr.testing.perspectives import PerspectiveContract
 

@@ -10,9 +10,9 @@ import pytest
 from llm4sbr_ray import RayEngine
 
 from llm4sbr import pipeline, store
+from llm4sbr.asking.asker import Answering, Asker, Budget
+from llm4sbr.asking.cache import AnswerCache, answer_key
 from llm4sbr.config import nest
-from llm4sbr.llms.answers import AnswerCache, answer_key
-from llm4sbr.llms.asking import Answering, Asker, Budget
 from llm4sbr.progress import Progress
 from llm4sbr.testing.encoders import tiny_bert
 from llm4sbr.testing.llms import tiny_llama

@@ -1,0 +1,268 @@
+"""Asking an LLM about many samples: what the cache knows is free, equal prompts are asked once.
+
+A sample has one prompt per perspective and counts as answered when all of them are. Prompts that an LLM
+could not answer (see `UnansweredError`) are asked again at the end; what fails then is left for another run.
+What is known of prompts is in the cache: in memory are those of a block and a round, however many there are.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+from llm4sbr import registry
+from llm4sbr.asking.cache import Answer, AnswerCache, answer_key
+from llm4sbr.errors import ConfigError, Llm4sbrError, UnansweredError
+from llm4sbr.protocols import LLM
+
+__all__ = ["Answered", "Answering", "Asker", "Budget", "answering", "keepable", "parse_budget"]
+
+BLOCK = 512
+"""Samples looked up in the cache at once."""
+
+BATCHES = 16
+"""Most batches asked in one round; prompts of a round are sorted by length, so a long round pads less."""
+
+ROUND = 10.0
+"""Seconds that a round should take under a budget of time, so that it holds."""
+
+BATCH = 32
+"""Prompts per batch of an LLM that has no `batch_size` of its own."""
+
+SECOND_CHANCES = 2
+"""Rounds at the end in which prompts that failed are asked again."""
+
+MOST_FAILED = 10_000
+"""Prompts kept for a second chance; a server that is down must not fill the memory with what it missed."""
+
+LONGEST = 100_000
+"""Characters of an answer that are kept; it names what it names before that."""
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Budget(NamedTuple):
+    """Where asking stops; answers from the cache are free."""
+
+    prompts: int | None = None
+    seconds: float | None = None
+
+
+def parse_budget(text: str | None) -> Budget:
+    """`20000` prompts, `90s`, `30m`, `2h`; None and `none` are no limit.
+
+    Raises:
+        ConfigError: the text is none of these.
+    """
+    if text is None or text == "none":
+        return Budget()
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])|(\d+)", text.strip())
+    if not found:
+        raise ConfigError(
+            f"infer.budget = {text!r}: expected prompts (20000), a time (90s, 30m, 2h), or none"
+        )
+    amount, unit, prompts = found.groups()
+    return Budget(prompts=int(prompts)) if prompts else Budget(seconds=float(amount) * UNITS[unit])
+
+
+class Answered(NamedTuple):
+    """What came of one batch of prompts."""
+
+    texts: list[str | None]
+    """One per prompt, None where there is no answer."""
+    seconds: float
+    tokens: list[int]
+    """Of each prompt and its answer."""
+    reason: str
+    """Why answers are missing, if any are."""
+
+
+class Answering:
+    """An LLM as the work on one batch: what an engine's worker does."""
+
+    def __init__(self, llm: LLM) -> None:
+        self.llm = llm
+
+    def __call__(self, prompts: list[str]) -> Answered:
+        """Ask about some prompts.
+
+        Raises:
+            Llm4sbrError: the LLM gave another number of answers, or cannot be used.
+        """
+        began, reason = time.monotonic(), ""
+        try:
+            texts: list[str | None] = list(self.llm.generate(prompts))
+        except UnansweredError as error:
+            texts, reason = error.answers, str(error)
+        seconds = time.monotonic() - began
+        if len(texts) != len(prompts):
+            raise Llm4sbrError(
+                f"infer: the LLM gave {len(texts)} answers to {len(prompts)} prompts; "
+                "its generate() must give one per prompt"
+            )
+        count = getattr(self.llm, "count_tokens", lambda texts: [0] * len(texts))
+        texts = [None if text is None else keepable(text) for text in texts]
+        pairs = zip(count(prompts), count([text or "" for text in texts]), strict=True)
+        return Answered(texts, seconds, [a + b for a, b in pairs], reason)
+
+
+def keepable(text: str) -> str:
+    """An answer as every file can take it: no halves of a character, and an end."""
+    return text[:LONGEST].encode("utf-8", "replace").decode()
+
+
+def answering(name: str, options: dict[str, Any]) -> Answering:
+    """The work with an installed LLM, made where it is done."""
+    return Answering(registry.create("llms", name, **options))
+
+
+class Asker:
+    """Brings answers into the cache, a batch at a time.
+
+    Args:
+        llm: is asked.
+        cache: what was asked before, by any run.
+        budget: where to stop.
+        advance: called with a number of samples looked at and a note on what was asked.
+        work: answers batches of prompts, in their order; by default `llm` does, here.
+        workers: batches that `work` answers side by side.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        cache: AnswerCache,
+        *,
+        budget: Budget,
+        advance: Callable[..., None] = lambda n=1, note="": None,
+        work: Callable[[Iterable[list[str]]], Iterator[Answered]] | None = None,
+        workers: int = 1,
+    ) -> None:
+        self.llm = llm
+        self.work = work or partial(map, Answering(llm))
+        self.cache = cache
+        self.budget = budget
+        self.advance = advance
+        self.asked = 0
+        """Prompts that the LLM answered here."""
+        self.seconds = 0.0
+        """Wall time of the LLM."""
+        self.tokens = 0
+        """Tokens of prompts and answers."""
+        self.failed: dict[bytes, str] = {}
+        """Prompts by key that the LLM was asked and could not answer, `MOST_FAILED` at most."""
+        self.lost = 0
+        """Prompts beyond these."""
+        self.reason = ""
+        """Why the last of them failed."""
+        self._found = 0
+        self._known: set[bytes] = set()
+        self._waiting: dict[bytes, str] = {}
+        self._spent = False
+        self._started = time.monotonic()
+        self._size: int = getattr(llm, "batch_size", BATCH)
+        self._most = BATCHES * self._size * workers
+        self._round = self._most if budget.seconds is None else max(1, self._size // 4)
+
+    def ask(
+        self,
+        samples: Sequence[int],
+        prompts: Callable[[int], Sequence[str]],
+        *,
+        keys: Callable[[int], Sequence[bytes]] | None = None,
+    ) -> None:
+        """Ask about samples, in this order, until the budget is spent.
+
+        Args:
+            samples: numbers of the samples.
+            prompts: the prompts of a sample, one per perspective.
+            keys: the keys of these, if they are at hand.
+        """
+        keys = keys or (lambda sample: [answer_key(self.llm.fingerprint, p) for p in prompts(sample)])
+        for begin in range(0, len(samples), BLOCK):
+            if self._spent:
+                self.advance(len(samples) - begin, self._note())
+                break
+            self._ask_block({sample: keys(sample) for sample in samples[begin : begin + BLOCK]}, prompts)
+        self._flush(0)
+        for _ in range(SECOND_CHANCES):
+            if self.failed and not self._spent:
+                self._waiting, self.failed = self.failed, {}
+                self._flush(0)
+
+    def _ask_block(self, block: dict[int, Sequence[bytes]], prompts: Callable[[int], Sequence[str]]) -> None:
+        wanted = {key for keys in block.values() for key in keys}
+        self._known = self.cache.known(sorted(wanted))
+        self._found += len(self._known)
+        looked = 0
+        for sample, keys in block.items():
+            if not self._known.issuperset(keys):
+                self._queue(dict(zip(keys, prompts(sample), strict=True)))
+            looked += 1
+            if len(self._waiting) >= self._round:
+                self._flush(looked)
+                looked = 0
+        self.advance(looked, self._note())
+
+    def _queue(self, prompts: dict[bytes, str]) -> None:
+        missing = {
+            key: prompt
+            for key, prompt in prompts.items()
+            if not (key in self._known or key in self._waiting or key in self.failed)
+        }
+        if missing and not self._over(len(missing)):
+            self._waiting |= missing
+
+    def _over(self, more: int) -> bool:
+        limit = self.budget.prompts
+        return self._spent or (limit is not None and self.asked + len(self._waiting) + more > limit)
+
+    def _flush(self, looked: int) -> None:
+        """Ask everything that waits, and see for how much more there is time."""
+        began = time.monotonic()
+        waiting = sorted(self._waiting.items(), key=lambda pair: (len(pair[1]), pair[0]))
+        batches = [waiting[i : i + self._size] for i in range(0, len(waiting), self._size)]
+        done = self.work([prompt for _, prompt in batch] for batch in batches)
+        for number, (batch, found) in enumerate(zip(batches, done, strict=True), start=1):
+            answers = self._answers(batch, found)
+            self.cache.put_many(answers, llm=self.llm.fingerprint)
+            self.asked += len(answers)
+            self._known.update(answers)
+            self._keep({key: prompt for key, prompt in batch if key not in answers})
+            share = looked * number // len(batches) - looked * (number - 1) // len(batches)
+            self.advance(share, self._note())
+        self._waiting.clear()
+        if waiting and self.budget.seconds is not None:
+            took = time.monotonic() - began
+            fitting = round(len(waiting) * ROUND / max(took, 1e-9))
+            self._round = max(1, self._size // 4, min(fitting, self._most))
+            # half a round early or late is right on average
+            self._spent = time.monotonic() - self._started + took / 2 >= self.budget.seconds
+
+    def _keep(self, failed: dict[bytes, str]) -> None:
+        room = max(0, MOST_FAILED - len(self.failed))
+        self.lost += max(0, len(failed) - room)
+        self.failed |= dict(islice(failed.items(), room))
+
+    def _answers(self, batch: Sequence[tuple[bytes, str]], found: Answered) -> dict[bytes, Answer]:
+        """The answers of those prompts that got one."""
+        self.seconds += found.seconds
+        self.tokens += sum(found.tokens)
+        self.reason = found.reason or self.reason
+        share = found.seconds / len(batch)
+        given = zip(batch, found.texts, found.tokens, strict=True)
+        return {key: Answer(text, share, tokens) for (key, _), text, tokens in given if text is not None}
+
+    def _note(self) -> str:
+        rate = f" at {self.asked / self.seconds:.1f}/s" if self.seconds else ""
+        text = f"{self.asked:,} prompts asked{rate}, {self._found:,} from the cache"
+        if self.failed:
+            text += f", {len(self.failed) + self.lost:,} failed"
+        if self.budget.seconds is None:
+            return text
+        left = max(0.0, self.budget.seconds - (time.monotonic() - self._started))
+        return f"{text}, budget spent" if self._spent else f"{text}, budget ends in {left:.0f}s"

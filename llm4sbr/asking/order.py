@@ -1,0 +1,111 @@
+"""Which samples are asked first, when a budget does not reach them all.
+
+`random`: a fair share of every split. `recent`: the sessions of the latest weeks. `uncertain`: those for
+which a plain backbone, trained for a moment, has the least idea what comes next.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm4sbr import store
+from llm4sbr.config import Config
+from llm4sbr.data.batches import batches
+from llm4sbr.data.distinct import Distinct
+from llm4sbr.data.mapped import blocks, mapped, places, taken
+from llm4sbr.data.mapped import order as ordered
+from llm4sbr.data.prepared import AT_ONCE, SESSIONS, Prepared, catalogue_hash
+from llm4sbr.errors import ConfigError
+from llm4sbr.evaluation.ranking import MOST_SCORES, pick_device, scorer
+from llm4sbr.fusion.model import LLM4SBR, Recipe
+from llm4sbr.fusion.saved import load_model
+from llm4sbr.progress import Progress
+from llm4sbr.protocols import Samples
+from llm4sbr.training.trainer import Material, train_model
+
+EPOCHS = 2
+"""Epochs of the backbone that `uncertain` asks; it must know what is easy, no more."""
+
+BATCH = 512
+"""Prefixes scored at once."""
+
+UNCERTAINTY = "uncertainty.safetensors"
+
+
+def order(
+    run: Path, out: Path, samples: Distinct, prepared: Prepared, config: Config, progress: Progress
+) -> Sequence[int]:
+    """Rows of `samples`, the one to ask first in front; the same in every attempt.
+
+    Args:
+        run: has `prepare`.
+        out: where a chosen order is kept, so that an interrupted stage goes on in it.
+        samples: what can be asked.
+        prepared: the data.
+        config: `infer.select`, `infer.seed`, and the backbone.
+        progress: shows the training of `uncertain`.
+    """
+    rows = places(len(samples.keys))
+    # among equals, too, none is preferred
+    random.Random(config.infer.seed).shuffle(rows.numpy().data)  # type: ignore[arg-type]
+    if config.infer.select == "random":
+        return rows.numpy().data
+    values = (
+        _recent(run, samples, prepared)
+        if config.infer.select == "recent"
+        else _unsure(run, out, samples, prepared, config, progress)
+    )
+    return taken(rows, ordered(taken(values, rows), descending=True)).numpy().data
+
+
+def _recent(run: Path, samples: Distinct, prepared: Prepared) -> Tensor:
+    """float64 (M,): when the session of each sample began."""
+    parts = store.read_parts(run / "prepare" / SESSIONS, "time", AT_ONCE)
+    times, offsets = mapped((part.to_numpy() for part in parts), np.float64), prepared.sessions.offsets
+    ends = (samples.end[some] for some in blocks(len(samples.end)))
+    owners = mapped((torch.searchsorted(offsets, end, right=True) - 1).numpy() for end in ends)
+    return taken(times, owners)
+
+
+def _unsure(
+    run: Path, out: Path, samples: Distinct, prepared: Prepared, config: Config, progress: Progress
+) -> Tensor:
+    """float32 (M,): entropy, in nats, of what a plain backbone expects after each prefix."""
+    kept = out / UNCERTAINTY
+    if kept.exists():
+        return store.read_tensors(kept)["entropy"]
+    folder, train = out / "selector", prepared.samples["train"]
+    if not len(train.key):
+        raise ConfigError("infer.select = 'uncertain': there are no training samples; take random or recent")
+    nothing = Samples(*(field[:0] for field in train))
+    catalogue = catalogue_hash(prepared.catalogue)
+    settings = config.train.model_copy(update={"epochs": EPOCHS})
+    recipe = Recipe(prepared.catalogue.size, settings.dim, settings.backbone, settings.options)
+    material = Material(prepared.sessions, prepared.train, train, nothing, "none", catalogue)
+    with progress.task("infer: who is unsure", EPOCHS * len(train.key), unit="samples") as advance:
+        train_model(folder, recipe, material, settings, seed=config.infer.seed, report=advance, facts={})
+    device = pick_device(settings.device)
+    found = _entropies(load_model(folder).model.to(device), device, samples, prepared)
+    store.write_tensors(kept, {"entropy": found})
+    shutil.rmtree(folder)
+    return found
+
+
+@torch.inference_mode()
+def _entropies(model: LLM4SBR, device: torch.device, samples: Distinct, prepared: Prepared) -> Tensor:
+    score = scorer(model, None, device)
+    found = torch.zeros(len(samples.keys))
+    size = max(1, min(BATCH, MOST_SCORES // prepared.catalogue.size))
+    for batch in batches(
+        prepared.sessions, Samples(samples.start, samples.end, samples.keys), batch_size=size
+    ):
+        logs = score(batch).log_softmax(1)
+        found[batch.index] = -(logs.exp() * logs).sum(1).cpu()
+    return found

@@ -1,0 +1,136 @@
+"""What asking will take, before anything is asked: prompts, tokens, time, money.
+
+Counted exactly: prompts, distinct ones, those in the cache. Estimated: tokens and time, from what answers in
+the cache took where there are any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from llm4sbr.asking.cache import AnswerCache, answer_key
+from llm4sbr.asking.keys import PromptKeys
+from llm4sbr.protocols import LLM
+
+__all__ = ["Plan", "plan", "sentence"]
+
+LETTERS = 4.0
+"""Characters per token, about, where no answer of the cache tells."""
+
+NEW_TOKENS = 24
+"""Tokens of an answer, at most, of an LLM that does not say so itself (`max_new_tokens`)."""
+
+
+class Plan(NamedTuple):
+    """What a run would ask."""
+
+    samples: int
+    prompts: int
+    """One per sample and perspective."""
+    distinct: int
+    cached: int
+    """Distinct prompts whose answer is known."""
+    ask: int
+    """Distinct prompts that are left."""
+    within_budget: int
+    """Of these, how many a budget of prompts allows; all of them without one."""
+    tokens: int
+    """Of the prompts within the budget and their answers, estimated."""
+    seconds: float | None
+    """Expected time, None where no answer in the cache tells how long one takes."""
+    cost: float | None
+    """Expected price in the currency of the LLM's `price`, None where it has none."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return self._asdict()
+
+
+def plan(
+    samples: int,
+    prompts: Callable[[int], Sequence[str]],
+    *,
+    llm: LLM,
+    cache: AnswerCache,
+    keys: PromptKeys,
+    most: int | None = None,
+    advance: Callable[..., None] = lambda n=1, note="": None,
+) -> Plan:
+    """Look at every prompt once.
+
+    Args:
+        samples: how many there are.
+        prompts: the prompts of a sample, by its number.
+        llm: whose answers are looked for. Its `price`, if it has one, is what a million tokens cost, of
+            prompts and of answers: `(2.5, 10.0)`.
+        cache: where they are looked for.
+        keys: empty; takes the keys of all prompts.
+        most: prompts that the budget allows.
+        advance: told of every sample.
+    """
+    letters = 0
+    for sample in range(samples):
+        texts = prompts(sample)
+        keys.append([answer_key(llm.fingerprint, text) for text in texts])
+        letters += sum(map(len, texts))
+        advance(1)
+    distinct, known, seconds, tokens = _known(keys, cache)
+    count = samples * keys.views
+    ask = distinct - known
+    within = ask if most is None else min(ask, most)
+    new = int(getattr(llm, "max_new_tokens", NEW_TOKENS))
+    asked = letters / max(count, 1) / LETTERS  # tokens of a prompt
+    each = tokens / known if tokens else asked + new
+    return Plan(
+        samples=samples,
+        prompts=count,
+        distinct=distinct,
+        cached=known,
+        ask=ask,
+        within_budget=within,
+        tokens=round(within * each),
+        seconds=round(within * seconds / known, 1) if seconds else None,
+        cost=_cost(llm, within, min(asked, each), max(0.0, each - asked)),
+    )
+
+
+def _known(keys: PromptKeys, cache: AnswerCache) -> tuple[int, int, float, int]:
+    """Distinct keys, how many of them are in the cache, and the seconds and tokens that these took."""
+    distinct, known, seconds, tokens = 0, 0, 0.0, 0
+    for group in keys.distinct():
+        distinct += len(group)
+        found = cache.get_many(group).values()
+        known += len(found)
+        seconds += sum(answer.seconds for answer in found)
+        tokens += sum(answer.tokens for answer in found)
+    return distinct, known, seconds, tokens
+
+
+def _cost(llm: LLM, prompts: int, asked: float, answered: float) -> float | None:
+    price = getattr(llm, "price", None)
+    if price is None:
+        return None
+    return float(round(prompts * (asked * price[0] + answered * price[1]) / 1e6, 2))
+
+
+def sentence(found: Plan, budget: str | None = None) -> str:
+    """A plan in one line."""
+    text = (
+        f"{found.prompts:,} prompts about {found.samples:,} samples, {found.distinct:,} of them distinct, "
+        f"{found.cached:,} answered before; {found.ask:,} to ask"
+    )
+    if found.within_budget < found.ask:
+        text += f", {found.within_budget:,} within the budget"
+    if not found.ask:
+        return text
+    text += f", about {found.tokens:,} tokens"
+    text += f", about {_clock(found.seconds)}" if found.seconds else ""
+    text += f", about {found.cost:,.2f} at the LLM's price" if found.cost is not None else ""
+    return text + (f", stops after {budget}" if budget and budget[-1] in "smh" else "")
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

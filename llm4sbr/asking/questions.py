@@ -1,0 +1,140 @@
+"""What an LLM is asked about a run: every sample from every perspective, planned and audited beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from llm4sbr import registry, store
+from llm4sbr.asking.asker import parse_budget
+from llm4sbr.asking.cache import AnswerCache, answer_key
+from llm4sbr.asking.keys import PromptKeys
+from llm4sbr.asking.plan import Plan, plan, sentence
+from llm4sbr.config import Config, InferConfig
+from llm4sbr.data.distinct import Distinct
+from llm4sbr.data.mapped import blocks, firsts, mapped
+from llm4sbr.data.prepared import Prepared, load
+from llm4sbr.errors import ConfigError
+from llm4sbr.perspectives.audit import Audit
+from llm4sbr.progress import Progress
+from llm4sbr.protocols import LLM, Perspective, is_control
+
+
+class Questions(NamedTuple):
+    """Samples and the perspectives from which they are asked about."""
+
+    samples: Distinct
+    views: Mapping[str, Perspective]
+
+    @classmethod
+    def of(cls, prepared: Prepared, settings: InferConfig) -> Questions:
+        """The questions about prepared data.
+
+        Raises:
+            ConfigError: an unusable wording, or an attribute that the items do not have.
+            RegistryError: no such perspective.
+        """
+        there = prepared.catalogue.attributes
+        for name in settings.attributes:
+            if name not in there:
+                known = ", ".join(there) or "none"
+                raise ConfigError(f"infer.attributes: the items have no {name!r}; they have: {known}")
+        options = {
+            "wording": settings.wording,
+            "max_items": settings.max_items,
+            "attributes": settings.attributes,
+        }
+        views = {name: registry.create("perspectives", name, **options) for name in settings.perspectives}
+        for view in views.values():
+            if hasattr(view, "fit"):
+                view.fit(prepared.train, prepared.catalogue)
+        return cls(Distinct.of(prepared), views)
+
+    def prompts(self, row: int) -> list[str]:
+        """The prompts of one sample, one per perspective."""
+        items = self.samples.prefixes[row]
+        return [view.prompt(items) for view in self.views.values()]
+
+
+def answers_of(settings: InferConfig) -> AnswerCache:
+    """The answer cache of a run, open."""
+    return AnswerCache.open(settings.cache or store.cache_dir() / "answers.sqlite")
+
+
+def planned(
+    llm: LLM,
+    questions: Questions,
+    prepared: Prepared,
+    settings: InferConfig,
+    progress: Progress,
+    *,
+    keys: PromptKeys,
+) -> Plan:
+    """Look at every prompt before the first is asked: what it takes, and whether one knows its target.
+
+    Args:
+        llm: who would be asked.
+        questions: about what.
+        prepared: has the targets.
+        settings: wording, budget, cache.
+        progress: told of every sample.
+        keys: empty; takes the keys of all prompts.
+
+    Raises:
+        DataError: a prompt names the target of its own sample.
+    """
+    samples = questions.samples
+    audit, targets = Audit(questions.views), samples.targets(prepared)
+    items = [prepared.catalogue.item(i + 1) for i in range(prepared.catalogue.size)]
+
+    def prompts(row: int) -> list[str]:
+        texts = questions.prompts(row)
+        audit.check(samples.prefixes[row], [items[i - 1] for i in targets[row]], texts)
+        return texts
+
+    count, budget = len(samples.keys), parse_budget(settings.budget)
+    with answers_of(settings) as cache, progress.task("infer: planning", count, unit="samples") as advance:
+        most = budget.prompts
+        found = plan(count, prompts, llm=llm, cache=cache, keys=keys, most=most, advance=advance)
+        progress.note(f"infer: {settings.llm} ({llm.fingerprint}); answers are kept in {cache.path}")
+    progress.note(f"infer: {sentence(found, settings.budget)}")
+    return found
+
+
+def plan_of(run: Path, config: Config, progress: Progress) -> Plan | None:
+    """What `infer` would ask, without asking; None where no LLM is asked (`none`, or a control).
+
+    Raises:
+        As `infer` does before its first question.
+    """
+    model = registry.create("llms", config.infer.llm, **config.infer.options)
+    if is_control(model):
+        return None
+    prepared = load(run / "prepare")
+    questions = Questions.of(prepared, config.infer)
+    with PromptKeys(len(questions.views)) as keys:
+        return planned(model, questions, prepared, config.infer, progress, keys=keys)
+
+
+def missing(run: Path, config: Config) -> Iterator[tuple[bytes, str]]:
+    """Key and text of every distinct prompt that the cache has no answer to, for asking it elsewhere.
+
+    Raises:
+        As `infer` does before its first question.
+    """
+    model = registry.create("llms", config.infer.llm, **config.infer.options)
+    if is_control(model):
+        return
+    questions = Questions.of(load(run / "prepare"), config.infer)
+    with PromptKeys(len(questions.views)) as keys, answers_of(config.infer) as cache:
+        for row in range(len(questions.samples.keys)):
+            keys.append([answer_key(model.fingerprint, text) for text in questions.prompts(row)])
+        found = firsts(mapped(keys.short()))
+        for some in blocks(len(found)):
+            places = [divmod(at, keys.views) for at in found[some].tolist()]
+            group = [keys.of(row)[place] for row, place in places]
+            known = cache.known(group)
+            for key, (row, place) in zip(group, places, strict=True):
+                if key not in known:
+                    yield key, questions.prompts(row)[place]

@@ -1,0 +1,70 @@
+"""What a run reads from outside: files of the user's and models of this machine."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from llm4sbr import registry
+from llm4sbr.config import Config, Settings, flatten, merge, nest, to_settings
+from llm4sbr.errors import ConfigError, DataError, RegistryError
+from llm4sbr.system import models
+
+MODELS = {"infer": ("llms", "infer.llm"), "localize": ("encoders", "localize.encoder")}
+"""Stage that uses a model that may be a folder of this machine -> its kind, and the setting that names it."""
+
+CONTENT = "content of "
+"""In a stamp, before such a setting: a hash of what is in the folder."""
+
+
+def with_full_paths(chosen: Settings) -> Settings:
+    """The settings with files named as from here, so that they are found from another folder too."""
+    flat = flatten(chosen)
+    named = {"data.path", "infer.cache", *(f"data.options.{name}" for name in _file_options(flat))}
+    full = {
+        key: str(Path(flat[key]).expanduser().absolute())
+        for key in named & flat.keys()
+        if isinstance(flat[key], str | Path) and str(flat[key])
+    }
+    return merge(chosen, nest(full))
+
+
+def _file_options(flat: dict[str, Any]) -> list[str]:
+    """Options of the reader that name files, by their type."""
+    if not any(key.startswith("data.options.") for key in flat):
+        return []
+    with suppress(RegistryError):  # which says so when the reader is needed
+        reader = registry.load("readers", str(flat.get("data.reader", Config().data.reader)))
+        parameters = inspect.signature(reader).parameters.values()
+        return [one.name for one in parameters if "Path" in str(one.annotation)]
+    return []
+
+
+def data_files(config: Config) -> list[list[Any]]:
+    """Name, size and time of the files that the reader says it reads, else of all in its path."""
+    path = config.data.path
+    if path and not path.exists():
+        raise ConfigError(f"data.path: {path} does not exist")
+    reader = registry.create("readers", config.data.reader, path=path, **config.data.options)
+    if hasattr(reader, "files"):
+        files = sorted(reader.files())
+    elif path is None:
+        files = []
+    else:
+        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    try:
+        return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from None
+
+
+def model_content(stage: str, config: Config) -> dict[str, str]:
+    """What is in the stage's model, if that is a folder or file of this machine; its name may stay."""
+    kind, setting = MODELS[stage]
+    flat = flatten(to_settings(config))
+    options = config.infer.options if stage == "infer" else config.localize.encoder_options
+    _, options = registry.split_argument(kind, flat[setting], options)
+    model = Path(str(options.get("model", ""))).expanduser()
+    return {f"{CONTENT}{setting}": models.content(model)} if options.get("model") and model.exists() else {}

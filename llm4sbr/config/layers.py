@@ -1,0 +1,67 @@
+"""Settings as plain dictionaries: read from files and `key=value` texts, nested, flattened, merged."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm4sbr.errors import ConfigError
+
+Settings = dict[str, Any]
+"""Nested plain dictionaries, as in a TOML file: only what somebody chose."""
+
+
+def merge(*layers: Settings) -> Settings:
+    """One nested dictionary of many, later ones winning key by key."""
+    merged: Settings = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = merge(merged[key], dict(value)) if both else value
+    return merged
+
+
+def nest(flat: Mapping[str, Any]) -> Settings:
+    """`{"train.dim": 64}` -> `{"train": {"dim": 64}}`."""
+    nested: Settings = {}
+    for dotted, value in flat.items():
+        for part in reversed(dotted.split(".")):
+            value = {part: value}
+        nested = merge(nested, value)
+    return nested
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"train": {"dim": 64}}` -> `{"train.dim": 64}`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def parse_set(assignments: Sequence[str]) -> Settings:
+    """Settings of `section.key=value` texts; values are TOML, and a text that is no TOML is a string."""
+    flat: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: expected section.key=value, for instance --set train.dim=128")
+        try:
+            flat[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            flat[key.strip()] = value
+    return nest(flat)
+
+
+def read_toml(path: Path) -> Settings:
+    """Settings of a TOML file; `ConfigError` says where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot read settings: {reason}") from None

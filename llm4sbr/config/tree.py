@@ -1,0 +1,277 @@
+"""Every setting of a run: one frozen tree.
+
+Values come from, weakest first: the defaults below; what the chosen components suggest (`suggests`); the
+protocol (`PROTOCOLS`); a TOML file (`--config`); `--set section.key=value`; the command line's own options.
+`config.toml` in a run directory holds what was chosen, `resolved.toml` every value in force.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llm4sbr.config.layers import Settings, flatten, merge
+from llm4sbr.config.types import LARGEST, SEEDS, Amount, Lengths, Names, SomeNames
+from llm4sbr.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and unknown keys are an error."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # in the free `options`, which TOML can say
+    )
+
+
+class DataConfig(Section):
+    """Stage `prepare`."""
+
+    reader: str = "ml-100k"
+    """Reader of the raw log: an installed name of kind `readers`."""
+    path: Path | None = None
+    """File or folder of the raw log; by default the reader's own download, if it has one."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the reader, such as column names."""
+    sessions: Literal["session", "user", "gap", "bins"] | None = None
+    """What makes a session: a column, a user's whole history, a pause, or fixed clock bins.
+    By default the session column if there is one, else `gap` with a clock, else `user`."""
+    gap_seconds: float = Field(600, gt=0)
+    """`gap`: a pause longer than this starts a new session. `bins`: the width of a bin."""
+    min_item_count: int = Field(5, ge=1, lt=LARGEST)
+    """Items clicked less often than this are dropped, together with `min_length`, to a fixed point."""
+    min_length: int = Field(2, ge=2, lt=LARGEST)
+    """Shorter sessions are dropped."""
+    max_length: int = Field(50, ge=1, lt=LARGEST)
+    """A prefix keeps its most recent clicks only, this many."""
+    prefixes: Literal["last", "all"] | None = None
+    """`last`: a session's last click is the target. `all`: every click but the first is one.
+    By default `all`, and under the `paper` split what the paper does with the data set."""
+    split: Literal["temporal", "random", "paper", "leave-last-out"] | None = None
+    """`temporal`: whole sessions by time. `random`: whole sessions at random. `paper`: the paper's sizes,
+    samples at random, no validation part. `leave-last-out`: a session's last click is for testing (leaks
+    the future of other sessions). By default `temporal` if the data has a clock, else `random`."""
+    valid: float = Field(0.1, ge=0, lt=1)
+    """Share of sessions for validation."""
+    test: float = Field(0.1, gt=0, lt=1)
+    """Share of sessions for testing."""
+    max_sessions: int | None = Field(None, ge=1)
+    """Keep only this many sessions, the most recent ones."""
+    sample: float | None = Field(None, gt=0, le=1)
+    """Keep this share of sessions, at random."""
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    """Seed of `sample` and of the random split."""
+    strict: bool = False
+    """Stop at the first row that cannot be read instead of counting it."""
+
+
+class InferConfig(Section):
+    """Stage `infer`: what the LLM is asked, and what stands beside it as a control."""
+
+    llm: str = "none"
+    """The LLM: an installed name of kind `llms`, or `transformers:FOLDER_OR_HUB_ID`."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the LLM."""
+    perspectives: SomeNames = ("long", "short")
+    """Names of kind `perspectives`."""
+    wording: str = "paper"
+    """Wording of the prompts: `paper`, `natural`, or a TOML file of your own."""
+    max_items: int = Field(50, ge=1)
+    """A prompt names a session's most recent items only, this many."""
+    attributes: Names = ()
+    """Item attributes named in prompts behind the title, such as `category`."""
+    budget: Amount = None
+    """Stop asking after so many prompts (`20000`) or so much time (`90s`, `30m`, `2h`); the rest of the
+    samples go without an intent. A later run goes on where this one stopped. `none` is no limit."""
+    select: Literal["random", "recent", "uncertain"] = "random"
+    """Which samples come first under a budget: a fair share, the latest sessions, or those of which a plain
+    backbone is least sure. The rest of the samples is left to the predictor."""
+    controls: Names = ("item-text", "shuffled", "none")
+    """Stand-ins trained beside the LLM's answers, to show what these are worth."""
+    cache: Path | None = None
+    """The answer cache; by default `answers.sqlite` in the user's cache directory, shared by all runs."""
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    """Order in which samples are asked, and the shuffle of the control."""
+
+
+class LocalizeConfig(Section):
+    """Stage `localize`."""
+
+    encoder: str = "bert"
+    """Text encoder: an installed name of kind `encoders`, or `transformers:FOLDER_OR_HUB_ID`."""
+    encoder_options: dict[str, Any] = {}
+    """Further keyword arguments of the encoder."""
+    localizer: str = "nearest"
+    """An installed name of kind `localizers`."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the localizer, such as `weights`."""
+    f: int = Field(5, ge=0)
+    """Items an answer is tied to (the paper's f); 0 keeps the raw answer's embedding."""
+    item_text: Literal["title", "full"] = "title"
+    """What stands for an item in text space: its title, or title and attributes."""
+
+
+class TrainConfig(Section):
+    """Stage `train`. Optimizer, width, batch and tau are the paper's (section 4.1.3), but for the decay."""
+
+    backbone: str = "sr-gnn"
+    """An installed name of kind `backbones`."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the backbone."""
+    fuser: str = "gated"
+    """An installed name of kind `fusers`."""
+    fuser_options: dict[str, Any] = {}
+    """Further keyword arguments of the fuser."""
+    dim: int = Field(100, ge=1, lt=LARGEST)
+    """D, the width of the model."""
+    epochs: int = Field(30, ge=1)
+    """At most this many passes over the training samples."""
+    patience: int = Field(3, ge=1)
+    """Stop after so many epochs without a better validation MRR@20."""
+    batch_size: int = Field(100, ge=2, lt=LARGEST)
+    """Samples per step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Of Adam."""
+    decay_every: int = Field(3, ge=1)
+    """Epochs between two decays of the learning rate."""
+    decay: float = Field(0.5, gt=0, le=1)
+    """Factor of each decay. The paper's 0.1 stops a plain backbone long before it has learned."""
+    l2: float = Field(1e-5, ge=0)
+    """Weight decay (L2 penalty in the gradient, as Adam has it)."""
+    tau: float = Field(0.1, ge=0)
+    """Weight of alignment + uniformity (Eq. 12)."""
+    intent_dropout: float = Field(0.2, ge=0, lt=1)
+    """Chance that a training sample's intents are withheld, so that the model also serves sessions for which
+    no LLM was asked."""
+    baselines: Names = ("popularity", "item-knn")
+    """Names of kind `baselines` that appear in the table."""
+    plain: bool = True
+    """Also train the plain backbone, for comparison."""
+    seeds: int = Field(1, ge=1, lt=LARGEST)
+    """Repetitions with different seeds; the table shows mean and deviation."""
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    """The first seed."""
+    workers: int | None = Field(None, ge=1)
+    """Models trained side by side, each on its share of the cores; by default one per core, at most 4."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one. Under `torchrun` one GPU per process."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: matrix products of the model in bfloat16; weights, losses and optimizer stay float32."""
+    compile: bool = False
+    """Compile the model with torch.compile. Takes about a minute per model and needs a C++ compiler."""
+
+
+class EvaluateConfig(Section):
+    """Stage `evaluate`."""
+
+    k: Lengths = (5, 10, 20)
+    """List lengths."""
+    batch_size: int = Field(512, ge=1, lt=LARGEST)
+    """Samples scored at once."""
+
+
+class EngineConfig(Section):
+    """Where `infer` and `localize` do their work; it changes no result."""
+
+    name: str = "local"
+    """An installed name of kind `engines`: `local`, or `ray` (llm4sbr-ray)."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the engine, such as `workers`."""
+
+
+class Config(Section):
+    """All settings of a run, by stage."""
+
+    protocol: Literal["default", "paper"] = "default"
+    """`paper`: what the paper does with data and training, best epoch on the test set included; see
+    `PROTOCOLS`. What is chosen besides it wins, and is named where the numbers are shown."""
+    data: DataConfig = DataConfig()
+    infer: InferConfig = InferConfig()
+    localize: LocalizeConfig = LocalizeConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "data.split": "paper",  # without a validation part: the best epoch is chosen on the test set
+        "data.min_item_count": 5,
+        "data.min_length": 2,
+        "data.gap_seconds": 600,
+        "localize.f": 5,
+        "train.dim": 100,
+        "train.batch_size": 100,
+        "train.learning_rate": 1e-3,
+        "train.decay": 0.1,
+        "train.decay_every": 3,
+        "train.l2": 1e-5,
+        "train.tau": 0.1,
+        "train.intent_dropout": 0.0,
+    },
+}
+"""Protocol -> the settings that it brings, by dotted key (LLM4SBR, sections 4.1.1 and 4.1.3). What the paper
+compares (LLM, wording, encoder, backbone, fuser) is not part of it."""
+
+
+def departures(config: Config) -> list[str]:
+    """Where the settings in force differ from their protocol's, as `train.dim=64`."""
+    flat = flatten(to_settings(config))
+    return [f"{key}={flat[key]}" for key, value in PROTOCOLS[config.protocol].items() if flat[key] != value]
+
+
+def build(*layers: Settings) -> Config:
+    """The configuration of these settings, later layers winning; `ConfigError` names a wrong key or value."""
+    try:
+        return Config.model_validate(merge(*layers))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(dict(detail)) for detail in error.errors())) from None
+
+
+def to_settings(config: Config) -> Settings:
+    """Every value in force, as plain TOML values; what is unset is left out."""
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def to_toml(settings: Settings) -> str:
+    """Settings as TOML text."""
+    import tomli_w
+
+    return tomli_w.dumps(settings)
+
+
+HINTS = {
+    "tuple_type": """, such as ["long", "short"] or [5, 10]""",
+    "model_type": "; this is a section, set one of its keys",
+}
+"""What to add to the validation library's own words, by its type of error."""
+
+
+def _explain(error: dict[str, Any]) -> str:
+    location = [str(part) for part in error["loc"]]
+    where = ".".join(location)
+    if error["type"] != "extra_forbidden":
+        hint, words = HINTS.get(error["type"], ""), error["msg"].removeprefix("Value error, ")
+        return f"{where} = {error['input']!r}: {words[0].lower()}{words[1:]}{hint}"
+    near = _nearest(location)
+    hint = f"did you mean {near}?" if near else "llm4sbr config --show lists all"
+    return f"{where}: no such setting ({hint})"
+
+
+def _nearest(location: list[str]) -> str | None:
+    """The setting that a wrong key may have meant: of the same section if one is close, else of any."""
+    known = [*flatten(Config().model_dump()), *Config.model_fields]
+    anywhere = {key.rpartition(".")[2]: key for key in known}
+    inside = {key.rpartition(".")[2]: key for key in known if key.split(".")[:-1] == location[:-1]}
+    for keys in (inside, anywhere):
+        near = get_close_matches(location[-1], keys, n=1)
+        if near:
+            return keys[near[0]]
+    return None

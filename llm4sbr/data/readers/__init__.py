@@ -1,0 +1,1 @@
+"""Readers: one module per kind of log, and what they share."""

@@ -1,0 +1,183 @@
+"""Reader `amazon`: product reviews as clicks, from a review file and its metadata.
+
+The files are at https://jmcauley.ucsd.edu/data/amazon/ (2014, the paper's Beauty) and its successors of 2018
+and 2023: for Beauty `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Put both into one folder, or give
+none: the two files of 2014 are then fetched into the cache. Their publisher states no checksum, so they are
+held to a size limit, to the checksum inside gzip when they are read, and Beauty to its known number of
+reviews.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from llm4sbr import store
+from llm4sbr.data.readers import columns, download, lines
+from llm4sbr.errors import DataError
+from llm4sbr.progress import Progress
+from llm4sbr.protocols import RawData
+
+_URL = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
+_LIMIT = 2 << 30
+"""Bytes of a fetched file; the largest category's reviews have about 1.5 GB."""
+_REVIEWS = {"Beauty": 198_502}
+"""Reviews in a category's file, where known (the paper's Table 1)."""
+_WHERE = "reviews_*_5.json.gz and meta_*.json.gz, from https://jmcauley.ucsd.edu/data/amazon/"
+_ASIN = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*["']([^"']+)["']""")
+_FIELDS = {
+    "user": ("reviewerID", "user_id"),
+    "item": ("parent_asin", "asin"),
+    "time": ("unixReviewTime", "timestamp"),
+}
+"""Names of 2014 and 2018, and of 2023, whose metadata is about parents: a product in all its colours."""
+_ATTRIBUTES = ("category", "price", "brand")
+
+
+class Amazon:
+    """Reviews and metadata, one JSON object (in the older metadata: one Python literal) per line.
+
+    Args:
+        path: a folder with one review file and one `meta_*` file, or the review file itself.
+        reviews, meta: the two files, where they have other names.
+        category: what to fetch where no file is given, as the publisher spells it: `Beauty`, `Video_Games`.
+
+    The date of a review is a day: clicks of one day keep the order of the file.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        reviews: Path | None = None,
+        meta: Path | None = None,
+        category: str = "Beauty",
+    ) -> None:
+        self.path = path
+        self.reviews = reviews
+        self.meta = meta
+        self.category = category
+        self.progress = Progress(quiet=True)
+
+    def read(self) -> RawData:
+        """Every review as a click; `DataError` with file and row on what cannot be used."""
+        reviews, meta = self._files()
+        rejected: list[str] = []
+        rows = [
+            (row, *(_text(_first(review, names)) for names in _FIELDS.values()))
+            for row, review in lines.read(reviews, rejected)
+        ]
+        table = pl.DataFrame(
+            rows, schema={columns.ROW: pl.Int64, **dict.fromkeys(_FIELDS, pl.String)}, orient="row"
+        )
+        raw = columns.interactions(table, {role: role for role in _FIELDS}, where=reviews)
+        known = _REVIEWS.get(self.category) if self.path is None and self.reviews is None else None
+        if known and len(rows) != known:
+            raise DataError(
+                f"{reviews}: {len(rows):,} reviews, expected {known:,}; delete it to fetch it again"
+            )
+        items, bad = read_metadata(meta, set(raw.interactions["item"].unique()))
+        return raw._replace(items=items, rejected=rejected + raw.rejected + bad)
+
+    def files(self) -> list[Path]:
+        """The files that `read` reads, none where it would fetch them."""
+        return list(self._files()) if self.reviews or self.path else []
+
+    def _files(self) -> tuple[Path, Path]:
+        start = self.reviews or self.path
+        if start is None:
+            return self._fetched()
+        if not Path(start).exists():
+            raise DataError(f"{start}: no such file or folder; it should hold {_WHERE}")
+        folder = Path(start) if Path(start).is_dir() else Path(start).parent
+        reviews = Path(start) if Path(start) != folder else _only(folder, meta=False)
+        return reviews, Path(self.meta) if self.meta else _only(folder, meta=True)
+
+    def _fetched(self) -> tuple[Path, Path]:
+        """The category's files in the cache, fetched if they are not there."""
+        if not re.fullmatch(r"[A-Za-z_]+", self.category):
+            raise DataError(f"data.options.category = {self.category!r}: expected a name such as Video_Games")
+        folder = store.cache_dir() / "datasets" / f"amazon-{self.category}"
+        reviews, meta = (
+            folder / f"reviews_{self.category}_5.json.gz",
+            folder / f"meta_{self.category}.json.gz",
+        )
+        for path in (reviews, meta):
+            if not path.exists():
+                self._fetch(f"{_URL}/{path.name}", path)
+        return reviews, meta
+
+    def _fetch(self, url: str, path: Path) -> None:
+        try:
+            download.from_url(url, path, progress=self.progress, limit=_LIMIT)
+        except DataError as error:
+            raise DataError(f"{error}; or give --data FOLDER with {_WHERE}") from None
+
+
+def read_metadata(path: Path, wanted: set[str]) -> tuple[pl.DataFrame, list[str]]:
+    """Title, category, price and brand of the items `wanted`; and one line per row that cannot be read."""
+    rejected: list[str] = []
+
+    def parse(text: str) -> Any:
+        found = _ASIN.search(text)
+        # Most products of a category are in no 5-core review; literals are slow to parse.
+        return {} if found and found[1] not in wanted else _literal(text)
+
+    rows = [
+        _product(value)
+        for _, value in lines.read(path, rejected, parse=parse)
+        if _text(_first(value, _FIELDS["item"])) in wanted
+    ]
+    schema = dict.fromkeys(("item", "title", *_ATTRIBUTES), pl.String)
+    return pl.DataFrame(rows, schema=schema, orient="row"), rejected
+
+
+def _only(folder: Path, *, meta: bool) -> Path:
+    """The one review or metadata file of a folder."""
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name.endswith((".json", ".json.gz", ".jsonl", ".jsonl.gz"))
+        and path.name.startswith("meta") == meta
+    ]
+    if len(found) == 1:
+        return found[0]
+    option, kind = ("meta", "metadata file meta_*.json.gz") if meta else ("reviews", "review file *.json.gz")
+    names = ", ".join(path.name for path in found) or "none"
+    raise DataError(
+        f"{folder}: expected one {kind}, found {names}; name it with --set data.options.{option}=FILE "
+        f"(the files are {_WHERE})"
+    )
+
+
+def _literal(text: str) -> Any:
+    """JSON, or the Python literal that the metadata of 2014 has instead."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return ast.literal_eval(text)
+
+
+def _product(value: dict[str, Any]) -> tuple[str, ...]:
+    path = value.get("categories") or value.get("category") or value.get("main_category") or []
+    if path and isinstance(path, list) and isinstance(path[0], list):
+        path = path[0]
+    category = " > ".join(map(str, path)) if isinstance(path, list) else str(path)
+    price, brand = value.get("price"), value.get("brand") or value.get("store")
+    texts = (_first(value, _FIELDS["item"]), value.get("title"), category, price, brand)
+    return tuple(html.unescape(str(text)) if text is not None else "" for text in texts)
+
+
+def _first(value: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """The first of some fields that has a value."""
+    return next((value[name] for name in names if value.get(name) is not None), None)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

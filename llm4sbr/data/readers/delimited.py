@@ -1,0 +1,139 @@
+"""Delimited text as tables of text columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from llm4sbr.data.readers import files
+from llm4sbr.data.readers.columns import ROW
+from llm4sbr.errors import DataError
+
+_SEPARATORS = "\t,;|"
+"""What a first line may be separated by, surest first: a tab is seldom anything else."""
+
+
+class Dialect(NamedTuple):
+    """How a file is written."""
+
+    separator: str | None = None
+    """None: the first of tab, comma, semicolon and | that is in the first line."""
+    quote: str = '"'
+    """Empty: quotes mean nothing."""
+    encoding: str | None = None
+    """None: UTF-8."""
+    names: tuple[str, ...] = ()
+    """Of the columns, where the file has no header."""
+
+    def checked(self) -> Dialect:
+        r"""The dialect with `tab` and `\t` as the character that they mean; `DataError` if it is none."""
+        separator = "\t" if self.separator in ("tab", "\\t") else self.separator
+        for option, value in (("separator", separator or self.separator), ("quote", self.quote or "'")):
+            if value is not None and not _one_character(value):
+                raise DataError(
+                    f"data.options.{option} = {value!r}: expected one character, such as ';' or tab"
+                )
+        return self._replace(separator=separator)
+
+    def for_line(self, line: str) -> Dialect:
+        """The dialect with the separator of a file whose first line this is."""
+        found = next((one for one in _SEPARATORS if one in line), ",")
+        return self if self.separator is not None else self._replace(separator=found)
+
+    def fields(self) -> dict[str, Any]:
+        """Arguments of `csv.reader`."""
+        quoting = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
+        return {"delimiter": self.separator, "quotechar": self.quote or None, "quoting": quoting}
+
+
+_PLAIN = Dialect()
+
+
+def header(path: Path, dialect: Dialect = _PLAIN) -> list[str]:
+    """The column names of a file.
+
+    Raises:
+        DataError: it has no header, or another number of columns than are named.
+    """
+    line = files.first_line(path, encoding=dialect.encoding)
+    if not line.strip():
+        raise DataError(f"{path}: no header: its first line is empty")
+    found = next(csv.reader([line], **dialect.for_line(line).fields()))
+    if dialect.names and len(found) != len(dialect.names):
+        raise DataError(
+            f"{path}:1: {len(found)} fields, but names for {len(dialect.names)} (data.options.columns)"
+        )
+    return list(dialect.names) or found
+
+
+def read_csv(
+    path: Path, wanted: list[str] | None = None, dialect: Dialect = _PLAIN
+) -> tuple[pl.DataFrame, list[str]]:
+    """A file as text columns and `ROW`; and one line per row with a wrong number of fields.
+
+    Raises:
+        DataError: the file is missing, empty, in another encoding, or no table.
+    """
+    data = files.content(path, encoding=dialect.encoding)
+    dialect = dialect.for_line(files.first_line(path, encoding=dialect.encoding))
+    try:
+        return _parse(data, wanted, dialect, ragged=False), []
+    except pl.exceptions.PolarsError:
+        files.check_utf8(path, data)
+    rejected = _wrong_rows(path, data, dialect)
+    try:
+        table = _parse(data, wanted, dialect, ragged=True)
+    except pl.exceptions.PolarsError as error:
+        hint = "" if not dialect.quote else "; if quotes mean nothing in it: --set data.options.quote="
+        raise DataError(
+            f"{path}: not a table separated by {dialect.separator!r}: {str(error).splitlines()[0]}{hint}"
+        ) from None
+    table = table.filter(~pl.col(ROW).is_in(list(rejected)))
+    if rejected and table.is_empty():
+        raise DataError(f"{path}: no row can be read; the first: {next(iter(rejected.values()))}")
+    return table, list(rejected.values())
+
+
+def _parse(data: bytes, wanted: list[str] | None, dialect: Dialect, *, ragged: bool) -> pl.DataFrame:
+    table = pl.read_csv(
+        data,
+        columns=None if dialect.names else wanted,
+        has_header=not dialect.names,
+        new_columns=dialect.names or None,
+        separator=dialect.separator or ",",
+        quote_char=dialect.quote or None,
+        infer_schema=False,
+        truncate_ragged_lines=ragged,
+        row_index_name=ROW,
+        row_index_offset=_first_row(dialect),
+    )
+    return table.select(pl.col(ROW).cast(pl.Int64), *([pl.exclude(ROW)] if wanted is None else wanted))
+
+
+def _wrong_rows(path: Path, data: bytes, dialect: Dialect) -> dict[int, str]:
+    """Row -> message for rows with more fields than the header has; the slow path, for damaged files only."""
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
+    rows = csv.reader(text, **dialect.fields())
+    wrong = {}
+    row = 0
+    try:
+        expected = len(dialect.names) or len(next(rows))
+        for row, fields in enumerate(rows, start=_first_row(dialect)):
+            if len(fields) > expected:
+                wrong[row] = f"{path}:{row}: {len(fields)} fields where the header has {expected}"
+    except csv.Error as error:
+        raise DataError(f"{path}:{row + 1}: {error}") from None
+    return wrong
+
+
+def _first_row(dialect: Dialect) -> int:
+    """Number of the first row that is data."""
+    return 1 if dialect.names else 2
+
+
+def _one_character(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 1 and value.isascii() and value not in "\r\n"

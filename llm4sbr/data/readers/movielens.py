@@ -1,0 +1,227 @@
+"""Readers `ml-100k` and `ml-1m`: MovieLens (Harper & Konstan 2015), https://grouplens.org/datasets/movielens/.
+
+Read from GroupLens' own files or zip, from RecBole's atomic files, or from a folder that the reader `csv`
+reads. Titles read as people write them: `Empire Strikes Back, The (1980)` becomes `The Empire Strikes
+Back (1980)`. The data may be used for research and must not be redistributed: nothing of it is shipped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from llm4sbr import store
+from llm4sbr.data.readers import columns, download, files
+from llm4sbr.data.readers.tables import Csv
+from llm4sbr.errors import DataError
+from llm4sbr.progress import Progress
+from llm4sbr.protocols import RawData
+
+_URL = "https://files.grouplens.org/datasets/movielens/{name}.zip"
+_MD5 = {"ml-100k": "0e33842e24a9c977be4e0107933c0723", "ml-1m": "c4d9eecfca2ab87c1945afe126590906"}
+"""As GroupLens states them beside the zip files."""
+
+_WHEEL = "recbole==1.2.1"
+_WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
+_WHEEL_MEMBERS = {
+    f"recbole/dataset_example/ml-100k/ml-100k{end}": f"ml-100k{end}" for end in (".inter", ".item")
+}
+
+_GENRES = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
+    *(
+        "Fantasy",
+        "Film-Noir",
+        "Horror",
+        "Musical",
+        "Mystery",
+        "Romance",
+        "Sci-Fi",
+        "Thriller",
+        "War",
+        "Western",
+    ),
+)
+"""The flags at the end of a row of u.item, in order."""
+
+_ARTICLE = r"^([^(]+), (The|A|An|La|Le|Les|El|Il|Der|Die|Das)( \(.*)?$"
+_SUGGESTS = {"data.sessions": "bins", "data.prefixes": "last"}
+"""The paper's rules for MovieLens-1M; its raters rate many films in one sitting."""
+
+
+class Layout(NamedTuple):
+    """One way in which the files come."""
+
+    clicks: str
+    items: str
+    separator: str
+    click_columns: list[str]
+    """Of a file without a header; empty if the header names them."""
+    item_columns: list[str]
+    encoding: str
+
+
+_RATING = ["user", "item", "rating", "time"]
+_LAYOUTS = (
+    Layout(
+        "u.data", "u.item", "\t|", _RATING, ["item", "title", "date", "video", "url", *_GENRES], "latin-1"
+    ),
+    Layout("ratings.dat", "movies.dat", "::", _RATING, ["item", "title", "category"], "latin-1"),
+    Layout("ml-100k.inter", "ml-100k.item", "\t", [], [], "utf-8"),
+    Layout("ml-1m.inter", "ml-1m.item", "\t", [], [], "utf-8"),
+)
+
+
+class MovieLens100K:
+    """100,000 ratings; without a path out of a package on PyPI, or from GroupLens."""
+
+    suggests = {**_SUGGESTS, "train.seeds": 3}  # some 600 test samples say little with a single seed
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.progress = Progress(quiet=True)
+
+    def read(self) -> RawData:
+        """Every rating as a click; `DataError` if it can be had neither from `path` nor from the network."""
+        return _read(self.path or _fetched_100k(self.progress), "ml-100k")
+
+
+class MovieLens1M:
+    """1,000,209 ratings; without a path from GroupLens."""
+
+    suggests = _SUGGESTS
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.progress = Progress(quiet=True)
+
+    def read(self) -> RawData:
+        """Every rating as a click; `DataError` if it can be had neither from `path` nor from the network."""
+        return _read(self.path or _fetched("ml-1m", self.progress), "ml-1m")
+
+
+def tidy_titles(items: pl.DataFrame) -> pl.DataFrame:
+    """Leading articles, the year at the end of the title and as an attribute, genres with spaces between."""
+    title = pl.col("title").str.strip_chars().str.replace(_ARTICLE, "$2 $1$3")
+    table = items.with_columns(title)
+    in_title = pl.col("title").str.extract(r"\((\d{4})\)$")
+    year = pl.col("year").str.extract(r"^(\d{4})$") if "year" in items.columns else in_title
+    table = table.with_columns(pl.coalesce(year, in_title).fill_null("").alias("year"))
+    lacks = (pl.col("year") != "") & in_title.is_null()
+    dated = pl.when(lacks).then(pl.format("{} ({})", "title", "year")).otherwise("title").alias("title")
+    table = table.with_columns(dated)
+    if "category" in table.columns:
+        table = table.with_columns(pl.col("category").str.replace_all("|", " ", literal=True))
+    return table.select(
+        "item", "title", "year", *(c for c in table.columns if c not in ("item", "title", "year"))
+    )
+
+
+def _fetched_100k(progress: Progress) -> Path:
+    folder = store.cache_dir() / "datasets" / "ml-100k"
+    if all((folder / name).exists() for name in _WHEEL_MEMBERS.values()):
+        return folder
+    if (folder / "ml-100k.zip").exists():
+        return _fetched("ml-100k", progress)
+    try:
+        download.from_wheel(
+            _WHEEL, sha256=_WHEEL_SHA256, members=_WHEEL_MEMBERS, folder=folder, progress=progress
+        )
+    except DataError as error:
+        progress.note(f"{error}; trying GroupLens")
+        return _fetched("ml-100k", progress)
+    return folder
+
+
+def _fetched(name: str, progress: Progress) -> Path:
+    """The zip file in the cache, fetched if it is not there."""
+    archive = store.cache_dir() / "datasets" / name / f"{name}.zip"
+    url = _URL.format(name=name)
+    if not archive.exists():
+        try:
+            download.from_url(url, archive, md5=_MD5[name], progress=progress)
+        except DataError as error:
+            raise DataError(f"{error}; get {name}.zip elsewhere and give its path with --data") from None
+    return archive
+
+
+def _read(path: Path, name: str) -> RawData:
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; without --data {name} is fetched")
+    for layout in _LAYOUTS:
+        clicks, items = (
+            _content(path, name, file, layout.encoding) for file in (layout.clicks, layout.items)
+        )
+        if clicks is not None and items is not None:
+            return _parsed(path, layout, clicks, items)
+    if path.is_dir() and any(path.glob("interactions.*")):
+        raw = Csv(path).read()
+        return raw._replace(items=tidy_titles(raw.items))
+    layouts = "; ".join(f"{layout.clicks} and {layout.items}" for layout in _LAYOUTS)
+    raise DataError(f"{path}: not {name}: looked for {layouts}; interactions.csv and items.csv")
+
+
+def _content(path: Path, name: str, file: str, encoding: str) -> bytes | None:
+    """A file of a folder or a zip, in it or in its folder `name`; None if it is not there."""
+    if path.is_dir():
+        found = next((one for one in (path / file, path / name / file) if one.is_file()), None)
+        return None if found is None else files.content(found, encoding=encoding)
+    try:
+        data = download.read_member(path, f"{name}/{file}")
+    except DataError as error:
+        if "in this archive" in str(error):
+            return None
+        raise
+    return data.decode(encoding).encode()
+
+
+def _parsed(path: Path, layout: Layout, clicks: bytes, items: bytes) -> RawData:
+    first, last = layout.separator[0], layout.separator[-1]
+    table = _table(path / layout.clicks, clicks, layout.separator, first, layout.click_columns)
+    raw = columns.interactions(
+        table, {"user": "user", "item": "item", "time": "time"}, where=path / layout.clicks
+    )
+    texts = _table(path / layout.items, items, layout.separator, last, layout.item_columns)
+    if "Western" in texts.columns:
+        flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _GENRES]
+        texts = texts.with_columns(pl.concat_str(flags, separator=" ", ignore_nulls=True).alias("category"))
+    kept = [name for name in ("item", "title", "year", "category") if name in texts.columns]
+    return raw._replace(items=tidy_titles(texts.select(kept)))
+
+
+def _table(where: Path, data: bytes, separator: str, field: str, names: list[str]) -> pl.DataFrame:
+    """Text columns with our names, and `row`."""
+    if separator == "::":  # Polars separates by one byte; a tab occurs in none of these files
+        data, field = data.replace(b"::", b"\t"), "\t"
+    try:
+        table = pl.read_csv(
+            data,
+            has_header=not names,
+            separator=field,
+            quote_char=None,
+            infer_schema=False,
+            new_columns=names or None,
+            truncate_ragged_lines=True,
+            row_index_name=columns.ROW,
+            row_index_offset=1 if names else 2,
+        )
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{where}: cannot be read as a table: {str(error).splitlines()[0]}") from None
+    renamed = {
+        name: _RECBOLE[name.partition(":")[0]] for name in table.columns if name.partition(":")[0] in _RECBOLE
+    }
+    return table.rename(renamed)
+
+
+_RECBOLE = {
+    "user_id": "user",
+    "item_id": "item",
+    "timestamp": "time",
+    "movie_title": "title",
+    "release_year": "year",
+    "class": "category",
+    "genre": "category",
+}
+"""RecBole's column names, without their types, as ours."""

@@ -1,0 +1,222 @@
+"""Readers `csv` and `parquet`: a folder with a table of interactions and a table of items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from llm4sbr.data.readers import columns, files
+from llm4sbr.data.readers.columns import ROW, Names
+from llm4sbr.data.readers.delimited import Dialect, header, read_csv
+from llm4sbr.errors import DataError
+from llm4sbr.protocols import RawData
+
+_CLICKS = "user_id or session_id, item_id, timestamp or order"
+_ITEMS = "item_id, title, any attributes"
+
+Load = Callable[[Path, list[str] | None], pl.DataFrame]
+"""Reads some columns of a file (None: all) and the column `ROW`."""
+
+
+class Csv:
+    """Delimited text, gzip or not.
+
+    Args:
+        path: a folder with `interactions.csv[.gz]` and `items.csv[.gz]`, or the interactions file itself.
+        interactions, items: the two files, where they have other names.
+        titles: false does without an items table: items are known by their ids, which no LLM can read.
+        user, session, item, time, order, title: columns with names of their own; common names are known.
+            An order named beside a time decides between clicks of one time.
+        attributes: columns of the items table to keep; by default all.
+        columns: names of the columns of the interactions, where the file has no header.
+        separator: one character between fields; by default what the first line has of tab, comma,
+            semicolon and |.
+        quote: around fields; empty where quotes mean nothing.
+        encoding: of the text, where it is not UTF-8.
+        time_format: of the times as strptime has it, such as `%d.%m.%Y %H:%M`.
+
+    A timestamp is seconds since 1970 (milli-, micro- and nanoseconds are told by their size) or an ISO
+    8601 date. A row that cannot be read is rejected and counted. Titles may also stand in a column of
+    the interactions.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        interactions: Path | None = None,
+        items: Path | None = None,
+        titles: bool = True,
+        user: str | None = None,
+        session: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        order: str | None = None,
+        title: str | None = None,
+        attributes: Sequence[str] | None = None,
+        columns: Sequence[str] = (),
+        separator: str | None = None,
+        quote: str = '"',
+        encoding: str | None = None,
+        time_format: str | None = None,
+    ) -> None:
+        self.places = _Places(path, interactions, items, titles, (".csv", ".csv.gz"), "csv")
+        self.names = Names(user, session, item, time, order, title, attributes, time_format)
+        self.dialect = Dialect(separator, quote, encoding)
+        self.columns = [columns] if isinstance(columns, str) else list(columns)
+
+    def files(self) -> list[Path]:
+        """The files that `read` reads."""
+        return self.places.files()
+
+    def read(self) -> RawData:
+        """Both tables; `DataError` with file, row and field on what cannot be used."""
+        rejected: list[str] = []
+        plain = self.dialect.checked()
+        clicks = plain._replace(names=tuple(map(str, self.columns)))
+
+        def dialect(path: Path) -> Dialect:
+            return clicks if path == self.places.clicks() else plain
+
+        def load(path: Path, wanted: list[str] | None) -> pl.DataFrame:
+            table, bad = read_csv(path, wanted, dialect(path))
+            rejected.extend(bad)
+            return table
+
+        raw = _read(self.places, load, lambda path: header(path, dialect(path)), self.names)
+        return raw._replace(rejected=rejected + raw.rejected)
+
+
+class Parquet:
+    """Parquet tables; options as those of `Csv`."""
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        interactions: Path | None = None,
+        items: Path | None = None,
+        titles: bool = True,
+        user: str | None = None,
+        session: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        order: str | None = None,
+        title: str | None = None,
+        attributes: Sequence[str] | None = None,
+        time_format: str | None = None,
+    ) -> None:
+        self.places = _Places(path, interactions, items, titles, (".parquet",), "parquet")
+        self.names = Names(user, session, item, time, order, title, attributes, time_format)
+
+    def files(self) -> list[Path]:
+        """The files that `read` reads."""
+        return self.places.files()
+
+    def read(self) -> RawData:
+        """Both tables; `DataError` with file, row and field on what cannot be used."""
+        return _read(self.places, _read_parquet, _parquet_header, self.names)
+
+
+class _Places(NamedTuple):
+    """Where the two files are, looked for only when they are read."""
+
+    path: Path | None
+    interactions: Path | None
+    own_items: Path | None
+    titles: bool
+    endings: tuple[str, ...]
+    reader: str
+
+    def clicks(self) -> Path:
+        """The interactions; `DataError` if there are none."""
+        if self.interactions is None and self.path is None:
+            raise DataError(
+                f"the reader {self.reader!r} needs --data FOLDER with interactions and items{self.endings[0]}"
+            )
+        file = _file(self.interactions if self.interactions is not None else self.path)
+        if file.is_dir() or not (file.exists() or file.suffix):
+            return files.find(file, "interactions", self.endings, holds=_CLICKS)
+        if not file.exists():
+            raise DataError(f"{file}: no such file")
+        return file
+
+    def items(self) -> Path | None:
+        """The items, None if there is no such table."""
+        if not self.titles:
+            return None
+        if self.own_items is not None:
+            return _file(self.own_items)
+        folder = self.clicks().parent
+        named = (folder / f"items{ending}" for ending in self.endings)
+        return next((file for file in named if file.is_file()), None)
+
+    def files(self) -> list[Path]:
+        """Both."""
+        items = self.items()
+        return [self.clicks(), *([items] if items else [])]
+
+
+def _file(value: object) -> Path:
+    if not isinstance(value, str | Path):
+        raise DataError(f"{value!r}: not the name of a file")
+    return Path(value).expanduser()
+
+
+def _read(places: _Places, load: Load, names_of: Callable[[Path], list[str]], names: Names) -> RawData:
+    clicks_file, items_file = places.clicks(), places.items()
+    found = names_of(clicks_file)
+    roles = {
+        **columns.require(["user", "session"], found, names, where=clicks_file),
+        **columns.require(["item"], found, names, where=clicks_file),
+        **columns.require(["time", "order"], found, names, where=clicks_file),
+    }
+    if items_file is not None and items_file.resolve() == clicks_file.resolve():
+        items_file = None
+    texts = _texts(places, clicks_file, found, names) if places.titles and items_file is None else []
+    table = load(clicks_file, list(dict.fromkeys([*roles.values(), *texts])))
+    raw = columns.interactions(table, roles, where=clicks_file, names=names)
+    if items_file is not None:
+        return raw._replace(items=columns.items(load(items_file, None), names, where=items_file))
+    if not texts:
+        return raw._replace(notes=[*raw.notes, "no titles: items are known by their ids, which say nothing"])
+    inside = table.select(ROW, *dict.fromkeys([roles["item"], *texts])).drop_nulls(texts[0])
+    items = columns.items(
+        inside.unique(roles["item"], keep="first", maintain_order=True), names, where=clicks_file
+    )
+    return raw._replace(items=items)
+
+
+def _texts(places: _Places, clicks: Path, found: list[str], names: Names) -> list[str]:
+    """The columns of the interactions with title and attributes, where no items table has them."""
+    title = columns.find("title", found, names, where=clicks)
+    if title is None:
+        wanted = " or ".join(f"items{ending}" for ending in places.endings)
+        raise DataError(
+            f"{clicks.parent}: no {wanted} ({_ITEMS}) in this folder; name another with --set "
+            "data.options.items=FILE, or do without titles with --set data.options.titles=false"
+        )
+    return [title, *(names.attributes or ())]
+
+
+def _read_parquet(path: Path, wanted: list[str] | None) -> pl.DataFrame:
+    try:
+        table = pl.read_parquet(path, columns=wanted)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise _not_parquet(path, error) from None
+    return table.with_row_index(ROW, offset=1)
+
+
+def _parquet_header(path: Path) -> list[str]:
+    try:
+        return list(pl.read_parquet_schema(path))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise _not_parquet(path, error) from None
+
+
+def _not_parquet(path: Path, error: Exception) -> DataError:
+    reason = str(error).splitlines()[0]
+    return DataError(f"{path}: not a whole Parquet file: {reason}")

@@ -1,0 +1,125 @@
+"""The table of a run: metrics over seeds, gain over the plain backbone, significance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm4sbr.evaluation import metrics
+from llm4sbr.evaluation.verdict import Comparison, Ground, verdict
+
+PLAIN, LLM = "plain", "llm"
+"""Names of the rows that others are compared with."""
+
+
+class Row(NamedTuple):
+    """One line of the table before it is compared with the others."""
+
+    name: str
+    kind: str
+    """`baseline`, `plain`, `intents` or `control`."""
+    label: str
+    ranks: list[Tensor]
+    """int64 (M,) per seed."""
+    facts: list[dict[str, Any]]
+    """How each was trained."""
+
+
+Values = dict[str, dict[str, Tensor]]
+"""Row name -> metric -> float64 (M,), averaged over seeds."""
+
+
+def table(
+    rows: Sequence[Row], ks: Sequence[int], *, groups: Tensor, llm: str, coverage: float | None
+) -> dict[str, Any]:
+    """The content of `metrics.json`, plain values only; `against` has the LLM's gains over every control.
+
+    Args:
+        rows: what to compare, in the table's order.
+        ks: list lengths.
+        groups: int64 (M,), the session of each test sample; see `metrics.paired_test`.
+        llm: name of the LLM, for the verdict.
+        coverage: share of test samples with an LLM answer; None without an LLM.
+    """
+    values = {row.name: _over_seeds(row, ks) for row in rows}
+    pairs = _pairs(rows)
+    tested = _test(values, pairs, groups)
+    headline = f"MRR@{max(ks)}"
+    found = {pair: Comparison(_gain(values, pair, headline), tested[pair][headline]) for pair in pairs}
+    ground = Ground(
+        samples=len(groups),
+        coverage=coverage,
+        seeds=max((len(row.ranks) for row in rows), default=0),
+        selected_on=sorted({one["selected_on"] for row in rows for one in row.facts if "seed" in one}),
+    )
+    return {
+        "k": list(ks),
+        "llm": llm,
+        **ground._asdict(),
+        "rows": [_line(row, ks, values, tested.get((row.name, PLAIN))) for row in rows],
+        "against": {
+            other: {"gain": {name: _gain(values, (LLM, other), name) for name in p}, "p": p}
+            for (first, other), p in tested.items()
+            if first == LLM and other != PLAIN
+        },
+        "verdict": verdict(found, ground, llm=llm, metric=headline),
+    }
+
+
+def _over_seeds(row: Row, ks: Sequence[int]) -> dict[str, Tensor]:
+    per_seed = [metrics.per_sample(ranks, ks) for ranks in row.ranks]
+    return {name: torch.stack([values[name] for values in per_seed]).mean(0) for name in per_seed[0]}
+
+
+def _pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Everything against the plain backbone, and the LLM against every control."""
+    names = [row.name for row in rows]
+    controls = [row.name for row in rows if row.kind == "control"]
+    against_plain = [(name, PLAIN) for name in names if name != PLAIN and PLAIN in names]
+    return against_plain + [(LLM, name) for name in controls if LLM in names]
+
+
+def _test(
+    values: Values, pairs: Sequence[tuple[str, str]], groups: Tensor
+) -> dict[tuple[str, str], dict[str, float]]:
+    differences = {
+        (pair, metric): values[pair[0]][metric] - values[pair[1]][metric]
+        for pair in pairs
+        for metric in values[pair[0]]
+    }
+    found: dict[tuple[str, str], dict[str, float]] = {pair: {} for pair in pairs}
+    for (pair, metric), p in metrics.paired_test(differences, groups).items():
+        found[pair][metric] = p
+    return found
+
+
+def _line(row: Row, ks: Sequence[int], values: Values, p: Mapping[str, float] | None) -> dict[str, Any]:
+    per_seed = [metrics.summary(ranks, ks) for ranks in row.ranks]
+    names = list(values[row.name])
+    return {
+        "name": row.name,
+        "label": row.label,
+        "kind": row.kind,
+        "metrics": {name: metrics.over_seeds([one[name] for one in per_seed]) for name in names},
+        "gain": {name: _gain(values, (row.name, PLAIN), name) for name in names} if p else {},
+        "p": dict(p or {}),
+        "seconds": _mean(row.facts, "seconds"),
+        "peak_memory": _mean(row.facts, "peak_memory"),
+        "device_memory": _mean(row.facts, "device_memory"),
+        "samples_per_second": _mean(row.facts, "samples_per_second"),
+        "parameters": row.facts[0].get("parameters"),
+    }
+
+
+def _gain(values: Values, pair: tuple[str, str], metric: str) -> float | None:
+    """Relative difference of two means; None where the second is 0."""
+    new, old = (float(values[name][metric].mean()) for name in pair)
+    return new / old - 1 if old else None
+
+
+def _mean(facts: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    known = [one[key] for one in facts if one.get(key) is not None]
+    return sum(known) / len(known) if known else None

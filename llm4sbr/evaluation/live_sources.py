@@ -1,0 +1,168 @@
+"""What a live session loses because no LLM is asked while somebody waits.
+
+The model with the LLM's intents is ranked again on the same test samples, with its intents from each of
+
+    cache      the test samples' own answers: what the LLM is worth at best
+    nearest    the answers of the training session most like them
+    predictor  the model's own prediction
+    none       no intents
+
+so the last three never see an answer about a test sample. `kept` is the share of the gain of `cache` over
+another row that a source keeps, (source - row) / (cache - row), with its 95% interval over sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm4sbr.data.batches import Batch
+from llm4sbr.data.prepared import Prepared
+from llm4sbr.evaluation import metrics
+from llm4sbr.evaluation.ranking import SampleIntents, rank_all, scorer
+from llm4sbr.evaluation.verdict import LEVEL
+from llm4sbr.fusion.saved import load_model
+from llm4sbr.intents import IntentStore
+from llm4sbr.intents.nearest import NearestSession
+
+RESAMPLES = 1000
+"""Bootstrap samples of sessions for an interval."""
+
+
+class SourceRanks(NamedTuple):
+    """The ranks of one model with its intents from one source."""
+
+    name: str
+    ranks: list[Tensor]
+    """int64 (M,) per seed."""
+    covered: float
+    """Share of the test samples for which the source has an intent."""
+
+
+def rank_sources(
+    folders: Sequence[Path],
+    intents: IntentStore,
+    prepared: Prepared,
+    *,
+    device: torch.device,
+    batch_size: int,
+    done: Callable[[str], None],
+) -> list[SourceRanks]:
+    """The ranks of the test samples with intents from every source but the cache.
+
+    Args:
+        folders: the trained model of each seed.
+        intents: the LLM's.
+        prepared: the run's data.
+        device: where to compute.
+        batch_size: samples scored at once.
+        done: told the name of the source for each source and seed.
+    """
+    test = prepared.samples["test"]
+    near = _nearest(intents, prepared)
+    found = {"nearest": SourceRanks("nearest", [], float((near.rows >= 0).double().mean()))}
+    found["predictor"] = SourceRanks("predictor", [], 1.0)
+    found["none"] = SourceRanks("none", [], 0.0)
+
+    def rank(name: str, score: Callable[[Batch], Tensor]) -> None:
+        size = prepared.catalogue.size
+        ranks = rank_all(score, prepared.sessions, test, num_items=size, batch_size=batch_size)
+        found[name].ranks.append(ranks)
+        done(name)
+
+    for folder in folders:
+        model = load_model(folder).model.to(device)
+        rank("nearest", scorer(model, near, device))
+        if model.predictor is not None:
+            rank("predictor", scorer(model, None, device, predict=True))
+        rank("none", scorer(model, None, device))
+    return [one for one in found.values() if len(one.ranks) == len(folders)]
+
+
+def _nearest(intents: IntentStore, prepared: Prepared) -> SampleIntents:
+    """The rows of the training sessions nearest to the test samples."""
+    known = NearestSession(intents, prepared.sessions, prepared.samples["train"])
+    test = prepared.samples["test"]
+    rows = [known.find(prepared.prefix(test, index)) for index in range(len(test.key))]
+    return SampleIntents(intents, torch.tensor(rows, dtype=torch.int64))
+
+
+def compare(
+    sources: Sequence[SourceRanks], plain: Sequence[Tensor] | None, ks: Sequence[int], *, groups: Tensor
+) -> list[dict[str, Any]]:
+    """One entry per source: `name`, `covered`, `metrics`, and `kept` by row and metric; plain values only.
+
+    Args:
+        sources: `cache` among them.
+        plain: the plain backbone's ranks per seed, None if it was not trained.
+        ks: list lengths.
+        groups: int64 (M,), the session of each test sample.
+
+    Returns:
+        `kept[row][metric]` has `share`, `low` and `high`, row being `plain` or `none`; it is None where
+        `cache` does not beat the row significantly, so that there is no gain to keep.
+    """
+    values = {one.name: _mean(one.ranks, ks) for one in sources}
+    bases = {"plain": _mean(plain, ks)} if plain else {}
+    if "none" in values:
+        bases["none"] = values["none"]
+    kept = {name: _kept(values, base, groups) for name, base in bases.items()}
+    return [
+        {
+            "name": one.name,
+            "covered": one.covered,
+            "metrics": _summary(one.ranks, ks),
+            "kept": {base: found[one.name] for base, found in kept.items()},
+        }
+        for one in sources
+    ]
+
+
+def _mean(ranks: Sequence[Tensor], ks: Sequence[int]) -> dict[str, Tensor]:
+    """Metric -> float64 (M,), averaged over seeds."""
+    per_seed = [metrics.per_sample(one, ks) for one in ranks]
+    return {name: torch.stack([values[name] for values in per_seed]).mean(0) for name in per_seed[0]}
+
+
+def _summary(ranks: Sequence[Tensor], ks: Sequence[int]) -> dict[str, Any]:
+    per_seed = [metrics.summary(one, ks) for one in ranks]
+    return {name: metrics.over_seeds([one[name] for one in per_seed]) for name in per_seed[0]}
+
+
+def _kept(
+    values: Mapping[str, Mapping[str, Tensor]], base: Mapping[str, Tensor], groups: Tensor
+) -> dict[str, dict[str, dict[str, float] | None]]:
+    """Source -> metric -> the share of the gain over `base` that it keeps, None without a gain."""
+    gains = {metric: values["cache"][metric] - base[metric] for metric in base}
+    tested = metrics.paired_test(gains, groups)
+    real = [metric for metric, gain in gains.items() if tested[metric] < LEVEL and float(gain.mean()) > 0]
+    found: dict[str, dict[str, dict[str, float] | None]] = {}
+    for name, own in values.items():
+        shares = _shares([own[metric] - base[metric] for metric in real], [gains[m] for m in real], groups)
+        found[name] = dict.fromkeys(base, None) | dict(zip(real, shares, strict=True))
+    return found
+
+
+def _shares(parts: Sequence[Tensor], wholes: Sequence[Tensor], groups: Tensor) -> list[dict[str, float]]:
+    """Ratio of the sums of each pair of float64 (M,), and its bootstrap interval over groups."""
+    if not parts:
+        return []
+    _, group = np.unique(groups.numpy(), return_inverse=True)
+    sums = np.stack([np.bincount(group, weights=one.numpy()) for one in (*parts, *wholes)], 1)
+    random = np.random.default_rng(0)
+    # How often each session is drawn: Poisson(1) instead of multinomial (Hanley & MacGibbon 2006).
+    drawn = np.stack([random.poisson(1.0, len(sums)).astype(np.float64) @ sums for _ in range(RESAMPLES)])
+    count = len(parts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = drawn[:, :count] / drawn[:, count:]
+    low, high = np.nanquantile(ratios, (0.025, 0.975), axis=0)
+    share = sums[:, :count].sum(0) / sums[:, count:].sum(0)
+    return [
+        {"share": float(s), "low": float(a), "high": float(b)}
+        for s, a, b in zip(share, low, high, strict=True)
+    ]

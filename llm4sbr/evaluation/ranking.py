@@ -1,0 +1,78 @@
+"""Full ranking: every sample's target among the whole catalogue, for models and baselines alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm4sbr.data.batches import Batch, batches
+from llm4sbr.evaluation.metrics import ranks
+from llm4sbr.fusion.model import LLM4SBR
+from llm4sbr.intents import IntentStore
+from llm4sbr.protocols import Samples, Sessions
+from llm4sbr.system import devices
+
+MOST_SCORES = 2**25
+"""Scores held at once, 128 MB: a large catalogue gets smaller batches."""
+
+
+class SampleIntents(NamedTuple):
+    """The intents of M samples, where they are stored."""
+
+    store: IntentStore
+    rows: Tensor
+    """int64 (M,), -1 where there is none."""
+
+    @classmethod
+    def of(cls, store: IntentStore, samples: Samples) -> SampleIntents:
+        """Look up the samples' keys, once."""
+        return cls(store, store.rows(samples.key))
+
+    def gather(self, index: Tensor, *, drop: Tensor | None = None) -> Tensor:
+        """float32 (B, P, E) of the samples `index`; `drop` (bool (B,)) withholds some."""
+        rows = self.rows[index]
+        return self.store.gather(rows if drop is None else rows.masked_fill(drop, -1))
+
+
+def rank_all(
+    score: Callable[[Batch], Tensor], sessions: Sessions, samples: Samples, *, num_items: int, batch_size: int
+) -> Tensor:
+    """The rank of each sample's target, int64 (M,) on the CPU, in the samples' order.
+
+    Args:
+        score: float (B, N) for a batch, on any device.
+        sessions: what the samples' positions refer to.
+        samples: M samples.
+        num_items: N.
+        batch_size: at most so many samples at once.
+    """
+    found = torch.zeros(len(samples.key), dtype=torch.int64)
+    if not len(found):
+        return found
+    size = max(1, min(batch_size, MOST_SCORES // num_items))
+    with torch.inference_mode():
+        for batch in batches(sessions, samples, batch_size=size):
+            scores = score(batch)
+            found[batch.index] = ranks(scores, batch.target.to(scores.device)).cpu()
+    return found
+
+
+def scorer(
+    model: LLM4SBR, intents: SampleIntents | None, device: torch.device, *, predict: bool = False
+) -> Callable[[Batch], Tensor]:
+    """How a model scores a batch: with the samples' intents if there are any, or with predicted ones."""
+
+    def score(batch: Batch) -> Tensor:
+        text = intents.gather(batch.index).to(device) if intents else None
+        scores: Tensor = model(batch.items.to(device), batch.mask.to(device), text, predict=predict)
+        return scores
+
+    return score
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `train.device`; `auto` is a GPU if there is one. `ConfigError` if there is none such."""
+    return torch.device(devices.device(name, "train.device"))

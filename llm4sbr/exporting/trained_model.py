@@ -1,0 +1,125 @@
+"""The trained model that an artefact is made from, and that it is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm4sbr import store
+from llm4sbr.data.batches import Batch, collate
+from llm4sbr.data.prepared import ITEMS, Prepared, catalogue_hash, load
+from llm4sbr.errors import InputError, StoreError
+from llm4sbr.exporting.verification import Inputs, Reference
+from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
+from llm4sbr.intents import IntentStore
+from llm4sbr.protocols import Samples
+from llm4sbr.training.trained import Trained, choose, trained_models
+
+CALIBRATION = 512
+"""Real sessions that ranges are measured on."""
+
+
+class Original(NamedTuple):
+    """A trained model with its data."""
+
+    items: Path
+    """The catalogue's file."""
+    prepared: Prepared
+    saved: SavedModel
+    trained: Trained
+    variant: str
+    """`plain`, `intents`, `predictor` or `none`: where the artefact's intents come from."""
+    intents: IntentStore | None
+    """The known sessions' intents, where they are an input."""
+    texts: Tensor | None = None
+    """The titles' text vectors, float32 (N, E), where intents are predicted and the run still has them."""
+
+    @classmethod
+    def of(
+        cls, run: Path, *, variant: str | None = None, seed: int | None = None, intents: str | None = None
+    ) -> Original:
+        """A model of a finished run.
+
+        Args:
+            run: the run directory.
+            variant: which of its models; by default as `recommend` chooses.
+            seed: which seed; by default the best on validation.
+            intents: of a fused model, `input` (the default), `predictor` or `none`.
+
+        Raises:
+            InputError: there is no such model, or it takes no intents.
+            StoreError: nothing is trained, files do not belong together, or there is nothing to test with.
+        """
+        trained = choose(trained_models(run), variant=variant, seed=seed)
+        prepared = load(run / "prepare")
+        saved = load_model(trained.folder)
+        if saved.catalogue != catalogue_hash(prepared.catalogue):
+            raise StoreError(f"{trained.folder}: of another catalogue than prepare has now; train again")
+        if not len(prepared.samples["test"].key):
+            raise StoreError(f"{run / 'prepare'}: no test samples to verify an export with")
+        chosen = _variant(saved, intents)
+        folder = run / "localize" / trained.variant
+        known = IntentStore.open(folder) if chosen == "intents" and folder.exists() else None
+        vectors = run / "localize" / "items.safetensors"
+        told = chosen == "predictor" and vectors.exists()
+        texts = store.read_tensors(vectors)["items"] if told else None
+        return cls(run / "prepare" / ITEMS, prepared, saved, trained, chosen, known, texts)
+
+    @property
+    def test(self) -> Samples:
+        """What artefacts are verified on."""
+        return self.prepared.samples["test"]
+
+    @property
+    def longest(self) -> int:
+        """Most clicks in a session that the model has seen; earlier ones do not count."""
+        every = self.prepared.samples.values()
+        return max(int((one.end - one.start).max()) for one in every if len(one.key))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the model's record, which has the hash of its weights."""
+        return store.fingerprint(store.read_json(self.trained.folder / RECORD))
+
+    def reference(self) -> Reference:
+        """How to ask it with the inputs of an artefact, for test samples."""
+        return Reference(self._scores, lambda batch: self._inputs(self.test, batch))
+
+    def example(self) -> Inputs:
+        """Inputs of real sessions, spread over the training part."""
+        samples = self.prepared.samples["train"]
+        count = len(samples.key)
+        index = torch.linspace(0, count - 1, min(count, CALIBRATION)).long()
+        batch = collate(self.prepared.sessions, samples, index)
+        return self._inputs(samples, batch) | {"exclude_seen": torch.zeros(len(index), 1, dtype=torch.bool)}
+
+    def _inputs(self, samples: Samples, batch: Batch) -> Inputs:
+        found = {"items": batch.items, "mask": batch.mask}
+        if self.variant == "intents":
+            found["intents"] = self._gather(samples.key[batch.index])
+        return found
+
+    def _gather(self, keys: Tensor) -> Tensor:
+        """The intents of samples by key, float32 (B, P, E)."""
+        if self.intents is None:
+            return torch.zeros(len(keys), len(self.saved.recipe.perspectives), self.saved.recipe.text_dim)
+        return self.intents.gather(self.intents.rows(keys))
+
+    def _scores(self, inputs: Inputs) -> Tensor:
+        predict = self.variant == "predictor"
+        with torch.inference_mode():
+            scores: Tensor = self.saved.model(
+                inputs["items"], inputs["mask"], inputs.get("intents"), predict=predict
+            )
+        return scores
+
+
+def _variant(saved: SavedModel, intents: str | None) -> str:
+    if saved.recipe.fuser is not None:
+        return "intents" if intents in (None, "input") else str(intents)
+    if intents is not None:
+        raise InputError(f"intents {intents}: the model is a plain backbone and takes none")
+    return "plain"

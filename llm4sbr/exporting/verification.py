@@ -1,0 +1,177 @@
+"""Whether an exported model answers as the trained one: the same scores, the same lists, the same metrics.
+
+A list agrees if no item of it scores lower, by the trained model, than the K-th best item there: items
+that tie may stand in any order, and may stand for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm4sbr.data.batches import Batch, batches, collate
+from llm4sbr.errors import ExportError
+from llm4sbr.evaluation.metrics import hit_rate, reciprocal_rank
+from llm4sbr.exporting import Scorer
+from llm4sbr.protocols import Samples, Sessions
+
+Inputs = dict[str, Tensor]
+
+TOLERANCE = 1e-4
+"""Largest difference of a score, relative to the best score of its list (and at least 1)."""
+
+EXACT, ROUNDED = 1.0, 0.999
+"""Least share of lists that must agree, for fp32 and for every other precision."""
+
+METRIC_CHANGE = 1e-3
+"""Largest change of HR@K or MRR@K on the test set."""
+
+SHAPES = ((1, 1), (1, None), (3, 2), (7, 5), (5, None))
+"""Sessions and clicks of the batches compared first; None is the longest session."""
+
+
+class Reference(NamedTuple):
+    """The trained model, asked with the artefact's inputs."""
+
+    scores: Callable[[Inputs], Tensor]
+    """float (B, N), nothing excluded."""
+    inputs: Callable[[Batch], Inputs]
+    """`items`, `mask` and, if they are an input, `intents`."""
+
+
+class Agreement(NamedTuple):
+    """One batch, both ways."""
+
+    difference: float
+    """Largest difference of a score, relative."""
+    agree: Tensor
+    """bool (B,)."""
+    trained: Tensor
+    """int64 (B, K), the trained model's list."""
+    artefact: Tensor
+    """int64 (B, K)."""
+
+
+def verify(
+    scorer: Scorer,
+    reference: Reference,
+    *,
+    sessions: Sessions,
+    samples: Samples,
+    k: int,
+    exact: bool,
+    max_batch: int = 64,
+    advance: Callable[..., None] = lambda count: None,
+) -> dict[str, Any]:
+    """Compare on batches of odd shapes and on all samples, and say what was found.
+
+    Args:
+        scorer: the artefact, loaded.
+        reference: the trained model.
+        sessions: what the samples' positions refer to.
+        samples: the test part.
+        k: K.
+        exact: every list must agree; else a few may not, as with rounded weights.
+        max_batch: most sessions asked for at once.
+        advance: told how many samples are done.
+
+    Raises:
+        ExportError: a difference above tolerance.
+    """
+    shapes = []
+    for batch in odd_batches(sessions, samples, max_batch):
+        inputs = reference.inputs(batch)
+        both = [compare(scorer, reference, inputs, k=k, exclude=exclude) for exclude in (True, False)]
+        difference = max(one.difference for one in both)
+        sizes = {"sessions": len(batch.items), "clicks": batch.items.shape[1]}
+        shapes.append(sizes | {"max_difference": difference})
+    agree, positions, worst = [], [], 0.0
+    for batch in batches(sessions, samples, batch_size=max_batch):
+        one = compare(scorer, reference, reference.inputs(batch), k=k, exclude=False)
+        agree.append(one.agree)
+        positions.append(torch.stack([position(one.trained, batch), position(one.artefact, batch)]))
+        worst = max(worst, one.difference)
+        advance(len(one.agree))
+    lists = torch.cat(agree)
+    result = {
+        "provider": scorer.provider,
+        "shapes": shapes,
+        "max_difference": max([worst, *(one["max_difference"] for one in shapes)]),
+        "lists": len(lists),
+        "lists_that_agree": int(lists.sum()),
+        "metrics": _metrics(torch.cat(positions, 1), k),
+        "tolerance": {
+            "max_difference": TOLERANCE,
+            "agreement": EXACT if exact else ROUNDED,
+            "metric_change": METRIC_CHANGE,
+        },
+    }
+    _judge(result)
+    return result
+
+
+def odd_batches(sessions: Sessions, samples: Samples, max_batch: int) -> Iterator[Batch]:
+    """Real sessions in the `SHAPES`: the longest samples, cut to their last clicks; at least one of each."""
+    lengths = samples.end - samples.start
+    order = lengths.argsort(descending=True, stable=True)
+    for count, clicks in SHAPES:
+        index = order[: min(count, max_batch)]
+        end = samples.end[index]
+        start = samples.start[index]
+        if clicks is not None:
+            start = torch.maximum(start, end - clicks)
+        yield collate(sessions, Samples(start, end, samples.key[index]), torch.arange(len(index)))._replace(
+            index=index
+        )
+
+
+def compare(scorer: Scorer, reference: Reference, inputs: Inputs, *, k: int, exclude: bool) -> Agreement:
+    """Ask both for the K best items of a batch."""
+    items, mask = inputs["items"], inputs["mask"]
+    ids, values = scorer.score(**inputs, exclude_seen=torch.full((len(items), 1), exclude))
+    full = reference.scores(inputs)
+    if exclude:
+        full = full.scatter(1, torch.where(mask, items, items[:, :1]) - 1, -torch.inf)
+    best = full.topk(k)
+    real = ids > 0
+    own = full.gather(1, (ids - 1).clamp(min=0))  # the artefact's items, as the trained model scores them
+    scale = best.values[:, :1].abs().nan_to_num(posinf=1.0).clamp(min=1)
+    gap = torch.where(real, (own - values).abs() / scale, 0.0).nan_to_num(nan=torch.inf)
+    ordered = ids.sort(1).values
+    twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any(1)
+    complete = real.sum(1) == best.values.isfinite().sum(1)
+    good = (own >= best.values[:, -1:] - TOLERANCE * scale) | ~real
+    return Agreement(float(gap.max()), good.all(1) & complete & ~twice, best.indices + 1, ids)
+
+
+def position(lists: Tensor, batch: Batch) -> Tensor:
+    """The 1-based place of each target in its list, int64 (B,); K + 1 where it is not there."""
+    found = lists == batch.target.unsqueeze(1)
+    return torch.where(found.any(1), found.int().argmax(1) + 1, lists.shape[1] + 1)
+
+
+def _metrics(positions: Tensor, k: int) -> dict[str, dict[str, float]]:
+    """HR@K and MRR@K of both, from places int64 (2, M)."""
+    result = {}
+    for name, metric in (("HR", hit_rate), ("MRR", reciprocal_rank)):
+        trained, artefact = (float(metric(one, k).mean()) for one in positions)
+        result[f"{name}@{k}"] = {"trained": trained, "artefact": artefact, "change": artefact - trained}
+    return result
+
+
+def _judge(result: dict[str, Any]) -> None:
+    allowed = result["tolerance"]
+    share = result["lists_that_agree"] / result["lists"]
+    change = max(abs(metric["change"]) for metric in result["metrics"].values())
+    if result["max_difference"] > allowed["max_difference"]:
+        found, least = f"scores differ by up to {result['max_difference']:.2g}", allowed["max_difference"]
+    elif share < allowed["agreement"]:
+        found, least = f"only {share:.2%} of the lists agree", f"{allowed['agreement']:.1%}"
+    elif change > allowed["metric_change"]:
+        found, least = f"a metric changes by {change:.2g}", allowed["metric_change"]
+    else:
+        return
+    raise ExportError(f"the exported model does not answer as the trained one: {found} (tolerance {least})")

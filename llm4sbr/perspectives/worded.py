@@ -1,0 +1,241 @@
+"""Ways to ask the LLM about a session: long, short and normal, in the words of a wording file.
+
+A wording is a TOML file with one table per perspective, so new words need no code:
+
+    [short]
+    prompt = "The user chose {items}, most recently {last}. Name one more item. Only its title."
+    item = "{title}{attributes}"     # also {name} (title without a year), {number}, {id}, {key} (of the data)
+    separator = ", "
+    items = 3                        # optional: only a session's most recent items
+
+`paper` and `natural` are shipped with the package. Titles come from data and are not trusted: they are
+held to one line and a visible length, whatever they contain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from importlib.resources import files
+from pathlib import Path
+from string import Formatter
+from typing import Any, NamedTuple
+
+from llm4sbr import registry
+from llm4sbr.config import read_toml
+from llm4sbr.errors import ConfigError
+from llm4sbr.perspectives.parsing import one_line, parse_answer
+from llm4sbr.protocols import Baseline, Catalogue, Horizon, Item, Sessions
+
+__all__ = ["Choose", "Long", "Normal", "Short", "Worded", "Wording", "load_wording"]
+
+
+class Wording(NamedTuple):
+    """How one perspective puts its question."""
+
+    prompt: str
+    """Template with {items} and, if wanted, {last} or {last_name}."""
+    item: str
+    """Template of one item: {title} or {name}, and if wanted {attributes}, {number}, {id}, {key}."""
+    separator: str
+    """Between two items."""
+    items: int | None = None
+    """At most this many of the most recent items; None shows as many as the setting allows."""
+
+
+class Worded:
+    """A perspective in the words of a wording file.
+
+    Args:
+        view: the table of the wording file: `long`, `short`, `normal`.
+        horizon: the representation its answers are aligned with, `long` or `short`.
+        wording: `paper`, `natural`, or the path of a TOML file.
+        max_items: a prompt names this many of a session's most recent items at most.
+        attributes: item attributes named behind the title; one that an item lacks is left out.
+
+    Raises:
+        ConfigError: the wording cannot be used; the message names file and key.
+    """
+
+    def __init__(
+        self,
+        view: str,
+        horizon: Horizon,
+        *,
+        wording: str | Path = "paper",
+        max_items: int = 50,
+        attributes: Sequence[str] = (),
+    ) -> None:
+        self.horizon = horizon
+        self._wording = load_wording(wording, view)
+        self._attributes = tuple(attributes)
+        if self._attributes and "{attributes}" not in self._wording.item:
+            raise ConfigError(
+                f"{wording}: {view}.item: has no {{attributes}}, but infer.attributes asks for some"
+            )
+        self._shown = min(max_items, self._wording.items or max_items)
+
+    def prompt(self, items: Sequence[Item]) -> str:
+        """The question about a session, oldest item first; of a long session the most recent items only."""
+        shown = [
+            self._wording.item.format(
+                number=number,
+                title=self._quotable(_title(item)),
+                name=self._quotable(_name(item)),
+                id=item.id,
+                key=one_line(item.key),
+                attributes=self._of(item),
+            )
+            for number, item in enumerate(items[-self._shown :], start=1)
+        ]
+        last = items[-1]
+        listed = self._wording.separator.join(shown)
+        return self._wording.prompt.format(
+            items=listed, last=self._quotable(_title(last)), last_name=self._quotable(_name(last))
+        )
+
+    def parse(self, answer: str) -> str:
+        """The item that an answer names; see `parsing.parse_answer`."""
+        return parse_answer(answer)
+
+    def _of(self, item: Item) -> str:
+        values = [item.attributes[name] for name in self._attributes if item.attributes.get(name)]
+        return f" ({self._quotable(one_line(', '.join(values)))})" if values else ""
+
+    def _quotable(self, text: str) -> str:
+        """A text that cannot end the quotation that a wording may put it in."""
+        return text.replace('"', "”") if '"' in self._wording.prompt + self._wording.item else text
+
+
+class Choose(Worded):
+    """The LLM chooses from a short list that a co-occurrence model proposes from training data.
+
+    A small model ranks better than it recalls. The list is in alphabetical order, so that its order tells
+    nothing. Before `fit`, and for sessions that nothing follows, there is no list. With the localizer
+    `candidates` the answer is tied to the very items of the list.
+
+    Args:
+        size: items in the list.
+        model: a baseline that proposes them.
+        options: those of every worded perspective.
+    """
+
+    def __init__(self, *, size: int = 20, model: str = "item-knn", **options: Any) -> None:
+        super().__init__("choose", "long", **options)
+        self._size, self._model = size, model
+        self._propose: Callable[[tuple[int, ...]], list[Item]] = lambda session: []
+
+    def fit(self, sessions: Sessions, catalogue: Catalogue) -> None:
+        """Learn from training sessions what follows what."""
+        import torch
+
+        baseline: Baseline = registry.create("baselines", self._model, num_items=catalogue.size)
+        baseline.fit(sessions)
+
+        def propose(session: tuple[int, ...]) -> list[Item]:
+            items = torch.tensor([session])
+            scores = baseline.score(items, items > 0)[0]
+            scores[items[0] - 1] = 0.0
+            best = scores.topk(min(self._size, catalogue.size))
+            found = [
+                i + 1
+                for i, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                if score > 0
+            ]
+            return sorted(map(catalogue.item, found), key=lambda item: (_title(item), item.id))
+
+        self._propose = lru_cache(maxsize=65_536)(propose)
+
+    def candidates(self, items: Sequence[Item]) -> list[Item]:
+        """The items in the list; none for items that are not of the catalogue."""
+        known = tuple(item.id for item in items if item.id)
+        return self._propose(known) if known else []
+
+    def prompt(self, items: Sequence[Item]) -> str:
+        """The question, and below it the list, a title per line."""
+        listed = [_title(item) for item in self.candidates(items)]
+        return "\n".join([super().prompt(items), *listed])
+
+
+def _title(item: Item) -> str:
+    return one_line(item.title) or f"item {item.id}"
+
+
+def _name(item: Item) -> str:
+    """The title without a year behind it, which costs small models tokens and misleads them."""
+    return re.sub(r"(?<=\S) *\(\d{4}\)$", "", _title(item))
+
+
+Long = partial(Worded, "long", "long")
+"""The whole session, with the paper's qualifier "long-term"."""
+Short = partial(Worded, "short", "short")
+"""The latest interest, with the paper's qualifier "short-term"."""
+Normal = partial(Worded, "normal", "long")
+"""The same question without words of perspective, as a check on what these words do."""
+
+
+def load_wording(wording: str | Path, view: str) -> Wording:
+    """The table `view` of a shipped wording or of a TOML file.
+
+    Raises:
+        ConfigError: there is no such wording, file or table, or a template has a wrong placeholder.
+    """
+    path = _find(str(wording))
+    tables = read_toml(path)
+    table = tables.get(view)
+    if not isinstance(table, dict):
+        there = ", ".join(f"[{name}]" for name in tables) or "nothing"
+        raise ConfigError(f"{path}: no table [{view}] for the perspective {view!r}; it has {there}")
+    return _checked(table, f"{path}: {view}")
+
+
+def _find(wording: str) -> Path:
+    folder = Path(str(files("llm4sbr") / "wordings"))
+    shipped = sorted(path.stem for path in folder.glob("*.toml"))
+    if wording in shipped:
+        return folder / f"{wording}.toml"
+    if not Path(wording).is_file():
+        names = " or ".join(shipped)
+        raise ConfigError(
+            f"infer.wording = {wording!r}: no such file; take {names}, or the path of a TOML file"
+        )
+    return Path(wording)
+
+
+def _checked(table: dict[str, Any], where: str) -> Wording:
+    allowed = {
+        "prompt": {"items", "last", "last_name"},
+        "item": {"title", "name", "attributes", "number", "id", "key"},
+    }
+    unknown = sorted(table.keys() - set(Wording._fields))
+    if unknown:
+        raise ConfigError(f"{where}.{unknown[0]}: unknown key; known: {', '.join(Wording._fields)}")
+    for key in ("prompt", "item", "separator"):
+        if not isinstance(table.get(key), str):
+            raise ConfigError(f"{where}.{key}: expected a text, found {table.get(key)!r}")
+    items = table.get("items")
+    if items is not None and (type(items) is not int or items < 1):
+        raise ConfigError(f"{where}.items: expected a whole number from 1, found {items!r}")
+    for key, names in allowed.items():
+        _check_placeholders(table[key], names, f"{where}.{key}")
+    if not _placeholders(table["item"]) & {"title", "name"}:
+        raise ConfigError(f"{where}.item: needs {{title}} or {{name}}")
+    if not _placeholders(table["prompt"]):
+        raise ConfigError(f"{where}.prompt: needs {{items}}, {{last}} or {{last_name}}")
+    return Wording(table["prompt"], table["item"], table["separator"], items)
+
+
+def _check_placeholders(template: str, allowed: set[str], where: str) -> None:
+    try:
+        fields = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}; write {{{{ and }}}} for braces") from None
+    for _, name, spec, conversion in fields:
+        if name is not None and (name not in allowed or spec or conversion):
+            known = ", ".join(f"{{{field}}}" for field in sorted(allowed))
+            raise ConfigError(f"{where}: unknown placeholder {{{name}}}; known: {known}")
+
+
+def _placeholders(template: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(template) if name}

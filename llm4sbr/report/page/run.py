@@ -1,0 +1,129 @@
+"""What the HTML report of a run shows, gathered from the run's files. What is missing is named, not fatal."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from llm4sbr import store
+from llm4sbr.config import to_toml
+from llm4sbr.data.prepared import Prepared, load
+from llm4sbr.errors import Llm4sbrError, StoreError
+from llm4sbr.report.page.curves import training
+from llm4sbr.report.page.facts import answers, cost, data
+from llm4sbr.report.page.results import breakdown, marked, results
+from llm4sbr.report.page.sessions import sessions_page
+
+UNFINISHED = "Not evaluated yet: there is no table, and nothing to conclude."
+
+Found = TypeVar("Found")
+
+
+class Gatherer:
+    """Reads parts of a run; of what cannot be read it keeps the reason, for the page."""
+
+    def __init__(self) -> None:
+        self.gaps: list[str] = []
+
+    def get(self, part: str, read: Callable[[], Found]) -> Found | None:
+        """What `read` returns, or None and a line on why not."""
+        try:
+            return read()
+        except Llm4sbrError as error:
+            self.gaps.append(f"{part}: {error}")
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            self.gaps.append(f"{part}: files of another version? {type(error).__name__}: {error}")
+        return None
+
+
+def run_page(run: Path) -> dict[str, Any]:
+    """Everything that `run.html.j2` draws.
+
+    Raises:
+        StoreError: the folder is not a run.
+    """
+    if not (run / "config.toml").is_file():
+        raise StoreError(f"{run}: not a run directory (no config.toml); name one, such as runs/demo")
+    gather = Gatherer()
+    settings = gather.get("settings", lambda: _settings(run)) or {}
+    metrics = gather.get("results", lambda: _metrics(run)) or {}
+    prepared = gather.get("data", lambda: load(run / "prepare"))
+    llm = metrics.get("llm") or settings.get("infer", {}).get("llm")
+    rows = marked(metrics.get("rows", []), llm)
+    labels = {row["name"]: row["label"] for row in rows}
+    page = {
+        "name": run.resolve().name,
+        "kicker": gather.get("settings", lambda: _kicker(settings)) or "Report of a run",
+        "verdict": metrics.get("verdict", UNFINISHED),
+        "results": gather.get("results", lambda: results(metrics, rows)) if rows else None,
+        "breakdown": gather.get("breakdown", lambda: breakdown(metrics, rows)) if rows else None,
+        "training": gather.get("training curves", lambda: training(run, labels)),
+        "cost": gather.get("cost", lambda: cost(run, rows)),
+        "answers": gather.get("answers", lambda: answers(run, metrics.get("coverage"))),
+        "sessions": gather.get("sessions", lambda: sessions_page(run, prepared, labels))
+        if rows and prepared
+        else None,
+        "data": gather.get("data", lambda: data(prepared)) if prepared else None,
+        "settings": to_toml(settings) if settings else "",
+        "versions": gather.get("versions", lambda: store.read_json(run / "versions.json")),
+    }
+    return page | {"warnings": _warnings(metrics, prepared), "gaps": list(dict.fromkeys(gather.gaps))}
+
+
+def _kicker(settings: Mapping[str, Any]) -> str:
+    if not settings:
+        return ""
+    data, train, llm = settings["data"], settings["train"], settings["infer"]["llm"]
+    protocol = settings["protocol"]
+    return f"Report of a run: {train['backbone']} on {data['reader']}, LLM {llm}, protocol {protocol}"
+
+
+def _metrics(run: Path) -> dict[str, Any]:
+    path = run / "evaluate" / "metrics.json"
+    found: dict[str, Any] = store.read_json(path)
+    try:
+        [(row["name"], row["label"], row["kind"]) for row in found["rows"]]
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path}: not a table of results ({type(error).__name__}: {error})") from None
+    return found
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    path = run / "resolved.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from None
+
+
+def _warnings(metrics: Mapping[str, Any], prepared: Prepared | None) -> list[str]:
+    found = []
+    if "test" in metrics.get("selected_on", ()):
+        found.append(
+            "The best epoch was chosen on the test set, as in the paper. That flatters every row; only "
+            "comparisons between rows, not their height, mean something."
+        )
+    leaked = leak(prepared) if prepared else 0.0
+    if prepared and leaked > 0:
+        split = prepared.stats.get("rules", {}).get("split", "")
+        found.append(
+            f"The split ({split}) leaks: {leaked:.0%} of the test samples are from a session of which other "
+            "clicks, earlier or later ones, were trained on. Figures on such a split do not tell how a model "
+            "does on sessions it has not seen."
+        )
+    return found
+
+
+def leak(prepared: Prepared) -> float:
+    """Share of the test samples whose session has training samples, too."""
+    offsets, samples = prepared.sessions.offsets, prepared.samples
+    owner = {
+        split: torch.searchsorted(offsets, samples[split].end, right=True) for split in ("train", "test")
+    }
+    if not len(owner["test"]):
+        return 0.0
+    return float(torch.isin(owner["test"], owner["train"]).double().mean())

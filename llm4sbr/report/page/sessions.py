@@ -1,0 +1,194 @@
+"""The report's sessions: what the LLM said, the items that was tied to, and the lists with and without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from llm4sbr import store
+from llm4sbr.data.batches import Batch, collate
+from llm4sbr.data.prepared import Prepared, catalogue_hash
+from llm4sbr.errors import StoreError
+from llm4sbr.evaluation.ranking import SampleIntents, scorer
+from llm4sbr.fusion.saved import load_model
+from llm4sbr.intents import IntentStore
+from llm4sbr.protocols import Catalogue
+from llm4sbr.report.page.chosen import WITH, K, Ranked, choose, compared, rule
+
+
+class Listed(NamedTuple):
+    """One recommended item."""
+
+    title: str
+    target: bool
+    """It is what was clicked next."""
+    seen: bool
+    """It is in the session already."""
+
+
+class Ranking(NamedTuple):
+    """What one model recommends for one session."""
+
+    label: str
+    rank: int
+    """Of the target, from 1."""
+    top: list[Listed]
+
+
+class ShownThought(NamedTuple):
+    """An answer from one perspective and what it was taken to mean."""
+
+    perspective: str
+    answer: str
+    """Raw; "" if it is no longer kept."""
+    parsed: str
+    """"" if it was unusable."""
+    tied: list[tuple[str, float]]
+    """Titles and weights, best first."""
+
+
+class Shown(NamedTuple):
+    """One session of the page."""
+
+    clicks: list[str]
+    """Titles, oldest first."""
+    target: str
+    rankings: list[Ranking]
+    thoughts: list[ShownThought]
+
+
+class SessionGroup(NamedTuple):
+    """Test samples that the models treat alike."""
+
+    title: str
+    size: int
+    sessions: list[Shown]
+
+
+class Page(NamedTuple):
+    """All sessions shown, and by what rule they were chosen."""
+
+    rule: str
+    groups: list[SessionGroup]
+
+
+def sessions_page(run: Path, prepared: Prepared, labels: Mapping[str, str]) -> Page:
+    """Choose sessions of the test part by a fixed rule and rank them with the saved models.
+
+    Args:
+        run: has `train` and `evaluate`; with `localize` and `infer` there are answers to show.
+        prepared: the run's data.
+        labels: variant -> how people know it.
+
+    Raises:
+        StoreError: files are missing or do not belong together.
+        RegistryError: a component of a model is not installed.
+    """
+    test = prepared.samples["test"]
+    ranked = compared(run, len(test.key))
+    folder = run / "localize" / WITH
+    intents = SampleIntents.of(IntentStore.open(folder), test) if WITH in ranked.ranks else None
+    known = torch.ones_like(test.key, dtype=torch.bool) if intents is None else intents.rows >= 0
+    sizes, chosen = choose(ranked.ranks, test.key, known)
+    index = torch.cat(list(chosen.values()))
+    if not len(index):
+        raise StoreError(f"{folder}: no test sample has an answer")
+    shown = iter(_sessions(run, prepared, index, ranked=ranked, intents=intents, labels=labels))
+    groups = [
+        SessionGroup(title, sizes[title], [next(shown) for _ in members]) for title, members in chosen.items()
+    ]
+    return Page(rule(len(known), None if intents is None else int(known.sum())), groups)
+
+
+def _sessions(
+    run: Path,
+    prepared: Prepared,
+    index: Tensor,
+    *,
+    ranked: Ranked,
+    intents: SampleIntents | None,
+    labels: Mapping[str, str],
+) -> list[Shown]:
+    """The test samples `index` (int64 (B,)), in that order."""
+    catalogue, test = prepared.catalogue, prepared.samples["test"]
+    batch = collate(prepared.sessions, test, index)
+    rankings = [
+        _rankings(
+            _top(run, f"{name}/{ranked.seed}", batch, catalogue, intents if name == WITH else None),
+            ranks[index],
+            batch,
+            catalogue,
+            label=labels.get(name, name),
+        )
+        for name, ranks in ranked.ranks.items()
+    ]
+    thoughts = _thoughts(run, intents, index, catalogue) if intents else [[] for _ in index]
+    return [
+        Shown(
+            [catalogue.titles[id - 1] for id in prepared.prefix(test, sample)],
+            catalogue.titles[int(batch.target[place]) - 1],
+            [one[place] for one in rankings],
+            thoughts[place],
+        )
+        for place, sample in enumerate(index.tolist())
+    ]
+
+
+def _top(
+    run: Path, name: str, batch: Batch, catalogue: Catalogue, intents: SampleIntents | None
+) -> list[list[int]]:
+    """Catalogue ids of the first `K`, per session of the batch."""
+    saved = load_model(run / "train" / name)
+    if saved.catalogue != catalogue_hash(catalogue):
+        raise StoreError(f"{run / 'train' / name}: trained on another catalogue; run train again")
+    with torch.inference_mode():
+        scores = scorer(saved.model, intents, torch.device("cpu"))(batch)
+    found: list[list[int]] = (scores.topk(min(K, catalogue.size)).indices + 1).tolist()
+    return found
+
+
+def _rankings(
+    tops: list[list[int]], ranks: Tensor, batch: Batch, catalogue: Catalogue, *, label: str
+) -> list[Ranking]:
+    sessions = zip(tops, ranks.tolist(), batch.target.tolist(), batch.items.tolist(), strict=True)
+    return [
+        Ranking(label, rank, [Listed(catalogue.titles[id - 1], id == target, id in items) for id in top])
+        for top, rank, target, items in sessions
+    ]
+
+
+def _thoughts(
+    run: Path, intents: SampleIntents, index: Tensor, catalogue: Catalogue
+) -> list[list[ShownThought]]:
+    """Per session, its answers by perspective."""
+    rows = intents.rows[index]
+    keys = intents.store.keys[rows].tolist()
+    names = intents.store.perspectives
+    said = [_answers(run / "infer" / WITH / f"{name}.parquet", keys) for name in names]
+    items, weights = (part.tolist() for part in intents.store.located(rows))
+    return [
+        [
+            ShownThought(
+                name, *answers.get(key, ("", "")), _tied(items[place][p], weights[place][p], catalogue)
+            )
+            for p, (name, answers) in enumerate(zip(names, said, strict=True))
+        ]
+        for place, key in enumerate(keys)
+    ]
+
+
+def _tied(ids: list[int], weights: list[float], catalogue: Catalogue) -> list[tuple[str, float]]:
+    return [(catalogue.titles[id - 1], weight) for id, weight in zip(ids, weights, strict=True) if id]
+
+
+def _answers(path: Path, keys: list[int]) -> dict[int, tuple[str, str]]:
+    """Key -> raw and parsed answer; none if the file is gone, as intents do without it."""
+    if not path.exists():
+        return {}
+    table = store.read_table(path, ["key", "answer", "parsed"]).filter(pl.col("key").is_in(keys))
+    return {key: (answer, parsed) for key, answer, parsed in table.iter_rows()}

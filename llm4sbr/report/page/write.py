@@ -1,0 +1,63 @@
+"""`report.html`: what a run or an experiment found, as one file that needs no other.
+
+Templates with everything escaped, figures as inline SVG, no script at all: titles and answers are other
+people's text, and the page's content policy forbids whatever could run or be fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from llm4sbr import registry, store
+from llm4sbr.report import REPORT
+from llm4sbr.report.page.experiment import RECORD, experiment_page
+from llm4sbr.report.page.run import run_page
+
+
+def write(folder: Path) -> Path:
+    """Write the report of a run or of an experiment, whichever the folder is; the file is returned."""
+    return write_experiment(folder) if (folder / RECORD).exists() else write_run(folder)
+
+
+def write_run(run: Path) -> Path:
+    """Write `report.html` into a run directory and return it.
+
+    What the run does not have yet, or no longer, is left out and named on the page.
+
+    Raises:
+        StoreError: the folder is not a run, or cannot be written.
+    """
+    return _write(run / REPORT, "run.html.j2", run_page(run))
+
+
+def write_experiment(folder: Path) -> Path:
+    """Write `report.html` beside an `experiment.json` and return it; cells not done yet are named.
+
+    Raises:
+        StoreError: the folder has no such file or it is damaged, or the report cannot be written.
+    """
+    return _write(folder / REPORT, "experiment.html.j2", experiment_page(folder))
+
+
+def environment() -> Environment:
+    """Where the templates are, with everything escaped."""
+    return Environment(
+        loader=PackageLoader("llm4sbr.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _write(path: Path, template: str, page: Mapping[str, Any]) -> Path:
+    made = f"llm4sbr {registry.core_version()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    text = environment().get_template(template).render(made=made, **page)
+    # JSON can hold half of a surrogate pair, UTF-8 cannot.
+    store.write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
+    return path

@@ -1,0 +1,62 @@
+"""What `llm4sbr intents` prints for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from llm4sbr.report.terminal.layout import MISSING, count, grid, show
+
+Found = Sequence[Mapping[str, Any]]
+"""What a function of `stored` returns."""
+
+
+def show_sessions(found: Found) -> None:
+    """Print sessions, and what their answers were tied to."""
+    show(*(part for one in found for part in _session(one)))
+
+
+def _session(one: Mapping[str, Any]) -> Iterator[RenderableType]:
+    yield Text(f"{' | '.join(one['session']) or 'a session that is gone'}, key {one['key']}")
+    for thought in one["perspectives"]:
+        missing = "answer not kept" if thought["items"] else "no usable answer"
+        said = " / ".join(thought["answer"].splitlines()) or missing
+        yield Text(f"{thought['perspective']}: {said}")
+        if thought["items"]:
+            rows = [[item["title"], f"{item['weight']:.2f}"] for item in thought["items"]]
+            yield grid(["tied to", "weight"], rows)
+
+
+def show_verified(found: Found) -> None:
+    """Print what was found whole."""
+    rows = [[one["source"], count(one["rows"]), count(one["shards"]), _size(one["bytes"])] for one in found]
+    show(grid(["whole", "rows", "shards", "size"], rows))
+
+
+def show_stats(found: Found) -> None:
+    """Print what intents take, and whom they cover."""
+    splits = list(found[0]["covered"])
+    heads = ["source", "rows", "intents", "distinct", "numbers", "type", "shards", "size"]
+    rows = [
+        [
+            one["source"],
+            *(count(one[name]) for name in ("rows", "intents", "distinct", "dim")),
+            one["dtype"],
+            count(one["shards"]),
+            _size(one["bytes"]),
+            *(_percent(one["covered"][split]) for split in splits),
+        ]
+        for one in found
+    ]
+    show(grid([*heads, *splits], rows))
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e6:,.1f} MB" if number >= 1e6 else f"{number / 1e3:,.1f} kB"
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None else f"{100 * share:.0f}%"

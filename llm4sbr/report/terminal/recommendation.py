@@ -1,0 +1,87 @@
+"""What `recommend` prints for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from llm4sbr.report.terminal.layout import grid, show
+
+AS_TYPED = ("key", "title", "id")
+"""Ways to recognise an item that need no explanation."""
+
+
+class Result(Protocol):
+    """Anything that is plain values underneath."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values as for JSON."""
+        ...
+
+
+def show_recommendation(found: Result) -> None:
+    """Print a recommendation: the list, and below it what the LLM said and the items that was tied to."""
+    show(*recommendation_tables(found.as_dict()))
+
+
+def recommendation_tables(found: Mapping[str, Any]) -> list[RenderableType]:
+    """A recommendation's parts; `found` is `Recommendation.as_dict()` of `serving.recommendation`."""
+    session = " | ".join(item["title"] for item in found["session"])
+    lines = [
+        [str(rank), item["title"], f"{item['score']:.3f}"] for rank, item in enumerate(found["items"], 1)
+    ]
+    parts: list[RenderableType] = [
+        *_understood(found["session"]),
+        Text(f"After {session} ({_model(found)}):"),
+        grid(["", "title", "score"], lines, left=2),
+    ]
+    if found["intents"] is not None:
+        parts += _intent_tables(
+            found["intents"], "the LLM" if found["variant"] == "llm" else found["variant"]
+        )
+    return parts
+
+
+def _model(found: Mapping[str, Any]) -> str:
+    seed = "" if found["seed"] is None else f", seed {found['seed']}"
+    engine = "" if found["engine"] == "pytorch" else f", by {found['engine']}"
+    return f"model {found['variant']}{seed}{engine}"
+
+
+def _understood(session: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """A line per item that was not written as the catalogue has it."""
+    lines = [
+        f"{item['text']!r} taken for {item['title']} ({item['how']})"
+        for item in session
+        if item["how"] not in AS_TYPED
+    ]
+    return [Text("\n".join(lines))] if lines else []
+
+
+def _intent_tables(intents: Mapping[str, Any], who: str) -> list[RenderableType]:
+    known = " | ".join(intents["session"])
+    origin = {
+        "cache": f"What {who} said about this very session:",
+        "nearest": f"What {who} said about the nearest known session, {known}:",
+        "predictor": f"Predicted: what {who} would mean, by the items most similar to it:",
+        "none": "No intents were used.",
+    }
+    if intents["source"] == "predictor":
+        if not intents["thoughts"]:
+            return [Text("The intents were predicted; which items they are like is not known here.")]
+        tied, weighed = "similar to", "cosine"
+    else:
+        tied, weighed = "tied to", "weight"
+    parts: list[RenderableType] = [Text(origin[intents["source"]])]
+    for thought in intents["thoughts"]:
+        said = " / ".join(thought["answer"].splitlines()) or "nothing that could be used"
+        parts.append(
+            Text(thought["perspective"] if tied == "similar to" else f"{thought['perspective']}: {said}")
+        )
+        if thought["items"]:
+            rows = [[item["title"], f"{item['weight']:.2f}"] for item in thought["items"]]
+            parts.append(grid([tied, weighed], rows))
+    return parts

@@ -1,0 +1,1 @@
+"""The machine: memory, devices, processes, signals, and model files."""

@@ -1,0 +1,27 @@
+"""Which device a name means."""
+
+from __future__ import annotations
+
+from llm4sbr.errors import ConfigError
+
+
+def device(name: str, setting: str) -> str:
+    """The device of a name: `auto` is a GPU if there is one.
+
+    Args:
+        name: as the user gave it.
+        setting: where, for the message.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
+        reason = next(iter(str(error).splitlines()), "")
+        raise ConfigError(f"{setting} = {name!r}: no such device here ({reason}); take cpu or auto") from None
+    return name

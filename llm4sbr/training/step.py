@@ -1,0 +1,129 @@
+"""One training step: from a batch to changed weights, on the device and in the precision that are chosen.
+
+Nothing here waits for the device: losses stay where they are computed, and a GPU gets its input from pinned
+memory while it still works on the step before.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from llm4sbr.config import TrainConfig
+from llm4sbr.errors import TrainingError
+from llm4sbr.fast.onednn import faster_products
+from llm4sbr.fusion.losses import Losses, joint_loss
+from llm4sbr.fusion.model import LLM4SBR, Output
+from llm4sbr.training.team import Part, Team
+
+
+def make_optimizer(model: LLM4SBR, config: TrainConfig) -> Optimizer:
+    """Adam as the paper has it, all weights in one call per step."""
+    return torch.optim.Adam(model.parameters(), config.learning_rate, weight_decay=config.l2, fused=True)
+
+
+class Step:
+    """What happens to every batch.
+
+    Args:
+        model: on `device` already.
+        config: how to train.
+        team: the processes that train together.
+        device: where.
+
+    Raises:
+        TrainingError: `train.compile` is on and there is no compiler.
+    """
+
+    def __init__(self, model: LLM4SBR, config: TrainConfig, *, team: Team, device: torch.device) -> None:
+        self.model, self.tau, self.team, self.device = model, config.tau, team, device
+        self.optimizer = make_optimizer(model, config)
+        self.represent = compiled(model) if config.compile else model.represent
+        self.compiling = _explained if config.compile else nullcontext
+        # A product that oneDNN takes over is out of sight for the compiler and for autocast.
+        plain = config.precision == "fp32" and not config.compile
+        self.products = faster_products() if plain else nullcontext()
+        self.precision = _precision(config.precision, device)
+
+    def __call__(self, part: Part, intents: Tensor | None) -> Tensor:
+        """Change the weights by this process's part of a batch.
+
+        Args:
+            part: B samples.
+            intents: float32 (B, P, E) on the CPU, None for a plain model.
+
+        Returns:
+            The part's losses, float32 (4,) on the device: what `Losses` has, summing up to the batch's.
+        """
+        batch = part.batch
+        with self.compiling():
+            with self.products, self.precision:
+                output = self.represent(
+                    self._there(batch.items),
+                    self._there(batch.mask),
+                    None if intents is None else self._there(intents),
+                )
+            losses = self._losses(output, self._there(batch.target), part)
+            self.model.zero_grad()
+            losses.total.backward()  # type: ignore[no-untyped-call]
+        self.team.sum_gradients(self.model)
+        self.optimizer.step()
+        return torch.stack(losses).detach()
+
+    def _losses(self, output: Output, target: Tensor, part: Part) -> Losses:
+        output = self.team.whole(_full(output), part)
+        losses = joint_loss(output, target, tau=self.tau, weight=self.team.weight(part))
+        return Losses(*(loss / self.team.size for loss in losses)) if self.team.size > 1 else losses
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+
+def compiled(model: LLM4SBR) -> Any:
+    """`model.represent` as one compiled function for all batch shapes; `TrainingError` without a compiler."""
+    chosen = os.environ.get("CXX")
+    names = [chosen] if chosen else ["g++", "clang++"]
+    if not any(shutil.which(name) for name in names):
+        raise TrainingError(
+            f"train.compile needs a C++ compiler and there is no {' or '.join(names)}; install one (Debian, "
+            "Ubuntu: apt install g++), name it by CXX, or set train.compile=false"
+        )
+    return torch.compile(model.represent, dynamic=True)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrainingError(f"train.compile: {reason}; set train.compile=false") from None
+
+
+def _precision(name: str, device: torch.device) -> AbstractContextManager[Any]:
+    """In what matrix products of the model are computed; weights, losses and optimizer stay float32."""
+    if name == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _full(output: Output) -> Output:
+    """All that losses are made of, in float32."""
+    auxiliary = output.encoded.auxiliary
+    return output._replace(
+        scores=output.scores.float(),
+        encoded=output.encoded._replace(auxiliary=None if auxiliary is None else auxiliary.float()),
+        behavioural=None if output.behavioural is None else output.behavioural.float(),
+        semantic=None if output.semantic is None else output.semantic.float(),
+    )

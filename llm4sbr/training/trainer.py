@@ -1,0 +1,304 @@
+"""Trains one model: batches, epochs, early stopping, and a checkpoint from which a killed run goes on.
+
+What makes it fast: prefixes are gathered out of one flat tensor, batches hold samples of about one length,
+intents are looked up once and gathered from memory-mapped shards, the session graph is a few tensor
+operations, matrix products go where the CPU is fastest, and nothing runs once per sample in Python.
+
+The step itself, on one device or several, is in `step`, what several processes do together in `distributed`.
+
+What makes it repeatable: every epoch draws its random numbers from its own seed, so that the checkpoint
+needs weights and optimizer state only, and a resumed run ends with the very weights of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from llm4sbr import store
+from llm4sbr.config import TrainConfig
+from llm4sbr.data.batches import batches
+from llm4sbr.errors import StoreError, TrainingError
+from llm4sbr.evaluation import metrics
+from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
+from llm4sbr.fusion.losses import Losses
+from llm4sbr.fusion.model import Recipe, build
+from llm4sbr.fusion.saved import save_model
+from llm4sbr.protocols import CatalogueFuser, Samples, Sessions
+from llm4sbr.system import memory
+from llm4sbr.system.processes import Report
+from llm4sbr.training import SELECT_BY
+from llm4sbr.training.checkpoint import Checkpoint
+from llm4sbr.training.distillation import distil
+from llm4sbr.training.step import Step
+from llm4sbr.training.team import ALONE, Part, Team
+
+SHOWN = (5, 10, 20)
+"""K of the validation metrics that are logged."""
+CHECK_EVERY = 50
+"""Batches between two looks at the losses, so that a GPU need not wait at every step."""
+
+AHEAD = 8
+"""Batches whose intents are gathered at once: so small a part of a step costs more calls than copying."""
+
+
+class Material(NamedTuple):
+    """What one model is trained on."""
+
+    sessions: Sessions
+    """What all samples refer to."""
+    fit: Sessions
+    """The training sessions, for the backbone's `fit`."""
+    train: Samples
+    select: Samples
+    """Samples on which the best epoch is chosen; none: the last epoch is taken."""
+    selected_on: str
+    """`valid`, `test` (only as the paper does it) or `none`."""
+    catalogue: str
+    """Hash of the catalogue."""
+    train_intents: SampleIntents | None = None
+    select_intents: SampleIntents | None = None
+    titles: Tensor | None = None
+    """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
+
+
+class LossError(TrainingError):
+    """A loss that is not a number."""
+
+
+def train_model(
+    folder: Path,
+    recipe: Recipe,
+    material: Material,
+    config: TrainConfig,
+    *,
+    seed: int,
+    report: Report,
+    facts: dict[str, Any],
+    team: Team = ALONE,
+) -> str:
+    """Train one model into `folder`, going on from its checkpoint if there is one.
+
+    All processes of a team call this with the same arguments; only rank 0 writes.
+
+    Args:
+        folder: gets `model.safetensors`, `model.json` and `log.jsonl`.
+        recipe: what to build.
+        material: what to train on.
+        config: how to train.
+        seed: of the weights, the order of the samples, and dropout.
+        report: told how many samples were trained on, and how it stands.
+        facts: further content of `model.json`.
+        team: the processes that train this model together.
+
+    Returns:
+        How it went, in a few words.
+
+    Raises:
+        TrainingError: a loss is not a number; the last good model is in `folder`.
+        PeerError: another process of the team has ended.
+        StoreError: the processes of a team do not see the same folder.
+    """
+    memory.reset_peak()
+    memory.reuse_freed()
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        trainer = _Trainer(folder, recipe, material, config, seed, team)
+        try:
+            for note in trainer.epochs(report):
+                report(0, note)
+        except LossError as error:
+            if team.rank:  # rank 0, which has the same losses, says it
+                return str(error)
+            raise trainer.stopped(error, facts) from None
+        return trainer.finish(facts)
+
+
+class _Trainer:
+    """One model in training."""
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, material: Material, config: TrainConfig, seed: int, team: Team
+    ) -> None:
+        self.folder, self.recipe, self.material = folder, recipe, material
+        self.config, self.seed, self.team = config, seed, team
+        self.device = _device(config, team)
+        torch.manual_seed(seed)
+        self.model = build(recipe)
+        self.model.backbone.fit(material.fit)
+        if material.titles is not None:
+            clicks = torch.bincount(material.fit.items, minlength=recipe.num_items + 1)[1:]
+            cast(CatalogueFuser, self.model.fuser).fit(material.titles, clicks)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.model.to(self.device)
+        self.step = Step(self.model, config, team=team, device=self.device)
+        self.checkpoint = Checkpoint.open(folder, self.model, self.step.optimizer, writes=team.rank == 0)
+        if not team.agree(self.checkpoint.epoch):
+            raise StoreError(f"{folder}: the processes see different files; the run must be where all see it")
+
+    def epochs(self, report: Report) -> Iterator[str]:
+        """Train until the last epoch or until patience ends; yields how it stands after each epoch."""
+        state = self.checkpoint
+        while state.epoch < self.config.epochs and state.epoch - state.best_epoch < self._patience():
+            started = time.perf_counter()
+            losses = self._epoch(state.epoch, report)
+            trained = time.perf_counter() - started
+            valid = self._validate()
+            better = not valid or valid[SELECT_BY] > state.best_value
+            entry: dict[str, Any] = {
+                "epoch": state.epoch + 1,
+                "learning_rate": self._rate(state.epoch),
+            } | losses
+            entry |= {"valid": valid, "seconds": round(trained, 3)}
+            state.advance(entry, better=better, value=valid.get(SELECT_BY, 0.0))
+            yield _standing(entry)
+
+    def finish(self, facts: dict[str, Any]) -> str:
+        """Save the best weights and drop the checkpoint."""
+        if self.checkpoint.writes:
+            self._save(facts)
+            self.checkpoint.remove()
+        state = self.checkpoint
+        seconds = sum(line["seconds"] for line in state.history)
+        where = {"valid": "", "test": " ON THE TEST SET"}.get(self.material.selected_on)
+        chosen = "" if where is None else f", {SELECT_BY} {100 * state.best_value:.2f}%{where}"
+        return f"{state.epoch} epochs in {seconds:.1f}s, best {state.best_epoch}{chosen}"
+
+    def stopped(self, error: LossError, facts: dict[str, Any]) -> TrainingError:
+        """Keep the last good model, if any epoch was good, and say so."""
+        if not self.checkpoint.epoch:
+            return TrainingError(f"{error}; no epoch was finished")
+        self._save(facts | {"stopped": str(error)})
+        return TrainingError(f"{error}; the model of epoch {self.checkpoint.best_epoch} is in {self.folder}")
+
+    def _epoch(self, epoch: int, report: Report) -> dict[str, float]:
+        seed = store.fingerprint([self.seed, epoch])
+        torch.manual_seed(int(seed[:15], 16) + self.team.rank)
+        random = torch.Generator().manual_seed(int(seed[15:30], 16))  # the same in all processes
+        for group in self.step.optimizer.param_groups:
+            group["lr"] = self._rate(epoch)
+        self.model.train()
+        waiting: list[Tensor] = []
+        checked: list[Tensor] = []
+        for number, (part, intents) in enumerate(self._parts(random), 1):
+            waiting.append(self.step(part, intents))
+            report(part.of, "")
+            if len(waiting) == CHECK_EVERY:
+                checked.append(self._checked(waiting, epoch, number))
+                waiting.clear()
+        if waiting:
+            checked.append(self._checked(waiting, epoch, number))
+        return dict(zip(("loss", *Losses._fields[1:]), torch.cat(checked).mean(0).tolist(), strict=True))
+
+    def _parts(self, random: torch.Generator) -> Iterator[tuple[Part, Tensor | None]]:
+        """This process's part of every batch of an epoch, with intents for a model that takes them."""
+        material, size = self.material, self.config.batch_size
+        found = batches(material.sessions, material.train, batch_size=size, generator=random)
+        parts, known = map(self.team.part, found), material.train_intents
+        if known is None:
+            yield from ((part, None) for part in parts)
+            return
+        while ahead := list(islice(parts, AHEAD)):
+            drop = torch.cat([self._withheld(part, random) for part in ahead])
+            intents = known.gather(torch.cat([part.batch.index for part in ahead]), drop=drop)
+            own = [len(part.batch.index) for part in ahead]
+            yield from zip(ahead, torch.split(intents, own), strict=True)
+
+    def _withheld(self, part: Part, random: torch.Generator) -> Tensor:
+        """Samples of a part whose intents are withheld, bool (B,)."""
+        chance, own = self.config.intent_dropout, len(part.batch.index)
+        if not chance:
+            return torch.zeros(own, dtype=torch.bool)
+        # Drawn for the whole batch, so that the number of processes changes nothing.
+        return (torch.rand(part.of, generator=random) < chance)[part.start : part.start + own]
+
+    def _checked(self, losses: list[Tensor], epoch: int, last: int) -> Tensor:
+        """The losses of the latest batches, float (batches, 4), of all processes together."""
+        whole = self.team.sum(torch.stack(losses))
+        bad = ~torch.isfinite(whole).all(1)
+        if bool(bad.any()):
+            batch = last - len(losses) + int(bad.nonzero()[0]) + 1
+            raise LossError(
+                f"the loss of epoch {epoch + 1}, batch {batch} is not a finite number; lower "
+                f"train.learning_rate (now {self.config.learning_rate:g})"
+            )
+        return whole
+
+    def _validate(self) -> dict[str, float]:
+        material, team = self.material, self.team
+        if not len(material.select.key):
+            return {}
+        self.model.eval()
+        own = torch.arange(team.rank, len(material.select.key), team.size)
+        intents = material.select_intents
+        found = torch.zeros(len(material.select.key), dtype=torch.int64)
+        found[own] = rank_all(
+            scorer(self.model, intents and intents._replace(rows=intents.rows[own]), self.device),
+            material.sessions,
+            Samples(*(tensor[own] for tensor in material.select)),
+            num_items=self.recipe.num_items,
+            batch_size=512,
+        )
+        return metrics.summary(team.sum(found), SHOWN)
+
+    def _rate(self, epoch: int) -> float:
+        return self.config.learning_rate * self.config.decay ** (epoch // self.config.decay_every)
+
+    def _device_peak(self) -> int | None:
+        """Bytes of a GPU's memory that tensors took at most."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+    def _patience(self) -> int:
+        return self.config.patience if len(self.material.select.key) else self.config.epochs
+
+    def _save(self, facts: dict[str, Any]) -> None:
+        state = self.checkpoint
+        self.model.load_state_dict(state.best)
+        seconds = sum(line["seconds"] for line in state.history)
+        best = next((line for line in state.history if line["epoch"] == state.best_epoch), {})
+        measured = {
+            "seed": self.seed,
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch,
+            "valid": best.get("valid", {}),
+            "selected_on": self.material.selected_on,
+            "samples": len(self.material.train.key),
+            "seconds": round(seconds, 3),
+            "samples_per_second": round(len(self.material.train.key) * state.epoch / max(seconds, 1e-9), 1),
+            "peak_memory": memory.peak(),
+            "device_memory": self._device_peak(),
+            "processes": self.team.size,
+        }
+        material, catalogue = self.material, self.material.catalogue
+        if material.train_intents is not None:
+            measured["predictor"] = distil(
+                self.model, material.sessions, material.train, material.train_intents
+            )
+        recipe = self.recipe._replace(predictor=self.model.predictor is not None)
+        save_model(self.folder, self.model, recipe=recipe, catalogue=catalogue, facts=facts | measured)
+
+
+def _device(config: TrainConfig, team: Team) -> torch.device:
+    """The device that is asked for; several processes of a machine take a GPU each."""
+    device = pick_device(config.device)
+    if device.type != "cuda" or (team.size == 1 and device.index is not None):
+        return device
+    if team.local_rank >= torch.cuda.device_count():
+        raise TrainingError(
+            f"process {team.local_rank} of this machine has no GPU, there are {torch.cuda.device_count()}; "
+            "start as many processes, or set train.device=cpu"
+        )
+    torch.cuda.set_device(team.local_rank)
+    return torch.device("cuda", team.local_rank)
+
+
+def _standing(entry: dict[str, Any]) -> str:
+    valid = f" {SELECT_BY} {100 * entry['valid'][SELECT_BY]:.2f}%" if entry["valid"] else ""
+    return f"epoch {entry['epoch']} loss {entry['loss']:.3f}{valid}"
