@@ -57,13 +57,13 @@ def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
     """What `infer` of a prepared run would ask, and what it takes; None where no LLM is asked."""
     from llm4sbr.asking.questions import plan_of
 
-    _, config = in_force.configure(Path(folder).expanduser(), {})
+    config = in_force.configure(Path(folder).expanduser())
     return plan_of(Path(folder).expanduser(), config, Progress(quiet=quiet))
 
 
 def settings(folder: str | Path | None = None) -> Config:
     """Every setting in force in a run, or the defaults."""
-    return in_force.configure(None if folder is None else Path(folder).expanduser(), {})[1]
+    return in_force.configure(None if folder is None else Path(folder).expanduser())
 
 
 def export(
@@ -152,8 +152,10 @@ SUMMARIES = {
 def summary(run: Path, stage: str) -> dict[str, Any]:
     """What a finished stage found."""
     if stage == "train":
-        models = sorted((run / stage).glob("*/seed-*/model.json"))
-        return {"models": [store.read_json(path) for path in models]}
+        from llm4sbr.training.trained import model_folders
+
+        models = sorted(model_folders(run / stage))
+        return {"models": [store.read_json(folder / "model.json") for folder in models]}
     found: dict[str, Any] = store.read_json(run / stage / SUMMARIES[stage])
     if stage == "evaluate" and (run / REPORT).exists():
         found["report"] = str(run / REPORT)

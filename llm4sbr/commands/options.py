@@ -10,22 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from llm4sbr.stamps import STAGE_NAMES
+from llm4sbr.stamps import SECTIONS, STAGE_NAMES
 
 if TYPE_CHECKING:
     from llm4sbr.config import Settings
 
 Command = Callable[..., None]
-
-SECTIONS = {
-    "protocol": "prepare",
-    "data": "prepare",
-    "infer": "infer",
-    "engine": "infer",
-    "localize": "localize",
-    "train": "train",
-}
-"""Section of the configuration -> the stage it belongs to, the first of those it changes."""
 
 SESSION_RULES = click.Choice(["session", "user", "gap", "bins"])
 PROTOCOLS = click.Choice(["default", "paper"])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
+from llm4sbr.config.layers import DEFAULT
 from llm4sbr.errors import ConfigError
-
-DEFAULT = "default"
-"""A value that takes a choice back."""
 
 LARGEST = 2**31
 """Of counts and sizes: what still fits into the numbers of every library behind them."""
@@ -67,6 +65,12 @@ def _lengths(values: tuple[int, ...]) -> tuple[int, ...]:
     if any(value < 1 for value in values):
         raise ValueError("a list has at least one item")
     return values
+
+
+def check_lengths(k: Sequence[int], items: int) -> None:
+    """Refuse lists that are longer than the catalogue of `items`."""
+    if not k or min(k) < 1 or max(k) > items:
+        raise ConfigError(f"evaluate.k = {list(k)}: a list has 1 to {items} items here, the whole catalogue")
 
 
 def _text_of_number(value: Any) -> Any:

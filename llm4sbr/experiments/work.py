@@ -15,7 +15,7 @@ from llm4sbr.config import Config, Settings, in_force, to_toml
 from llm4sbr.errors import Llm4sbrError, TrainingError
 from llm4sbr.experiments import sharing
 from llm4sbr.progress import Advance, Progress
-from llm4sbr.stages.train import TrainingJob, train_job
+from llm4sbr.stages.train import TrainingJob, job_of, train_job
 from llm4sbr.system import memory, signals
 from llm4sbr.system.processes import Report
 
@@ -37,7 +37,7 @@ class Task(NamedTuple):
 
 def settle(run: Path, chosen: Settings) -> Config:
     """The cell's configuration; what an earlier command chose for this run is forgotten."""
-    _, config = in_force.configure(None, chosen)
+    config = in_force.configure(None, chosen)
     store.write_text(run / "config.toml", to_toml(chosen))
     return config
 
@@ -88,19 +88,23 @@ def work(task: Task, report: Report) -> str:
 
 def _train_apart(run: Path, config: Config, report: Report) -> None:
     """Train what is lacking, each model in a process that has done nothing before."""
-    stamp = freshness.stamp_for(run, sharing.TRAIN, config)
-    done = stamps.read_stamp(run / sharing.TRAIN.name)
+    stamp = freshness.stamp_for(run, freshness.TRAIN, config)
+    done = stamps.read_stamp(run / freshness.TRAIN.name)
     if done and done.fingerprint == stamp.fingerprint:
         return
     signals.interruptible()
     context = multiprocessing.get_context("spawn")
-    for variant, folder in sharing.wanted(run, config, stamp):
-        job = TrainingJob(run, folder, config, variant, int(folder.name.removeprefix("seed-")))
+    out, missing = sharing.missing_models(run, config)
+    for name, wanted in missing.items():
+        stamps.begin_part(out / name, wanted)
+        job = job_of(run, out, name, config)
         with ProcessPoolExecutor(1, mp_context=context) as process:
             try:
-                report(0, f"{variant}: {process.submit(_train_one, job).result()}")
+                report(0, f"{job.variant}: {process.submit(_train_one, job).result()}")
             except BrokenProcessPool:
-                raise TrainingError(f"the process that trained {variant} died; was memory short?") from None
+                raise TrainingError(
+                    f"the process that trained {job.variant} died; was memory short?"
+                ) from None
 
 
 def _train_one(job: TrainingJob) -> str:

@@ -16,7 +16,7 @@ from llm4sbr.exporting.verification import Inputs, Reference
 from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
 from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples
-from llm4sbr.training.trained import Trained, choose, trained_models
+from llm4sbr.training.trained import Trained, chosen_model
 
 CALIBRATION = 512
 """Real sessions that ranges are measured on."""
@@ -53,7 +53,7 @@ class Original(NamedTuple):
             InputError: there is no such model, or it takes no intents.
             StoreError: nothing is trained, files do not belong together, or there is nothing to test with.
         """
-        trained = choose(trained_models(run), variant=variant, seed=seed)
+        trained = chosen_model(run, variant=variant, seed=seed)
         prepared = load(run / "prepare")
         saved = load_model(trained.folder)
         if saved.catalogue != catalogue_hash(prepared.catalogue):

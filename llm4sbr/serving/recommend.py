@@ -19,7 +19,7 @@ from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
 from llm4sbr.serving.recommendation import LENGTH, TIED, Explanation, Recommendation, check, recommended
 from llm4sbr.serving.titles import TitleIndex, resolve_session
-from llm4sbr.training.trained import Trained, choose, trained_models
+from llm4sbr.training.trained import Trained, chosen_model
 
 __all__ = ["Recommendation", "Recommender"]
 
@@ -69,7 +69,7 @@ class Recommender:
             InputError: there is no such variant or seed.
             StoreError: nothing is trained yet, or files are damaged or do not belong together.
         """
-        trained = choose(trained_models(run), variant=variant, seed=seed)
+        trained = chosen_model(run, variant=variant, seed=seed)
         prepared = load(run / "prepare")
         saved = load_model(trained.folder)
         _same_catalogue(prepared, saved.catalogue, trained.folder)

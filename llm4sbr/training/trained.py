@@ -22,20 +22,58 @@ class Trained(NamedTuple):
     folder: Path
 
 
-def trained_models(run: Path) -> list[Trained]:
-    """All trained models of a run, by variant and seed; `StoreError` if there is none."""
+MODELS = "models.json"
+"""In the folder of `train`: the models that were asked for, and others that are there and fit them."""
+
+
+def write_models(out: Path, asked: Sequence[str], others: Sequence[str]) -> None:
+    """Note which of the models in the folder of `train` were asked for, and which others fit the run too."""
+    store.write_json(out / MODELS, {"asked": list(asked), "others": list(others)})
+
+
+def model_folders(out: Path, *, others: bool = False) -> list[Path]:
+    """Folders of the models that were asked for last; with `others`, also of those kept of before.
+
+    A folder that an older version wrote has what was asked for only.
+    """
+    path = out / MODELS
+    if not path.exists():
+        return sorted(record.parent for record in out.glob(f"*/seed-*/{RECORD}"))
+    found = store.read_json(path)
+    return [out / name for name in [*found["asked"], *(found["others"] if others else ())]]
+
+
+def trained_models(run: Path, *, others: bool = False) -> list[Trained]:
+    """Trained models of a run, by variant and seed; `StoreError` if there is none or one is damaged.
+
+    Args:
+        run: the run directory.
+        others: also those that are no longer asked for and fit those that are.
+    """
     found = []
-    for path in run.glob(f"train/*/seed-*/{RECORD}"):
-        record = store.read_json(path)
+    for folder in model_folders(run / "train", others=others):
+        record = store.read_json(folder / RECORD)
         try:
             valid = record["facts"].get("valid", {}).get(SELECT_BY, -1.0)
-            number = int(path.parent.name.removeprefix("seed-"))
+            number = int(folder.name.removeprefix("seed-"))
         except (KeyError, TypeError, AttributeError, ValueError):
-            raise StoreError(f"{path}: not a model record; train again") from None
-        found.append(Trained(path.parent.parent.name, number, valid, path.parent))
+            raise StoreError(f"{folder / RECORD}: not a model record; train again") from None
+        found.append(Trained(folder.parent.name, number, valid, folder))
     if not found:
         raise StoreError(f"{run}: no trained model; run llm4sbr train {run} first")
     return sorted(found)
+
+
+def chosen_model(run: Path, *, variant: str | None = None, seed: int | None = None) -> Trained:
+    """One model of a run, see `choose`; one that is no longer asked for only if it is named."""
+    named = variant is not None or seed is not None
+    asked = trained_models(run)
+    try:
+        return choose(asked, variant=variant, seed=seed)
+    except InputError:
+        if not named:
+            raise
+        return choose(trained_models(run, others=True), variant=variant, seed=seed)
 
 
 def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int | None = None) -> Trained:

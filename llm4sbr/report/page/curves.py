@@ -12,6 +12,8 @@ from llm4sbr.errors import StoreError
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.report.page import figures
 from llm4sbr.training import SELECT_BY
+from llm4sbr.training.checkpoint import LOG
+from llm4sbr.training.trained import model_folders
 
 Epoch = Mapping[str, Any]
 """A line of the log."""
@@ -37,7 +39,7 @@ def training(run: Path, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     Raises:
         StoreError: a log is not whole.
     """
-    logs = [_log(path) for path in sorted(run.glob("train/*/seed-*/log.jsonl"))]
+    logs = [_log(folder / LOG) for folder in sorted(model_folders(run / "train"))]
     names = list(dict.fromkeys([*labels, *(log.variant for log in logs)]))
     measures: dict[tuple[str, str], Callable[[Epoch], float | None]] = {
         (f"{SELECT_BY}, by which the epoch was chosen", f"{SELECT_BY}, percent"): _chosen_by,
