@@ -97,7 +97,7 @@ class OnnxScorer:
 
 
 def write(graph: Graph, path: Path, *, about: Mapping[str, str], most_inside: int = MOST_INSIDE) -> None:
-    """Write a graph to `path` with `about` as metadata; weights above `most_inside` bytes get their own file."""
+    """Write a graph to `path` with `about` as metadata; weights above `most_inside` bytes are external."""
     program = _trace(graph)
     ends = (*program.model.graph.inputs, *program.model.graph.outputs)
     shapes = {f"shape of {value.name}": str(value.shape) for value in ends}

@@ -159,7 +159,7 @@ class EOPA(nn.Module):
         """(B, T, width) -> (B, T, D)."""
         states = self.norm(states)
         gates = self.from_message(self.dropout(states))
-        gates = torch.cat([gates[:, :1], gates[:, :-1]], 1)  # those of the previous click; unused for the first
+        gates = torch.cat([gates[:, :1], gates[:, :-1]], 1)  # of the previous click; the first has none
         read = torch.zeros_like(states)
         for _ in range(self._rounds(edges)):
             read = self._cell(gates, _at(read, edges.before))
