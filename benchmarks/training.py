@@ -4,8 +4,8 @@
 
 Each run directory must be prepared and localized. What is timed is `train_model` of
 `llm4sbr.training.trainer` itself, on a random part of the training samples, and for SR-GNN
-`common_approach.py` on the same samples, in a process of its own. The contestants take turns, round by round, so that other work on the machine meets all of them;
-ratios are medians of the rounds' ratios. A first round is not counted: in it oneDNN prepares its products,
+`common_approach.py` on the same samples, in a process of its own. The contestants take turns, round by
+round, so that other work on the machine meets all of them; ratios are medians of the rounds' ratios. A first round is not counted: in it oneDNN prepares its products,
 which the contestant that comes first would pay for all that follow in its process. Memory is measured in a
 fresh process each, with the first number of threads. Epochs are extrapolated, except where it is asked how
 time grows with the number of samples: there SR-GNN is trained on 25, 50 and 100% of them, plain and with
