@@ -53,7 +53,7 @@ def figures(
 def notes(metrics: Mapping[str, Any], stats: Mapping[str, Any]) -> list[str]:
     """Remarks that a reader of the cell's numbers needs."""
     rules = stats["rules"]
-    if rules["split"] == "paper" and rules["prefixes"] == "all":
+    if rules["split"] == "paper" and rules["train_prefixes"] == "all":
         return [
             "The paper's split leaks here: prefixes of one history are in both parts, so that much of a test "
             "session was seen in training; the default protocol has no such leak."

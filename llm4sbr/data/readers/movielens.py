@@ -47,7 +47,7 @@ _GENRES = (
 """The genre flags at the end of a row of u.item, in order."""
 
 _ARTICLE = r"^([^(]+), (The|A|An|La|Le|Les|El|Il|Der|Die|Das)( \(.*)?$"
-_SUGGESTS = {"data.sessions": "bins", "data.prefixes": "last"}
+_SUGGESTS = {"data.sessions": "bins", "data.test_prefixes": "last"}
 """The paper's rules for MovieLens-1M, whose users rate many films in one sitting."""
 
 
