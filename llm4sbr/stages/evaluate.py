@@ -58,7 +58,7 @@ def evaluate(
     asked = [folder for folder in folders if folder.parent.name == LLM]
     count = len(folders) + len(config.train.baselines) + 3 * len(asked)
     with progress.task("evaluate", count * samples, unit="samples") as advance:
-        rows = [_baseline(name, one, prepared, config, advance) for name, one in baselines.items()]
+        rows = [_baseline(name, one, prepared, config, advance, progress) for name, one in baselines.items()]
         rows += _models(run, folders, prepared, config, advance)
         others = _sources(run, asked, prepared, config, advance)
     store.write_tensors(out / "ranks.safetensors", _tensors(rows))
@@ -87,10 +87,19 @@ def _made(name: str, prepared: Prepared) -> Baseline:
     return made
 
 
-def _baseline(name: str, baseline: Baseline, prepared: Prepared, config: Config, advance: Advance) -> Row:
+def _baseline(
+    name: str,
+    baseline: Baseline,
+    prepared: Prepared,
+    config: Config,
+    advance: Advance,
+    progress: Progress,
+) -> Row:
     started = time.perf_counter()
     baseline.fit(prepared.train)
     facts = {"seconds": round(time.perf_counter() - started, 3)}
+    for note in getattr(baseline, "notes", []):
+        progress.note(note)
     ranks = rank_all(
         lambda batch: baseline.score(batch.items, batch.mask),
         prepared.sessions,

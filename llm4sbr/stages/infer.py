@@ -161,7 +161,7 @@ def _ask(work: Work, llm: LLM, stamp: Stamp, folder: Path) -> None:
         stamps.begin_part(folder, stamp)
         order: Sequence[int] = range(len(samples.keys))
         if parse_budget(settings.budget) != Budget():
-            order = asking_order(work.run, folder, samples, work.prepared, config, progress)
+            order = asking_order(work.run, folder, samples, work.prepared, config, progress, keys=keys)
         began = time.time()
         asker = _asked(llm, questions, order, keys, cache, config, progress)
         rows = answered(keys, cache, kept)
