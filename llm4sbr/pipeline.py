@@ -137,7 +137,7 @@ def _bring_up_to_date(
         signals.interruptible()
         if stage.name == "train":
             adopt_models(run)
-        with _way_out(run):
+        with stamps.naming_command(run):
             stage.function(run, out, config, progress, stamps.Attempt(out, stamp, before, begin))
         stamps.keep_parts(folder, out)
         child = _largest_child()
@@ -150,20 +150,6 @@ def _bring_up_to_date(
         )
         stamps.write_stamp(out, done)
         (run / REPORT).unlink(missing_ok=True)  # it tells of what was before
-
-
-@contextmanager
-def _way_out(run: Path) -> Iterator[None]:
-    """Adds to an error about a finished stage's file how it is made anew: by itself the stage is fresh."""
-    try:
-        yield
-    except StoreError as error:
-        told = str(error)
-        damaged = next((name for name in STAGE_NAMES if told.startswith(f"{run / name}/")), None)
-        if damaged is None or "--force" in told:
-            raise
-        told = told.removesuffix(f"; run {damaged} again")
-        raise StoreError(f"{told}; llm4sbr {damaged} {run} --force makes it anew") from None
 
 
 def _write_report(run: Path) -> None:

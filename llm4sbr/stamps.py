@@ -8,7 +8,7 @@ Parts outlive the settings that asked for them, and are used again when they are
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ from llm4sbr.store import (
     explained,
     file_sha256,
     fingerprint,
+    link_files,
     mend_folder,
     read_json,
     replace_folder,
@@ -121,6 +122,21 @@ def check_there(run: Path) -> None:
     raise StoreError(f"{run}: no such run; {hint}")
 
 
+@contextmanager
+def naming_command(run: Path) -> Iterator[None]:
+    """Adds to an error about a file of a finished stage the command that makes it anew."""
+    try:
+        yield
+    except StoreError as error:
+        text = str(error)
+        stage = next((name for name in STAGE_NAMES if text.startswith(f"{run / name}/")), None)
+        if stage is None or f"llm4sbr {stage}" in text:
+            raise
+        text = re.sub(r"; (run \w+|train it|train the model|train) again$", "", text)
+        delete = "delete it and " if Path(text.partition(":")[0]).is_file() else ""
+        raise StoreError(f"{text}; {delete}run llm4sbr {stage} {run}") from None
+
+
 def files_of(folder: Path, parts: Collection[str] = ()) -> tuple[Files, str]:
     """The files below a folder, and a hash of their names and contents.
 
@@ -202,25 +218,6 @@ def keep_parts(source: Path, target: Path) -> None:
         if not begun and damage(source / part) is None:
             shutil.rmtree(target / part, ignore_errors=True)
             link_files(source / part, target / part)
-
-
-def link_files(source: Path, target: Path) -> None:
-    """The same files in another folder, the records that vouch for them last. None is ever written again."""
-    for path in sorted(source.rglob("*"), key=lambda one: one.suffix == ".json"):
-        if path.is_file():
-            link_file(path, target / path.relative_to(source))
-
-
-def link_file(source: Path, target: Path) -> None:
-    """The same file under another name, a copy where the file system has no links."""
-    if target.exists() and target.samefile(source):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
 
 
 def whole(folder: Path, stamp: Stamp) -> bool:

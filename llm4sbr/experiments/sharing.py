@@ -29,7 +29,7 @@ def share_stages(run: Path, config: Config, donors: Iterable[Path]) -> None:
             return
         copy = run / f"{stage.name}.linked"
         shutil.rmtree(copy, ignore_errors=True)
-        stamps.link_files(found / stage.name, copy)
+        store.link_files(found / stage.name, copy)
         store.replace_folder(copy, run / stage.name)
 
 
@@ -51,7 +51,7 @@ def share_models(run: Path, config: Config, donors: Sequence[Path]) -> int:
             found += 1
         elif donor := next((d for d in donors if stamps.whole(d / TRAIN.name / name, wanted)), None):
             shutil.rmtree(attempt.out / name, ignore_errors=True)
-            stamps.link_files(donor / TRAIN.name / name, attempt.out / name)
+            store.link_files(donor / TRAIN.name / name, attempt.out / name)
             found += 1
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm4sbr import stamps
 from llm4sbr.data.batches import prefix_key
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
@@ -22,6 +23,7 @@ LLM = "llm"
 
 def sources(run: Path) -> list[str]:
     """Whose intents a run has, those of the LLM first; `StoreError` if there are none."""
+    stamps.check_there(run)
     found = sources_of(run / "localize")
     if not found:
         raise StoreError(f"{run}: no intents; run llm4sbr localize {run} --llm NAME first")

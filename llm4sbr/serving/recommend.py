@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import LLM4SBR
@@ -69,7 +69,11 @@ class Recommender:
             InputError: there is no such variant or seed.
             StoreError: nothing is trained yet, or files are damaged or do not belong together.
         """
-        trained = chosen_model(run, variant=variant, seed=seed)
+        with stamps.naming_command(run):
+            return cls._of(run, chosen_model(run, variant=variant, seed=seed))
+
+    @classmethod
+    def _of(cls, run: Path, trained: Trained) -> Recommender:
         prepared = load(run / "prepare")
         saved = load_model(trained.folder)
         _same_catalogue(prepared, saved.catalogue, trained.folder)

@@ -105,7 +105,7 @@ def _kept(out: Path, attempt: Attempt) -> dict[str, Any] | None:
             summary: dict[str, Any] = store.read_json(place / SUMMARY)
             if store.file_sha256(place / ITEMS) == summary["files"][ITEMS]:
                 attempt.begin()
-                stamps.link_file(place / ITEMS, out / ITEMS)
+                store.link_file(place / ITEMS, out / ITEMS)
                 return {name: value for name, value in summary.items() if name != "sources"}
     return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -114,7 +114,7 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
             progress.note(f"{jobs[index].variant}, seed {jobs[index].seed}: {result}")
 
         run_jobs(train_job, jobs, workers=_workers(config), progress=going, done=done)
-    write_models(out, list(wanted), _others(run, attempt, wanted))
+    write_models(out, list(wanted))
 
 
 def models(run: Path, config: Config, attempt: Attempt) -> dict[str, Stamp]:
@@ -122,12 +122,6 @@ def models(run: Path, config: Config, attempt: Attempt) -> dict[str, Stamp]:
     seeds = range(config.train.seed, config.train.seed + config.train.seeds)
     names = [f"{variant}/seed-{seed}" for seed in seeds for variant in variants(run, config)]
     return {name: part_stamp(run, name, attempt) for name in names}
-
-
-def _others(run: Path, attempt: Attempt, wanted: Collection[str]) -> list[str]:
-    """Models of before that nobody asks for now and that would not be trained differently."""
-    there = [name for name in stamps.parts_of(attempt.out) if name not in wanted]
-    return [name for name in there if attempt.has(name, part_stamp(run, name, attempt))]
 
 
 def job_of(run: Path, out: Path, name: str, config: Config) -> TrainingJob:

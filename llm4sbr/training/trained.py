@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.errors import InputError, StoreError
+from llm4sbr.freshness import part_stamp
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.training import SELECT_BY
 
@@ -23,24 +24,31 @@ class Trained(NamedTuple):
 
 
 MODELS = "models.json"
-"""In the folder of `train`: the models that were asked for, and others that are there and fit them."""
+"""In the folder of `train`: the models that were asked for."""
 
 
-def write_models(out: Path, asked: Sequence[str], others: Sequence[str]) -> None:
-    """Note which of the models in the folder of `train` were asked for, and which others fit the run too."""
-    store.write_json(out / MODELS, {"asked": list(asked), "others": list(others)})
+def write_models(out: Path, asked: Sequence[str]) -> None:
+    """Note which of the models in the folder of `train` were asked for, each as `<variant>/seed-<k>`."""
+    store.write_json(out / MODELS, {"asked": list(asked)})
 
 
-def model_folders(out: Path, *, others: bool = False) -> list[Path]:
-    """Folders of the models that were asked for last; with `others`, also of those kept of before.
-
-    A folder that an older version wrote has what was asked for only.
-    """
+def model_folders(out: Path) -> list[Path]:
+    """Folders of the models that were asked for last; what an older version wrote was all asked for."""
     path = out / MODELS
-    if not path.exists():
-        return sorted(record.parent for record in out.glob(f"*/seed-*/{RECORD}"))
-    found = store.read_json(path)
-    return [out / name for name in [*found["asked"], *(found["others"] if others else ())]]
+    if path.exists():
+        return [out / name for name in store.read_json(path)["asked"]]
+    return sorted(record.parent for record in out.glob(f"*/seed-*/{RECORD}"))
+
+
+def other_folders(run: Path) -> list[Path]:
+    """Folders of models that nobody asks for now, and that would not be trained differently."""
+    out = run / "train"
+    stage = stamps.read_stamp(out)
+    if stage is None:
+        return []
+    asked, attempt = model_folders(out), stamps.Attempt(out, stage)
+    there = [name for name in stamps.parts_of(out) if out / name not in asked]
+    return [out / name for name in there if attempt.has(name, part_stamp(run, name, attempt))]
 
 
 def trained_models(run: Path, *, others: bool = False) -> list[Trained]:
@@ -50,8 +58,9 @@ def trained_models(run: Path, *, others: bool = False) -> list[Trained]:
         run: the run directory.
         others: also those that are no longer asked for and fit those that are.
     """
+    stamps.check_there(run)
     found = []
-    for folder in model_folders(run / "train", others=others):
+    for folder in [*model_folders(run / "train"), *(other_folders(run) if others else ())]:
         record = store.read_json(folder / RECORD)
         try:
             valid = record["facts"].get("valid", {}).get(SELECT_BY, -1.0)
