@@ -27,7 +27,7 @@ from llm4sbr.encoders import Memo, encoding
 from llm4sbr.encoders.kept import encode_kept
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation import answers_alone
-from llm4sbr.freshness import asked, part_stamp
+from llm4sbr.freshness import LLM, part_stamp
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.localizers import top
 from llm4sbr.localizers.title import TITLE
@@ -87,7 +87,7 @@ def localize(
         ConfigError: a setting that the encoder or the localizer cannot work with.
     """
     attempt = attempt or Attempt.alone(out, "localize")
-    sources = _sources(run / "infer", config)
+    sources = _sources(run / "infer")
     wanted = {name: part_stamp(run, name, attempt) for name in sources}
     missing = {name: stamp for name, stamp in wanted.items() if not attempt.has(name, stamp)}
     summary = _kept(out, attempt) if sources and not missing else None
@@ -143,9 +143,12 @@ def _made(
     return found
 
 
-def _sources(infer: Path, config: Config) -> list[str]:
-    """The sources of answers that are asked for and there, the LLM first."""
-    return [name for name in asked("localize", config) if (infer / name).is_dir()]
+def _sources(infer: Path) -> list[str]:
+    """The sources of answers that were asked for last, the LLM first; without a record all that are there."""
+    if (infer / "infer.json").exists():
+        return list(store.read_json(infer / "infer.json")["sources"])
+    found = [path.name for path in infer.iterdir() if path.is_dir()] if infer.exists() else []
+    return sorted(found, key=lambda name: (name != LLM, name))
 
 
 def _fingerprint(folder: Path) -> str:
