@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from llm4sbr import pipeline, stamps, store
-from llm4sbr.config import Settings, nest
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.exporting.trained_model import Original
 from llm4sbr.progress import Progress
 from llm4sbr.serving.recommend import Recommender
-from llm4sbr.testing.encoders import tiny_bert
-from llm4sbr.testing.toy import toy_log
 
+sys.path.insert(0, str(Path(__file__).parent))
 
-def execute(run: Path, given: dict[str, Any], **options: Any) -> list[str]:
-    """What a command said about the stages."""
-    said = io.StringIO()
-    progress = Progress(console=Console(file=said, width=300))
-    pipeline.execute(run, nest(given), progress=progress, **options)
-    lines = said.getvalue().splitlines()
-    return [line for line in lines if line.split(":")[0] in stamps.STAGE_NAMES and " samples in " not in line]
-
-
-def settings(base: Path) -> Settings:
-    toy_log(base / "log")
-    tiny_bert(base / "bert")
-    small = {
-        "data.reader": "csv",
-        "data.path": str(base / "log"),
-        "data.min_item_count": 1,
-        "infer.llm": "item-text",
-        "infer.controls": ["none"],
-        "localize.encoder": f"transformers:{base / 'bert'}",
-        "train.epochs": 1,
-        "train.dim": 8,
-        "train.workers": 1,
-        "train.device": "cpu",
-        "train.baselines": ["popularity"],
-        "evaluate.k": [5],
-    }
-    return nest(small)
+from toy_runs import execute, settings
 
 
 @pytest.fixture(scope="module")

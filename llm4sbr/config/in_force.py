@@ -117,6 +117,9 @@ def naming_kept(run: Path | None, before: Settings, given: Settings) -> Iterator
 
 
 def _is_about(text: str, key: str, value: Any) -> bool:
+    section, _, leaf = key.rpartition(".")
+    if section.endswith("options") and repr(leaf) in text:
+        return True
     if key == "data.path" or not isinstance(value, str):  # errors about data name files in it
         return key in text
     return key in text or repr(value) in text or (len(value) > 3 and value in text)
