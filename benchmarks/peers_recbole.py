@@ -54,8 +54,8 @@ class RecBole:
     """One data set, and its models as they are asked for.
 
     Args:
-        task: `folder` with the data set `peer`, where RecBole leaves its logs too; `width`, D; `longest`, T; `batch`, B;
-            `seed`.
+        task: `folder` with the data set `peer`, where RecBole leaves its logs, too; `width`, D; `longest`, T;
+            `batch`, B; `seed`.
     """
 
     def __init__(self, task: dict[str, Any]) -> None:
