@@ -20,7 +20,6 @@ from llm4sbr.experiments.machine import hardware
 from llm4sbr.experiments.work import SHARES, Task, line_of, settle, work
 from llm4sbr.fusion.saved import RECORD as MODEL
 from llm4sbr.progress import Progress
-from llm4sbr.report.page.write import write_experiment
 from llm4sbr.system import processes
 
 RECORD = "experiment.json"
@@ -55,8 +54,14 @@ def run_experiment(
         tasks = [Task(book.run(cell), cell.name, cell.settings, book.runs, fresh) for cell in ready]
         for wave in _waves(ready):
             _train([tasks[place] for place in wave], book, 1 if fresh else jobs, progress)
-        write_experiment(folder)
+        _write_report(folder)
         return book.content
+
+
+def _write_report(folder: Path) -> None:
+    from llm4sbr.report.page.write import write_experiment  # loads the library that draws
+
+    write_experiment(folder)
 
 
 def failures(content: dict[str, Any]) -> list[str]:
