@@ -15,12 +15,10 @@ from llm4sbr.report.prepared import left_out, sizes, splits_table
 from llm4sbr.report.results import cost_table, stages_table
 from llm4sbr.report.table import Row
 
-STAGES = ("prepare", "infer", "localize", "train", "evaluate")
-
 
 def cost(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
     """Time and memory per model, and per stage."""
-    done = [stamp for name in STAGES if (stamp := stamps.read_stamp(run / name))]
+    done = [stamp for name in stamps.STAGE_NAMES if (stamp := stamps.read_stamp(run / name))]
     timings = {one.stage: {"seconds": one.seconds, "peak_memory": one.peak_memory} for one in done}
     return {"models": cost_table(rows) if rows else None, "stages": stages_table(timings)}
 
