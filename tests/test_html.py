@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -340,7 +341,11 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path, capsys: Output) -> 
 def test_the_command_line_names_the_report(copy: Path, capsys: Output) -> None:
     report = copy / REPORT
     assert _guarded(["run", str(copy), "--quiet"]) == 0
-    assert capsys.readouterr().out.endswith(f"\n\nReport: {report}\n")
+    shown = capsys.readouterr().out
+    assert f"\n\nReport: {report}\nNext: llm4sbr recommend {copy} --session " in shown
+    words = shlex.split(shown.splitlines()[-1].removeprefix("Next: llm4sbr "))
+    assert _guarded(words) == 0  # what it advises works
+    capsys.readouterr()
     assert _guarded(["evaluate", str(copy), "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["report"] == str(report)
     report.unlink()
