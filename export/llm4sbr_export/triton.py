@@ -2,7 +2,7 @@
 
     models/llm4sbr/{config.pbtxt, 1/model.onnx}
     models/llm4sbr_tensorrt/{config.pbtxt, 1/model.onnx, 1/trtexec.sh [, 1/model.plan]}
-    docker.sh  client.py  items.parquet
+    docker.sh  client.py  items.json
 
 The second model loads once `model.plan` is there, made by `trtexec.sh` on the GPU that will serve; Triton is
 started with both (`docker.sh`) and says which it could load.

@@ -11,4 +11,5 @@ def interruptible() -> None:
     polars, once imported, handles SIGINT itself and has the system take up again what a signal interrupts. A
     main thread that waits for an answer of a server would then not hear of it before the answer comes.
     """
-    signal.siginterrupt(signal.SIGINT, True)
+    if hasattr(signal, "siginterrupt"):  # Windows has none, and no such waits either
+        signal.siginterrupt(signal.SIGINT, True)
