@@ -2,15 +2,15 @@
 
     python benchmarks/training.py ml-1m=runs/ml-1m beauty=runs/beauty --results benchmarks/results
 
-Each run directory must be prepared and localized. What is timed is `train_model` of
-`llm4sbr.training.trainer` itself, on a random part of the training samples, and for SR-GNN
-`common_approach.py` on the same samples, in a process of its own. The contestants take turns, round by round, so that other work on the machine meets all of them;
-ratios are medians of the rounds' ratios. A first round is not counted: in it oneDNN prepares its products,
-which the contestant that comes first would pay for all that follow in its process. Memory is measured in a
-fresh process each, with the first number of threads. Epochs are extrapolated, except where it is asked how
-time grows with the number of samples: there SR-GNN is trained on 25, 50 and 100% of them, plain and with
-intents in turns, and what intents cost over whole epochs is read from there. About 25 minutes for two data
-sets of this size.
+Each run directory must be prepared and localized. Timed are `llm4sbr.training.trainer.train_model` on a
+random part of the training samples, and for SR-GNN also `common_approach.py` on the same samples, in a
+process of its own. All contestants run in every round, so that other load on the machine affects all of them;
+ratios are medians of the rounds' ratios. The first round is not counted: in it oneDNN prepares its kernels,
+which the first contestant of a process would pay for all others. Memory is measured in a fresh process per
+contestant, with the first number of threads. Epoch times are extrapolated, except for how time grows with the
+number of samples: there SR-GNN is trained on 25, 50 and 100% of them, plain and with intents in turns, and
+the cost of intents over whole epochs is taken from there. Takes about 25 minutes for two data sets of this
+size.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from llm4sbr.training.trainer import Material, train_model
 
 KINDS = ("plain", "intents")
 COMMON = "common "
-"""What the kinds of the common approach begin with; SR-GNN only."""
+"""Prefix for the kinds of the common approach; SR-GNN only."""
 COMMON_BATCHES = 6
-"""Batches of the common approach per round; more would only make the measurement longer."""
+"""Batches of the common approach per round; it is slow, and more would only take longer."""
 PAPERS = ("sr-gnn", "tagnn", "gce-gnn", "s2-dhcn")
 SHARES = (0.25, 0.5, 1.0)
-"""Of the training samples, to see how time grows."""
+"""Shares of the training samples, to see how time grows."""
 SOURCE = "llm"
 
 
 class Clock:
-    """Samples per second between the first and the last report, and what memory that took."""
+    """Samples per second between the first and the last report, and the memory used."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[float, float]] = []
@@ -61,7 +61,7 @@ class Clock:
         memory.reset_peak()
 
     def __call__(self, samples: int, note: str) -> None:
-        """One more batch is done; the first is warm-up."""
+        """Called after every batch; the first one is warm-up."""
         if samples:
             self.samples += samples if self.marks else 0
             self.marks.append((time.perf_counter(), time.process_time()))
@@ -75,7 +75,7 @@ class Clock:
 
 
 class Bench(NamedTuple):
-    """What one process measures."""
+    """Everything that one process measures with."""
 
     prepared: Prepared
     store: IntentStore
@@ -83,18 +83,18 @@ class Bench(NamedTuple):
 
     @classmethod
     def open(cls, run: Path, seed: int) -> Bench:
-        """Of a run directory."""
+        """Open a run directory."""
         return cls(load(run / "prepare"), IntentStore.open(run / "localize" / SOURCE), seed)
 
     def samples(self, batches: int) -> Samples:
-        """A random part of the training samples, enough for so many batches of the default size."""
+        """A random part of the training samples, enough for this many batches of the default size."""
         every = self.prepared.samples["train"]
         random = torch.Generator().manual_seed(self.seed)
         chosen = torch.randperm(len(every.key), generator=random)[: batches * TrainConfig().batch_size]
         return Samples(every.start[chosen], every.end[chosen], every.key[chosen])
 
     def recipe(self, backbone: str, intents: bool) -> Recipe:
-        """The default model."""
+        """The default model's recipe."""
         config = TrainConfig()
         recipe = Recipe(self.prepared.catalogue.size, config.dim, backbone)
         if not intents:
@@ -105,7 +105,7 @@ class Bench(NamedTuple):
         return recipe._replace(fuser=config.fuser, text_dim=self.store.dim)
 
     def measure(self, backbone: str, kind: str, batches: int) -> dict[str, float]:
-        """Train one contestant, from fresh weights."""
+        """Train one contestant from fresh weights."""
         clock = Clock()
         measure = self._common if kind.startswith(COMMON) else self._fast
         measure(self.recipe(backbone, kind.endswith("intents")), self.samples(batches), clock)
@@ -136,12 +136,12 @@ class Bench(NamedTuple):
 
 
 class Worker:
-    """A process that measures what it is asked to.
+    """A process that runs measurements on request.
 
     Args:
         run: the run directory.
-        threads: of PyTorch.
-        seed: of samples and weights.
+        threads: number of PyTorch threads.
+        seed: seed of samples and weights.
     """
 
     def __init__(self, run: Path, threads: int, seed: int) -> None:
@@ -177,7 +177,7 @@ class Worker:
 
 
 def child(options: argparse.Namespace) -> None:
-    """Answer the questions on standard input."""
+    """Answer the requests on standard input."""
     torch.set_num_threads(options.threads[0])
     bench = Bench.open(Path(options.runs[0]), options.seed)
     for line in sys.stdin:
@@ -206,7 +206,7 @@ def timed(run: Path, threads: int, options: argparse.Namespace, say: Callable[[s
 
 
 def memory_rows(run: Path, options: argparse.Namespace, say: Callable[[str], None]) -> list[Any]:
-    """Peaks of the backbones of the paper, each in a fresh process."""
+    """Peak memory of the paper's backbones, each in a fresh process."""
     rows = []
     for backbone in (one for one in PAPERS if one in options.backbones):
         for kind in KINDS:
@@ -224,7 +224,7 @@ def growth(run: Path, total: int, options: argparse.Namespace, say: Callable[[st
     rows = [{"kind": kind, "share": share, "samples": 0.0, "rounds": []} for share, kind in contestants]
     with Worker(run, options.threads[0], options.seed) as worker:
         for number in range(options.rounds + 1):
-            for row in rows if number else rows[: len(KINDS)]:  # the smallest share prepares enough
+            for row in rows if number else rows[: len(KINDS)]:  # for warm-up the smallest share is enough
                 kind, share = row["kind"], row["share"]
                 say(f"{run}, {kind}, {share:.0%} of an epoch, round {number} of {options.rounds}")
                 found = worker.measure(
@@ -238,7 +238,7 @@ def growth(run: Path, total: int, options: argparse.Namespace, say: Callable[[st
 
 
 def results(run: Path, options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything about one run directory, as it goes into the JSON file."""
+    """All measurements of one run directory, for the JSON file."""
     bench = Bench.open(run, options.seed)
     found = about(bench, options)
     rows = [row for threads in options.threads for row in timed(run, threads, options, say)]

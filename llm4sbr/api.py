@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm4sbr import pipeline, store
-from llm4sbr.config import merge, nest
+from llm4sbr.config import in_force, merge, nest
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 
@@ -57,13 +57,13 @@ def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
     """What `infer` of a prepared run would ask, and what it takes; None where no LLM is asked."""
     from llm4sbr.asking.questions import plan_of
 
-    _, config = pipeline.configure(Path(folder).expanduser(), {})
+    _, config = in_force.configure(Path(folder).expanduser(), {})
     return plan_of(Path(folder).expanduser(), config, Progress(quiet=quiet))
 
 
 def settings(folder: str | Path | None = None) -> Config:
     """Every setting in force in a run, or the defaults."""
-    return pipeline.configure(None if folder is None else Path(folder).expanduser(), {})[1]
+    return in_force.configure(None if folder is None else Path(folder).expanduser(), {})[1]
 
 
 def export(

@@ -60,10 +60,11 @@ def _bring(
     options: Any,
 ) -> Path:
     from llm4sbr import pipeline
+    from llm4sbr.config import in_force
     from llm4sbr.progress import Progress
 
     chosen = chosen_settings(file, assignments, options)
-    run = (run or pipeline.default_run(chosen)).expanduser()
+    run = (run or in_force.default_run(chosen)).expanduser()
     pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force)
     return run
 
@@ -185,12 +186,11 @@ def config_(
     debug: bool,
 ) -> None:
     """Show every setting in force, of RUN or the defaults, as TOML that --config reads."""
-    from llm4sbr import pipeline
-    from llm4sbr.config import to_settings, to_toml
+    from llm4sbr.config import in_force, to_settings, to_toml
 
     if run and not (run / "config.toml").exists():
         raise StoreError(f"{run}: not a run directory (no config.toml); without RUN the defaults are shown")
-    _, config = pipeline.configure(run, chosen_settings(file, assignments, {}))
+    _, config = in_force.configure(run, chosen_settings(file, assignments, {}))
     settings = to_settings(config)
     print_json(settings) if as_json else click.echo(to_toml(settings), nl=False)
 

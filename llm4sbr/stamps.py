@@ -25,6 +25,9 @@ from llm4sbr.store import (
     write_json,
 )
 
+STAGE_NAMES = ("prepare", "infer", "localize", "train", "evaluate")
+"""The stages of a run, in order, and their folders."""
+
 FORMAT = 1
 """Version of the run directory's layout."""
 

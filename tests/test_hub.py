@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from llm4sbr import pipeline, stamps, store
+from llm4sbr import freshness, pipeline, stamps, store
 from llm4sbr.config import build, nest
 from llm4sbr.encoders import TransformersEncoder
 from llm4sbr.errors import ConfigError
@@ -141,14 +141,14 @@ def test_a_stamp_names_what_is_in_a_local_model(
     folder = tmp_path / "model"
     folder.mkdir()
     given = nest({key: value.replace("FOLDER", str(folder)) for key, value in chosen.items()})
-    (one,) = [one for one in pipeline.STAGES if one.name == stage]
+    (one,) = [one for one in freshness.STAGES if one.name == stage]
     found = []
     for content in (b"one", b"two"):
         (folder / "weights.gguf").write_bytes(content)
-        parts = pipeline.stamp_for(run, one, build(given)).parts
+        parts = freshness.stamp_for(run, one, build(given)).parts
         found.append(parts[f"content of {next(iter(chosen))}"])
     assert found[0] != found[1]
-    assert not [key for key in pipeline.stamp_for(run, one, build({})).parts if key.startswith("content of")]
+    assert not [key for key in freshness.stamp_for(run, one, build({})).parts if key.startswith("content of")]
 
 
 def test_results_outlive_the_model(run: Path, tmp_path: Path) -> None:

@@ -18,8 +18,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = (ROOT / "llm4sbr", ROOT / "export" / "llm4sbr_export")
 MODULES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 
-LIGHT = ("", ".api", ".cli", ".config", ".errors", ".options", ".pipeline", ".progress", ".protocols")
-LIGHT += (".registry", ".store", ".doctor", ".report.table")
+LIGHT = (
+    "",
+    ".api",
+    ".cli",
+    ".config",
+    ".errors",
+    ".commands.options",
+    ".pipeline",
+    ".progress",
+    ".protocols",
+)
+LIGHT += (".registry", ".store", ".doctor", ".report.terminal.stages")
 HEAVY = {"torch", "transformers", "polars"}
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from llm4sbr import pipeline, stamps, store
-from llm4sbr.config import PROTOCOLS, Settings, departures, flatten, merge, nest, to_settings
+from llm4sbr.config import PROTOCOLS, Settings, departures, flatten, in_force, merge, nest, to_settings
 from llm4sbr.errors import ConfigError, RegistryError, StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.testing.toy import toy_log
@@ -26,7 +26,7 @@ def _execute(run: Path, chosen: Settings, **options: object) -> list[str]:
     said = io.StringIO()
     progress = Progress(console=Console(file=said, width=200))
     pipeline.execute(run, chosen, progress=progress, **options)  # type: ignore[arg-type]
-    return [line for line in said.getvalue().splitlines() if line.split(":")[0] in pipeline.STAGE_NAMES]
+    return [line for line in said.getvalue().splitlines() if line.split(":")[0] in stamps.STAGE_NAMES]
 
 
 def test_fresh_stages_are_skipped(tmp_path: Path, chosen: Settings) -> None:
@@ -92,20 +92,20 @@ def test_neutral_settings_redo_nothing(tmp_path: Path, chosen: Settings) -> None
 
 
 def test_suggestions_fill_only_what_nobody_chose(tmp_path: Path) -> None:
-    _, config = pipeline.configure(None, nest({"data.reader": "ml-100k"}))
+    _, config = in_force.configure(None, nest({"data.reader": "ml-100k"}))
     assert config.data.sessions is not None
-    _, config = pipeline.configure(None, nest({"data.reader": "ml-100k", "data.sessions": "user"}))
+    _, config = in_force.configure(None, nest({"data.reader": "ml-100k", "data.sessions": "user"}))
     assert config.data.sessions == "user"
 
 
 def test_protocol_stands_between_suggestions_and_choices() -> None:
-    _, config = pipeline.configure(None, nest({"data.reader": "ml-1m", "protocol": "paper"}))
+    _, config = in_force.configure(None, nest({"data.reader": "ml-1m", "protocol": "paper"}))
     flat = flatten(to_settings(config))
     assert {key: flat[key] for key in PROTOCOLS["paper"]} == PROTOCOLS["paper"]
     assert (config.data.split, config.train.decay, config.data.sessions) == ("paper", 0.1, "bins")
     assert departures(config) == []
     chosen = nest({"protocol": "paper", "train.decay": 0.5, "data.split": "random"})
-    _, config = pipeline.configure(None, chosen)
+    _, config = in_force.configure(None, chosen)
     assert (config.data.split, config.train.decay, config.train.decay_every) == ("random", 0.5, 3)
     assert departures(config) == ["data.split=random", "train.decay=0.5"]
 
@@ -126,8 +126,8 @@ def test_protocol_can_be_taken_back_and_is_not_confused_with_choices(
 
 def test_default_run_is_a_plain_folder_name() -> None:
     chosen = nest({"data.reader": "csv", "infer.llm": "transformers:/some/where"})
-    assert pipeline.default_run(chosen) == Path("runs/csv-transformers--some-where")
-    assert pipeline.default_run(nest({"protocol": "paper"})) == Path("runs/ml-100k-none-paper")
+    assert in_force.default_run(chosen) == Path("runs/csv-transformers--some-where")
+    assert in_force.default_run(nest({"protocol": "paper"})) == Path("runs/ml-100k-none-paper")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, chosen: Settings) -> None:

@@ -1,1 +1,1 @@
-"""Between samples and an LLM's text: what to ask, in which order, what is known already, and the tables."""
+"""Asking the LLM: which prompts, in which order, the answer cache, and the tables of answers."""

@@ -1,8 +1,8 @@
-"""Asking an LLM about many samples: what the cache knows is free, equal prompts are asked once.
+"""Asks an LLM about many samples. Prompts with an answer in the cache are not asked, equal prompts only once.
 
-A sample has one prompt per perspective and counts as answered when all of them are. Prompts that an LLM
-could not answer (see `UnansweredError`) are asked again at the end; what fails then is left for another run.
-What is known of prompts is in the cache: in memory are those of a block and a round, however many there are.
+A sample has one prompt per perspective and counts as answered when each of them has an answer. Prompts that
+the LLM could not answer (`UnansweredError`) are asked again at the end; those that fail then are left to the
+next run. Answers stay in the cache: memory holds one block of samples and one round of prompts at most.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ BLOCK = 512
 """Samples looked up in the cache at once."""
 
 BATCHES = 16
-"""Most batches asked in one round; prompts of a round are sorted by length, so a long round pads less."""
+"""Maximum number of batches per round. A round's prompts are sorted by length, so longer rounds pad less."""
 
 ROUND = 10.0
-"""Seconds that a round should take under a budget of time, so that it holds."""
+"""Target length of a round in seconds under a time budget: the budget is checked after each round."""
 
 BATCH = 32
-"""Prompts per batch of an LLM that has no `batch_size` of its own."""
+"""Batch size for an LLM that does not set `batch_size`."""
 
 SECOND_CHANCES = 2
-"""Rounds at the end in which prompts that failed are asked again."""
+"""How many more times failed prompts are asked at the end."""
 
 MOST_FAILED = 10_000
-"""Prompts kept for a second chance; a server that is down must not fill the memory with what it missed."""
+"""Maximum number of failed prompts kept for another try, so that memory stays bounded if a server is down."""
 
 LONGEST = 100_000
-"""Characters of an answer that are kept; it names what it names before that."""
+"""Maximum number of characters kept of an answer; what it recommends comes long before."""
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Budget(NamedTuple):
-    """Where asking stops; answers from the cache are free."""
+    """When to stop asking. Answers from the cache cost nothing."""
 
     prompts: int | None = None
     seconds: float | None = None
@@ -70,28 +70,28 @@ def parse_budget(text: str | None) -> Budget:
 
 
 class Answered(NamedTuple):
-    """What came of one batch of prompts."""
+    """Answers to one batch of prompts."""
 
     texts: list[str | None]
     """One per prompt, None where there is no answer."""
     seconds: float
     tokens: list[int]
-    """Of each prompt and its answer."""
+    """One count per prompt: the prompt and its answer together."""
     reason: str
     """Why answers are missing, if any are."""
 
 
 class Answering:
-    """An LLM as the work on one batch: what an engine's worker does."""
+    """Answers one batch of prompts with an LLM; engines run one of these per worker."""
 
     def __init__(self, llm: LLM) -> None:
         self.llm = llm
 
     def __call__(self, prompts: list[str]) -> Answered:
-        """Ask about some prompts.
+        """Answer some prompts.
 
         Raises:
-            Llm4sbrError: the LLM gave another number of answers, or cannot be used.
+            Llm4sbrError: the LLM returned a wrong number of answers, or cannot be used.
         """
         began, reason = time.monotonic(), ""
         try:
@@ -111,25 +111,25 @@ class Answering:
 
 
 def keepable(text: str) -> str:
-    """An answer as every file can take it: no halves of a character, and an end."""
+    """An answer that every file format can hold: invalid Unicode replaced, cut to `LONGEST` characters."""
     return text[:LONGEST].encode("utf-8", "replace").decode()
 
 
 def answering(name: str, options: dict[str, Any]) -> Answering:
-    """The work with an installed LLM, made where it is done."""
+    """Create an installed LLM, in the worker process that will use it."""
     return Answering(registry.create("llms", name, **options))
 
 
 class Asker:
-    """Brings answers into the cache, a batch at a time.
+    """Asks for missing answers in batches and stores them in the cache.
 
     Args:
-        llm: is asked.
-        cache: what was asked before, by any run.
-        budget: where to stop.
-        advance: called with a number of samples looked at and a note on what was asked.
-        work: answers batches of prompts, in their order; by default `llm` does, here.
-        workers: batches that `work` answers side by side.
+        llm: the LLM.
+        cache: answers to everything asked before, by any run.
+        budget: when to stop.
+        advance: called with the number of samples processed and a status text.
+        work: answers batches of prompts, in order; by default `llm` does so in this process.
+        workers: number of batches that `work` answers in parallel.
     """
 
     def __init__(
@@ -148,17 +148,17 @@ class Asker:
         self.budget = budget
         self.advance = advance
         self.asked = 0
-        """Prompts that the LLM answered here."""
+        """Number of prompts answered by the LLM in this run."""
         self.seconds = 0.0
-        """Wall time of the LLM."""
+        """Time spent in the LLM."""
         self.tokens = 0
-        """Tokens of prompts and answers."""
+        """Tokens of these prompts and answers."""
         self.failed: dict[bytes, str] = {}
-        """Prompts by key that the LLM was asked and could not answer, `MOST_FAILED` at most."""
+        """Key -> prompt of failed prompts, `MOST_FAILED` at most."""
         self.lost = 0
-        """Prompts beyond these."""
+        """Number of failed prompts beyond these."""
         self.reason = ""
-        """Why the last of them failed."""
+        """Why the last one failed."""
         self._found = 0
         self._known: set[bytes] = set()
         self._waiting: dict[bytes, str] = {}
@@ -175,12 +175,12 @@ class Asker:
         *,
         keys: Callable[[int], Sequence[bytes]] | None = None,
     ) -> None:
-        """Ask about samples, in this order, until the budget is spent.
+        """Ask about samples, in the given order, until the budget is spent.
 
         Args:
-            samples: numbers of the samples.
-            prompts: the prompts of a sample, one per perspective.
-            keys: the keys of these, if they are at hand.
+            samples: sample numbers.
+            prompts: returns the prompts of a sample, one per perspective.
+            keys: returns the cache keys of these prompts; computed from the prompts if not given.
         """
         keys = keys or (lambda sample: [answer_key(self.llm.fingerprint, p) for p in prompts(sample)])
         for begin in range(0, len(samples), BLOCK):
@@ -222,7 +222,7 @@ class Asker:
         return self._spent or (limit is not None and self.asked + len(self._waiting) + more > limit)
 
     def _flush(self, looked: int) -> None:
-        """Ask everything that waits, and see for how much more there is time."""
+        """Ask all waiting prompts, then adapt the size of a round to the remaining time."""
         began = time.monotonic()
         waiting = sorted(self._waiting.items(), key=lambda pair: (len(pair[1]), pair[0]))
         batches = [waiting[i : i + self._size] for i in range(0, len(waiting), self._size)]
@@ -240,7 +240,7 @@ class Asker:
             took = time.monotonic() - began
             fitting = round(len(waiting) * ROUND / max(took, 1e-9))
             self._round = max(1, self._size // 4, min(fitting, self._most))
-            # half a round early or late is right on average
+            # stop if another half round would exceed the budget: too early or too late, right on average
             self._spent = time.monotonic() - self._started + took / 2 >= self.budget.seconds
 
     def _keep(self, failed: dict[bytes, str]) -> None:
@@ -249,7 +249,7 @@ class Asker:
         self.failed |= dict(islice(failed.items(), room))
 
     def _answers(self, batch: Sequence[tuple[bytes, str]], found: Answered) -> dict[bytes, Answer]:
-        """The answers of those prompts that got one."""
+        """Key -> answer for the prompts of a batch that got one."""
         self.seconds += found.seconds
         self.tokens += sum(found.tokens)
         self.reason = found.reason or self.reason

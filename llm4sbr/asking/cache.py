@@ -1,8 +1,8 @@
-"""The answer cache: what an LLM said to a prompt, asked once and kept for every run.
+"""The answer cache: every answer an LLM gave, by prompt, shared by all runs.
 
-One SQLite file in WAL mode, safe with several processes at once. Every `put_many` is one transaction, so
-a process killed at any moment loses the batch in flight and nothing else. The key is a hash of the LLM's
-fingerprint and the prompt; parsing is not part of it, so a better parser costs no calls.
+One SQLite file in WAL mode, safe for several processes at once. Each `put_many` is one transaction, so a
+killed process loses only the batch it was working on. The key is a hash of the LLM's fingerprint and the
+prompt. Parsing is not part of the key, so a changed parser needs no new LLM calls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ APPLICATION_ID = 0x4C345342
 """Marks an SQLite file as ours ("L4SB")."""
 
 VERSION = 2
-"""Version of the layout; one of version 1, which did not know the LLMs by name, is brought up to date."""
+"""Version of the tables. Version 1 did not record which LLM gave an answer; it is upgraded when opened."""
 
 LAYOUT = (
     "CREATE TABLE llms (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE)",
@@ -43,36 +43,39 @@ WAIT = 60.0
 """Seconds to wait for another process's transaction."""
 
 AT_ONCE = 500
-"""Keys per query."""
+"""Keys per SQL query."""
 
 
 class Answer(NamedTuple):
-    """What the LLM said and what it cost."""
+    """An LLM's answer and its cost."""
 
     text: str
-    """Raw, as the LLM gave it."""
+    """The raw text."""
     seconds: float
-    """Wall time; a batch's time is shared evenly by its prompts."""
+    """Wall time; a batch's time is divided evenly among its prompts."""
     tokens: int
-    """Of prompt and answer together; 0 if the LLM does not count."""
+    """Tokens of prompt and answer together; 0 if the LLM does not count them."""
 
 
 class Kept(NamedTuple):
-    """What the cache has of one LLM."""
+    """Statistics of one LLM's answers in the cache."""
 
     llm: str
-    """Its fingerprint; "" where an older version did not write it down."""
+    """The LLM's fingerprint; "" if an older version did not record it."""
     answers: int
     seconds: float
-    """What these answers took, in all."""
+    """Total time of these answers."""
     tokens: int
     first: float
-    """Seconds since 1970 when the first of them was put here; 0 if that is not known."""
+    """When the first of them was added, in seconds since 1970; 0 if unknown."""
     last: float
 
 
 def answer_key(fingerprint: str, prompt: str) -> bytes:
-    """32 bytes: sha256 of the LLM's fingerprint and the prompt, which cannot run into each other."""
+    """Cache key: sha256 of the fingerprint's length, the fingerprint and the prompt, 32 bytes.
+
+    The length keeps different pairs apart: "ab" + "c" is not "a" + "bc".
+    """
     digest = hashlib.sha256(f"{len(fingerprint)}:{fingerprint}".encode())
     digest.update(prompt.encode())
     return digest.digest()
@@ -87,15 +90,15 @@ class AnswerCache:
 
     @classmethod
     def open(cls, path: Path) -> AnswerCache:
-        """Open the cache at `path`, made if missing.
+        """Open the cache at `path`; it is created if missing.
 
         Raises:
-            StoreError: the file is damaged, another program's database, of a newer version, or cannot be
-                written; the message says what to do.
+            StoreError: the file is damaged, another program's database, of a newer version, or not writable;
+                the message says what to do.
         """
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # polars reads the answers that it writes from a thread of its own, while this one waits
+            # polars may call back from its own thread while this one waits
             connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
             try:
                 _prepare(connection, path)
@@ -105,7 +108,7 @@ class AnswerCache:
         return cls(path, connection)
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
-        """The answers that are known, by key."""
+        """The cached answers, by key; keys without an answer are left out."""
         found = {}
         with _explained(self.path):
             for some in _groups(keys):
@@ -115,7 +118,7 @@ class AnswerCache:
         return found
 
     def known(self, keys: Iterable[bytes], *, before: float | None = None) -> set[bytes]:
-        """Which of these have an answer, one that was put here before a time (seconds since 1970)."""
+        """Which keys have an answer, optionally only those added before a time (seconds since 1970)."""
         found: set[bytes] = set()
         limit = float("inf") if before is None else before
         with _explained(self.path):
@@ -126,15 +129,15 @@ class AnswerCache:
         return found
 
     def put_many(self, answers: Mapping[bytes, Answer], *, llm: str = "", added: float | None = None) -> int:
-        """Add answers in one transaction; where another process was first, its answer stays.
+        """Add answers in one transaction. An answer that another process added first is kept.
 
         Args:
-            answers: by key.
-            llm: fingerprint of the LLM that gave them.
-            added: seconds since 1970, by default now.
+            answers: key -> answer.
+            llm: fingerprint of the LLM.
+            added: time in seconds since 1970; default now.
 
         Returns:
-            How many were not there before.
+            How many answers were new.
         """
         when = time.time() if added is None else added
         with _explained(self.path), _transaction(self._connection):
@@ -150,7 +153,7 @@ class AnswerCache:
         return int(row[0])
 
     def stats(self) -> list[Kept]:
-        """What there is, by LLM, the largest first."""
+        """One entry per LLM, the one with most answers first."""
         query = (
             "SELECT fingerprint, count(*), sum(seconds), sum(tokens), min(added), max(added) "
             "FROM answers JOIN llms ON llm = id GROUP BY id ORDER BY count(*) DESC, fingerprint"
@@ -159,7 +162,7 @@ class AnswerCache:
             return [Kept(*row) for row in self._connection.execute(query)]
 
     def rows(self, *, llm: str = "") -> Iterator[tuple[bytes, Answer, str, float]]:
-        """Every answer with its key, LLM and time, or those of LLMs whose fingerprint contains `llm`."""
+        """All answers with key, LLM and time, or only those of LLMs whose fingerprint contains `llm`."""
         query = (
             "SELECT key, answer, seconds, tokens, fingerprint, added FROM answers JOIN llms ON llm = id "
             "WHERE instr(fingerprint, ?) ORDER BY key"
@@ -169,7 +172,7 @@ class AnswerCache:
                 yield row[0], Answer(*row[1:4]), row[4], row[5]
 
     def prune(self, *, llm: str = "", before: float | None = None, dry: bool = False) -> int:
-        """Drop the answers of LLMs whose fingerprint contains `llm`, put here before a time; how many."""
+        """Delete answers of LLMs whose fingerprint contains `llm`, added before a time; returns the count."""
         found = "FROM answers WHERE llm IN (SELECT id FROM llms WHERE instr(fingerprint, ?)) AND added < ?"
         values = (llm, float("inf") if before is None else before)
         with _explained(self.path):
@@ -185,7 +188,7 @@ class AnswerCache:
             return int(self._connection.execute("SELECT count(*) FROM answers").fetchone()[0])
 
     def close(self) -> None:
-        """Close the file; what was put stays."""
+        """Close the file."""
         self._connection.close()
 
     def __enter__(self) -> AnswerCache:
@@ -198,7 +201,7 @@ class AnswerCache:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    with _transaction(connection):  # two processes may make the file at the same moment
+    with _transaction(connection):  # two processes may create the file at the same time
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -218,7 +221,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; a power cut may
+    connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process, not always a power cut
 
 
 @contextmanager
@@ -228,7 +231,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        with suppress(sqlite3.Error):  # a full disk has rolled back by itself
+        with suppress(sqlite3.Error):  # on a full disk SQLite has already rolled back
             connection.execute("ROLLBACK")
         raise
 
@@ -246,7 +249,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _advice(error: sqlite3.Error) -> str:
-    # The low byte is the kind of error, the rest its detail (sqlite.org/rescode.html).
+    # The low byte is the kind of error, the other bytes its details (sqlite.org/rescode.html).
     kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if kind == sqlite3.SQLITE_FULL:
         return "no space left for the answer cache; free some and run again, finished answers are kept"

@@ -1,7 +1,7 @@
-"""Answers as a file that a team can pass on: JSON Lines, gzipped where the name ends in `.gz`.
+"""Exports answers to a file and imports them: JSON Lines, gzipped if the name ends in `.gz`.
 
 A line is `{"key": 64 hex digits, "llm": fingerprint, "answer": ..., "seconds": ..., "tokens": ..., "added":
-...}`. What is read is not trusted: every line is checked before the first is written.
+...}`. Imported files may come from anybody: all lines are validated before the first answer is added.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from llm4sbr.errors import DataError
 __all__ = ["export_answers", "import_answers"]
 
 LONGEST = 1_000_000
-"""Characters of a line, at most; an LLM's answer has a few hundred."""
+"""Maximum length of a line in characters; an LLM's answer usually has a few hundred."""
 
 BLOCK = 10_000
 """Answers per transaction."""
 
 
 class Line(NamedTuple):
-    """One shared answer."""
+    """One exported answer."""
 
     key: bytes
     llm: str
@@ -41,7 +41,7 @@ def export_answers(cache: AnswerCache, path: Path, *, llm: str = "") -> int:
     """Write the answers of LLMs whose fingerprint contains `llm` to `path`; returns how many.
 
     Raises:
-        StoreError: the file cannot be written; nothing is left half-written.
+        StoreError: the file cannot be written; no partial file is left.
     """
     count = 0
     with store.writing(path) as temporary, _open(temporary, path, "wt") as stream:
@@ -53,13 +53,13 @@ def export_answers(cache: AnswerCache, path: Path, *, llm: str = "") -> int:
 
 
 def import_answers(cache: AnswerCache, path: Path) -> tuple[int, int]:
-    """Add the answers of a file; those that the cache has already stay as they are.
+    """Add the answers of a file; answers that the cache already has are kept.
 
     Returns:
-        How many the file has, and how many of them were new.
+        Number of answers in the file, and how many of them were new.
 
     Raises:
-        DataError: a line is not an answer; the message says which, and nothing was added.
+        DataError: a line is not an answer; the message says which one. Nothing is added then.
     """
     for _ in _lines(path):
         pass
@@ -124,7 +124,7 @@ def _parsed(text: str, where: str) -> Line:
         if not wrong and kind is str:
             wrong = (
                 re.search("[\ud800-\udfff]", value) is not None
-            )  # half a character, which no file can keep
+            )  # a lone surrogate, which cannot be written as UTF-8
         elif not wrong:
             wrong = not (math.isfinite(value) and 0 <= value < 2**53)
         if wrong:

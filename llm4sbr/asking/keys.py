@@ -1,4 +1,4 @@
-"""The keys of all prompts of a run, on disk: as many as there are, in memory that does not grow with them."""
+"""The cache keys of all prompts of a run, in a temporary file, so that memory does not grow with them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 __all__ = ["PromptKeys"]
 
 WIDTH = 32
-"""Bytes of a key."""
+"""Bytes per key."""
 
 AT_ONCE = 2**17
-"""Keys in memory at once, about: 4 MB."""
+"""Keys in memory at once, about 4 MB."""
 
 
 class PromptKeys:
-    """One row of keys per sample, appended in order and read at any place. Use it in a `with` block.
+    """One row of keys per sample, appended in order and readable at any position. Use it in a `with` block.
 
-    The file has no name; it goes when it is closed, or with the process.
+    The temporary file is deleted when it is closed, or when the process ends.
 
     Args:
         views: P, keys per sample.
@@ -34,11 +34,11 @@ class PromptKeys:
         self._samples = 0
 
     def __len__(self) -> int:
-        """Samples."""
+        """Number of samples."""
         return self._samples
 
     def append(self, keys: Sequence[bytes]) -> None:
-        """The keys of the next sample, one per perspective."""
+        """Add the keys of the next sample, one per perspective."""
         self._file.write(b"".join(keys))
         self._samples += 1
 
@@ -56,22 +56,22 @@ class PromptKeys:
         return [keys[i : i + self.views] for i in range(0, len(keys), self.views)]
 
     def distinct(self) -> Iterator[list[bytes]]:
-        """Every key once, in groups; ascending, which is the order of the answer cache's table."""
+        """All distinct keys in groups, in ascending order as the answer cache's table has them."""
         total = self._samples * self.views
         groups = max(1, -(-total // AT_ONCE))
         for group in range(groups):
             low, high = (round(2**64 * part / groups) for part in (group, group + 1))
-            # of each chunk what is distinct: a key that comes all the time would fill the memory
+            # remove duplicates per chunk first, so that frequent keys do not fill the memory
             found = [_once(rows[_between(rows, low, high)]) for rows in self._chunks()]
             whole = _once(np.concatenate([*found, np.empty((0, WIDTH), np.uint8)])).tobytes()
             yield [whole[i : i + WIDTH] for i in range(0, len(whole), WIDTH)]
 
     def short(self) -> Iterator[NDArray[np.int64]]:
-        """All keys in their order, as the numbers that their first 8 bytes are, int64 (some,) each."""
+        """The first 8 bytes of every key as a number, in order, in arrays int64 (n,)."""
         return (_first(rows).view(np.int64) for rows in self._chunks())
 
     def _chunks(self) -> Iterator[NDArray[np.uint8]]:
-        """All keys, uint8 (some, 32) each."""
+        """All keys in chunks, uint8 (n, 32)."""
         self._file.flush()
         size, begin = AT_ONCE * WIDTH, 0
         while data := os.pread(self._file.fileno(), size, begin):
@@ -79,7 +79,7 @@ class PromptKeys:
             begin += len(data)
 
     def close(self) -> None:
-        """Give the space back."""
+        """Delete the file."""
         self._file.close()
 
     def __enter__(self) -> PromptKeys:
@@ -92,17 +92,17 @@ class PromptKeys:
 
 
 def _between(rows: NDArray[np.uint8], low: int, high: int) -> NDArray[np.bool_]:
-    """Which keys begin with 8 bytes that are, as a number, from `low` to `high - 1`."""
+    """Which keys have a number (their first 8 bytes) from `low` to `high - 1`."""
     first = _first(rows)
     below = first < np.uint64(high) if high < 2**64 else np.ones(len(first), bool)
     return (first >= np.uint64(low)) & below
 
 
 def _once(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Every key once, ascending; the first 8 bytes of a sha256 tell keys apart."""
+    """The distinct keys, ascending; compared by their first 8 bytes, which is enough for a sha256."""
     return rows[np.unique(_first(rows), return_index=True)[1]]
 
 
 def _first(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """The first 8 bytes of each key as a number, in the order of the keys."""
+    """The first 8 bytes of each key as a big-endian number, so that numbers sort like keys."""
     return np.ascontiguousarray(rows[:, :8]).view(">u8").ravel().astype(np.uint64)

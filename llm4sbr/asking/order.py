@@ -1,7 +1,7 @@
-"""Which samples are asked first, when a budget does not reach them all.
+"""In which order samples are asked, for a budget that does not cover all of them.
 
-`random`: a fair share of every split. `recent`: the sessions of the latest weeks. `uncertain`: those for
-which a plain backbone, trained for a moment, has the least idea what comes next.
+`random`: a random share of every split. `recent`: the most recent sessions first. `uncertain`: first the
+samples for which a briefly trained plain backbone is least sure about the next item.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from llm4sbr.protocols import Samples
 from llm4sbr.training.trainer import Material, train_model
 
 EPOCHS = 2
-"""Epochs of the backbone that `uncertain` asks; it must know what is easy, no more."""
+"""Training epochs of the backbone that `uncertain` uses; it only has to learn which samples are easy."""
 
 BATCH = 512
-"""Prefixes scored at once."""
+"""Prefixes scored per batch."""
 
 UNCERTAINTY = "uncertainty.safetensors"
 
@@ -42,18 +42,18 @@ UNCERTAINTY = "uncertainty.safetensors"
 def order(
     run: Path, out: Path, samples: Distinct, prepared: Prepared, config: Config, progress: Progress
 ) -> Sequence[int]:
-    """Rows of `samples`, the one to ask first in front; the same in every attempt.
+    """Rows of `samples` in the order to ask them; deterministic, so a resumed stage uses the same one.
 
     Args:
-        run: has `prepare`.
-        out: where a chosen order is kept, so that an interrupted stage goes on in it.
-        samples: what can be asked.
+        run: run folder with `prepare`.
+        out: folder where a computed order is saved for a resumed stage.
+        samples: all samples.
         prepared: the data.
-        config: `infer.select`, `infer.seed`, and the backbone.
-        progress: shows the training of `uncertain`.
+        config: `infer.select`, `infer.seed`, and the backbone's settings.
+        progress: shows the training for `uncertain`.
     """
     rows = places(len(samples.keys))
-    # among equals, too, none is preferred
+    # shuffled first, so that ties are in random order
     random.Random(config.infer.seed).shuffle(rows.numpy().data)  # type: ignore[arg-type]
     if config.infer.select == "random":
         return rows.numpy().data
@@ -66,7 +66,7 @@ def order(
 
 
 def _recent(run: Path, samples: Distinct, prepared: Prepared) -> Tensor:
-    """float64 (M,): when the session of each sample began."""
+    """float64 (M,): start time of each sample's session."""
     parts = store.read_parts(run / "prepare" / SESSIONS, "time", AT_ONCE)
     times, offsets = mapped((part.to_numpy() for part in parts), np.float64), prepared.sessions.offsets
     ends = (samples.end[some] for some in blocks(len(samples.end)))
@@ -77,7 +77,7 @@ def _recent(run: Path, samples: Distinct, prepared: Prepared) -> Tensor:
 def _unsure(
     run: Path, out: Path, samples: Distinct, prepared: Prepared, config: Config, progress: Progress
 ) -> Tensor:
-    """float32 (M,): entropy, in nats, of what a plain backbone expects after each prefix."""
+    """float32 (M,): entropy, in nats, of a plain backbone's prediction after each prefix."""
     kept = out / UNCERTAINTY
     if kept.exists():
         return store.read_tensors(kept)["entropy"]

@@ -1,7 +1,7 @@
-"""What asking will take, before anything is asked: prompts, tokens, time, money.
+"""What asking will cost, before anything is asked: prompts, tokens, time, money.
 
-Counted exactly: prompts, distinct ones, those in the cache. Estimated: tokens and time, from what answers in
-the cache took where there are any.
+Prompts, distinct prompts and cached answers are counted exactly. Tokens and time are estimated, from this
+run's cached answers if there are any.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from llm4sbr.protocols import LLM
 __all__ = ["Plan", "plan", "sentence"]
 
 LETTERS = 4.0
-"""Characters per token, about, where no answer of the cache tells."""
+"""Characters per token, roughly; used if no cached answer gives a token count."""
 
 NEW_TOKENS = 24
-"""Tokens of an answer, at most, of an LLM that does not say so itself (`max_new_tokens`)."""
+"""Assumed tokens per answer for an LLM without `max_new_tokens`."""
 
 
 class Plan(NamedTuple):
@@ -30,17 +30,17 @@ class Plan(NamedTuple):
     """One per sample and perspective."""
     distinct: int
     cached: int
-    """Distinct prompts whose answer is known."""
+    """Distinct prompts with an answer in the cache."""
     ask: int
-    """Distinct prompts that are left."""
+    """Distinct prompts without one."""
     within_budget: int
-    """Of these, how many a budget of prompts allows; all of them without one."""
+    """How many of these a budget of prompts allows; all of them without such a budget."""
     tokens: int
-    """Of the prompts within the budget and their answers, estimated."""
+    """Estimated tokens of the prompts within the budget and their answers."""
     seconds: float | None
-    """Expected time, None where no answer in the cache tells how long one takes."""
+    """Expected time; None if no cached answer shows how long one takes."""
     cost: float | None
-    """Expected price in the currency of the LLM's `price`, None where it has none."""
+    """Expected price in the currency of the LLM's `price`; None if it has none."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -57,17 +57,17 @@ def plan(
     most: int | None = None,
     advance: Callable[..., None] = lambda n=1, note="": None,
 ) -> Plan:
-    """Look at every prompt once.
+    """Create every prompt once and count.
 
     Args:
-        samples: how many there are.
-        prompts: the prompts of a sample, by its number.
-        llm: whose answers are looked for. Its `price`, if it has one, is what a million tokens cost, of
-            prompts and of answers: `(2.5, 10.0)`.
-        cache: where they are looked for.
-        keys: empty; takes the keys of all prompts.
-        most: prompts that the budget allows.
-        advance: told of every sample.
+        samples: number of samples.
+        prompts: returns the prompts of a sample.
+        llm: the LLM. Its optional attribute `price` is the price of a million tokens, of prompts and of
+            answers: `(2.5, 10.0)`.
+        cache: the answer cache.
+        keys: empty; filled with the keys of all prompts.
+        most: number of prompts that the budget allows.
+        advance: called after every sample.
     """
     letters = 0
     for sample in range(samples):
@@ -80,7 +80,7 @@ def plan(
     ask = distinct - known
     within = ask if most is None else min(ask, most)
     new = int(getattr(llm, "max_new_tokens", NEW_TOKENS))
-    asked = letters / max(count, 1) / LETTERS  # tokens of a prompt
+    asked = letters / max(count, 1) / LETTERS  # tokens per prompt
     each = tokens / known if tokens else asked + new
     return Plan(
         samples=samples,
@@ -96,7 +96,7 @@ def plan(
 
 
 def _known(keys: PromptKeys, cache: AnswerCache) -> tuple[int, int, float, int]:
-    """Distinct keys, how many of them are in the cache, and the seconds and tokens that these took."""
+    """Number of distinct keys, how many have a cached answer, and the seconds and tokens of those answers."""
     distinct, known, seconds, tokens = 0, 0, 0.0, 0
     for group in keys.distinct():
         distinct += len(group)
@@ -115,7 +115,7 @@ def _cost(llm: LLM, prompts: int, asked: float, answered: float) -> float | None
 
 
 def sentence(found: Plan, budget: str | None = None) -> str:
-    """A plan in one line."""
+    """The plan as one line of text."""
     text = (
         f"{found.prompts:,} prompts about {found.samples:,} samples, {found.distinct:,} of them distinct, "
         f"{found.cached:,} answered before; {found.ask:,} to ask"

@@ -1,4 +1,4 @@
-"""What an LLM is asked about a run: every sample from every perspective, planned and audited beforehand."""
+"""All prompts of a run: created, planned, and checked for leaked targets before the LLM is asked."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from llm4sbr.protocols import LLM, Perspective, is_control
 
 
 class Questions(NamedTuple):
-    """Samples and the perspectives from which they are asked about."""
+    """Distinct samples, and the perspectives to ask about them from."""
 
     samples: Distinct
     views: Mapping[str, Perspective]
 
     @classmethod
     def of(cls, prepared: Prepared, settings: InferConfig) -> Questions:
-        """The questions about prepared data.
+        """The questions for prepared data.
 
         Raises:
             ConfigError: an unusable wording, or an attribute that the items do not have.
-            RegistryError: no such perspective.
+            RegistryError: an unknown perspective.
         """
         there = prepared.catalogue.attributes
         for name in settings.attributes:
@@ -58,7 +58,7 @@ class Questions(NamedTuple):
 
 
 def answers_of(settings: InferConfig) -> AnswerCache:
-    """The answer cache of a run, open."""
+    """Open the answer cache that the settings name."""
     return AnswerCache.open(settings.cache or store.cache_dir() / "answers.sqlite")
 
 
@@ -71,18 +71,18 @@ def planned(
     *,
     keys: PromptKeys,
 ) -> Plan:
-    """Look at every prompt before the first is asked: what it takes, and whether one knows its target.
+    """Plan the questions, and check that no prompt contains the target of its sample.
 
     Args:
-        llm: who would be asked.
-        questions: about what.
-        prepared: has the targets.
+        llm: the LLM.
+        questions: all questions.
+        prepared: the data with the targets.
         settings: wording, budget, cache.
-        progress: told of every sample.
-        keys: empty; takes the keys of all prompts.
+        progress: updated after every sample.
+        keys: empty; filled with the keys of all prompts.
 
     Raises:
-        DataError: a prompt names the target of its own sample.
+        DataError: a prompt contains the target of its own sample.
     """
     samples = questions.samples
     audit, targets = Audit(questions.views), samples.targets(prepared)
@@ -103,10 +103,10 @@ def planned(
 
 
 def plan_of(run: Path, config: Config, progress: Progress) -> Plan | None:
-    """What `infer` would ask, without asking; None where no LLM is asked (`none`, or a control).
+    """The plan for `infer`, without asking anything; None if no LLM is used (`none`, or a control).
 
     Raises:
-        As `infer` does before its first question.
+        The same errors as `infer` before its first question.
     """
     model = registry.create("llms", config.infer.llm, **config.infer.options)
     if is_control(model):
@@ -118,10 +118,10 @@ def plan_of(run: Path, config: Config, progress: Progress) -> Plan | None:
 
 
 def missing(run: Path, config: Config) -> Iterator[tuple[bytes, str]]:
-    """Key and text of every distinct prompt that the cache has no answer to, for asking it elsewhere.
+    """Key and text of every distinct prompt without a cached answer, to have them answered elsewhere.
 
     Raises:
-        As `infer` does before its first question.
+        The same errors as `infer` before its first question.
     """
     model = registry.create("llms", config.infer.llm, **config.infer.options)
     if is_control(model):

@@ -1,7 +1,7 @@
-"""The tables that `infer` leaves: a row per answered sample, for every source of answers and perspective.
+"""The tables of answers that `infer` writes: one per source of answers and perspective, a row per sample.
 
-Tables are read and written in parts, so that memory does not grow with the samples; of a control's, the rows
-come in the order in which it answered, which is not that of the samples.
+Tables are read and written in parts, so that memory does not grow with the number of samples. The rows of a
+control's table are in the order in which it answered, not in that of the samples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCK = 20_000
 """Samples looked up in the cache at once."""
 
 TOGETHER = 2**16
-"""Sessions of a split that a control sees at once; of more, every second, every third ..."""
+"""Maximum number of sessions given to a control at once; a larger split is divided by taking every n-th."""
 
 COLUMNS = {
     "key": pl.Int64,
@@ -41,16 +41,16 @@ COLUMNS = {
 
 
 Part = tuple[Sequence[int], list[tuple[str, str, float, int, bool]]]
-"""Rows of samples, and for each: answer, parsed, seconds, tokens, cached."""
+"""Rows of samples, and for each row: answer, parsed answer, seconds, tokens, cached."""
 
 
 def answered(keys: PromptKeys, cache: AnswerCache, kept: PromptKeys) -> Sequence[int]:
-    """The samples that have an answer from every perspective.
+    """Rows of the samples that have an answer from every perspective.
 
     Args:
-        keys: of all samples.
-        cache: where answers are.
-        kept: empty; takes the keys of the answered samples.
+        keys: keys of all samples.
+        cache: the answer cache.
+        kept: empty; filled with the keys of the answered samples.
     """
 
     def rows() -> Iterator[NDArray[np.int64]]:
@@ -76,17 +76,17 @@ def write_answers(
     rows: Sequence[int],
     began: float,
 ) -> dict[str, int]:
-    """Write an LLM's table from one perspective, and count what is in it.
+    """Write an LLM's table for one perspective; returns counts of its rows.
 
     Args:
-        path: of the table.
-        view: parses the answers.
-        place: of the perspective among all.
-        cache: has the answers.
-        kept: the keys of the answered samples.
+        path: where to write.
+        view: the perspective; parses the answers.
+        place: its position among all perspectives.
+        cache: the answer cache.
+        kept: keys of the answered samples.
         samples: all samples.
-        rows: the answered ones.
-        began: seconds since 1970; what was in the cache before counts as cached.
+        rows: rows of the answered samples.
+        began: start of the stage in seconds since 1970; earlier answers count as cached.
     """
 
     def parts() -> Iterator[Part]:
@@ -113,15 +113,17 @@ def write_control(
     rows: Sequence[int],
     own: Path | None,
 ) -> dict[str, int]:
-    """Write a control's table from one perspective, and count what is in it; no answer changes its split.
+    """Write a control's table for one perspective; returns counts of its rows.
+
+    The control sees each split on its own, so no answer moves to another split.
 
     Args:
-        path: of the table.
-        control: answers.
+        path: where to write.
+        control: the control.
         view: the perspective.
         samples: all samples.
-        rows: the answered ones, ascending.
-        own: the table of the run's own LLM, if it has one.
+        rows: rows of the answered samples, ascending.
+        own: table of the run's LLM, if it has one.
     """
 
     def parts() -> Iterator[Part]:
@@ -140,13 +142,13 @@ def write_control(
 
 
 def _own(path: Path, first: int, last: int, start: int, steps: int) -> list[str]:
-    size = max(1, TOGETHER // steps) * steps  # of each part the same rows
+    size = max(1, TOGETHER // steps) * steps  # a multiple of `steps`, so every part gives the same rows
     parts = store.read_parts(path, "parsed", size, first=first, last=last)
     return [text for part in parts for text in part.gather_every(steps, start)]
 
 
 def _write(path: Path, samples: Distinct, parts: Iterator[Part]) -> dict[str, int]:
-    """Write a table, and count what goes into it: polars would need all texts at once for that."""
+    """Write a table and count on the way; counting afterwards would need all texts in memory."""
     found = dict.fromkeys(("answers", "distinct", "empty", "refused", "cached"), 0)
 
     def frames(seen: PromptKeys) -> Iterator[pl.DataFrame]:

@@ -1,4 +1,4 @@
-"""What most session encoders begin and end with: the vectors of the clicks, and the state at the last one."""
+"""First and last step of most session encoders: embed the clicks, take the state at the last click."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.nn import functional
 
 
 def embed(items: Tensor, table: Tensor) -> Tensor:
-    """The row of every click, float (B, T, D).
+    """The embedding of every click, float (B, T, D).
 
-    Padding borrows the first item's row, so that the table needs none of its own; callers mask it out.
+    Padding gets the first item's embedding, so that the table needs no padding row; callers mask it.
 
     Args:
         items: int64 (B, T), right-padded with 0.
@@ -22,8 +22,8 @@ def embed(items: Tensor, table: Tensor) -> Tensor:
 def last_click(states: Tensor, mask: Tensor) -> Tensor:
     """The state at each session's last click, float (B, D).
 
-    With right padding nothing comes before the clicks, so what a causal encoder holds there is exact
-    however wide the batch is.
+    With right padding no padding precedes a click, so the states of a causal encoder do not depend on how
+    much padding the batch has.
 
     Args:
         states: float (B, T, D).
@@ -34,7 +34,7 @@ def last_click(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def item_table(rows: int, dim: int) -> nn.Parameter:
-    """A float (rows, dim) table, uniform within 1 / sqrt(dim), as SR-GNN and its successors start."""
+    """A float (rows, dim) embedding table, initialised uniformly within 1 / sqrt(dim) as in SR-GNN."""
     table = nn.Parameter(torch.empty(rows, dim))
     nn.init.uniform_(table, -(dim**-0.5), dim**-0.5)
     return table

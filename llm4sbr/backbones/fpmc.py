@@ -4,14 +4,13 @@ The paper scores item i for user u after basket B as
 
     <V_u, V_i> + 1 / |B| sum over l in B of <V_i^next, V_l^previous>
 
-Sessions are anonymous, so there is no user factor, and a basket is one click: what is left is the chain
-from the last item to the next one, <V_i^next, V_last^previous>, with a table of its own for each side.
+Sessions are anonymous, so there is no user factor, and a basket is one click. What remains is the transition
+from the last item to the next one, <V_i^next, V_last^previous>, with one embedding table per side.
 
 Deviations:
 
-- Everything before the last click is left out by construction; intents of a fused model
-  may still carry it.
-- Trained like every backbone here, by the softmax cross entropy over the whole catalogue instead of pairs
+- Only the last click is used. In a fused model the intents may still carry information about earlier ones.
+- Trained by the softmax cross entropy over the whole catalogue, like every backbone here, instead of by pairs
   with sampled items (S-BPR).
 """
 

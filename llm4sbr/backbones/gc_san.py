@@ -1,18 +1,18 @@
 """GC-SAN: session graph, then self-attention over the clicks (Xu et al., IJCAI 2019).
 
-With h_1 ... h_n the clicks' states out of the gated graph network of SR-GNN, k blocks of
+With h_1 ... h_n the clicks' states from SR-GNN's gated graph network, k blocks of
 
     F = softmax((H W_Q) (H W_K)^T / sqrt(D)) (H W_V)
     E = ReLU(F W_1 + b_1) W_2 + b_2 + F
 
-each on the result of the one before, and the session's vector
+each applied to the result of the previous one, and the session's vector
 
     S = omega E_n + (1 - omega) h_n
 
-The attention sees all clicks of the session and has no positions; order comes from the graph alone. The
-authors released no code. Where the paper leaves room: dropout follows ReLU, all weights start uniform within
-1 / sqrt(D) as in SR-GNN, and one head attends. Only the last click's row of the last block is computed,
-for nothing else is used.
+The attention covers all clicks of the session and uses no positions; order comes from the graph alone. The
+authors released no code. Where the paper does not say: dropout follows ReLU, all weights are initialised
+uniformly within 1 / sqrt(D) as in SR-GNN, and there is one head. The last block computes only the row of the
+last click, since nothing else is used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GCSAN(nn.Module):
         steps: rounds of message passing.
         blocks: k, self-attention blocks.
         omega: weight of the self-attention, 0..1; the paper finds 0.4 to 0.8 best.
-        dropout: share of the blocks' hidden units left out in training.
+        dropout: dropout rate of the blocks' hidden units.
     """
 
     plain_readout = "long"
@@ -64,7 +64,7 @@ class GCSAN(nn.Module):
             nn.init.uniform_(parameter, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
 
     def fit(self, sessions: Sessions) -> None:
-        """Nothing to prepare: the graph is each session's own."""
+        """Nothing to prepare: each session has its own graph."""
 
     def item_embeddings(self) -> Tensor:
         """What scores are computed with, float (N, D)."""
@@ -87,7 +87,7 @@ class SelfAttention(nn.Module):
 
     Args:
         dim: D.
-        dropout: share of hidden units left out in training.
+        dropout: dropout rate of the hidden units.
     """
 
     def __init__(self, dim: int, *, dropout: float) -> None:
@@ -100,7 +100,7 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        """(B, Q, D) that look at (B, T, D) under bool (B, T) -> (B, Q, D)."""
+        """Queries (B, Q, D) attend to states (B, T, D) under bool (B, T) -> (B, Q, D)."""
         logits = self.query(queries) @ self.key(states).transpose(1, 2) / math.sqrt(states.shape[2])
         found = masked_softmax(logits, mask.unsqueeze(1)) @ self.value(states)
         mapped: Tensor = self.outer(self.dropout(torch.relu(self.inner(found)))) + found

@@ -5,8 +5,8 @@ a_r for each of four relations: self, in (j -> i only), out (i -> j only), both.
 
     e_ij = LeakyReLU(a_r(i,j) . (h_i * h_j))    h^s_i = sum_j softmax_j(e_ij) h_j
 
-Global level (section 4.1). N(i) are an item's neighbours in the graph of all training sessions, w_ij how
-often they meet, s the mean embedding of the session's clicks:
+Global level (section 4.1). N(i) are an item's neighbours in the graph of all training sessions, w_ij the
+number of times the two co-occur, s the mean embedding of the session's clicks:
 
     pi_ij = q_1 . LeakyReLU(W_1 [s * h_j; w_ij])    h^N_i = sum_j softmax_j(pi_ij) h_j
     h^g_i = ReLU(W_2 [h_i; h^N_i])
@@ -14,14 +14,13 @@ often they meet, s the mean embedding of the session's clicks:
 Session vector (section 4.3): h'_i = dropout(h^g_i) + h^s_i, then soft attention with reversed positions
 (`ReversedPositionAttention`); scores are its products with the embeddings h.
 
-What is constant is built once: `fit` finds every item's strongest neighbours with their weights, and both
-are saved with the model. The weights of h^N are not constant, for they depend on the session through s;
-no scoring can do without those S products per click.
+`fit` finds every item's strongest neighbours and their weights once; both are saved with the model. The
+attention weights of h^N depend on the session through s, so every forward pass computes them per click.
 
-Unlike the authors' released code: one hop (they use a second on one data set); items with fewer than S
-neighbours have that many, instead of some of them twice; no item is its own global neighbour; w_ij is divided
-by the item's largest weight, since raw counts of a dense catalogue saturate the softmax; two items that
-follow each other both ways have the relation `both` in both directions (theirs keeps it in one).
+Unlike the authors' released code: one hop (they use a second on one data set); an item with fewer than S
+neighbours has only those, theirs repeats some; no item is its own global neighbour; w_ij is divided by the
+item's largest weight, since raw counts of a dense catalogue saturate the softmax; two items that follow each
+other in both directions have the relation `both` in both directions (theirs only in one).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from llm4sbr.backbones.readout import ReversedPositionAttention, masked_softmax,
 from llm4sbr.protocols import Encoded, Sessions
 
 SLOPE = 0.2
-"""Of LeakyReLU below zero, as released."""
+"""Negative slope of LeakyReLU, as in the released code."""
 
 
 class GCEGNN(nn.Module):
@@ -50,8 +49,8 @@ class GCEGNN(nn.Module):
         dim: D.
         neighbours: S, global neighbours of an item.
         window: clicks of a session at most this far apart are neighbours in the global graph.
-        dropout: share of the global states left out in training.
-        positions: places from the end of a session that have a vector of their own.
+        dropout: dropout rate of the global states.
+        positions: number of position embeddings, counted from the end of a session.
     """
 
     plain_readout = "long"
@@ -114,7 +113,7 @@ class RelationAttention(nn.Module):
         self.relations = nn.Parameter(torch.empty(4, dim))  # self, in, out, both
 
     def forward(self, own: Tensor, items: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D); clicks of one item keep one state, as in `graph.py`."""
+        """(B, T, D) -> (B, T, D); clicks on one item have the same state, as in `graph.py`."""
         same = same_item(items, mask)  # (B, T, T)
         follows = same[:, :, :-1].to(own.dtype) @ same[:, 1:].to(own.dtype) > 0  # s after t
         precedes = follows.transpose(1, 2)
@@ -128,7 +127,7 @@ class RelationAttention(nn.Module):
 
 
 class NeighbourAttention(nn.Module):
-    """The global level: attention over an item's neighbours in all sessions, seen from this session.
+    """The global level: attention over an item's neighbours in all sessions, given the current session.
 
     Args:
         dim: D.
@@ -144,7 +143,7 @@ class NeighbourAttention(nn.Module):
     def forward(self, own: Tensor, near: Tensor, strength: Tensor, known: Tensor, mean: Tensor) -> Tensor:
         """(B, T, D), neighbours (B, T, S, D), their weights (B, T, S), s (B, D) -> (B, T, D).
 
-        `known`, bool (B, T, S), is false where an item has no further neighbour.
+        `known`, bool (B, T, S), is false in places without a neighbour.
         """
         # (s * h_j) W_1 = h_j (diag(s) W_1): one matrix per session instead of a product per neighbour.
         match = near.flatten(1, 2) @ (mean.unsqueeze(2) * self.match)  # (B, T S, D)

@@ -1,4 +1,4 @@
-"""What all training sessions say together about items, built once and without a loop over them."""
+"""Global graphs: co-occurrence of items in all training sessions, built once with tensor operations."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Neighbours(NamedTuple):
     items: Tensor
     """int32 (N, S), catalogue ids, strongest first; 0 = none."""
     weights: Tensor
-    """float32 (N, S), how often the two were clicked near each other; 0 = none."""
+    """float32 (N, S): how often the two items were clicked near each other; 0 = none."""
 
 
 class Hypergraph(NamedTuple):
-    """Each session as one edge that joins all its items."""
+    """A hypergraph with one edge per session, which joins all its items."""
 
     items: Tensor
     """int32 (C,): the distinct items of every session as rows 0..N-1, ascending within a session."""
@@ -31,8 +31,8 @@ class Hypergraph(NamedTuple):
 def co_occurrence(sessions: Sessions, *, num_items: int, window: int, size: int) -> Neighbours:
     """The global graph of Wang et al. 2020 (GCE-GNN), section 3.2, cut to the strongest neighbours.
 
-    Two items are neighbours as often as a session has them at most `window` clicks apart, in either order.
-    An item is no neighbour of itself; of equally strong ones the lower id comes first.
+    The weight of a pair is the number of times that a session has the two at most `window` clicks apart, in
+    either order. An item is not its own neighbour; of equally strong neighbours the lower id comes first.
 
     Args:
         sessions: training sessions.

@@ -1,9 +1,9 @@
 """The session graph as tensor operations: no loops over rows, no `unique`, nothing outside the model.
 
 A session's graph has one node per distinct item and an edge u -> v wherever v was clicked right after u.
-Here nothing is renumbered: every click carries the state of its item's node, so that clicks on one item
-always agree, and an edge is read off the positions. That keeps the shapes (B, T, T), needs no gather, no
-scatter and no matrix product to build, and exports as it stands.
+Nodes are not renumbered: every click carries the state of its item's node, so that clicks on one item always
+have equal states, and edges follow from the positions. Shapes stay (B, T, T), no gather or scatter is needed,
+and the graph exports to ONNX unchanged.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class SessionGraph(NamedTuple):
 
 
 def same_item(items: Tensor, mask: Tensor) -> Tensor:
-    """Bool (B, T, T): clicks t and s of a session are both real and of one item."""
+    """Bool (B, T, T): clicks t and s are both real (not padding) and on the same item."""
     return (items.unsqueeze(2) == items.unsqueeze(1)) & mask.unsqueeze(2) & mask.unsqueeze(1)
 
 
 def session_graph(items: Tensor, mask: Tensor) -> SessionGraph:
     """The directed graph of Wu et al. 2019, section "Constructing session graphs".
 
-    Each distinct edge counts once, as in the authors' released code; the paper's text weighs an edge by how
-    often it occurs, which differs only where a session repeats a transition.
+    Each distinct edge counts once, as in the authors' released code. In the paper's text an edge is weighted
+    by how often it occurs, which differs only if a session repeats a transition.
 
     Args:
         items: int64 (B, T), right-padded.

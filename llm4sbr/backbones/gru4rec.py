@@ -10,11 +10,11 @@ With x_t the embedding of click t and h_0 = 0, section 3 of the paper:
 
 Deviations from the paper and the authors' released code:
 
-- Trained like every backbone here: padded batches of prefixes and the softmax cross entropy over the whole
-  catalogue, instead of session-parallel batches with the state carried over, and losses on sampled items.
-- Input and output share one item table (the released code's `constrained_embedding`), and there is no bias
-  per item, so that a score is a dot product.
-- One layer, as the paper found best, and the library's variant of the unit (see `recurrent`).
+- Trained by the softmax cross entropy over the whole catalogue on padded batches of prefixes, like every
+  backbone here, instead of session-parallel batches that carry the state over and losses on sampled items.
+- Input and output share one item embedding table (the released code's `constrained_embedding`), and there is
+  no bias per item, so that a score is a dot product.
+- One layer, which the paper found best, and PyTorch's variant of the unit (see `recurrent`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class GRU4Rec(nn.Module):
     Args:
         num_items: N.
         dim: D, of items and state.
-        embedding_dropout: chance that an entry of a click's vector is dropped in training.
-        state_dropout: the same for the last state.
+        embedding_dropout: dropout rate of the click embeddings.
+        state_dropout: dropout rate of the last state.
     """
 
     plain_readout = "long"

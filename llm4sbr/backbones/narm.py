@@ -12,10 +12,10 @@ product of D-wide vectors.
 
 Deviations from the authors' released code:
 
-- The attention's weights are not normalised, as the paper has it; the code takes a softmax over them.
-- sigmoid instead of its piecewise linear approximation, and the library's GRU (see `recurrent`).
-- Items and states have one width D (there 50 and 100).
-- Parameters start uniform instead of orthogonal and Gaussian.
+- The attention weights are not normalised, as in the paper; the code takes a softmax over them.
+- sigmoid instead of its piecewise linear approximation, and PyTorch's GRU (see `recurrent`).
+- Items and states have one width D (50 and 100 there).
+- Parameters are initialised uniformly instead of orthogonal and Gaussian.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class NARM(nn.Module):
     Args:
         num_items: N.
         dim: D, of items and states.
-        embedding_dropout: chance that an entry of a click's vector is dropped in training.
-        state_dropout: the same for [c_global; c_local].
+        embedding_dropout: dropout rate of the click embeddings.
+        state_dropout: dropout rate of [c_global; c_local].
     """
 
     plain_readout = "long"

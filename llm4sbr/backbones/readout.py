@@ -1,4 +1,4 @@
-"""From the states of clicks to vectors of sessions: what several backbones share."""
+"""From the states of clicks to a session vector: operations that several backbones share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch.nn import functional
 from llm4sbr.fast import backbones
 
 MASKED = -1e4
-"""Logit of what a softmax must leave out: its weight is exactly 0, and in half precision it is still finite,
-so that a row with nothing to attend to (padding) gives a number."""
+"""Logit of masked positions: their softmax weight is exactly 0. It is finite even in half precision, so a row
+with nothing to attend to (padding) does not become NaN."""
 
 
 def mean_click(states: Tensor, mask: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def mean_click(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last dimension, in which only places where `mask` is true take part."""
+    """Softmax over the last dimension, restricted to places where `mask` is true."""
     return logits.masked_fill(~mask, MASKED).softmax(-1)
 
 
@@ -28,7 +28,7 @@ def soft_attention(
 ) -> Tensor:
     """sum_t a_t values_t with a_t = attention . sigmoid(to_key(keys_t) + query), float (B, D).
 
-    The weights a_t are not normalised; padding has none.
+    The weights a_t are not normalised; padding has weight 0.
 
     Args:
         keys: float (B, T, D).
@@ -46,9 +46,9 @@ def soft_attention(
 
 
 class ReversedPositionAttention(nn.Module):
-    """Soft attention that knows how far each click is from the end of its session.
+    """Soft attention with position embeddings counted from the end of the session.
 
-    With x_1 ... x_m the states of the clicks, p_k the vector of the k-th last place and s the mean state:
+    With x_1 ... x_m the states of the clicks, p_k the k-th position from the end and s the mean state:
 
         z_t = tanh(W_1 [x_t; p_{m-t+1}] + b)
         a_t = q . sigmoid(W_2 z_t + W_3 s + c)
@@ -59,7 +59,7 @@ class ReversedPositionAttention(nn.Module):
 
     Args:
         dim: D.
-        positions: places with a vector of their own; clicks further back share the last one's.
+        positions: number of position embeddings; clicks further back share the last one.
     """
 
     def __init__(self, dim: int, *, positions: int) -> None:
@@ -76,7 +76,7 @@ class ReversedPositionAttention(nn.Module):
         steps = torch.arange(states.shape[1], device=states.device)
         back = mask.sum(1, keepdim=True) - 1 - steps  # (B, T), 0 at the last click
         back = back.clamp(min=0, max=self.positions.shape[0] - 1)
-        # W_1 is applied to the few places, not to every click's copy of one.
+        # W_1 is applied once per position, not once per click.
         places = functional.embedding(back, self.from_position(self.positions))  # (B, T, D)
         placed = self.from_state(states) + places
         placed = backbones.tanh(placed) if backbones.applies(self, placed) else torch.tanh(placed)

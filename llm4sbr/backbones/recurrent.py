@@ -1,10 +1,10 @@
-"""A gated recurrent unit that can be exported with batch and length dynamic.
+"""A gated recurrent unit that can be exported with dynamic batch size and length.
 
     z = sigmoid(W_z x + U_z h + b_z)            c = tanh(W x + b + r * (U h + b_u))
     r = sigmoid(W_r x + U_r h + b_r)            h' = (1 - z) * c + z * h
 
-The library's unit: against the papers' (Cho et al. 2014) the maps have biases, r is applied behind U, and z
-stands where they have 1 - z. It runs over padding; with right padding, clicks never see any.
+This is PyTorch's unit. Compared to the papers' (Cho et al. 2014) it has biases, applies r after U, and z
+takes the role of 1 - z. It also runs over padding, which comes after the clicks and does not affect them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class GRU(nn.Module):
         return states
 
     def _as_operator(self, clicks: Tensor) -> Tensor:
-        # Tracing unrolls torch's unit over the example's length and freezes it; ONNX has the same unit as one
-        # operator. Needs torch >= 2.8, in export only.
+        # Tracing would unroll PyTorch's unit to the length of the example input. ONNX has the same unit as
+        # one operator. Needs torch >= 2.8, for export only.
         batch, length, dim = clicks.shape
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         inputs, recurrent, *biases = (_reorder(self.unit.get_parameter(name)) for name in names)
@@ -49,6 +49,6 @@ class GRU(nn.Module):
 
 
 def _reorder(gates: Tensor) -> Tensor:
-    """Gates r, z, c stacked along the first axis, as torch has them, in the order z, r, c of ONNX."""
+    """Gates stacked along the first axis: from PyTorch's order r, z, c to ONNX's order z, r, c."""
     size = gates.shape[0] // 3
     return torch.cat([gates[size : 2 * size], gates[:size], gates[2 * size :]])

@@ -1,7 +1,7 @@
 """S2-DHCN: items convolved over a hypergraph of all sessions (Xia et al., AAAI 2021).
 
-Hypergraph channel. A training session is an edge that joins its items: H is (items, sessions), D the number
-of sessions of each item, B the number of items of each session. L layers without weights, averaged:
+Hypergraph channel. Each training session is an edge that joins its items: H is (items, sessions), D the
+number of sessions per item, B the number of items per session. L layers without weights are averaged:
 
     X_{l+1} = D^-1 H B^-1 H^T X_l        X = 1 / (L + 1) sum_l X_l
 
@@ -14,24 +14,24 @@ sets; with A that matrix and D_A its row sums, starting from the mean of each se
 
     Y_{l+1} = D_A^-1 (A + I) Y_l         Y = 1 / (L + 1) sum_l Y_l
 
-The two views of one session shall agree, and shall not agree with a corrupted one (rows and columns
+The two views of a session are trained to agree, and to disagree with a corrupted view (rows and columns
 shuffled):
 
     L_s = -log sigmoid(X_s . Y_s) - log(1 - sigmoid(X~_s . Y_s))
 
-beta L_s is the auxiliary loss. The line graph depends on the company in the batch, so no score uses it.
+beta L_s is the auxiliary loss. The line graph depends on the other sessions of the batch, so it is not used
+for scoring.
 
-X is constant once the weights are: going into evaluation mode computes it once, and scoring takes it as it
-takes any embedding. (Weights that are changed in evaluation mode want another call of `eval()`; loading does
-that itself.) A training step convolves all N items once: per layer two means over lists of rows, and as much
-again for the gradient. Where a small catalogue meets many clicks, the L layers are made into one (N, N)
-matrix first, and a step is one product with it (`DENSE`).
+In evaluation mode X is constant; `eval()` computes it once, and scoring uses it like any embedding table.
+(After changing weights in evaluation mode, call `eval()` again; loading a state does so itself.) A training
+step convolves all N items once: two means over lists of rows per layer, and the same again for the gradient.
+For a small catalogue with many clicks, the L layers are first combined into one (N, N) matrix, and a step is
+one product with it (`DENSE`).
 
-Unlike the authors' released code: layers are averaged as in the paper (they are summed there); L_s is the
-mean over the batch, not the sum, and weighs a tenth of theirs (0.01 times a sum over 100 sessions would be
-beta = 1); a session is one edge, while there every prefix that the data was expanded into is one, without its
-target; gradients flow into the line graph channel too (there a detour through NumPy cuts them off); scoring
-does not compute the line graph.
+Unlike the authors' released code: layers are averaged as in the paper, not summed; L_s is the mean over the
+batch, not the sum, and has a tenth of their weight (0.01 times a sum over 100 sessions would be beta = 1); a
+session is one edge, while theirs has an edge per training prefix, without its target; gradients flow into the
+line graph channel too (theirs are cut off by a detour through NumPy); scoring skips the line graph.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from llm4sbr.backbones.readout import ReversedPositionAttention, mean_click
 from llm4sbr.protocols import Encoded, Sessions
 
 DENSE = 16
-"""The (N, N) matrix is used up to so many entries per click and layer: about as much faster, per entry, is a
-product than means over rows."""
+"""The (N, N) matrix is used if it has at most this many entries per click and layer: per entry, a matrix
+product is about that much faster than means over rows."""
 LARGEST = 8192
-"""Of catalogues with such a matrix: 256 MB."""
+"""Largest catalogue for which the matrix is built; it takes 256 MB then."""
 
 
 class S2DHCN(nn.Module):
@@ -63,7 +63,7 @@ class S2DHCN(nn.Module):
         dim: D.
         layers: L, of both channels.
         beta: weight of the self-supervised loss.
-        positions: places from the end of a session that have a vector of their own.
+        positions: number of position embeddings, counted from the end of a session.
     """
 
     plain_readout = "long"
@@ -88,7 +88,7 @@ class S2DHCN(nn.Module):
         # The training sessions' items, flat, and how many each has: empty until `fit`, saved with the model.
         self.register_buffer("edges", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("sizes", torch.zeros(0, dtype=torch.int32))
-        # What follows from them, and X in evaluation mode.
+        # Derived from them; and X in evaluation mode.
         for name in ("offsets", "sessions", "starts", "folded", "whole"):
             self.register_buffer(name, None, persistent=False)
         self._index()
@@ -102,7 +102,7 @@ class S2DHCN(nn.Module):
         self._index()
 
     def train(self, mode: bool = True) -> S2DHCN:
-        """Switch between training and evaluation; the latter folds the convolution into constants."""
+        """Switch between training and evaluation mode; the latter computes X once."""
         super().train(mode)
         with torch.no_grad():
             self.folded = None if mode else self._convolved()
@@ -137,7 +137,7 @@ class S2DHCN(nn.Module):
         return len(self.items) <= LARGEST and entries <= DENSE * self.layers * len(self.edges)
 
     def _index(self) -> None:
-        """Derive where each session begins, and the sessions of each item."""
+        """Derive where each session begins, and which sessions each item has."""
         rows, order = self.edges.sort(stable=True)
         owner = torch.arange(len(self.sizes), device=rows.device).repeat_interleave(self.sizes.long())
         every = torch.arange(len(self.items) + 1, device=rows.device)
@@ -146,7 +146,7 @@ class S2DHCN(nn.Module):
         self.sessions = owner[order].int()
         self.starts = torch.searchsorted(rows, every.int(), out_int32=True)
         self.whole = None
-        self.train(self.training)  # what was folded is out of date
+        self.train(self.training)  # recompute what was derived from the old index
 
     def _agreement(self, items: Tensor, mask: Tensor, long: Tensor) -> Tensor:
         """The auxiliary loss beta L_s, a scalar."""
@@ -172,14 +172,14 @@ def _index_again(model: S2DHCN, _: object) -> None:
 
 
 class Hypergraph(NamedTuple):
-    """The hypergraph read both ways; all int32."""
+    """The hypergraph in both directions: items by session, sessions by item; all int32."""
 
     items: Tensor
-    """(C,), rows of the items of session after session."""
+    """(C,): item rows, session by session."""
     offsets: Tensor
     """(sessions + 1,)."""
     sessions: Tensor
-    """(C,), numbers of the sessions of item after item."""
+    """(C,): session numbers, item by item."""
     starts: Tensor
     """(N + 1,)."""
 
@@ -190,10 +190,10 @@ class Hypergraph(NamedTuple):
 
 
 class Convolution(torch.autograd.Function):
-    """X of X_0: the mean of layers 0..L. Linear, so the gradient needs nothing of the forward pass.
+    """X from X_0: the mean of layers 0..L. It is linear, so the backward pass needs no saved activations.
 
-    With P = 1 / (L + 1) sum_l (D^-1 S)^l, S = H B^-1 H^T being symmetric, P^T = D P D^-1: the gradient is a
-    convolution too, between a division and a product with the items' degrees.
+    With P = 1 / (L + 1) sum_l (D^-1 S)^l and S = H B^-1 H^T symmetric, P^T = D P D^-1: the gradient is the
+    same convolution, after a division by the items' degrees and before a product with them.
     """
 
     @staticmethod
@@ -204,13 +204,13 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient of the table."""
+        """Gradient with respect to the table."""
         degree = ctx.graph.starts.diff().clamp(min=1).unsqueeze(1)
         return degree * _mean_of_layers(gradients[0] / degree, ctx.graph, ctx.layers), None, None
 
 
 def jaccard(items: Tensor, mask: Tensor, *, num_items: int) -> Tensor:
-    """Shared items / all items of each two sessions of the batch, float (B, B); 1 in the diagonal."""
+    """Jaccard index of any two sessions' item sets in the batch, float (B, B); 1 on the diagonal."""
     present = torch.zeros(len(items), num_items + 1, device=items.device)
     present = present.scatter(1, items * mask, 1.0)[:, 1:]  # (B, N); padding went to column 0
     shared = present @ present.T
@@ -227,5 +227,5 @@ def _mean_of_layers(table: Tensor, graph: Hypergraph, layers: int) -> Tensor:
 
 
 def _means(table: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
-    """The mean of each list of rows, zeros for an empty one."""
+    """Mean of the rows in each list; zeros for an empty list."""
     return functional.embedding_bag(rows, table, offsets, mode="mean", include_last_offset=True)

@@ -7,18 +7,18 @@ With E the embeddings of the last L clicks plus one learned vector per position,
 
 the session vector is LayerNorm(E_last), and the score of item j its dot product with item j's embedding.
 
-Positions are counted from the end of the session: position 0 is the last click. That is what the authors'
-left-padded input of fixed length amounts to, and it depends on no padding. Clicks further back than
-`max_length` are left out.
+Positions are counted from the end of the session: position 0 is the last click. This is equivalent to the
+authors' left-padded input of fixed length, and does not depend on padding. Clicks further back than
+`max_length` are ignored.
 
 Deviations from the authors' released code:
 
-- It normalises the queries only, and takes the normalised vectors into the residual sum; here LayerNorm
-  stands in front of all three maps and outside the sum, as the paper has it. The maps have no biases.
-- It scales item embeddings by sqrt(D); here as in the paper.
-- It trains every position with one sampled negative; here the last position alone is trained, by the
-  softmax cross entropy over the whole catalogue, as for every backbone here. So the last block computes
-  nothing but the last position, which changes no result.
+- It normalises the queries only, and adds the normalised vectors in the residual sum; here LayerNorm comes
+  before all three maps and outside the sum, as in the paper. The maps have no biases.
+- It scales item embeddings by sqrt(D); the paper and this code do not.
+- It trains every position with one sampled negative. Here only the last position is trained, by the softmax
+  cross entropy over the whole catalogue, like every backbone here. So the last block computes the last
+  position only, which changes no result.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class SASRec(nn.Module):
         num_items: N.
         dim: D.
         blocks: attention blocks, one or more.
-        heads: of each block; D must be a multiple.
-        max_length: L, how many clicks back it sees.
-        dropout: chance that an entry is dropped in training.
+        heads: heads per block; must divide D.
+        max_length: L, number of most recent clicks used.
+        dropout: dropout rate.
 
     Raises:
         ConfigError: an option is out of range.
@@ -82,7 +82,7 @@ class SASRec(nn.Module):
         """Encode int64 (B, T) under bool (B, T): long is the last state, short the last embedding."""
         clicks = embed(items, self.items)  # (B, T, D)
         steps = torch.arange(items.shape[1], device=items.device)
-        back = mask.sum(1, keepdim=True) - 1 - steps  # (B, T), 0 at the last click, negative behind it
+        back = mask.sum(1, keepdim=True) - 1 - steps  # (B, T), 0 at the last click, negative at padding
         seen = mask & (back < len(self.positions))
         states = clicks + functional.embedding(back.clamp(0, len(self.positions) - 1), self.positions)
         states = self.dropout(states)
@@ -97,12 +97,12 @@ class SASRec(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer network, each behind a LayerNorm and inside a residual sum.
+    """Attention and a two-layer network, each after a LayerNorm and with a residual connection.
 
     Args:
         dim: D.
-        heads: D must be a multiple.
-        dropout: chance that an entry is dropped in training.
+        heads: must divide D.
+        dropout: dropout rate.
     """
 
     def __init__(self, dim: int, *, heads: int, dropout: float) -> None:
@@ -117,7 +117,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, at: Tensor, states: Tensor, bias: Tensor) -> Tensor:
-        """States (B, S, D) at S positions that look at `states` (B, T, D) under bias (B, 1, S, T)."""
+        """States (B, S, D) at S positions attend to `states` (B, T, D) under bias (B, 1, S, T)."""
         keys = self.norm_attention(states)
         query, key, value = map(
             self._split, (self.query(self.norm_attention(at)), self.key(keys), self.value(keys))

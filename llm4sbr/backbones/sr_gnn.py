@@ -2,7 +2,7 @@
 
 Equation numbers are the paper's. As in the authors' released code, the edge maps and the attention have
 biases, a distinct edge counts once, and the attention of Eq. 6 runs over clicks, so an item clicked twice
-counts twice; its weights are not normalised. Unlike there, padding takes part in nothing.
+counts twice; its weights are not normalised. Unlike there, padding has no influence.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SRGNN(nn.Module):
             nn.init.uniform_(parameter, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
 
     def fit(self, sessions: Sessions) -> None:
-        """Nothing to prepare: the graph is each session's own."""
+        """Nothing to prepare: each session has its own graph."""
 
     def item_embeddings(self) -> Tensor:
         """What scores are computed with, float (N, D)."""
@@ -75,7 +75,7 @@ class GatedGraph(nn.Module):
         steps: rounds of message passing.
 
     Raises:
-        ConfigError: no round at all.
+        ConfigError: `steps` is below 1.
     """
 
     def __init__(self, dim: int, *, steps: int = 1) -> None:
@@ -91,10 +91,10 @@ class GatedGraph(nn.Module):
         self.from_state = nn.Linear(dim, 3 * dim)
 
     def forward(self, items: Tensor, mask: Tensor, table: Tensor) -> Tensor:
-        """States float (B, T, D) of clicks int64 (B, T) under bool (B, T); clicks of one item share one.
+        """States float (B, T, D) of clicks int64 (B, T) under bool (B, T); equal for clicks on the same item.
 
         Args:
-            items: right-padded; what stands at padding in the result means nothing.
+            items: right-padded; the states at padding are meaningless.
             mask: true at clicks.
             table: float (N, D), row i for item i + 1.
         """
@@ -107,7 +107,7 @@ class GatedGraph(nn.Module):
         return states
 
     def nodes(self, nodes: Nodes, table: Tensor) -> Tensor:
-        """States float (V, D) of the nodes of a batch, with gradients written out."""
+        """States float (V, D) of the nodes of a batch, with a hand-written backward pass."""
         states = functional.embedding(nodes.distinct - 1, table)
         gates = backbones.Gates(
             self.edge_in.weight,
@@ -123,7 +123,7 @@ class GatedGraph(nn.Module):
         own = nodes.item
         for _ in range(self.steps):
             states = backbones.gated_nodes(states, nodes.links(own, len(states)), gates)
-            own = torch.arange(len(own))  # from now on each node has a state of its own
+            own = torch.arange(len(own))  # from the second round on, each node has its own state
         return states
 
     def step(self, states: Tensor, graph: SessionGraph) -> Tensor:
@@ -134,6 +134,6 @@ class GatedGraph(nn.Module):
         reset_m, update_m, new_m = self.from_message(message).chunk(3, 2)
         reset_s, update_s, new_s = self.from_state(states).chunk(3, 2)
         reset = torch.sigmoid(reset_m + reset_s)  # Eq. 3
-        keep = torch.sigmoid(update_m + update_s)  # Eq. 2, one minus the paper's z, as in the released code
+        keep = torch.sigmoid(update_m + update_s)  # Eq. 2: one minus the paper's z, as in the released code
         new = torch.tanh(new_m + reset * new_s)  # Eq. 4
         return new + keep * (states - new)  # Eq. 5

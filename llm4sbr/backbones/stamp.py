@@ -13,11 +13,11 @@ The trilinear product is a dot product with the session vector long = h_s * h_t;
 
 Deviations:
 
-- The paper puts a sigmoid around the score before the softmax and sums binary cross entropies; as in the
+- The paper applies a sigmoid to the score before the softmax and sums binary cross entropies; as in the
   authors' released code the score itself goes into a softmax cross entropy.
-- The released code adds m_s to m_a, has no b_s and b_t, and keeps embeddings within the unit ball; here as
-  in the paper.
-- Parameters start uniform instead of Gaussian.
+- The released code adds m_s to m_a, has no b_s and b_t, and keeps embeddings within the unit ball; this code
+  follows the paper.
+- Parameters are initialised uniformly instead of Gaussian.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""TAGNN: SR-GNN whose session vector is another one for every target (Yu et al., SIGIR 2020).
+"""TAGNN: SR-GNN with a different session vector for every target item (Yu et al., SIGIR 2020).
 
-With h_1 ... h_T the clicks' states out of SR-GNN's gated graph network and v_n a target's embedding:
+With h_1 ... h_T the clicks' states from SR-GNN's gated graph network and v_n a target's embedding:
 
     beta_nt = softmax_t(v_n . W h_t)                      how much click t matters to target n
     s_n     = W_3 [sum_t beta_nt h_t; h_T; long]          long: SR-GNN's attention over all clicks
@@ -10,12 +10,12 @@ W_3 splits into a map U of the first part and the readout that every backbone ha
 
     score_n = fused . v_n + sum_t beta_nt (U h_t . v_n)
 
-where `fused` is the readout of the plain model, or what a fuser makes of states and intents. Both inner
-products are plain matrix products with the catalogue; the (B, N, D) vectors s_n are never made.
+where `fused` is the readout of the plain model, or the fuser's output. Both inner products are matrix
+products with the catalogue; the (B, N, D) vectors s_n are never built.
 
-Unlike the authors' released code: padding takes part in no softmax; the weights behind `long` are not
-normalised (as in the paper's equation, theirs are); U is learned as in the paper (they add the target part
-unmapped). As there, the attention runs over clicks, so an item clicked twice counts twice.
+Unlike the authors' released code: padding takes part in no softmax; the attention weights of `long` are not
+normalised (theirs are, against the paper's equation); U is learned as in the paper (they add the target part
+without a map). As there, the attention runs over clicks, so an item clicked twice counts twice.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from llm4sbr.backbones.sr_gnn import SRGNN
 from llm4sbr.protocols import Encoded, Sessions
 
 BLOCK = 512
-"""Items scored at once: bounds the attention to (B, T, BLOCK), or to 64 blocks of a large catalogue."""
+"""Items scored at once: limits the attention to (B, T, BLOCK), or to 64 blocks for a large catalogue."""
 KEPT = 2**24
-"""Attention weights (B x T x N) that a training step keeps for its backward pass; beyond, it computes them
-again, which takes a third longer."""
+"""Maximum number of attention weights (B x T x N) that a training step keeps for its backward pass; above it
+they are recomputed, which takes a third longer."""
 
 
 class TAGNN(nn.Module):
-    """Session encoder with a score of its own.
+    """Session encoder with its own scoring function.
 
     Args:
         num_items: N.
@@ -55,7 +55,7 @@ class TAGNN(nn.Module):
             nn.init.uniform_(layer.weight, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
 
     def fit(self, sessions: Sessions) -> None:
-        """Nothing to prepare: the graph is each session's own."""
+        """Nothing to prepare: each session has its own graph."""
 
     def item_embeddings(self) -> Tensor:
         """What scores are computed with, float (N, D)."""
@@ -67,9 +67,9 @@ class TAGNN(nn.Module):
         return encoded._replace(mask=mask)
 
     def score(self, fused: Tensor, encoded: Encoded) -> Tensor:
-        """Scores float (B, N) of session vectors (B, D) and the clicks they came from."""
+        """Scores float (B, N) from session vectors (B, D) and the encoded clicks."""
         states, mask = encoded.states, encoded.mask
-        assert states is not None  # `forward` gives both
+        assert states is not None  # `forward` always sets both
         assert mask is not None
         keys, values = self.target_key(states), self.target_value(states)  # (B, T, D)
         closed = torch.where(mask, 0.0, MASKED).unsqueeze(2)  # (B, T, 1)

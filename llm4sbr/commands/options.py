@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from llm4sbr.stamps import STAGE_NAMES
+
 if TYPE_CHECKING:
     from llm4sbr.config import Settings
 
@@ -24,8 +26,6 @@ SECTIONS = {
     "train": "train",
 }
 """Section of the configuration -> the stage it belongs to, the first of those it changes."""
-
-STAGES = ("prepare", "infer", "localize", "train", "evaluate")
 
 SESSION_RULES = click.Choice(["session", "user", "gap", "bins"])
 PROTOCOLS = click.Choice(["default", "paper"])
@@ -137,7 +137,7 @@ def sources(command: Command) -> Command:
 
 def stage_options(until: str, *, required: bool = True) -> Callable[[Command], Command]:
     """RUN, the options of a stage and of all before it, and the common ones."""
-    reached = STAGES[: STAGES.index(until) + 1]
+    reached = STAGE_NAMES[: STAGE_NAMES.index(until) + 1]
 
     def decorate(command: Command) -> Command:
         command = sources(common(command))

@@ -1,4 +1,4 @@
-"""Text encoders: any transformers or sentence-transformers model, and what saves encoding a text twice."""
+"""Text encoders from transformers or sentence-transformers models, and caches of their vectors."""
 
 from llm4sbr.encoders.memo import Memo, encoding
 from llm4sbr.encoders.transformers import TransformersEncoder, bert

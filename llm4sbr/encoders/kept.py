@@ -1,7 +1,7 @@
-"""Vectors of catalogues, kept from run to run under what they were made from.
+"""A disk cache for the text vectors of catalogues, shared by all runs.
 
-One safetensors file per encoder and catalogue text, in `embeddings` of the cache folder (`LLM4SBR_CACHE`).
-Files are written whole or not at all, so several processes may share the folder, and deleting any of them
+One safetensors file per encoder and catalogue, in the folder `embeddings` of the cache folder
+(`LLM4SBR_CACHE`). Files are written atomically, so several processes may share the folder. Deleting a file
 costs one encoding of the catalogue.
 """
 
@@ -19,24 +19,24 @@ from llm4sbr.encoders.memo import Memo, averaged, lines_of
 from llm4sbr.errors import StoreError
 
 FORMAT = 1
-"""Version of the files; part of their names."""
+"""Version of the file format; part of the file names."""
 
 
 def folder() -> Path:
-    """Where the files are."""
+    """The folder of these files."""
     return store.cache_dir() / "embeddings"
 
 
 def encode_kept(texts: Sequence[str], memo: Memo, *, note: Callable[[str], None]) -> Tensor:
-    """Vectors float32 (len(texts), E) of a catalogue's texts, from an earlier run if there was one.
+    """Vectors float32 (len(texts), E) of a catalogue's texts, read from the disk cache if possible.
 
-    `memo` knows them afterwards. A file that is damaged is made anew; one that cannot be written is done
-    without, since vectors can be had again.
+    The vectors are added to `memo`. A damaged file is written again; if a file cannot be written, the vectors
+    are used all the same.
 
     Args:
         texts: of the items.
-        memo: encodes what is not kept.
-        note: told of a damaged file, or of one that cannot be written.
+        memo: encodes texts without a cached vector.
+        note: called with a message if a file is damaged or cannot be written.
     """
     lines = lines_of(texts)
     path = folder() / f"{_key(lines, memo.fingerprint)}.safetensors"
@@ -51,13 +51,13 @@ def encode_kept(texts: Sequence[str], memo: Memo, *, note: Callable[[str], None]
 
 
 def _key(lines: Sequence[str], fingerprint: str) -> str:
-    """Of encoder and lines, none of which can run into the next."""
+    """Cache key of encoder and lines; lengths keep different inputs apart."""
     return store.fingerprint({"format": FORMAT, "encoder": fingerprint, "lines": lines})[:32]
 
 
 def _kept(path: Path, shape: tuple[int, int], note: Callable[[str], None]) -> Tensor | None:
     reason = ""
-    for _ in range(3):  # another process may clear the folder or write the file at this moment
+    for _ in range(3):  # another process may be clearing the folder or writing the file
         if not path.exists():
             return None
         try:
@@ -87,5 +87,5 @@ def _keep(path: Path, vectors: Tensor, fingerprint: str, note: Callable[[str], N
 
 
 def _digest(vectors: Tensor) -> Tensor:
-    """uint8 (32,): their sha256."""
+    """Their sha256, uint8 (32,)."""
     return torch.tensor(list(hashlib.sha256(vectors.contiguous().numpy().data).digest()), dtype=torch.uint8)

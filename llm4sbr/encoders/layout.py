@@ -1,9 +1,9 @@
-"""What a model in the layout of sentence-transformers says about its vectors, read without that package.
+"""Reads how a sentence-transformers model makes its vectors, without that package.
 
-`modules.json` names the parts in order, each with its folder: the transformer; how its token states become a
-vector (`1_Pooling/config.json`); linear maps of it (`2_Dense`); length 1 (`2_Normalize`, which has no files).
-`sentence_bert_config.json` says how many tokens of a text count and whether it is put in lower case,
-`config_sentence_transformers.json` what is put before every text.
+`modules.json` lists the parts in order, each with its folder: the transformer; how token states are pooled
+into one vector (`1_Pooling/config.json`); linear layers on it (`2_Dense`); scaling to length 1
+(`2_Normalize`, without files). `sentence_bert_config.json` has the maximum number of tokens and whether texts
+are lowercased, `config_sentence_transformers.json` a prompt that precedes every text.
 """
 
 from __future__ import annotations
@@ -25,52 +25,52 @@ FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Field of a pooling's configuration -> the way it switches on, in the order in which ways are joined."""
+"""Field of a pooling configuration -> pooling, in the order in which several are concatenated."""
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
-"""Of `torch.nn`, that a linear map may be followed by."""
+"""Activations of `torch.nn` that may follow a linear layer."""
 
 Read = Callable[[str], Path | None]
-"""File name inside the model -> the file on this machine; None if the model has none of that name."""
+"""File name inside the model -> local path; None if the model has no such file."""
 
 
 class Dense(NamedTuple):
-    """A linear map of the vector."""
+    """A linear layer on the pooled vector."""
 
     weights: Path
-    """`linear.weight` (out, in) and, maybe, `linear.bias` (out,)."""
+    """File with `linear.weight` (out, in) and optionally `linear.bias` (out,)."""
     width: int
-    """What comes out."""
+    """Output dimension."""
     activation: str
     """Of `ACTIVATIONS`."""
 
 
 class Layout(NamedTuple):
-    """How a model's vectors are made."""
+    """How a model turns token states into vectors."""
 
     folder: str = ""
-    """Of the transformer, inside the model."""
+    """Folder of the transformer inside the model."""
     pooling: tuple[str, ...] = ("mean",)
-    """Of `POOLINGS`, joined."""
+    """Names of poolings; their vectors are concatenated."""
     layers: tuple[Dense | None, ...] = (None,)
     """Applied to the vector in order; None scales it to length 1."""
     max_length: int | None = None
-    """Tokens of a text that count."""
+    """Maximum number of tokens per text."""
     lower: bool = False
-    """Texts are put in lower case."""
+    """Whether texts are lowercased."""
     prompt: str = ""
-    """Put before every text."""
+    """Precedes every text."""
 
 
 def read_layout(model: str, read: Read) -> Layout | None:
-    """The layout of a model; None if it has none, and says nothing about its vectors.
+    """The layout of a model; None if the model has no `modules.json`.
 
     Args:
-        model: its name, for errors.
-        read: opens its files.
+        model: its name, for error messages.
+        read: finds its files.
 
     Raises:
-        ModelUnavailableError: a file is missing or not what it should be, or the model has a part that is not
-            supported here.
+        ModelUnavailableError: a file is missing or invalid, or the model has a part that is not supported
+            here.
     """
     modules = read(MODULES)
     if modules is None:
@@ -104,7 +104,7 @@ def _layout(model: str, modules: list[dict[str, Any]], read: Read) -> Layout:
 
 
 def _texts(read: Read, folder: str) -> dict[str, Any]:
-    """What is done to texts before they become tokens."""
+    """How texts are prepared before tokenization."""
     own = _json(read, folder, "sentence_bert_config.json", needed=False)
     whole = _json(read, "", "config_sentence_transformers.json", needed=False)
     prompt = (whole.get("prompts") or {}).get(whole.get("default_prompt_name") or "", "")

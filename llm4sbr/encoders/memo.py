@@ -1,4 +1,4 @@
-"""An encoder that remembers: texts that come back within a run are encoded once."""
+"""An in-memory cache around an encoder: each distinct line of text is encoded once per run."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from llm4sbr.protocols import Encoder
 
 
 def encoding(name: str, options: dict[str, Any]) -> Callable[[list[str]], Tensor]:
-    """The work with an installed encoder, made where it is done."""
+    """Create an installed encoder's `encode`, in the worker process that will use it."""
     encode: Callable[[list[str]], Tensor] = registry.create("encoders", name, **options).encode
     return encode
 
 
 def lines_of(texts: Iterable[str]) -> list[str]:
-    """The distinct lines of texts, sorted."""
+    """The distinct lines of all texts, sorted."""
     return sorted({line for text in texts for line in text.split("\n")})
 
 
 def averaged(texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor], dim: int) -> Tensor:
-    """Vectors float32 (len(texts), E) of texts, from vectors of their lines.
+    """Vectors float32 (len(texts), E) of texts, computed from the vectors of their lines.
 
-    A text of several lines names several things; its vector has the direction of the mean of its lines'
-    vectors, and their mean length. So answers that list items cost no more than the items.
+    A text of several lines lists several items. Its vector has the direction of the mean of its lines'
+    vectors and their mean length. So encoding answers that list items costs no more than encoding the items.
 
     Args:
-        texts: of one line or more.
+        texts: one or more lines each.
         encode: lines -> float32 (len(lines), E).
         dim: E.
     """
@@ -44,20 +44,20 @@ def averaged(texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor], di
     whole = torch.arange(len(texts)).repeat_interleave(count)
     sums = torch.zeros(len(texts), dim).index_add_(0, whole, vectors)
     lengths = torch.zeros(len(texts)).index_add_(0, whole, vectors.norm(dim=1))
-    # the length of a sum of n vectors becomes the mean of theirs; a single line is left as it is
+    # scale the sum to the lines' mean length; a single line is left unchanged
     scale = torch.where(count > 1, lengths / count / sums.norm(dim=1).clamp_min(1e-12), 1.0)
     return sums * scale.unsqueeze(1)
 
 
 class Memo:
-    """An encoder that encodes each distinct line of text once in its life, see `averaged`.
+    """An encoder that encodes each distinct line of text only once, see `averaged`.
 
     Args:
-        encoder: does the work.
-        advance: called with the number of lines whenever some are done.
-        block: lines handed to `encoder` at once.
-        limit: bytes of vectors remembered; beyond that, new lines are encoded each time they come.
-        work: encodes blocks of lines, in their order; by default `encoder` does, here.
+        encoder: the wrapped encoder.
+        advance: called with the number of lines encoded.
+        block: number of lines per call of `encoder`.
+        limit: maximum size of the cache in bytes; further lines are encoded each time they occur.
+        work: encodes blocks of lines, in order; by default `encoder` does so in this process.
     """
 
     def __init__(
@@ -78,17 +78,17 @@ class Memo:
         self._known: dict[str, Tensor] = {}
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """float32 (len(texts), E); texts of one line as the wrapped encoder gives them."""
+        """float32 (len(texts), E); texts of one line exactly as the wrapped encoder encodes them."""
         return averaged(texts, self._lines, self.dim)
 
     def learn(self, lines: Sequence[str], vectors: Tensor) -> None:
-        """Take over vectors, float32 (len(lines), E), of distinct lines that were encoded before."""
+        """Add vectors, float32 (len(lines), E), of distinct lines that were encoded before."""
         self.advance(len(lines))
         self._remember(dict(zip(lines, vectors.unbind(), strict=True)))
 
     def _lines(self, lines: Sequence[str]) -> Tensor:
         fresh: dict[str, Tensor] = {}
-        # longest first: blocks of like length need little padding, and what is left goes faster, not slower
+        # longest first: blocks of similar length need little padding, and progress speeds up, not slows down
         missing = sorted({line for line in lines if line not in self._known}, key=lambda t: (-len(t), t))
         parts = [missing[start : start + self.block] for start in range(0, len(missing), self.block)]
         for part, vectors in zip(parts, self.work(parts), strict=True):

@@ -1,4 +1,4 @@
-"""How the token states of a text become one vector; the ways have the names of sentence-transformers."""
+"""Pools the token states of a text into one vector; poolings have the names of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 
 def pool(states: Tensor, mask: Tensor, ways: Sequence[str]) -> Tensor:
-    """Token states float (B, T, H) -> vectors (B, len(ways) * H), one way beside the other.
+    """Token states float (B, T, H) -> vectors (B, len(ways) * H), concatenated in the order of `ways`.
 
     Args:
-        states: of tokens, padded on the right.
-        mask: bool (B, T), False for padding; the first token of a row is none.
-        ways: of `POOLINGS`.
+        states: token states, padded on the right.
+        mask: bool (B, T), False at padding; the first token of a row is never padding.
+        ways: names of poolings.
     """
     return torch.cat([WAYS[way](states, mask) for way in ways], 1)
 
@@ -41,7 +41,7 @@ def _mean(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def _mean_root(states: Tensor, mask: Tensor) -> Tensor:
-    """The sum over the square root of the length."""
+    """The sum divided by the square root of the number of tokens."""
     return _sum(states, mask) / mask.sum(1, keepdim=True).sqrt()
 
 
@@ -63,4 +63,4 @@ WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "weightedmean": _weighted,
     "lasttoken": _last,
 }
-"""Way -> (states, mask) -> vectors (B, H)."""
+"""Name -> function of (states, mask) -> vectors (B, H)."""

@@ -1,10 +1,10 @@
-"""Text encoders: any transformers model whose token states are pooled into one vector per text.
+"""A text encoder for any transformers model, whose token states are pooled into one vector per text.
 
-A model in the layout of sentence-transformers says itself how that is done (`layout.py`), and is obeyed. The
-paper encodes answers and item names with bert-base-uncased (Eqs. 1 and 2) and does not say how the token
-states become one vector. Mean pooling is the default there, because the CLS state of a BERT that was never
-trained on sentence pairs tells titles apart poorly; `pooling = "cls"` takes that state instead. Vectors are
-scaled to length 1 unless `normalize = false`, so that long and short texts weigh the same.
+A model in the layout of sentence-transformers defines the pooling itself (`layout.py`). The paper encodes
+answers and item names with bert-base-uncased (Eqs. 1 and 2) and does not say how it pools the token states.
+For such models mean pooling is the default, because the CLS state of a BERT that was never trained on
+sentence pairs distinguishes titles poorly; `pooling = "cls"` selects it. Vectors are scaled to length 1
+unless `normalize = false`, so that long and short texts have the same weight.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from llm4sbr.system import devices, models
 
 
 class TransformersEncoder:
-    """Vectors of texts from any transformers or sentence-transformers model, loaded with the first text.
+    """Text vectors from a transformers or sentence-transformers model; weights are loaded on first use.
 
     Args:
         model: a folder, or the name of a model on the hub.
-        pooling: `mean` of the token states that are no padding, the first state `cls`, `max`,
-            `mean_sqrt_len_tokens`, `weightedmean` or `lasttoken`; by default what the model's own layout
-            says, and `mean` where it has none.
-        normalize: scale every vector to length 1; by default what the model's own layout says, and true
-            where it has none.
-        max_length: tokens of a text that count; the rest is cut off.
-        batch_size: texts encoded at once.
-        device: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one.
+        pooling: `mean` over the tokens without padding, `cls` (the first token), `max`,
+            `mean_sqrt_len_tokens`, `weightedmean` or `lasttoken`; by default as the model's own layout
+            defines, `mean` if it has none.
+        normalize: scale every vector to length 1; by default as the model's own layout defines, true if it
+            has none.
+        max_length: maximum number of tokens per text; longer texts are truncated.
+        batch_size: texts per batch.
+        device: `cpu`, `cuda`, `cuda:1`; `auto` uses a GPU if there is one.
         revision: branch, tag or commit on the hub.
 
     Raises:
-        ConfigError: a `pooling` that does not exist, or a size below 1.
+        ConfigError: an unknown `pooling`, or a size below 1.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class TransformersEncoder:
 
     @cached_property
     def layout(self) -> Layout:
-        """How the vectors are made: as the model says, but for what was chosen.
+        """How the vectors are made: the model's own layout, except for options that were set.
 
         Raises:
-            ModelUnavailableError: the model says something that cannot be done here.
+            ModelUnavailableError: the model's layout is not supported.
         """
         own = read_layout(self.model, lambda name: models.file(self.model, name, self.revision or "main"))
         found = own or Layout()
@@ -87,19 +87,19 @@ class TransformersEncoder:
 
     @property
     def pooling(self) -> str:
-        """How token states become a vector, such as `mean` or `cls+mean`."""
+        """The pooling, such as `mean` or `cls+mean`."""
         return "+".join(self.layout.pooling)
 
     @cached_property
     def dim(self) -> int:
-        """E, from the model's configuration; no weights are loaded."""
+        """E, from the model's configuration; does not load weights."""
         widths = [layer.width for layer in self.layout.layers if layer is not None]
         hidden = int(self._config.get_text_config().hidden_size)
         return widths[-1] if widths else hidden * len(self.layout.pooling)
 
     @cached_property
     def fingerprint(self) -> str:
-        """The model's content or commit and everything that changes a vector; no weights are loaded."""
+        """The model's content hash or commit and every setting that changes a vector; loads no weights."""
         folder = Path(self.model)
         if folder.is_dir():
             origin = f"sha256:{models.content(folder)}"
@@ -111,10 +111,10 @@ class TransformersEncoder:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """float32 (len(texts), E) on the CPU, in the order of `texts`.
 
-        Equal texts are encoded once, and texts of similar length together, so that little padding is needed.
+        Equal texts are encoded once, and texts of similar length together, to save padding.
 
         Raises:
-            ModelUnavailableError: the weights cannot be had here.
+            ModelUnavailableError: the weights cannot be loaded.
         """
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         if not distinct:
@@ -160,13 +160,13 @@ class TransformersEncoder:
     def _network(self) -> Any:
         from transformers import AutoModel
 
-        # safetensors only: the older weight format is pickle, which can run code
+        # safetensors only: the older weight format is pickle, which can execute code
         network, found = self._load(
             AutoModel.from_pretrained, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
         unused = ("decoder.", "pooler.") if network.config.is_encoder_decoder else ("pooler.",)
         missing = [name for name in sorted(found["missing_keys"]) if not any(part in name for part in unused)]
-        if missing:  # transformers would draw them at random
+        if missing:  # transformers would initialise them randomly
             reason = f"{len(missing)} of its weights are in none of its files, {missing[0]} for one"
             raise _unavailable(self.model, ValueError(reason))
         if network.config.is_encoder_decoder:
@@ -239,7 +239,7 @@ def _map(layer: Dense) -> torch.nn.Module:
 
 
 def _is_folder(model: str) -> bool:
-    """Whether `model` is meant as a folder: it is one, or no hub name looks like it."""
+    """Whether `model` means a folder: it exists, or it does not look like a hub name."""
     return Path(model).is_dir() or model.startswith((".", "/")) or Path(model).is_absolute()
 
 

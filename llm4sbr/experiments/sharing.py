@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm4sbr import pipeline, stamps, store
+from llm4sbr import freshness, stamps, store
 from llm4sbr.config import Config
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.stages.train import variants
 
-PREPARE, INFER, LOCALIZE, TRAIN, _ = pipeline.STAGES
+PREPARE, INFER, LOCALIZE, TRAIN, _ = freshness.STAGES
 
 NOT_THE_MODEL = ("train.seeds", "train.seed", "train.baselines", "train.plain", "infer.controls")
 """Settings in the stamp of `train` that say which models there are, not what one is."""
@@ -30,7 +30,7 @@ FUSION = ("train.fuser", "train.fuser_options", "train.tau", "train.intent_dropo
 def share_stages(run: Path, config: Config, donors: Iterable[Path]) -> None:
     """Link those stages before `train` that another run has finished and this one would make the same."""
     for stage in (PREPARE, INFER, LOCALIZE):
-        stamp = pipeline.stamp_for(run, stage, config)
+        stamp = freshness.stamp_for(run, stage, config)
         if _fingerprint(run / stage.name) == stamp.fingerprint:
             continue
         found = next((d for d in donors if _fingerprint(d / stage.name) == stamp.fingerprint), None)
@@ -51,7 +51,7 @@ def share_models(run: Path, config: Config, donors: Sequence[Path]) -> int:
         donors: other runs.
     """
     found = 0
-    stamp = pipeline.stamp_for(run, TRAIN, config)
+    stamp = freshness.stamp_for(run, TRAIN, config)
     if _fingerprint(run / TRAIN.name) == stamp.fingerprint:
         return 0
     sources = [(donor, parts) for donor in (run, *donors) if (parts := _trained(donor)) is not None]

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from llm4sbr import pipeline, stamps, store
-from llm4sbr.config import Config, Settings, to_toml
+from llm4sbr import freshness, pipeline, stamps, store
+from llm4sbr.config import Config, Settings, in_force, to_toml
 from llm4sbr.errors import Llm4sbrError, TrainingError
 from llm4sbr.experiments import sharing
 from llm4sbr.progress import Advance, Progress
@@ -37,7 +37,7 @@ class Task(NamedTuple):
 
 def settle(run: Path, chosen: Settings) -> Config:
     """The cell's configuration; what an earlier command chose for this run is forgotten."""
-    _, config = pipeline.configure(None, chosen)
+    _, config = in_force.configure(None, chosen)
     store.write_text(run / "config.toml", to_toml(chosen))
     return config
 
@@ -88,7 +88,7 @@ def work(task: Task, report: Report) -> str:
 
 def _train_apart(run: Path, config: Config, report: Report) -> None:
     """Train what is lacking, each model in a process that has done nothing before."""
-    stamp = pipeline.stamp_for(run, sharing.TRAIN, config)
+    stamp = freshness.stamp_for(run, sharing.TRAIN, config)
     done = stamps.read_stamp(run / sharing.TRAIN.name)
     if done and done.fingerprint == stamp.fingerprint:
         return

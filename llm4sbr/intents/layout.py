@@ -1,4 +1,4 @@
-"""The manifest of a folder of intents, and what every shard it lists must look like."""
+"""The manifest of a folder of intents, and the tensors that its shards must have."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from llm4sbr.errors import StoreError
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-"""Version of the shards' and the manifest's layout."""
+"""Version of the format of shards and manifest."""
 
 Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
-"""Tensor of a shard -> its type, and its shape behind the first axis."""
+"""Tensor of a shard -> its dtype, and its shape without the first axis."""
 
 
 def key_shapes(perspectives: int) -> Shapes:
-    """A shard of keys: the samples' keys, and where their P intents stand."""
+    """Tensors of a keys shard: the samples' keys, and the rows of their P intents."""
     return {"keys": (torch.int64, ()), "rows": (torch.int32, (perspectives,))}
 
 
 def intent_shapes(dim: int, f: int) -> Shapes:
-    """A shard of intents: vectors of E numbers, the F items that they are tied to, and their weights."""
+    """Tensors of an intents shard: vectors (E), items (F), and the items' weights (F)."""
     return {
         "intents": (torch.float16, (dim,)),
         "items": (torch.int32, (f,)),
@@ -34,22 +34,22 @@ def intent_shapes(dim: int, f: int) -> Shapes:
 
 
 def again(folder: Path) -> str:
-    """The command that makes the intents in a run's folder `localize/<source>` anew."""
+    """The command that rebuilds the intents in a run's folder `localize/<source>`."""
     return f"run llm4sbr localize {folder.parent.parent} --force"
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the manifest, with its own hash in it."""
+    """Write the manifest, including its own hash."""
     whole = {"format": FORMAT, **content}
     store.write_json(folder / MANIFEST, whole | {"sha256": store.fingerprint(whole)})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, after a look at the sizes of the shards it lists.
+    """Read the manifest, and check the sizes of the shards it lists.
 
     Raises:
-        StoreError: it is missing, damaged or of another version, or a shard is missing, not beside it, or of
-            another size.
+        StoreError: the manifest is missing, damaged or of another version, or a shard is missing, in another
+            folder, or of another size.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -64,7 +64,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if found.get("sha256") != store.fingerprint({k: v for k, v in found.items() if k != "sha256"}):
         raise StoreError(f"{path}: changed since it was written; {again(folder)}")
     for entry in (*found["keys"], *found["shards"]):
-        if Path(entry["file"]).name != entry["file"]:  # a manifest may come from anywhere
+        if Path(entry["file"]).name != entry["file"]:  # the manifest may come from somebody else
             raise StoreError(f"{path}: lists {entry['file']!r}, which is not beside it; {again(folder)}")
         _check_size(folder / entry["file"], entry["bytes"])
     return found

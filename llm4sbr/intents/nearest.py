@@ -1,4 +1,4 @@
-"""The known session that is most like another: it stands in where a session has no intents of its own."""
+"""Finds the known session most similar to a new one, to use its intents for a session without any."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples, Sessions
 
 TRIED = 16
-"""Nearest sessions looked at for one whose answers were usable."""
+"""Number of nearest sessions to try, until one has an intent."""
 
 COMPARED = 1000
-"""Sessions with the same last item that are compared at most, the latest ones."""
+"""Maximum number of sessions compared: the most recent ones with the same last item."""
 
 
 class NearestSession:
-    """Finds known sessions with the same last item that share the most items with a given one.
+    """Finds known sessions with the same last item that share the most items with a given session.
 
     Args:
-        intents: the known sessions' intents.
-        sessions: what the samples refer to.
-        samples: the sessions that may be found; those without intents are passed over.
+        intents: intents of the known sessions.
+        sessions: the sessions that the samples refer to.
+        samples: the known sessions; those without intents are skipped.
     """
 
     def __init__(self, intents: IntentStore, sessions: Sessions, samples: Samples) -> None:
         self.intents = intents
         self.sessions = sessions
         self.samples = by_row(intents, samples)
-        """One sample per row of the intents; start = end = 0 where there is none."""
+        """One sample per row of the intents; start = end = 0 for a row without a sample."""
         end = self.samples.end
-        last = sessions.items[end - 1].masked_fill(end == 0, 0)  # id 0 is never asked for
+        last = sessions.items[end - 1].masked_fill(end == 0, 0)  # id 0 is never looked up
         by_time = end.argsort(stable=True)
         self._order = by_time[last[by_time].argsort(stable=True)]
         self._last = last[self._order]
@@ -47,7 +47,7 @@ class NearestSession:
         return usable(self.intents, self._ranked(ids))
 
     def _ranked(self, ids: Sequence[int]) -> Tensor:
-        """Rows of the closest sessions, int64, best first: most items shared, then the shortest."""
+        """Rows of the most similar sessions, int64: most shared items first, then the shortest."""
         bounds = torch.tensor([ids[-1], ids[-1] + 1])
         low, high = torch.searchsorted(self._last, bounds).tolist()
         rows = self._order[max(low, high - COMPARED) : high]
@@ -60,17 +60,17 @@ class NearestSession:
 
 
 def usable(intents: IntentStore, rows: Tensor) -> int:
-    """The first of some rows that has any intent, -1 if none has."""
+    """The first of these rows that has an intent; -1 if none has."""
     known = intents.gather(rows).flatten(1).any(1).nonzero()
     return int(rows[known[0, 0]]) if len(known) else -1
 
 
 def by_row(intents: IntentStore, samples: Samples) -> Samples:
-    """One sample per row of the intents; rows whose session is not there have start = end = 0."""
+    """One sample per row of the intents; rows without a sample have start = end = 0."""
     rows = intents.rows(samples.key)
     known = (rows >= 0).nonzero().squeeze(1)
     sample = torch.full_like(intents.keys, -1)
-    sample[rows[known]] = known  # of equal prefixes any one
+    sample[rows[known]] = known  # any one of equal prefixes
     found = sample >= 0
     if not len(samples.key):
         return Samples(torch.zeros_like(sample), torch.zeros_like(sample), intents.keys)

@@ -1,4 +1,4 @@
-"""Reading intents: opened in the time that a manifest takes, looked up by sample."""
+"""Reads intents by sample key; opening them only reads the manifest."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from llm4sbr.intents.shards import Shards, spans
 
 
 class IntentStore:
-    """The intents of one source, opened for reading with `IntentStore.open`."""
+    """The intents of one source; open them with `IntentStore.open`."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder
         self.manifest = manifest
         self.perspectives: list[str] = manifest["perspectives"]
-        """Their names, in the order of axis P."""
+        """Names of the perspectives, in the order of axis P."""
         self.catalogue_hash: str = manifest["catalogue"]
-        """`catalogue_hash` of the items that the intents are tied to."""
+        """`catalogue_hash` of the catalogue that the intents refer to."""
         self.dim: int = manifest["dim"]
         """E."""
         self.f: int = manifest["f"]
@@ -35,7 +35,7 @@ class IntentStore:
 
     @classmethod
     def open(cls, folder: Path) -> IntentStore:
-        """Open what an `IntentWriter` closed; only `verify` looks at every byte.
+        """Open the folder that an `IntentWriter` wrote; only `verify` checks every byte.
 
         Raises:
             StoreError: a file is missing or has another size, or the manifest is damaged or of another
@@ -44,27 +44,27 @@ class IntentStore:
         return cls(folder, read_manifest(folder))
 
     def __len__(self) -> int:
-        """M, the samples whose answers are here."""
+        """M, the number of samples."""
         return len(self._samples)
 
     @property
     def distinct(self) -> int:
-        """Intents stored, equal ones of several samples or perspectives counted once."""
+        """Number of distinct intents."""
         return len(self._intents)
 
     @property
     def bytes(self) -> int:
-        """Of all shards."""
+        """Size of all shards in bytes."""
         return sum(entry["bytes"] for part in (self._samples, self._intents) for entry in part.entries)
 
     @property
     def shards(self) -> int:
-        """Files besides the manifest."""
+        """Number of shard files."""
         return len(self._samples.entries) + len(self._intents.entries)
 
     @cached_property
     def keys(self) -> Tensor:
-        """int64 (M,), ascending: the key of every row. Reads them all, unlike `rows`."""
+        """int64 (M,), ascending: the key of every row. Unlike `rows`, this reads all of them."""
         parts = [self._samples.mapped(shard)["keys"] for shard in range(len(self._samples.entries))]
         return parts[0] if len(parts) == 1 else torch.cat([torch.zeros(0, dtype=torch.int64), *parts])
 
@@ -83,7 +83,7 @@ class IntentStore:
         return found
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Intents float32 (B, P, E) of row numbers int64 (B,); zero where a row is -1."""
+        """Intents float32 (B, P, E) of row numbers int64 (B,); zeros where a row is -1."""
         numbers = self._numbers(rows)
         return self._take("intents", numbers, rows).float()
 
@@ -96,10 +96,10 @@ class IntentStore:
         """Read everything and compare it with the manifest.
 
         Args:
-            catalogue: the hash of the catalogue that the intents should be tied to.
+            catalogue: hash of the expected catalogue.
 
         Raises:
-            StoreError: a shard is missing, a byte of it has changed, or the catalogue is another.
+            StoreError: a shard is missing or has changed, or the intents are for another catalogue.
         """
         for part in (self._samples, self._intents):
             part.verify()
@@ -110,7 +110,7 @@ class IntentStore:
             )
 
     def _numbers(self, rows: Tensor) -> Tensor:
-        """Which intents rows int64 (B,) have, int64 (B * P,); any where a row is -1."""
+        """Rows int64 (B,) -> numbers of their distinct intents, int64 (B * P,); arbitrary for a row of -1."""
         if len(rows) and int(rows.max()) >= len(self):
             raise IndexError(f"row {int(rows.max())} of {self.folder}, which has {len(self)} rows")
         if not len(self):
@@ -127,14 +127,14 @@ class IntentStore:
 
 
 def verify_all(localize: Path, *, catalogue: str) -> dict[str, IntentStore]:
-    """Read all that a run's stage `localize` wrote and compare it with what was written.
+    """Verify all intents of a run and open them.
 
     Args:
-        localize: the stage's folder.
-        catalogue: the hash of the run's catalogue.
+        localize: folder of the stage.
+        catalogue: hash of the run's catalogue.
 
     Returns:
-        The intents by source, those of the LLM first.
+        The intents by source, the LLM's first.
 
     Raises:
         StoreError: something is missing, has changed, or is for another catalogue.

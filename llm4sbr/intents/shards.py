@@ -1,4 +1,4 @@
-"""Shards that are memory-mapped when they are first needed, and their rows as if they were one table."""
+"""Several shard files as one table: memory-mapped on first use, rows taken by number."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from llm4sbr.intents.layout import MANIFEST, Shapes, again
 
 
 class Shards:
-    """The shards of one kind, opened for reading.
+    """All shards of one kind, for reading.
 
     Args:
-        folder: where they are.
-        entries: what the manifest says of each.
-        shapes: what each must hold.
+        folder: folder of the shards.
+        entries: their entries in the manifest.
+        shapes: the tensors that each must have.
     """
 
     def __init__(self, folder: Path, entries: Sequence[dict[str, Any]], shapes: Shapes) -> None:
@@ -28,12 +28,12 @@ class Shards:
         self.entries = entries
         self.shapes = shapes
         self.ends = torch.tensor([entry["rows"] for entry in entries], dtype=torch.int64).cumsum(0)
-        """int64 (shards,): the row behind each shard's last."""
+        """int64 (shards,): for each shard, the number of the first row after it."""
         self._firsts = self.ends - torch.tensor([entry["rows"] for entry in entries], dtype=torch.int64)
         self._mapped: list[dict[str, Tensor] | None] = [None] * len(entries)
 
     def __len__(self) -> int:
-        """Rows of all shards together."""
+        """Number of rows of all shards."""
         return int(self.ends[-1]) if self.entries else 0
 
     def first(self, shard: int) -> int:
@@ -41,10 +41,10 @@ class Shards:
         return int(self._firsts[shard])
 
     def mapped(self, shard: int) -> dict[str, Tensor]:
-        """A shard's tensors, on disk.
+        """The tensors of a shard, memory-mapped.
 
         Raises:
-            StoreError: it is not the shard that the manifest lists.
+            StoreError: the file is not the shard that the manifest lists.
         """
         found = self._mapped[shard]
         if found is None:
@@ -52,7 +52,7 @@ class Shards:
         return found
 
     def take(self, name: str, rows: Tensor) -> Tensor:
-        """The rows int64 (n,), all within the table, of the tensor `name`, as they are stored."""
+        """Rows int64 (n,) of the tensor `name`, in its stored dtype."""
         if len(self.entries) == 1:
             return self.mapped(0)[name].index_select(0, rows)
         shard = torch.searchsorted(self.ends, rows, right=True)
@@ -60,7 +60,7 @@ class Shards:
         local = (rows - self._firsts[shard])[order].numpy()
         dtype, shape = self.shapes[name]
         found = torch.empty(len(rows), *shape, dtype=dtype)
-        # NumPy, because a call of it takes a quarter of the time, and there may be one per row.
+        # NumPy, because its call overhead is a quarter of PyTorch's, and there may be one call per row
         sorted_rows = found.numpy()
         for number, start, end in spans(shard):
             part = sorted_rows[start:end]
@@ -68,7 +68,7 @@ class Shards:
         return found[_inverse(order)]
 
     def verify(self) -> None:
-        """Read every shard and compare its hash; `StoreError` if one is missing or has changed."""
+        """Read every shard and compare its hash; raises `StoreError` if one is missing or has changed."""
         for entry in self.entries:
             path = self.folder / entry["file"]
             if store.file_sha256(path) != entry["sha256"]:
@@ -86,7 +86,7 @@ class Shards:
 
 
 def spans(numbers: Tensor) -> Iterator[tuple[int, int, int]]:
-    """Every number in int64 (n,), not negative, and from where to where it stands once they are sorted."""
+    """For each distinct number in int64 (n,), not negative: the number, and its begin and end once sorted."""
     end = 0
     for number, count in enumerate(torch.bincount(numbers).tolist()):
         start, end = end, end + count
@@ -95,5 +95,5 @@ def spans(numbers: Tensor) -> Iterator[tuple[int, int, int]]:
 
 
 def _inverse(order: Tensor) -> Tensor:
-    """Where every place of a permutation int64 (n,) has gone."""
+    """The inverse of a permutation int64 (n,)."""
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))

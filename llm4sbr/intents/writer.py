@@ -1,4 +1,4 @@
-"""Writing intents: in order of the samples' keys, never more than a shard of each kind in memory."""
+"""Writes intents in the order of their samples' keys, with at most one shard of each kind in memory."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from llm4sbr.errors import StoreError
 from llm4sbr.intents.layout import MANIFEST, write_manifest
 
 SHARD = 2**26
-"""Bytes per shard, about."""
+"""Approximate size of a shard in bytes."""
 REMEMBERED = 2**19
-"""Intents among which an equal one is sought: the last so many distinct ones, or up to twice as many. They
-take about 130 bytes each, so that memory is bounded however many there are."""
+"""How many recent distinct intents (up to twice as many) are searched for an equal one. Each takes about 130
+bytes, which bounds the memory."""
 
 
 class IntentWriter:
     """Writes the intents of one source, in ascending order of their samples' keys.
 
-    Equal intents are written once, as long as they are within `remembered` distinct ones of each other.
+    Equal intents are stored once if at most `remembered` other distinct intents lie between them.
 
     Args:
-        folder: made if missing; what an interrupted attempt left in it is removed.
-        perspectives: their names, P of them.
-        about: what the intents were made from, for the manifest: at least `catalogue`, the catalogue's hash.
-        shard: bytes per shard, about.
+        folder: created if missing; leftovers of an interrupted attempt are removed.
+        perspectives: names of the P perspectives.
+        about: what the intents were made from, for the manifest; needs `catalogue`, the catalogue's hash.
+        shard: approximate size of a shard in bytes.
         remembered: see above.
     """
 
@@ -56,19 +56,20 @@ class IntentWriter:
                 path.unlink(missing_ok=True)
 
     def add(self, keys: Tensor, intents: Tensor, items: Tensor, weights: Tensor) -> None:
-        """Add m samples, m may be 0; a shard is written whenever there are enough. All calls share E and F.
+        """Add m samples (m may be 0); full shards are written to disk. E and F must be the same in all calls.
 
         Args:
-            keys: int64 (m,), strictly ascending and above all keys written before.
-            intents: float (m, P, E); kept as float16.
+            keys: int64 (m,), strictly ascending and above all keys added before.
+            intents: float (m, P, E); stored as float16.
             items: integer (m, P, F), catalogue ids, 0 for none.
-            weights: float (m, P, F); kept as float16.
+            weights: float (m, P, F); stored as float16.
 
         Raises:
-            StoreError: keys out of order, a value that float16 cannot hold, or a file that cannot be written.
+            StoreError: keys out of order, a value that is not finite in float16, or a file that cannot be
+                written.
         """
         order = torch.cat([keys.new_tensor([] if self._last is None else [self._last]), keys])
-        if (order[1:] <= order[:-1]).any():  # no difference: it could overflow
+        if (order[1:] <= order[:-1]).any():  # compared, not subtracted, which could overflow
             raise StoreError(f"{self.folder}: keys must be written in strictly ascending order")
         half = intents.half()
         if not half.isfinite().all():
@@ -81,7 +82,7 @@ class IntentWriter:
         self._keys.add({"keys": keys.long(), "rows": rows.reshape(len(keys), intents.shape[1])})
 
     def close(self, statistics: Mapping[str, Any] = {}) -> None:
-        """Write what is left and the manifest; without one the folder counts as unfinished."""
+        """Write the remaining rows, then the manifest; without a manifest the folder counts as unfinished."""
         for shards in (self._keys, self._intents):
             shards.flush()
         dim, f = self._widths
@@ -100,7 +101,7 @@ class IntentWriter:
 
 
 class _Known:
-    """Numbers rows by their content, in the order in which they first come."""
+    """Numbers distinct rows in the order in which they first occur."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -109,7 +110,7 @@ class _Known:
         self._old: dict[bytes, int] = {}
 
     def numbers(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Numbers int32 (n,) of rows whose content is `parts`, each (n, .), and which of them are new."""
+        """For rows with the content `parts`, each (n, .): their numbers int32 (n,), and which are new."""
         bytes_of = torch.cat([part.contiguous().view(torch.uint8) for part in parts], 1).numpy()
         numbers, fresh = [], []
         for row, content in enumerate(bytes_of):
@@ -126,28 +127,28 @@ class _Known:
         return torch.tensor(numbers, dtype=torch.int32), torch.tensor(fresh, dtype=torch.int64)
 
     def _remember(self, digest: bytes, number: int) -> None:
-        """Keep it among the young; when these are enough, they become the old, and the old are forgotten."""
+        """Add to the recent ones; when these are full, they replace the older ones."""
         if len(self._young) >= self._most:
             self._old, self._young = self._young, {}
         self._young[digest] = number
 
 
 class _Shards:
-    """The shards of one kind while they are written."""
+    """The shards of one kind while they are being written."""
 
     def __init__(self, folder: Path, name: str, size: int) -> None:
         self.folder = folder
         self.name = name
         self.size = size
         self.entries: list[dict[str, Any]] = []
-        """What the manifest says of each."""
+        """Entries of the finished shards for the manifest."""
         self.rows = 0
-        """Rows so far, those not yet written among them."""
+        """Number of rows added, including those not yet written."""
         self._blocks: list[Mapping[str, Tensor]] = []
         self._waiting = 0
 
     def add(self, block: Mapping[str, Tensor]) -> None:
-        """Add tensors with as many rows each, and write what fills a shard."""
+        """Add tensors with equal numbers of rows, and write full shards."""
         count, size = _size(block)
         self.rows += count
         self._waiting += count
@@ -158,7 +159,7 @@ class _Shards:
                 self._write(most)
 
     def flush(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         if self._waiting:
             self._write(self._waiting)
 
@@ -166,7 +167,7 @@ class _Shards:
         path = self.folder / f"{self.name}-{len(self.entries):05}.safetensors"
         blocks, self._blocks = self._blocks, []
         whole = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
-        del blocks  # a shard is in memory once while it is written
+        del blocks  # so that the shard is in memory only once while it is written
         tensors = {name: part[:rows] for name, part in whole.items()}
         store.write_tensors(path, tensors)
         entry = {"file": path.name, "rows": rows, "bytes": path.stat().st_size}
@@ -178,6 +179,6 @@ class _Shards:
 
 
 def _size(block: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Rows and bytes."""
+    """Number of rows, and bytes."""
     parts = list(block.values())
     return len(parts[0]), sum(part.numel() * part.element_size() for part in parts)

@@ -1,1 +1,1 @@
-"""What answers prompts, what stands in for it as a control, and the cache of answers."""
+"""LLMs, and the controls that take their place."""

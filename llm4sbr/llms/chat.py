@@ -9,24 +9,24 @@ from llm4sbr.errors import ModelUnavailableError
 __all__ = ["Chat"]
 
 PROBE = "Red Lamp"
-"""A prompt that a template must show."""
+"""A test prompt; a chat template is refused if it drops it."""
 
 
 class Chat(NamedTuple):
-    """How one model is spoken to."""
+    """A model's tokenizer and chat template."""
 
     tokenizer: Any
     template: str | None
-    """Jinja; None for a model that only continues text."""
+    """Jinja template; None for a model without a chat format, which only continues text."""
     specials: tuple[str, ...]
-    """Texts that the tokenizer reads as control tokens."""
+    """Texts that the tokenizer treats as control tokens."""
 
     @classmethod
     def of(cls, tokenizer: Any, template: str | None = None) -> Chat:
         """With this template, or else the tokenizer's own.
 
         Raises:
-            ModelUnavailableError: the template is broken, or leaves out what is asked.
+            ModelUnavailableError: the template fails, or does not contain the prompt.
         """
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         specials = tuple(sorted(t for t in added | set(tokenizer.all_special_tokens) if len(t) > 1))
@@ -36,7 +36,7 @@ class Chat(NamedTuple):
         return chat
 
     def tokens(self, prompt: str) -> list[int]:
-        """Token ids of a prompt in its template; control tokens in the text lose their meaning."""
+        """Token ids of a prompt in its template; control tokens inside the prompt are made harmless."""
         for special in self.specials:
             prompt = prompt.replace(special, f"{special[0]} {special[1:]}")
         if self.template is None:
@@ -49,7 +49,7 @@ class Chat(NamedTuple):
             chat_template=self.template,
             tokenize=False,
             add_generation_prompt=True,
-            enable_thinking=False,  # for templates that know it; an answer has no room for thoughts
+            enable_thinking=False,  # for templates that support it; answers are too short for reasoning
         )
         return text
 
@@ -57,7 +57,7 @@ class Chat(NamedTuple):
         advice = "give another with infer.options.chat_template"
         try:
             text = self._rendered(PROBE)
-        except Exception as error:  # of Jinja, or of the template's own making
+        except Exception as error:  # from Jinja, or raised by the template itself
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ModelUnavailableError(f"the LLM's chat template fails ({reason}); {advice}") from None
         if PROBE not in text:

@@ -1,6 +1,6 @@
-"""Stand-ins for an LLM: what intents are worth whose text nobody inferred, or that are another session's.
+"""Controls: replacements for an LLM whose answers contain nothing that the LLM inferred about a session.
 
-A gain that one of these shows as well is not the LLM's.
+A gain that a control also reaches is not due to the LLM.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from llm4sbr.protocols import Item, Perspective
 __all__ = ["ItemText", "NoAnswer", "Shuffled"]
 
 RECENT = 3
-"""Items whose text stands for a whole session."""
+"""Number of last items whose text represents a whole session."""
 
 
 class ItemText:
-    """The text of the session's own last items: what is known without asking anybody."""
+    """The text of the session's own last items: what is known without an LLM."""
 
     fingerprint = "item-text"
 
     def answer(
         self, sessions: Sequence[Sequence[Item]], perspective: Perspective, answers: Sequence[str] | None
     ) -> list[str]:
-        """The last item's text for a short horizon, else the last three items', a line each, newest first."""
+        """The last item's text for a short horizon, else the last three items' texts, newest first."""
         count = 1 if perspective.horizon == "short" else RECENT
         return ["\n".join(item.text for item in reversed(items[-count:])) for items in sessions]
 
@@ -34,8 +34,8 @@ class Shuffled:
     """The LLM's own answers, each given to another session.
 
     Args:
-        seed: of the permutation. It does not depend on the perspective, so that a session gets all the
-            intents of one other session.
+        seed: seed of the permutation. It is the same for every perspective, so a session gets all answers of
+            one other session.
     """
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -45,10 +45,10 @@ class Shuffled:
     def answer(
         self, sessions: Sequence[Sequence[Item]], perspective: Perspective, answers: Sequence[str] | None
     ) -> list[str]:
-        """The answers along one random cycle, so that with two sessions or more none keeps its own.
+        """Permute the answers along one random cycle: with two or more sessions none keeps its own.
 
-        Equal answers are not kept apart: a rule that did so would map answers to answers, and the model
-        could learn the map.
+        Another session's answer may be equal to one's own. Excluding that would map each answer to a
+        different one in a fixed way, which the model could learn.
 
         Raises:
             ConfigError: there are no answers to shuffle.
@@ -64,12 +64,12 @@ class Shuffled:
 
 
 class NoAnswer:
-    """No answer to anything: the fused model without a single intent."""
+    """No answers: the fused model without any intents."""
 
     fingerprint = "none"
 
     def answer(
         self, sessions: Sequence[Sequence[Item]], perspective: Perspective, answers: Sequence[str] | None
     ) -> list[str]:
-        """An empty text for every session."""
+        """An empty answer for every session."""
         return [""] * len(sessions)

@@ -15,10 +15,10 @@ CHATML = (
     "{% endfor %}"
     "<|im_start|>assistant\n"
 )
-"""The template of Qwen-7B-Chat, whose tokenizer brings none."""
+"""The chat template of Qwen-7B-Chat, whose tokenizer has none."""
 
 Qwen7B = partial(TransformersLLM, model="Qwen/Qwen-7B-Chat", chat_template=CHATML)
-"""The paper's LLM (section 3.2.2). It needs code that comes with it, hence `trust_remote_code=true`."""
+"""The paper's LLM (section 3.2.2). It runs code shipped with the model, hence `trust_remote_code=true`."""
 
 Qwen25_7B = partial(TransformersLLM, model="Qwen/Qwen2.5-7B-Instruct")
 Qwen3_8B = partial(TransformersLLM, model="Qwen/Qwen3-8B")

@@ -1,8 +1,8 @@
-"""Any causal LM that transformers can load: a folder, a GGUF file, or a name on the hub.
+"""Any causal language model that transformers can load: a folder, a GGUF file, or a name on the hub.
 
-Decoding is greedy, and an answer ends with its first line. Prompts are batched by length; what all
-prompts of a batch begin with (the chat template, the first words) is computed once. In bf16 an answer can
-depend on the batch it was computed in, so it is the cached answer that counts, not a repetition.
+Decoding is greedy, and an answer ends with its first line. Prompts are batched by length. The common prefix
+of a batch's prompts (the chat template, the first words) is computed once. In bf16 an answer can depend on
+the other prompts of its batch; runs are reproducible because the cached answer is used.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ __all__ = ["TransformersLLM"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 MIN_SHARED = 8
-"""Tokens that prompts must have in common for it to be worth a pass of its own."""
+"""Minimum length in tokens of a common prefix that is computed separately."""
 
 
 class TransformersLLM:
-    """Answers prompts with a causal LM; weights are loaded when the first prompt comes.
+    """Answers prompts with a causal language model; weights are loaded at the first prompt.
 
     Args:
         model: a folder, a `.gguf` file, or the name of a model on the hub.
         revision: branch, tag or commit on the hub.
-        dtype: `float32`, `bfloat16`, `float16`; `auto` takes bfloat16 where the hardware is fast at it.
-        device: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one.
-        max_new_tokens: an answer is cut off after so many tokens.
-        batch_size: prompts answered at once, at most.
-        batch_tokens: tokens of a batch's prompts, at most, padding included.
-        chat_template: a Jinja template, for a chat model that brings none.
-        trust_remote_code: run code that comes with the model.
+        dtype: `float32`, `bfloat16`, `float16`; `auto` uses bfloat16 on hardware that is fast at it.
+        device: `cpu`, `cuda`, `cuda:1`; `auto` uses a GPU if there is one.
+        max_new_tokens: maximum length of an answer in tokens.
+        batch_size: maximum number of prompts per batch.
+        batch_tokens: maximum number of prompt tokens per batch, padding included.
+        chat_template: a Jinja template, for a chat model without one.
+        trust_remote_code: allow code that comes with the model to run.
 
     Raises:
-        ConfigError: a `dtype` that does not exist, or a size below 1.
+        ConfigError: an unknown `dtype`, or a size below 1.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class TransformersLLM:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The model's content and everything that changes an answer; no weights are loaded.
+        """The model's content and every setting that changes an answer; loads no weights.
 
         Raises:
-            ModelUnavailableError: the model is neither here nor to be had.
+            ModelUnavailableError: the model is neither on this machine nor on the hub.
         """
         template = f", template {self.chat_template!r}" if self.chat_template else ""
         precision = str(self.dtype).removeprefix("torch.")
@@ -91,8 +91,8 @@ class TransformersLLM:
         """One answer per prompt, in the order of `prompts`.
 
         Raises:
-            ModelUnavailableError: the weights cannot be had here, or cannot be loaded.
-            UnansweredError: some prompts have no room in the model; it carries the others' answers.
+            ModelUnavailableError: the weights cannot be loaded.
+            UnansweredError: some prompts are too long for the model; it carries the others' answers.
         """
         rows = [self._loaded.chat.tokens(prompt) for prompt in prompts]
         limit = self._loaded.positions - self.max_new_tokens
@@ -111,7 +111,7 @@ class TransformersLLM:
         return cast(list[str], answers)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text."""
+        """Number of tokens of each text."""
         return [len(self._loaded.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
 
     @cached_property
@@ -120,7 +120,7 @@ class TransformersLLM:
         return _Loaded.prepared(tokenizer, network.to(self.device), self.chat_template)
 
     def _batches(self, rows: list[list[int]]) -> Iterator[list[int]]:
-        """Indices of rows, shortest first, in groups within `batch_size` and `batch_tokens`."""
+        """Row indices, shortest first, in groups within `batch_size` and `batch_tokens`."""
         group: list[int] = []
         for index in sorted(range(len(rows)), key=lambda i: (len(rows[i]), i)):
             full = (len(group) + 1) * len(rows[index]) > self.batch_tokens
@@ -153,7 +153,7 @@ class TransformersLLM:
         return [text.strip() for text in texts]
 
     def _begun(self, prefix: list[int], rows: int) -> Any:
-        """The attention cache after `prefix`, for each of so many rows."""
+        """The attention cache (key-value cache) after `prefix`, repeated for `rows` rows."""
         from transformers import DynamicCache
 
         network = self._loaded.network
@@ -165,29 +165,29 @@ class TransformersLLM:
 
 
 class _Loaded(NamedTuple):
-    """A model in memory and what answering needs to know of it."""
+    """A loaded model, and what generation needs to know about it."""
 
     tokenizer: Any
     network: Any
     chat: Chat
     breaks: Tensor
-    """bool (vocabulary,): tokens with a line break."""
+    """bool (vocabulary,): tokens that contain a line break."""
     padding: int
     ends: list[int]
     can_share: bool
-    """Whether its attention cache can be begun with a common prefix and padded behind it."""
+    """Whether a common prefix can be computed separately, with padding after it."""
     cache: str
-    """What it calls the argument that takes an attention cache; transformers 5.24 gave it another name."""
+    """Name of the model's argument for the attention cache; transformers 5.24 renamed it."""
     positions: int
-    """Tokens that it can take in all."""
+    """Maximum number of tokens of prompt and answer."""
 
     @classmethod
     def prepared(cls, tokenizer: Any, network: Any, template: str | None) -> _Loaded:
-        """Look up what is needed."""
+        """Collect these from a loaded model."""
         ends = network.generation_config.eos_token_id
         ends = tokenizer.eos_token_id if ends is None else ends
         ends = [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None]
-        # Whatever sampling or penalty the model's makers suggest: decoding here is greedy and nothing else.
+        # Remove the model's own sampling and penalty settings: decoding here is purely greedy.
         network.generation_config = type(network.generation_config)()
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
         width = max(network.get_input_embeddings().num_embeddings, len(tokenizer))
@@ -203,31 +203,31 @@ class _Loaded(NamedTuple):
 
 
 class _FirstLine:
-    """Ends a row with the first line break behind an answer."""
+    """Stopping criterion: the first line break after the beginning of an answer."""
 
     def __init__(self, breaks: Tensor, begin: int) -> None:
         self.breaks = breaks
         self.begin = begin
 
     def __call__(self, ids: Tensor, scores: object, **_: object) -> Tensor:
-        """Bool (B,): rows that are done, for token ids int64 (B, prompt + answer)."""
+        """Bool (B,): rows that are finished, for token ids int64 (B, prompt + answer)."""
         broken = self.breaks[ids[:, self.begin :]]
         return broken[:, -1] & ~broken.all(dim=1)
 
 
 def _closed(head: object, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The vectors of each row's last token, (B, 1, D), without the gaps that cutting them out has left.
+    """The last token's hidden state of each row, (B, 1, D), made contiguous.
 
-    With gaps, PyTorch's product on the CPU would copy the head's weights once for every row: half of the
-    time that a batch took.
+    With the strides that slicing leaves, PyTorch's CPU matrix product would copy the output layer's weights
+    once per row: half of the time of a batch.
     """
     return given[0].clone(memory_format=torch.contiguous_format), *given[1:]
 
 
 def _breaks(tokenizer: Any, width: int) -> Tensor:
-    """Bool (width,): tokens with a line break; one behind a colon only announces the answer."""
+    """Bool (width,): tokens that contain a line break, except after a colon, which announces the answer."""
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    marks = ("\n", "Ċ", "<0x0A>")  # as it is, in byte-level BPE, and in SentencePiece
+    marks = ("\n", "Ċ", "<0x0A>")  # plain, in byte-level BPE, and in SentencePiece
     found = [bool(name) and any(m in name for m in marks) and ":" not in name for name in names]
     return torch.tensor(found + [False] * (width - len(found)))
 
@@ -239,12 +239,12 @@ def _can_share(network: Any) -> bool:
     native = type(network).__module__.startswith("transformers.models.")
     if not native or getattr(network, "_is_stateful", False):
         return False
-    layers = DynamicCache(config=network.config).layers  # windowed layers would count the padding
+    layers = DynamicCache(config=network.config).layers  # sliding windows would count the padding
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def _shared(rows: list[list[int]]) -> int:
-    """How many tokens all rows begin with, each keeping one of its own; 0 if too few to be worth it."""
+    """Length of the rows' common prefix, shorter than any row; 0 if below `MIN_SHARED`."""
     if len(rows) < 2:
         return 0
     equal = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
@@ -253,7 +253,7 @@ def _shared(rows: list[list[int]]) -> int:
 
 
 def _padded(rows: list[list[int]], shared: int, padding: int) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, int64 (B, longest row); the padding stands behind the first `shared` tokens."""
+    """Token ids and mask, int64 (B, longest row); the padding follows the first `shared` tokens."""
     width = max(map(len, rows))
     gaps = [width - len(row) for row in rows]
     ids = [row[:shared] + [padding] * gap + row[shared:] for row, gap in zip(rows, gaps, strict=True)]
@@ -262,7 +262,7 @@ def _padded(rows: list[list[int]], shared: int, padding: int) -> tuple[Tensor, T
 
 
 def _fast_dtype(device: str) -> torch.dtype:
-    """bfloat16 on GPUs and CPUs with instructions for it (elsewhere it is slower than float32)."""
+    """bfloat16 on GPUs and on CPUs with instructions for it; elsewhere it is slower than float32."""
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if device != "cpu":

@@ -1,7 +1,7 @@
-"""Where a causal LM comes from: a folder, a GGUF file or the hub, and what to say if it is not there.
+"""Finds and loads the weights of a causal language model: a folder, a GGUF file, or the hub.
 
-A GGUF file is turned into an ordinary model once: transformers takes about 15 seconds to decode 90 MB of
-it, while the decoded copy, kept in the cache directory, loads in a fraction of a second.
+A GGUF file is converted once: transformers needs about 15 seconds to decode 90 MB of it, while the decoded
+copy, kept in the cache folder, loads in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from llm4sbr.registry import OFFERED
 from llm4sbr.system import installation, models
 
 CONTENT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ".safetensors")
-"""Files of a model folder that decide what the model says."""
+"""Suffixes of the files in a model folder that determine its output."""
 
 INFORMED = {"output_loading_info": True}
-"""Has transformers say which weights it did not find."""
+"""Makes transformers report which weights were missing."""
 
 
 class WeightFiles:
-    """A causal LM and its tokenizer, not loaded yet.
+    """A causal language model and its tokenizer, not loaded yet.
 
     Args:
         model: a folder, a `.gguf` file, or the name of a model on the hub.
         revision: branch, tag or commit on the hub.
-        trust_remote_code: run code that comes with the model.
+        trust_remote_code: allow code that comes with the model to run.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class WeightFiles:
 
     @cached_property
     def identity(self) -> str:
-        """What the model is, whatever it is called here: a hash of its files, or its commit on the hub.
+        """What identifies the model, independent of its name: a hash of its files, or its commit on the hub.
 
         Raises:
-            ModelUnavailableError: it is neither here nor to be had.
+            ModelUnavailableError: the model is neither on this machine nor on the hub.
         """
         if self.is_gguf:
             self._must_exist()
@@ -61,26 +61,26 @@ class WeightFiles:
             return f"files sha256:{store.fingerprint(hashes)[:16]}"
         from transformers import AutoConfig
 
-        self._load(AutoConfig.from_pretrained)  # says what is wrong if the model cannot be had
+        self._load(AutoConfig.from_pretrained)  # raises a clear error if the model is not available
         return f"{self.model}@{models.commit(self.model, str(self._options['revision']))}"
 
     def load(self, dtype: torch.dtype) -> tuple[Any, Any]:
         """The tokenizer, which pads on the left, and the network in evaluation mode on the CPU.
 
         Raises:
-            ModelUnavailableError: it is neither here nor to be had, or not in a form that can be loaded.
+            ModelUnavailableError: the model is not available, or its format cannot be loaded.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         source = self._decoded(dtype) if self.is_gguf else self.model
         tokenizer = self._load(AutoTokenizer.from_pretrained, source, padding_side="left")
-        # safetensors only: the older weight format is pickle, which can run code
+        # safetensors only: the older weight format is pickle, which can execute code
         load = AutoModelForCausalLM.from_pretrained
         network = self._whole(self._load(load, source, dtype=dtype, use_safetensors=True, **INFORMED))
         return tokenizer, network.eval().requires_grad_(False)
 
     def _decoded(self, dtype: torch.dtype) -> str:
-        """The folder with this GGUF file as an ordinary model, made if missing."""
+        """The folder with this GGUF file decoded, created if missing."""
         name = f"{Path(self.model).stem}-{self.identity[-16:]}-{str(dtype).removeprefix('torch.')}"
         folder = store.cache_dir() / "models" / name
         if not folder.exists():
@@ -88,7 +88,7 @@ class WeightFiles:
             with store.explained(folder):
                 try:
                     self._decode(building, dtype)
-                    if not folder.exists():  # another process may have been faster
+                    if not folder.exists():  # another process may have created it meanwhile
                         store.replace_folder(building, folder)
                 finally:
                     shutil.rmtree(building, ignore_errors=True)
@@ -109,7 +109,7 @@ class WeightFiles:
             tokenizer.save_pretrained(folder)
 
     def _whole(self, loaded: tuple[Any, Any]) -> Any:
-        """The network, if no weight of it was made up: what files lack, transformers draws at random."""
+        """The network, if all its weights were found; transformers initialises missing ones randomly."""
         network, found = loaded
         missing = sorted(found["missing_keys"])
         if missing:
@@ -119,20 +119,20 @@ class WeightFiles:
         return network
 
     def _load(self, loader: Callable[..., Any], source: str | None = None, **options: Any) -> Any:
-        """What `loader` makes of the model: from this machine if it is here, else from the hub."""
+        """Load with `loader`: from this machine if possible, else from the hub."""
         self._must_exist()
         source = source or self.model
         options |= self._options
         try:
-            with models.quiet(), redirect_stderr(StringIO()):  # the GGUF reader's bar has no switch
+            with models.quiet(), redirect_stderr(StringIO()):  # silences the GGUF reader's bar
                 return loader(source, local_files_only=True, **options)
-        except Exception as error:  # each format's reader has errors of its own
+        except Exception as error:  # each format's reader raises its own kinds of errors
             if isinstance(error, StoreError) or Path(source).exists():
                 raise self._unavailable(error) from error
         try:
             models.probe(source, options["revision"])
             return loader(source, **options)
-        except Exception as error:  # HTTP clients have error trees of their own
+        except Exception as error:  # HTTP clients have their own exception classes
             raise self._unavailable(error) from error
 
     def _must_exist(self) -> None:

@@ -1,4 +1,4 @@
-"""Localizers: tie an answer to real items, so that what the LLM made up cannot reach the model."""
+"""Localizers: tie an answer to real items, so that titles the LLM invented do not reach the model."""
 
 from llm4sbr.localizers.nearest import Nearest, top
 

@@ -1,4 +1,4 @@
-"""Only items that training sessions make likely: the answer chooses among what co-occurrence proposes."""
+"""The localizer `candidates`: an answer chooses among items that co-occurrence proposes for its session."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from llm4sbr.localizers.nearest import Nearest, with_text
 from llm4sbr.protocols import Baseline, Catalogue, Encoder, Localization, Sessions
 
 BLOCK = 1024
-"""Samples compared with their candidates at once."""
+"""Samples processed at once."""
 
 
 class Candidates:
-    """The f of a session's own candidates whose text is most similar to the answer.
+    """Ties an answer to the f most similar items among its session's candidates.
 
-    Candidates are what a baseline recommends after the session, learned from training sessions. With the
-    perspective `choose` the LLM sees the same list. A session without candidates is localized as `nearest`
-    does it.
+    Candidates are what a baseline, fitted on training sessions, recommends after the session. With the
+    perspective `choose` the LLM sees the same list. A session without candidates is localized as by
+    `nearest`.
 
     Args:
         f: items per answer, F; with f = 0 the answer's own vector is kept.
         size: candidates per session.
-        model: a baseline that proposes them.
+        model: the baseline that proposes them.
 
     Raises:
         ConfigError: a negative f, or fewer candidates than f.
@@ -45,7 +45,7 @@ class Candidates:
         self._proposer: Baseline | None = None
 
     def fit(self, answers: Sequence[str], sessions: Sessions, catalogue: Catalogue, encoder: Encoder) -> None:
-        """Learn from training sessions what follows what."""
+        """Fit the baseline on the training sessions."""
         self._proposer = registry.create("baselines", self.model, num_items=catalogue.size)
         self._proposer.fit(sessions)
 
@@ -60,8 +60,8 @@ class Candidates:
 
         Args:
             answers: one per session.
-            catalogue: its titles are the text that stands for an item.
-            encoder: of both.
+            catalogue: its titles are the items' texts.
+            encoder: encodes answers and titles.
             sessions: int64 (M, T), right-padded prefixes; without them all answers go to `nearest`.
         """
         found = self._nearest.localize(answers, catalogue, encoder)
@@ -89,9 +89,9 @@ class Candidates:
         return found
 
     def _propose(self, sessions: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
-        """Scores float (m, size) and rows int64 (m, size) of the candidates; a score of 0 is none."""
+        """Scores float (m, size) and rows int64 (m, size) of the candidates; a score of 0 means none."""
         assert self._proposer is not None
         scores = self._proposer.score(sessions, sessions > 0)
         padded = torch.cat([scores.new_zeros(len(scores), 1), scores], 1)  # column 0 takes the padding
-        scores = padded.scatter(1, sessions, 0.0)[:, 1:]  # what was clicked needs no proposal
+        scores = padded.scatter(1, sessions, 0.0)[:, 1:]  # exclude the session's own items
         return scores.topk(min(self.size, num_items), dim=1)

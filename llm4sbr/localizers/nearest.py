@@ -1,4 +1,4 @@
-"""The items whose text is most similar to the answer (the paper, Eqs. 1 to 4)."""
+"""The localizer `nearest`: the items whose text is most similar to the answer (the paper, Eqs. 1 to 4)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Catalogue, Encoder, Localization
 
 CELLS = 2**24
-"""Similarities held at once (64 MiB); the full (M, N) matrix never exists."""
+"""Number of similarities in memory at once (64 MiB); the full (M, N) matrix is never built."""
 GRAIN = 2**16
-"""Cosines are compared in steps of 1 / GRAIN: rounding noise, which differs with what else is in a batch,
-must not choose between two items of the same title."""
+"""Cosines are compared in steps of 1 / GRAIN: rounding differences, which depend on the rest of the batch,
+must not decide between two items of the same title."""
 
 
 class Nearest:
-    """The f items whose text is most similar to the answer, weighted by similarity.
+    """Ties an answer to the f items with the most similar text, weighted by similarity.
 
     Eqs. 1 to 4 of the paper (Qiao et al. 2024, v1): answer and items in one text space, cosine similarity,
     the top f, a softmax over their similarities, and the weighted sum of the items' vectors. With
     `weights = "cosine"` the sum is the second version's (v2, Eq. 5): cosine times vector, not normalised;
-    the weights reported are then the same cosines divided by their sum, and a cosine below 0 counts as 0.
-    With f = 0 an answer is tied to nothing and its own vector is kept.
+    the weights reported are the same cosines divided by their sum, with negative cosines counted as 0. With
+    f = 0 the answer's own vector is kept, and no items.
 
-    An answer that is empty or has no direction gives a zero row, and an item without text is never chosen.
-    Items of equal similarity come in catalogue order.
+    An empty answer or one with a zero vector gives a zero row; an item without text is never chosen. Equally
+    similar items are in catalogue order.
 
     Args:
         f: items per answer, F.
         weights: `softmax` (v1) or `cosine` (v2).
 
     Raises:
-        ConfigError: a negative f or other weights.
+        ConfigError: a negative f or unknown weights.
     """
 
     def __init__(self, f: int = 5, *, weights: Literal["softmax", "cosine"] = "softmax") -> None:
@@ -49,7 +49,7 @@ class Nearest:
         self.weights = weights
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
-        """Localize M answers; `catalogue.titles` is the text that stands for an item.
+        """Localize M answers; `catalogue.titles` are the items' texts.
 
         Equal answers are localized once.
 
@@ -65,7 +65,7 @@ class Nearest:
         row = {text: i for i, text in enumerate(distinct)}
         of = torch.tensor([row.get(text, len(distinct)) for text in answers], dtype=torch.int64)
         found = self._localize(encoder.encode(distinct), catalogue, encoder)
-        # one zero row more stands for every empty answer
+        # an extra zero row for the empty answers
         return Localization(*(torch.cat([part, part.new_zeros(1, part.shape[1])])[of] for part in found))
 
     def _localize(self, answers: Tensor, catalogue: Catalogue, encoder: Encoder) -> Localization:
@@ -77,16 +77,16 @@ class Nearest:
         similarity, index = self.search(answers, with_text(vectors, catalogue))  # (m, F)
         weights, scale = self._weigh(similarity)
         embeddings = torch.zeros_like(answers)
-        for weight, at in zip((weights * scale).T, index.T, strict=True):  # (m, F, E) at once would be large
+        for weight, at in zip((weights * scale).T, index.T, strict=True):  # avoids a large (m, F, E) tensor
             embeddings += weight.unsqueeze(1) * vectors[at]
         return Localization((index + 1).masked_fill(weights == 0, 0), weights, embeddings)
 
     def search(self, queries: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and rows of the f most similar `vectors` (see `top`); faster searches override it."""
+        """Cosines and rows of the f most similar `vectors` (see `top`); subclasses may search faster."""
         return top(queries, vectors, self.f)
 
     def _weigh(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (m, F) that sum to 1 or are all 0, and the factor (m, 1) that the embedding has besides."""
+        """Weights (m, F) that sum to 1 or are all 0, and a factor (m, 1) that scales the embedding."""
         real = similarity.isfinite()
         if self.weights == "softmax":
             weights = torch.where(real, similarity, -torch.inf).softmax(1).nan_to_num(0.0)
@@ -97,26 +97,26 @@ class Nearest:
 
 
 def with_text(vectors: Tensor, catalogue: Catalogue) -> Tensor:
-    """The items' vectors float (N, E), those of items without text zero, so that they are never found."""
+    """The items' vectors float (N, E), zeroed for items without text, so that these are never found."""
     blank = [row for row, title in enumerate(catalogue.titles) if not title.strip()]
     return vectors.index_fill(0, torch.tensor(blank), 0) if blank else vectors
 
 
 def top(queries: Tensor, vectors: Tensor, k: int, *, cells: int = CELLS) -> tuple[Tensor, Tensor]:
-    """The k rows of `vectors` with the highest cosine similarity to each query (Eq. 3); no approximate index.
+    """The k rows of `vectors` with the highest cosine similarity to each query (Eq. 3), by exact search.
 
-    Works block by block, on at most about `cells` similarities at once.
+    Works in blocks of at most about `cells` similarities.
 
     Args:
         queries: float (m, E).
         vectors: float (N, E), N >= k.
         k: rows per query.
-        cells: similarities held at once.
+        cells: similarities in memory at once.
 
     Returns:
-        Cosines float32 (m, k), best first, and row numbers int64 (m, k); cosines that differ by less than
-        about 1 / GRAIN count as equal and come in row order.
-        A zero vector on either side has no direction: its similarity is -inf.
+        Cosines float32 (m, k), best first, and row numbers int64 (m, k). Cosines that differ by less than
+        about 1 / GRAIN count as equal and are in row order. The similarity of a zero vector, on either side,
+        is -inf.
     """
     width = min(len(vectors), max(k, 4 * isqrt(cells)))
     height = max(1, cells // width)
@@ -128,7 +128,7 @@ def top(queries: Tensor, vectors: Tensor, k: int, *, cells: int = CELLS) -> tupl
         best = query.new_zeros(len(query), 0)
         index = torch.zeros(len(query), 0, dtype=torch.int64)
         for start in range(0, len(vectors), width):
-            unit = normalize(vectors[start : start + width].float(), dim=1)  # all at once would be a copy
+            unit = normalize(vectors[start : start + width].float(), dim=1)  # per block, to save memory
             block = query @ unit.T  # (height, width)
             block.masked_fill_(blind | ~unit.any(1), -torch.inf)
             at = (block * GRAIN).round().topk(min(k, block.shape[1]), dim=1).indices
@@ -141,7 +141,7 @@ def top(queries: Tensor, vectors: Tensor, k: int, *, cells: int = CELLS) -> tupl
 
 
 def _sorted(value: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of each row, those that count as equal in the order of their index."""
+    """The k best of each row; equal values in the order of their index."""
     index, order = index.sort(dim=1)
     value = value.gather(1, order)
     best = (value * GRAIN).round().sort(dim=1, descending=True, stable=True).indices[:, :k]

@@ -1,4 +1,4 @@
-"""Answers as a mixture of a few intents that many sessions share, distilled from the training answers."""
+"""The localizer `pool`: an answer as a mixture of a few intents that many training answers share."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from llm4sbr.localizers.nearest import Nearest, top, with_text
 from llm4sbr.protocols import Catalogue, Encoder, Localization, Sessions
 
 ROUNDS = 25
-"""Rounds of k-means, at most."""
+"""Maximum number of iterations of k-means."""
 
 
 class Pool:
-    """Ties an answer to the nearest intents of a global pool, and the mixture to items.
+    """Maps an answer to the nearest intents of a global pool, and their mixture to items.
 
-    The pool are the centres of a spherical k-means (Dhillon and Modha 2001) over the vectors of the training
-    answers, each counted as often as it was given. An answer becomes the softmax-weighted sum of its f most
-    similar centres: what only one answer says is lost, what many say is kept.
+    The pool consists of the centres of a spherical k-means (Dhillon and Modha 2001) over the vectors of the
+    training answers, each weighted by its frequency. An answer becomes the softmax-weighted sum of its f most
+    similar centres: it keeps what many answers have in common and loses what only one says.
 
     Args:
-        f: centres per answer, and items that the mixture is tied to, F. With f = 0 the answer's own vector is
-            kept.
-        size: centres; fewer where there are fewer distinct answers.
-        seed: of the first centres.
+        f: centres per answer, and items per mixture, F. With f = 0 the answer's own vector is kept.
+        size: number of centres; fewer if there are fewer distinct answers.
+        seed: seed for the initial centres.
 
     Raises:
         ConfigError: a negative f or a size below 1.
@@ -41,10 +40,10 @@ class Pool:
         self.size = size
         self.seed = seed
         self.centres = torch.zeros(0, 0)
-        """float32 (size, E), of length 1."""
+        """float32 (size, E), unit length."""
 
     def fit(self, answers: Sequence[str], sessions: Sessions, catalogue: Catalogue, encoder: Encoder) -> None:
-        """Distil the pool from the answers to training samples."""
+        """Build the pool from the answers to training samples."""
         counts: dict[str, int] = {}
         for answer in answers:
             if answer.strip():
@@ -54,7 +53,7 @@ class Pool:
         self.centres = _centres(vectors, weights, self.size, self.seed)
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
-        """Localize M answers; `catalogue.titles` is the text that stands for an item.
+        """Localize M answers; `catalogue.titles` are the items' texts.
 
         Raises:
             ConfigError: f is larger than the catalogue.
@@ -75,7 +74,7 @@ class Pool:
 
 
 def _tied(vectors: Tensor, titles: Tensor, f: int) -> tuple[Tensor, Tensor]:
-    """The f items nearest to each vector, int64 (m, f), and softmax weights (m, f)."""
+    """The f items most similar to each vector, int64 (m, f), and softmax weights (m, f)."""
     similarity, index = top(vectors, titles, f)
     real = similarity.isfinite()
     weights = torch.where(real, similarity, -torch.inf).softmax(1).nan_to_num(0.0)
@@ -83,7 +82,7 @@ def _tied(vectors: Tensor, titles: Tensor, f: int) -> tuple[Tensor, Tensor]:
 
 
 def _centres(vectors: Tensor, weights: Tensor, size: int, seed: int) -> Tensor:
-    """Centres of length 1 of the unit vectors (m, E), weighted; at most `size` and at most m."""
+    """Unit-length centres of weighted unit vectors (m, E); at most `size` and at most m."""
     if len(vectors) <= size:
         return vectors
     centres = _first_centres(vectors, weights, size, torch.Generator().manual_seed(seed))
@@ -97,14 +96,14 @@ def _centres(vectors: Tensor, weights: Tensor, size: int, seed: int) -> Tensor:
         empty = sums.norm(dim=1) == 0
         lonely = similarity.argsort()[
             : int(empty.sum())
-        ]  # a centre without answers takes the worst served one
+        ]  # an empty centre moves to the answer that fits its centre worst
         sums[empty] = vectors[lonely]
         centres = normalize(sums, dim=1)
     return centres
 
 
 def _first_centres(vectors: Tensor, weights: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Centres drawn by their distance to those drawn before (k-means++, Arthur and Vassilvitskii 2007)."""
+    """Initial centres, drawn by distance to earlier ones (k-means++, Arthur and Vassilvitskii 2007)."""
     drawn = [int(torch.multinomial(weights, 1, generator=generator))]
     far = torch.full((len(vectors),), torch.inf)
     for _ in range(size - 1):

@@ -1,4 +1,4 @@
-"""An answer that names an item is that item; only what names none is tied to what is similar."""
+"""The localizer `title`: an answer that matches an item's title means that item; others go to `nearest`."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from llm4sbr.protocols import Catalogue, Encoder, Localization
 
 TITLE = "title"
 CLOSE = 10
-"""Items, by cosine, whose titles a misspelt answer is compared with."""
+"""Number of most similar items whose titles a misspelt answer is compared with."""
 
 _ACCENTS = re.compile("(?<=[A-Za-z\u0370-\u03ff])[\u0300-\u036f]+")
-"""Accents of Latin and Greek letters; in other scripts a mark makes another letter."""
+"""Accents of Latin and Greek letters; in other scripts a mark can make a different letter."""
 
 _YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
 
 
 class Title:
-    """A title match first, exact and then fuzzy; `nearest` for the answers that match none.
+    """Matches titles first, exactly and then approximately; answers without a match go to `nearest`.
 
-    Where longer texts stand for items, their titles count, which are then the catalogue's attribute `title`.
-    Letter case, punctuation, accents, a year in brackets and an English article do not count, but of two
-    items that differ in nothing else the answer's year chooses. A fuzzy match is sought among the few items
-    that are most similar in text space, by the share of common characters.
+    If the items' texts are more than titles, titles are read from the catalogue's attribute `title`. Letter
+    case, punctuation, accents, a year in brackets and an English article are ignored; if two items differ in
+    nothing else, the answer's year decides. Approximate matches are searched among the few items that are
+    most similar in text space, by the share of common characters.
 
     Args:
-        f: items per answer of `nearest`, F. A matched answer has one item, of weight 1, and its vector.
-            With f = 0 nothing is tied to anything.
-        similarity: share of characters (`difflib` ratio) from which a fuzzy match counts.
-        weights: of `nearest`.
+        f: items per answer in `nearest`, F. A matched answer has one item, of weight 1, and its vector. With
+            f = 0 no answer has items.
+        similarity: share of common characters (`difflib` ratio) from which a match counts.
+        weights: see `nearest`.
 
     Raises:
-        ConfigError: a negative f, other weights, or a similarity that is not within 0 to 1.
+        ConfigError: a negative f, unknown weights, or a similarity outside 0 to 1.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Title:
         self.similarity = similarity
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
-        """Localize M answers; `catalogue.titles` is the text that stands for an item."""
+        """Localize M answers; `catalogue.titles` are the items' texts."""
         found = self._nearest.localize(answers, catalogue, encoder)
         if not self.f:
             return found
@@ -71,9 +71,9 @@ class Title:
 def matches(
     answers: Sequence[str], catalogue: Catalogue, encoder: Encoder, *, similarity: float
 ) -> dict[str, int]:
-    """The catalogue id that an answer names, for those that name one exactly or nearly.
+    """Answer -> catalogue id, for answers that match a title exactly or approximately.
 
-    Of several items with one title that of the answer's year counts, else the first.
+    If several items share the title, the answer's year decides, else the first item is taken.
     """
     plain: dict[str, int] = {}
     dated: dict[tuple[str, str], int] = {}
@@ -101,8 +101,8 @@ def matches(
 
 
 def bare(title: str) -> str:
-    """A title without what people write differently."""
-    if not title.isascii():  # `é` is one character or two, and LLMs like to leave its accent out
+    """A title without the details that people write differently (case, accents, articles, year)."""
+    if not title.isascii():  # `é` is one code point or two, and LLMs often omit the accent
         parts = unicodedata.normalize("NFKD", title)
         title = unicodedata.normalize("NFKC", _ACCENTS.sub("", parts))
     text = re.sub(r"^[^\w(]+", "", _YEAR.sub("", title.casefold()))

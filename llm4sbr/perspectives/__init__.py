@@ -1,4 +1,4 @@
-"""Ways to ask an LLM about a session, and what is made of its answers."""
+"""Perspectives: how an LLM is asked about a session, and how its answers are parsed."""
 
 from llm4sbr.perspectives.worded import Choose, Long, Normal, Short, Worded, Wording, load_wording
 

@@ -1,7 +1,7 @@
-"""A prompt must not know its sample's target: looked at before anything is asked.
+"""Checks before asking that no prompt contains its sample's target.
 
-A perspective is given the prefix only, so a title that follows it can be in its prompt for honest reasons:
-the prefix names it too, the question's own words do, or the perspective offers candidates and says so.
+A perspective gets only the prefix. The target's title can still be in the prompt for a legitimate reason: it
+is also in the prefix, in the question's fixed words, or among candidates that the perspective declares.
 Anything else is a leak, and the run stops.
 """
 
@@ -17,14 +17,14 @@ from llm4sbr.protocols import Item, Perspective
 __all__ = ["Audit"]
 
 BLANK = "\x00"
-"""Stands where a text of the prefix stood; no prompt has it, since titles lose control characters."""
+"""Replaces a text of the prefix; no prompt contains it, since titles lose control characters."""
 
 
 class Audit:
-    """Compares prompts with the titles that follow: as they are, as `one_line` shows them, without a year.
+    """Searches prompts for target titles: verbatim, as `one_line` shows them, and without the year.
 
     Args:
-        views: the perspectives by name. One that names items beyond the prefix, such as candidates out of
+        views: the perspectives by name. One that shows items beyond the prefix, such as candidates from
             training data, has a method `candidates(items)` that returns them.
     """
 
@@ -34,10 +34,10 @@ class Audit:
         self._named: dict[int, tuple[str, ...]] = {}
 
     def check(self, prefix: Sequence[Item], targets: Iterable[Item], prompts: Sequence[str]) -> None:
-        """Look at the prompts of one sample, one per perspective.
+        """Check the prompts of one sample, one per perspective.
 
         Raises:
-            DataError: one of them names a target that the prefix does not.
+            DataError: a prompt contains a target that is not in the prefix.
         """
         there = {item.id for item in prefix}
         for target in targets:
@@ -61,7 +61,7 @@ class Audit:
         return _count(title, known) > _count(title, self._words(name, len(prefix)))
 
     def _words(self, name: str, length: int) -> str:
-        """The perspective's own words: its prompt about items that have no text."""
+        """The perspective's fixed words: its prompt for items without text."""
         if (name, length) not in self._neutral:
             items = [Item(0, "", "-")] * length
             self._neutral[name, length] = self._views[name].prompt(items)
@@ -69,13 +69,13 @@ class Audit:
 
 
 def _forms(text: str) -> set[str]:
-    """How a prompt may show a text: as it is, on one line, cut, and either without a year."""
+    """How a prompt may show a text: verbatim, on one line, truncated, each with and without a year."""
     lines = {text, one_line(text, len(text)), one_line(text)}
     return {form for line in lines for form in (line, re.sub(r" *\(\d{4}\)$", "", line)) if form.strip()}
 
 
 def _without(items: Iterable[Item], title: str, prompt: str) -> str:
-    """The prompt without those texts of the items that explain why the title is in it."""
+    """The prompt without those texts of the items that contain the title."""
     texts = {
         text for item in items for text in (item.title, item.key, str(item.id), *item.attributes.values())
     }
@@ -86,7 +86,7 @@ def _without(items: Iterable[Item], title: str, prompt: str) -> str:
 
 
 def _blanked(text: str, least: int, prompt: str) -> str:
-    """The prompt without a text, wherever it is whole, or cut visibly behind its first `least` characters."""
+    """The prompt without a text that is shown whole, or truncated after at least `least` characters."""
     parts, done = [], 0
     while (at := prompt.find(text[:least], done)) >= 0:
         same = least
@@ -99,5 +99,5 @@ def _blanked(text: str, least: int, prompt: str) -> str:
 
 
 def _count(title: str, text: str) -> int:
-    """How often the title stands in a text as words of its own."""
+    """How often the title occurs in a text as whole words."""
     return len(re.findall(rf"(?<!\w){re.escape(title)}(?!\w)", text))

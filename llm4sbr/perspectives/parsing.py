@@ -1,7 +1,7 @@
-"""Text that is not ours made safe and plain: titles for prompts, titles out of answers.
+"""Cleans untrusted text: titles for prompts, and titles from an LLM's answers.
 
-Answers of small models wrap the title in words ("The item I'm referring to is ..."). The rules below each
-remove something and are applied until nothing changes, so parsing what was parsed changes nothing.
+Small models wrap the title in words ("The item I'm referring to is ..."). Each rule below removes something;
+the rules are applied until nothing changes, so parsing a parsed answer changes nothing.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from functools import lru_cache
 __all__ = ["one_line", "parse_answer"]
 
 TITLE_LENGTH = 120
-"""Characters of a title, or of all attributes of an item, that a prompt shows."""
+"""Maximum length in a prompt of a title, or of all attributes of an item, in characters."""
 
 ANSWER_LENGTH = 200
-"""Characters of a parsed answer; a longer one is no title."""
+"""Maximum length of a parsed answer in characters; a longer one is not a title."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, line separators, reordering marks and lone surrogates."""
+"""Control characters, line separators, bidirectional control characters and lone surrogates."""
 
 _TOKENS = (
     re.compile(r"<([^<>\s][^<>]{0,60})>"),
     re.compile(r"\[(/?(?:INST|SYS(?:TEM_PROMPT)?|(?:AVAILABLE_)?TOOL[A-Z_]*|g?MASK|SEP|CLS))\]"),
 )
-"""What tokenizers read as a control token when they find it in text: `<|im_end|>`, `</s>`, `[INST]`."""
+"""Text that tokenizers read as a control token: `<|im_end|>`, `</s>`, `[INST]`."""
 
 
-@lru_cache(maxsize=2**15)  # of millions of prompts, each names a few of the same titles
+@lru_cache(maxsize=2**15)  # millions of prompts show the same few titles again and again
 def one_line(text: str, limit: int = TITLE_LENGTH) -> str:
-    """Text of the data made fit for a prompt.
+    """A text of the data, prepared for a prompt.
 
-    It has no line breaks or control characters and a visible cut, and what looks like a control token of a
-    chat template gets other brackets, for an LLM behind a server cannot be asked which ones it knows.
+    Line breaks and control characters are removed, and a long text is truncated visibly. What looks like a
+    control token of a chat template gets other brackets, since the tokens of an LLM on a server are unknown.
     """
     text = _cut(_flat(text), limit)
-    while (plain := _without_tokens(text)) != text:  # every round leaves fewer brackets
+    while (plain := _without_tokens(text)) != text:  # terminates, since every round removes brackets
         text = plain
     return text
 
@@ -56,12 +56,12 @@ def _cut(text: str, limit: int) -> str:
 
 
 def parse_answer(answer: str) -> str:
-    """The item that an answer names, without the words around it; "" for a refusal or nothing.
+    """The item that an answer names, without the words around it; "" for a refusal or an empty answer.
 
     `The item is "Toy Story (1995)_12".` becomes `Toy Story (1995)`.
     """
     text = answer
-    while (shorter := _unwrapped(_line(text))) != text:  # every rule only removes, so this ends
+    while (shorter := _unwrapped(_line(text))) != text:  # terminates, since every rule only removes
         text = shorter
     return text if len(text) <= ANSWER_LENGTH else ""
 
@@ -71,11 +71,11 @@ _THOUGHT = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _MARKS = re.compile(
     r"<\|[^<>|]{1,40}\|>|</?(?:s|eos|end_of_turn|answer|title|item|name|b|i|em|strong)>", re.I
 )
-"""Control tokens that a server left in the text, and marks that a model puts around its answer."""
+"""Control tokens that a server left in the text, and markers that a model puts around its answer."""
 
 _FENCE = re.compile(r"\s*```\w*\s*")
 _RULER = re.compile(r"\|?[\s:|]*-{3}[-\s:|]*")
-"""The line below the head of a table."""
+"""The line below a table's header."""
 
 _JSON = re.compile(
     r'\s*(?:\{[^{}\[\]]*?"[\w ]*(?:title|name|item|movie|film|book|product|song|game|answer|recommendation|'
@@ -85,7 +85,7 @@ _JSON = re.compile(
 
 
 def _line(answer: str) -> str:
-    """The first line that says something; a line that announces the answer gives way to the next."""
+    """The first meaningful line; a line that only announces the answer is skipped."""
     answer = _MARKS.sub("", _spoken(answer))
     texts = [text for text in answer.splitlines() if not _FENCE.fullmatch(text)]
     named = _JSON.match("\n".join(texts[:20]))
@@ -101,7 +101,7 @@ def _line(answer: str) -> str:
 
 
 def _spoken(answer: str) -> str:
-    """The answer without what the model said to itself, also where that has lost a mark."""
+    """The answer without the model's reasoning (`<think>`), also if one of the two tags is missing."""
     for mark in reversed(list(_THOUGHT.finditer(answer))):
         if mark[1]:
             return answer[mark.end() :]
@@ -117,7 +117,7 @@ def _said(text: str) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """One round of all rules."""
+    """Apply all rules once."""
     text = text.strip(" *`_,;:")
     for rule in _LEADS:
         text = rule.sub("", text, count=1)
@@ -128,7 +128,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """What stands in quotation marks, if the text begins with one and no more of a title follows."""
+    """The quoted text, if the text begins with a quotation and the title does not go on after it."""
     closing = _QUOTES.get(text[:1])
     if closing is None:
         return text
@@ -152,13 +152,13 @@ _DO = (
 _LIKES = rf"(?:might|may|would|could|will|should|wants?|likes?|loves?|is likely|is)(?: {_DO}| interested in)*"
 _IS = "(?:is|was|would be|could be|might be|may be|will be)"
 
-# What follows a wrapper is matched with its capitals, so that titles such as "It" or "Like Water" survive.
+# Text after a wrapper is matched case-sensitively, so that titles such as "It" or "Like Water" survive.
 _LEADS = [
     re.compile(pattern)
     for pattern in (
         r"^(?:[-*•>#]+|\d{1,3}[.)]|\(\d{1,2}\))\s+",
-        r"^[^《]{1,80}(?=《[^》]+》)",  # marks that stand around Chinese titles and in none
-        r"^\[(?=[^\]]+\]\(\w+://)",  # a link; what is behind its text goes below
+        r"^[^《]{1,80}(?=《[^》]+》)",  # marks that surround Chinese titles and occur in none
+        r"^\[(?=[^\]]+\]\(\w+://)",  # a Markdown link; its address is removed below
         r"^(?i:sure|certainly|of course|okay|ok|absolutely)\s*[,!.:]\s+",
         rf"^(?i:(?:my |final |the )?(?:assistant|output|response|recommended|{_THING}(?: name| title)?)"
         r"(?: #?\d{1,3})?)\s*:\s*",

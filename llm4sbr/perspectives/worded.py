@@ -1,6 +1,6 @@
-"""Ways to ask the LLM about a session: long, short and normal, in the words of a wording file.
+"""Perspectives whose prompts come from a wording file: long, short, normal and choose.
 
-A wording is a TOML file with one table per perspective, so new words need no code:
+A wording is a TOML file with one table per perspective, so a new wording needs no code:
 
     [short]
     prompt = "The user chose {items}, most recently {last}. Name one more item. Only its title."
@@ -8,8 +8,8 @@ A wording is a TOML file with one table per perspective, so new words need no co
     separator = ", "
     items = 3                        # optional: only a session's most recent items
 
-`paper` and `natural` are shipped with the package. Titles come from data and are not trusted: they are
-held to one line and a visible length, whatever they contain.
+`paper` and `natural` are shipped with the package. Titles come from the data and are untrusted: whatever they
+contain, a prompt shows them on one line and with a limited length.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ __all__ = ["Choose", "Long", "Normal", "Short", "Worded", "Wording", "load_wordi
 
 
 class Wording(NamedTuple):
-    """How one perspective puts its question."""
+    """The templates of one perspective."""
 
     prompt: str
-    """Template with {items} and, if wanted, {last} or {last_name}."""
+    """Template with {items} and optionally {last} or {last_name}."""
     item: str
-    """Template of one item: {title} or {name}, and if wanted {attributes}, {number}, {id}, {key}."""
+    """Template of one item: {title} or {name}, and optionally {attributes}, {number}, {id}, {key}."""
     separator: str
     """Between two items."""
     items: int | None = None
-    """At most this many of the most recent items; None shows as many as the setting allows."""
+    """Maximum number of most recent items shown; None for as many as the setting allows."""
 
 
 class Worded:
-    """A perspective in the words of a wording file.
+    """A perspective that uses the templates of a wording file.
 
     Args:
-        view: the table of the wording file: `long`, `short`, `normal`.
+        view: table of the wording file: `long`, `short`, `normal`.
         horizon: the representation its answers are aligned with, `long` or `short`.
         wording: `paper`, `natural`, or the path of a TOML file.
-        max_items: a prompt names this many of a session's most recent items at most.
-        attributes: item attributes named behind the title; one that an item lacks is left out.
+        max_items: maximum number of most recent items in a prompt.
+        attributes: item attributes shown after the title; missing ones are left out.
 
     Raises:
         ConfigError: the wording cannot be used; the message names file and key.
@@ -77,7 +77,7 @@ class Worded:
         self._shown = min(max_items, self._wording.items or max_items)
 
     def prompt(self, items: Sequence[Item]) -> str:
-        """The question about a session, oldest item first; of a long session the most recent items only."""
+        """The prompt for a session, oldest item first; only the most recent items of a long session."""
         shown = [
             self._wording.item.format(
                 number=number,
@@ -104,21 +104,21 @@ class Worded:
         return f" ({self._quotable(one_line(', '.join(values)))})" if values else ""
 
     def _quotable(self, text: str) -> str:
-        """A text that cannot end the quotation that a wording may put it in."""
+        """A text that cannot close the quotation marks that a wording may put around it."""
         return text.replace('"', "”") if '"' in self._wording.prompt + self._wording.item else text
 
 
 class Choose(Worded):
-    """The LLM chooses from a short list that a co-occurrence model proposes from training data.
+    """Lets the LLM choose from a short list that a co-occurrence model proposes from training data.
 
-    A small model ranks better than it recalls. The list is in alphabetical order, so that its order tells
-    nothing. Before `fit`, and for sessions that nothing follows, there is no list. With the localizer
-    `candidates` the answer is tied to the very items of the list.
+    A small model is better at ranking than at recalling titles. The list is in alphabetical order, so that
+    the order contains no hint. There is no list before `fit`, and none for sessions that nothing follows.
+    With the localizer `candidates` the answer is tied to the items of the same list.
 
     Args:
         size: items in the list.
-        model: a baseline that proposes them.
-        options: those of every worded perspective.
+        model: the baseline that proposes them.
+        options: those of `Worded`.
     """
 
     def __init__(self, *, size: int = 20, model: str = "item-knn", **options: Any) -> None:
@@ -127,7 +127,7 @@ class Choose(Worded):
         self._propose: Callable[[tuple[int, ...]], list[Item]] = lambda session: []
 
     def fit(self, sessions: Sessions, catalogue: Catalogue) -> None:
-        """Learn from training sessions what follows what."""
+        """Fit the co-occurrence model on the training sessions."""
         import torch
 
         baseline: Baseline = registry.create("baselines", self._model, num_items=catalogue.size)
@@ -148,12 +148,12 @@ class Choose(Worded):
         self._propose = lru_cache(maxsize=65_536)(propose)
 
     def candidates(self, items: Sequence[Item]) -> list[Item]:
-        """The items in the list; none for items that are not of the catalogue."""
+        """The items in the list; empty if an item is not in the catalogue."""
         known = tuple(item.id for item in items if item.id)
         return self._propose(known) if known else []
 
     def prompt(self, items: Sequence[Item]) -> str:
-        """The question, and below it the list, a title per line."""
+        """The question, followed by the list, one title per line."""
         listed = [_title(item) for item in self.candidates(items)]
         return "\n".join([super().prompt(items), *listed])
 
@@ -163,23 +163,23 @@ def _title(item: Item) -> str:
 
 
 def _name(item: Item) -> str:
-    """The title without a year behind it, which costs small models tokens and misleads them."""
+    """The title without its year, which costs small models tokens and misleads them."""
     return re.sub(r"(?<=\S) *\(\d{4}\)$", "", _title(item))
 
 
 Long = partial(Worded, "long", "long")
-"""The whole session, with the paper's qualifier "long-term"."""
+"""The user's interest over the whole session, with the paper's qualifier "long-term"."""
 Short = partial(Worded, "short", "short")
-"""The latest interest, with the paper's qualifier "short-term"."""
+"""The most recent interest, with the paper's qualifier "short-term"."""
 Normal = partial(Worded, "normal", "long")
-"""The same question without words of perspective, as a check on what these words do."""
+"""The same question without a qualifier, to measure what the qualifiers do."""
 
 
 def load_wording(wording: str | Path, view: str) -> Wording:
     """The table `view` of a shipped wording or of a TOML file.
 
     Raises:
-        ConfigError: there is no such wording, file or table, or a template has a wrong placeholder.
+        ConfigError: the wording, file or table does not exist, or a template has an unknown placeholder.
     """
     path = _find(str(wording))
     tables = read_toml(path)

@@ -1,4 +1,4 @@
-"""Which device a name means."""
+"""Finds the device that a setting names."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from llm4sbr.errors import ConfigError
 
 
 def device(name: str, setting: str) -> str:
-    """The device of a name: `auto` is a GPU if there is one.
+    """The device of this name; `auto` is a GPU if there is one.
 
     Args:
         name: as the user gave it.
-        setting: where, for the message.
+        setting: name of the setting, for the error message.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: this machine has no such device.
     """
     import torch
 
@@ -21,7 +21,7 @@ def device(name: str, setting: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
+    except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch build without CUDA
         reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(f"{setting} = {name!r}: no such device here ({reason}); take cpu or auto") from None
     return name

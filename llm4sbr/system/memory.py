@@ -1,4 +1,4 @@
-"""Memory of this process: its peak over a span that can be begun anew, and how to keep it small and quick."""
+"""Measures this process's peak memory, recognises out-of-memory errors, and tunes memory allocation."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt(3)
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # of madvise(2)
 _HUGE = 2**21  # bytes of a huge page
-_SHORT = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # in PyTorch's words
+_SHORT = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # in PyTorch's messages
 
 
 def reset_peak() -> None:
-    """Begin a new span (Linux; elsewhere the peak stays that of the whole process)."""
+    """Start a new measurement (Linux; elsewhere the peak is that of the whole process)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> int:
-    """Bytes: the largest resident set since `reset_peak`."""
+    """Largest resident memory since `reset_peak`, in bytes."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
@@ -54,13 +54,13 @@ def total() -> int:
 
 
 def anonymous() -> int:
-    """Bytes resident now that no file backs (Linux): without mapped files, which the system can take back."""
+    """Resident memory in bytes without mapped files, which the system can reclaim (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1]) * 1024
 
 
 def shortage(error: Exception) -> str:
-    """What to do about an error that says that memory was short, "" if it says something else."""
+    """Advice for an out-of-memory error; "" for any other error."""
     told = f"{type(error).__name__}: {error}"
     if not isinstance(error, MemoryError) and not any(sign in told for sign in _SHORT):
         return ""
@@ -73,10 +73,10 @@ def shortage(error: Exception) -> str:
 
 
 def reuse_freed() -> None:
-    """Let this process keep memory that it frees (glibc; elsewhere nothing happens).
+    """Make this process keep memory that it frees (glibc; elsewhere nothing happens).
 
-    A training step takes and frees the same large blocks as the one before it. By default glibc returns
-    them to the system, which then clears every page again: some hundred page faults per step.
+    Every training step allocates and frees the same large blocks. By default glibc returns them to the
+    system, which must clear every page before the next use: some hundred page faults per step.
     """
     with suppress(AttributeError, OSError, TypeError):
         library = ctypes.CDLL(None)
@@ -85,13 +85,13 @@ def reuse_freed() -> None:
 
 
 def use_huge_pages(*, least: int = 2**24) -> None:
-    """Move this process's large blocks to huge pages, now (Linux; elsewhere nothing happens).
+    """Move this process's large memory blocks to huge pages (Linux; elsewhere nothing happens).
 
-    A catalogue's table is read from end to end for every list. On pages of 4 kB the processor spends a
-    quarter to a third of that time on finding them. Takes one or two seconds per gigabyte, once.
+    Each recommendation reads the whole item table. With pages of 4 kB the processor spends a quarter to a
+    third of that time on address translation. Takes one or two seconds per gigabyte, once.
 
     Args:
-        least: bytes; smaller blocks, and those that are not all in use, stay as they are.
+        least: minimum size in bytes; smaller blocks, and blocks that are partly unused, are left as they are.
     """
     with suppress(AttributeError, OSError, ValueError):
         library = ctypes.CDLL(None)
@@ -102,7 +102,7 @@ def use_huge_pages(*, least: int = 2**24) -> None:
 
 
 def _blocks(least: int) -> Iterator[tuple[int, int]]:
-    """First and last address of writable private memory without a file, nine tenths of it resident."""
+    """First and last address of private writable memory without a file that is at least 90% resident."""
     start = end = 0
     for line in Path("/proc/self/smaps").read_text().splitlines():
         words = line.split()

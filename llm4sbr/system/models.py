@@ -1,4 +1,4 @@
-"""Models by folder or by name on the hub: their files, what is in them, and quiet loading."""
+"""Model files, in a folder or on the hub: finding them, hashing their content, loading without noise."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ".safetensors", ".gguf")
-"""Of the files that decide what a model does."""
+"""Suffixes of the files that determine a model's output."""
 WHOLE = 2**20
-"""Bytes up to which a file is read whole for `content`."""
+"""Files up to this size in bytes are hashed completely."""
 SAMPLED = 64
-"""Places at which a larger one is sampled."""
+"""Number of places at which a larger file is sampled."""
 
 
 def content(model: Path) -> str:
-    """A short hash of what is in a model's folder, or in a model's file.
+    """A short hash of the content of a model's folder or file.
 
-    Small files count whole, large ones by their size, their head and samples throughout: gigabytes cost a few
-    milliseconds, and a model that was fine-tuned in place is still told apart. What the model is called and
-    when it was written do not count.
+    Small files are hashed completely, large ones by size, beginning and samples: a few milliseconds for
+    gigabytes, and a model that was fine-tuned in place still gets another hash. The model's name and
+    modification times do not count.
     """
     digest = hashlib.sha256()
     root = model if model.is_dir() else model.parent
@@ -41,7 +41,7 @@ def content(model: Path) -> str:
 
 
 def _files(model: Path) -> list[Path]:
-    """Files of a model: those of its folder, and of the parts that a `modules.json` names."""
+    """Files of a model: those of its folder and of the folders that `modules.json` lists."""
     if not model.is_dir():
         return [model]
     folders = {model, *(model / part for part in _parts(model / "modules.json"))}
@@ -52,14 +52,14 @@ def _files(model: Path) -> list[Path]:
 def _parts(modules: Path) -> list[str]:
     try:
         return [str(part["path"]) for part in json.loads(modules.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or none that could be used
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or not usable
         return []
 
 
 def file(model: str, name: str, revision: str) -> Path | None:
-    """A file of a model, from its folder, this machine's copy of the hub, or the hub; None if it has none.
+    """A file of a model: from its folder, the local hub cache, or the hub; None if the model has none.
 
-    Without the hub, a file that is not here counts as one that the model does not have.
+    If the hub cannot be reached, a file that is not on this machine counts as missing.
     """
     if Path(model).is_dir():
         path = Path(model) / name
@@ -72,19 +72,19 @@ def file(model: str, name: str, revision: str) -> Path | None:
             return Path(kept) if isinstance(kept, str) else None
         probe(model, revision)
         return Path(huggingface_hub.hf_hub_download(model, name, revision=revision))
-    except Exception:  # HTTP clients have error trees of their own; the loaders say what is wrong
+    except Exception:  # HTTP clients have their own exception classes; the loaders report what is wrong
         return None
 
 
 def commit(model: str, revision: str) -> str:
-    """The commit of a model of the hub, or `revision` where that cannot be known."""
+    """The commit of a model on the hub, or `revision` if it cannot be determined."""
     files = (file(model, name, revision) for name in ("config.json", "modules.json"))
     parts = next((found.parts for found in files if found), ())
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else revision
 
 
 def probe(model: str, revision: str) -> None:
-    """Ask the hub once; the loaders would try five times, half a minute, before they give up."""
+    """Ask the hub once, to fail fast: the loaders would retry for half a minute."""
     from huggingface_hub import HfApi
 
     HfApi().model_info(model, revision=revision, timeout=10)
@@ -92,7 +92,7 @@ def probe(model: str, revision: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from reporting about local files; its settings are put back."""
+    """Silence transformers' messages while local files are loaded; its settings are restored afterwards."""
     logging: Any = import_module("transformers.utils.logging")
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

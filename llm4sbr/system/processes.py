@@ -1,7 +1,7 @@
-"""Jobs side by side in processes, with their progress.
+"""Runs jobs in parallel processes and reports their progress.
 
-Each worker process has a pipe of its own: it gets jobs, and sends what it has to say. A pipe that breaks
-tells either end that the other one died, so no worker outlives its parent for longer than its next word.
+Each worker process has its own pipe: it receives jobs and sends progress and results. A broken pipe tells
+either side that the other died, so a worker ends soon after its parent.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 from llm4sbr.errors import Llm4sbrError, TrainingError
 
 Report = Callable[[int, str], None]
-"""`report(n, note)`: n more units are done; the note says how it stands."""
+"""`report(n, note)`: n more units are done, with a status text."""
 
 Work = Callable[[Any, Report], Any]
-"""Does one job; importable by name, as are its jobs and results."""
+"""Function for one job; it, its jobs and its results must be picklable by name."""
 
 
 def run(
@@ -34,20 +34,20 @@ def run(
     progress: Callable[[int, int, str], None],
     done: Callable[[int, Any], None],
 ) -> None:
-    """Do all jobs, in order, at most `workers` at a time; with one worker in this very process.
+    """Run all jobs, in order, at most `workers` at a time; with one worker in this process.
 
-    Each worker takes its share of the machine's cores for PyTorch's threads.
+    The workers divide the machine's cores among them for PyTorch's threads.
 
     Args:
-        work: does one job.
-        jobs: what to do.
-        workers: processes to use.
-        progress: called with a job's index, the units just done, and its note.
+        work: runs one job.
+        jobs: the jobs.
+        workers: number of processes.
+        progress: called with a job's index, the number of units just done, and its status text.
         done: called with a job's index and its result.
 
     Raises:
-        Llm4sbrError: what a job raised; the other jobs are stopped.
-        RuntimeError: another error of a job in a process of its own, with its traceback as a note.
+        Llm4sbrError: raised by a job; the other jobs are stopped.
+        RuntimeError: any other error of a job in a worker process, with its traceback as a note.
         TrainingError: a worker process died.
     """
     if min(workers, len(jobs)) <= 1:
@@ -95,7 +95,7 @@ class _Pool:
     def _next(self, pipe: Connection, jobs: Sequence[Any], waiting: list[int]) -> None:
         if waiting:
             index = waiting.pop()
-            with suppress(BrokenPipeError):  # a dead worker is noticed when it is listened to
+            with suppress(BrokenPipeError):  # a dead worker is noticed when its pipe is read
                 pipe.send(jobs[index])
             self.busy[pipe] = index
 
@@ -124,14 +124,14 @@ def _ending(code: int | None) -> str:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as one that passes through a pipe, with its traceback as a note."""
+    """The error in a form that can be sent through a pipe, with its traceback as a note."""
     told = RuntimeError(f"{type(error).__name__}: {error}")
     told.add_note("".join(traceback.format_exception(error)))
     return told
 
 
 def _serve(pipe: Connection, work: Work, threads: int) -> None:
-    """Life of a worker: Ctrl-C is the parent's to handle, and a broken pipe is the end."""
+    """Main loop of a worker: Ctrl-C is left to the parent, and a broken pipe ends the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
@@ -147,6 +147,6 @@ def _serve(pipe: Connection, work: Work, threads: int) -> None:
                 answer: tuple[Any, ...] = ("done", work(job, report))
             except Llm4sbrError as error:
                 answer = ("error", error)
-            except Exception as error:  # a fault of ours or of a plugin's; the parent says it in one line
+            except Exception as error:  # a bug of ours or of a plugin; the parent reports it in one line
                 answer = ("error", _portable(error))
             pipe.send(answer)

@@ -1,4 +1,4 @@
-"""Ctrl-C while something is waited for."""
+"""Ctrl-C during long waits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import signal
 
 
 def interruptible() -> None:
-    """Let Ctrl-C end the wait for a thread or a lock, as Python has it; to be called when polars is loaded.
+    """Restore Python's handling of Ctrl-C for waits on threads and locks; call it after importing polars.
 
-    polars, once imported, handles SIGINT itself and has the system take up again what a signal interrupts. A
-    main thread that waits for an answer of a server would then not hear of it before the answer comes.
+    polars handles SIGINT itself and makes interrupted system calls restart. The main thread, waiting for a
+    server's answer, would then notice Ctrl-C only when the answer arrives.
     """
     if hasattr(signal, "siginterrupt"):  # Windows has none, and no such waits either
         signal.siginterrupt(signal.SIGINT, True)

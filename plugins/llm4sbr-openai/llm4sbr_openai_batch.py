@@ -15,10 +15,11 @@ from typing import Any
 import click
 from llm4sbr_openai import said
 
-from llm4sbr import pipeline, registry
+from llm4sbr import registry
 from llm4sbr.asking.asker import keepable
 from llm4sbr.asking.cache import Answer
 from llm4sbr.asking.questions import answers_of, missing
+from llm4sbr.config import in_force
 from llm4sbr.errors import ConfigError, DataError, Llm4sbrError
 from llm4sbr.store import writing
 
@@ -36,7 +37,7 @@ def cli() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def requests(run: Path, file: Path) -> None:
     """Write FILE with a request for every prompt of RUN that has no answer yet."""
-    _, config = pipeline.configure(run, {})
+    _, config = in_force.configure(run, {})
     llm = _llm(config.infer.llm, config.infer.options)
     count = 0
     with writing(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
@@ -57,7 +58,7 @@ def requests(run: Path, file: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True))
 def answers(run: Path, file: Path) -> None:
     """Put the results of a batch, FILE, into the answer cache of RUN."""
-    _, config = pipeline.configure(run, {})
+    _, config = in_force.configure(run, {})
     llm = _llm(config.infer.llm, config.infer.options)
     wanted = {key for key, _ in missing(run, config)}
     found: dict[bytes, Answer] = {}

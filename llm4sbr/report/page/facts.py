@@ -15,13 +15,11 @@ from llm4sbr.report.page.tables import Table, TableCell, cells
 from llm4sbr.report.terminal.layout import count, duration, size
 from llm4sbr.report.terminal.results import Row
 
-STAGES = ("prepare", "infer", "localize", "train", "evaluate")
-
 
 def cost(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
     """Time and memory per model, and per stage."""
     models = [row for row in rows if row["kind"] != "baseline"]
-    done = [stamp for name in STAGES if (stamp := stamps.read_stamp(run / name))]
+    done = [stamp for name in stamps.STAGE_NAMES if (stamp := stamps.read_stamp(run / name))]
     lines = [cells(one.stage, duration(one.seconds), size(one.peak_memory)) for one in done]
     return {
         "models": tables.cost_table(models) if models else None,
