@@ -75,13 +75,15 @@ class Graph(nn.Module):
         With `told`, the predicted intents float32 (B, P, E) too.
 
         Args:
-            items: int64 (B, T), right-padded; every session has a click.
-            mask: bool (B, T), true at clicks.
+            items: int64 (B, T), right-padded with 0; every session has a click.
+            mask: bool (B, T), true at clicks. An item behind them, where the mask is false, is not read by
+                the model: it is an older click, left out of the list as the others are.
             exclude_seen: bool (B, 1), leave out the session's own items.
             intents: float32 (B, P, E), in the variant `intents` only.
         """
-        output = self.model.represent(items, mask, intents, predict=self.variant == "predictor")
-        clicked = torch.where(mask, items, items[:, :1]) - 1  # padding repeats the first click
+        read = torch.where(mask, items, 0)
+        output = self.model.represent(read, mask, intents, predict=self.variant == "predictor")
+        clicked = torch.where(items > 0, items, items[:, :1]) - 1  # padding repeats the first click
         if self.exact is None:
             values, rows = torch.topk(without(output.scores, clicked, exclude_seen), self.k)
         else:
