@@ -72,14 +72,14 @@ class Graph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Item ids int64 (B, K), best first, 0 for none, and their scores float32 (B, K).
 
-            With `told`, also the predicted intents float32 (B, P, E).
+        With `told`, also the predicted intents float32 (B, P, E).
 
-            Args:
-        items: int64 (B, T), right-padded with 0; every session has at least one click.
-        mask: bool (B, T), true at clicks. An item where the mask is false is an older click: the model
-            does not read it, but it is excluded like the others.
-        exclude_seen: bool (B, 1), exclude the session's own items.
-        intents: float32 (B, P, E), only in the variant `intents`.
+        Args:
+            items: int64 (B, T), right-padded with 0; every session has at least one click.
+            mask: bool (B, T), true at clicks. An item where the mask is false is an older click: the model
+                does not read it, but it is excluded like the others.
+            exclude_seen: bool (B, 1), exclude the session's own items.
+            intents: float32 (B, P, E), only in the variant `intents`.
         """
         read = torch.where(mask, items, 0)
         output = self.model.represent(read, mask, intents, predict=self.variant == "predictor")
