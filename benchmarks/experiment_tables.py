@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm4sbr.report.cells import Entry, labels, rows_of
-from llm4sbr.report.terminal.results import Row
+from llm4sbr.report.table import Row
 
 RESULTS = Path(__file__).parent / "results"
 PREFIX = "experiment-"
