@@ -18,15 +18,15 @@ from llm4sbr.system import installation
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SOURCES = [*ROOT.glob("llm4sbr/**/*.py"), *ROOT.glob("export/**/*.py"), *ROOT.glob("plugins/*/llm4sbr_*.py")]
+SOURCES = [*ROOT.glob("llm4sbr/**/*.py"), *ROOT.glob("export/**/*.py")]
 SOURCES += ROOT.glob("plugins/*/llm4sbr_*/*.py")
 
 FROM_AN_INDEX = {
     "llm4sbr/doctor.py": 4,  # packages that llm4sbr or a plugin requires by name
     "llm4sbr/fusion/saved.py": 1,  # a package that a run was trained with and that is not ours
     "llm4sbr/commands/plugins.py": 1,  # the folder that the command has just made
-    "plugins/llm4sbr-vllm/llm4sbr_vllm.py": 1,
-    "plugins/llm4sbr-embedded/llm4sbr_embedded.py": 1,
+    "plugins/llm4sbr-vllm/llm4sbr_vllm/__init__.py": 1,
+    "plugins/llm4sbr-embedded/llm4sbr_embedded/__init__.py": 1,
     "export/llm4sbr_export/triton_client.py": 1,
 }
 """Texts that advise `pip install` themselves: what they name is on every index, or on this machine."""
