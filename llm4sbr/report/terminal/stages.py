@@ -19,7 +19,7 @@ from llm4sbr.report.terminal.results import metrics_tables
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm4sbr.asking.cache import Kept
+    from llm4sbr.asking.cache import CacheStats
     from llm4sbr.doctor import Diagnosis
     from llm4sbr.registry import Component
 
@@ -52,7 +52,7 @@ def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
         show(summary_table(found))
 
 
-def show_answers(path: Path, stored: int, found: Sequence[Kept]) -> None:
+def show_answers(path: Path, stored: int, found: Sequence[CacheStats]) -> None:
     """Print what an answer cache of `stored` bytes has of each LLM."""
     rows = [
         (
