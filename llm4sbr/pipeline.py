@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from llm4sbr.freshness import STAGES, Stage, adopt_models, asked, stamp_now, why
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 from llm4sbr.stamps import STAGE_NAMES
-from llm4sbr.system import memory, signals
+from llm4sbr.system import installation, memory, signals
 
 
 def execute(
@@ -47,6 +46,7 @@ def execute(
         ConfigError: a setting is wrong.
         StoreError: the directory is in use by another process, not a run, or cannot be written.
     """
+    installation.require("train")
     progress = progress or Progress()
     if until not in STAGE_NAMES:
         raise ConfigError(f"no stage {until!r}; there are {', '.join(STAGE_NAMES)}")
@@ -133,14 +133,14 @@ def _bring_up_to_date(
         before, out = None if redo else folder, stamps.unfinished(folder)
         started = time.monotonic()
         memory.reset_peak()
-        largest = _largest_child()
+        largest = memory.peak_of_children()
         signals.interruptible()
         if stage.name == "train":
             adopt_models(run)
         with stamps.naming_command(run):
             stage.function(run, out, config, progress, stamps.Attempt(out, stamp, before, begin))
         stamps.keep_parts(folder, out)
-        child = _largest_child()
+        child = memory.peak_of_children()
         files, content = stamps.files_of(out, parts)
         done = stamp._replace(
             seconds=round(time.monotonic() - started, 2),
@@ -182,8 +182,3 @@ def _locked(run: Path) -> Iterator[None]:
     finally:
         if not there and {path.name for path in run.iterdir()} <= {store.LOCK}:  # refused
             shutil.rmtree(run, ignore_errors=True)
-
-
-def _largest_child() -> int:
-    """Bytes: the largest resident set of any finished child process so far."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

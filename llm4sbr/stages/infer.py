@@ -18,11 +18,11 @@ import numpy as np
 import polars as pl
 
 from llm4sbr import registry, stamps, store
-from llm4sbr.asking.asker import Asker, Budget, answering, parse_budget
+from llm4sbr.asking.asker import Asker, Budget, batch_answerer, parse_budget
 from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.asking.keys import PromptKeys
 from llm4sbr.asking.order import order as asking_order
-from llm4sbr.asking.questions import Questions, answers_of, planned
+from llm4sbr.asking.questions import Questions, open_answer_cache, plan_questions
 from llm4sbr.asking.tables import answered, write_answers, write_control
 from llm4sbr.config import Config, InferConfig
 from llm4sbr.data.distinct import Distinct
@@ -154,9 +154,13 @@ def _control(name: str, seed: int) -> Control:
 def _ask(work: Work, llm: LLM, stamp: Stamp, folder: Path) -> None:
     """Plan, ask, and write the LLM's tables."""
     config, questions, progress = work.config, work.questions, work.progress
-    settings, samples, views = config.infer, questions.samples, questions.views
-    with PromptKeys(len(views)) as keys, PromptKeys(len(views)) as kept, answers_of(settings) as cache:
-        plan = planned(llm, questions, work.prepared, settings, progress, keys=keys)
+    settings, samples, perspectives = config.infer, questions.samples, questions.perspectives
+    with (
+        PromptKeys(len(perspectives)) as keys,
+        PromptKeys(len(perspectives)) as kept,
+        open_answer_cache(settings) as cache,
+    ):
+        plan = plan_questions(llm, questions, work.prepared, settings, progress, keys=keys)
         work.attempt.begin()
         stamps.begin_part(folder, stamp)
         order: Sequence[int] = range(len(samples.keys))
@@ -167,8 +171,8 @@ def _ask(work: Work, llm: LLM, stamp: Stamp, folder: Path) -> None:
         rows = answered(keys, cache, kept)
         about: Any = {"cache": cache, "kept": kept, "samples": samples, "rows": rows, "began": began}
         counts = {
-            name: write_answers(folder / f"{name}.parquet", view, place, **about)
-            for place, (name, view) in enumerate(views.items())
+            name: write_answers(folder / f"{name}.parquet", perspective, place, **about)
+            for place, (name, perspective) in enumerate(perspectives.items())
         }
         distinct = sum(map(len, kept.distinct()))
     told = {
@@ -176,7 +180,7 @@ def _ask(work: Work, llm: LLM, stamp: Stamp, folder: Path) -> None:
         "fingerprint": llm.fingerprint,
         "budget": settings.budget or "none",
         "select": settings.select,
-        "prompts": len(rows) * len(views),
+        "prompts": len(rows) * len(perspectives),
         "distinct": distinct,
         "asked": asker.asked,
         "from_cache": max(0, distinct - asker.asked),
@@ -199,7 +203,7 @@ def _asked(
     """Ask where the engine works, and say what was left unanswered."""
     settings = config.infer
     engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
-    make = partial(answering, settings.llm, settings.options)
+    make = partial(batch_answerer, settings.llm, settings.options)
     with progress.task("infer", len(order), unit="samples") as advance, closing(engine):
         asker = Asker(
             llm,
@@ -226,21 +230,21 @@ def _stand_in(
         name: write_control(
             folder / f"{name}.parquet",
             control,
-            view,
+            perspective,
             samples=questions.samples,
             rows=rows,
             own=own / f"{name}.parquet" if own else None,
         )
-        for name, view in questions.views.items()
+        for name, perspective in questions.perspectives.items()
     }
 
 
 def _examples(folder: Path, counts: Counts, questions: Questions, rows: Sequence[int]) -> dict[str, Any]:
     """The counts with an example each, the first sample's."""
     found: dict[str, Any] = {name: {**one, "example": None} for name, one in counts.items()}
-    for name, view in questions.views.items() if rows else ():
+    for name, perspective in questions.perspectives.items() if rows else ():
         table = pl.scan_parquet(folder / f"{name}.parquet").select("answer", "parsed").head(1).collect()
-        prompt = view.prompt(questions.samples.prefixes[rows[0]])
+        prompt = perspective.prompt(questions.samples.prefixes[rows[0]])
         found[name]["example"] = {"prompt": prompt, **table.row(0, named=True)}
     return found
 
@@ -250,7 +254,7 @@ def _report(summary: Mapping[str, Any], settings: InferConfig, progress: Progres
     text = f"infer: {answered:,} of {samples:,} samples answered"
     if "asked" in summary:
         text += f"; {summary['asked']:,} prompts asked, {summary['from_cache']:,} from the cache"
-    empty = sum(view["empty"] for view in summary["sources"]["llm"].values())
+    empty = sum(perspective["empty"] for perspective in summary["sources"]["llm"].values())
     if empty:
         text += f"; {empty:,} answers name nothing"
     if answered < samples and not summary.get("failed"):
