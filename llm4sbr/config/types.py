@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
@@ -73,6 +74,12 @@ def check_lengths(k: Sequence[int], items: int) -> None:
         raise ConfigError(f"evaluate.k = {list(k)}: a list has 1 to {items} items here, the whole catalogue")
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", value):
+        raise ValueError("expected auto, cpu, cuda or cuda:1")
+    return value
+
+
 def _text_of_number(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -83,6 +90,9 @@ Lengths = Annotated[
     tuple[int, ...], AfterValidator(_distinct), AfterValidator(_lengths), AfterValidator(_some)
 ]
 """Lengths of lists, K."""
+
+Device = Annotated[str, AfterValidator(_device)]
+"""Name of a device as PyTorch has it, or `auto`."""
 
 Amount = Annotated[str | None, BeforeValidator(_text_of_number)]
 """Text that may look like a number, or none."""
