@@ -1,7 +1,7 @@
-"""A stage's folder: from what it was made, and that it is there whole or not at all.
+"""Folders of stages: a stamp records what a result was made from, and a folder is either complete or absent.
 
-A stage writes into `<stage>.tmp` and renames it, so that a folder without `.tmp` is whole; `stage.json`
-inside says from what it was made.
+A stage writes into `<stage>.tmp` and renames it at the end, so a folder without `.tmp` is complete. The stamp
+is the file `stage.json` inside.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from llm4sbr.store import (
 )
 
 STAGE_NAMES = ("prepare", "infer", "localize", "train", "evaluate")
-"""The stages of a run, in order, and their folders."""
+"""The stages of a run, in order; also the names of their folders."""
 
 FORMAT = 1
-"""Version of the run directory's layout."""
+"""Version of the run folder's layout."""
 
 
 class Stamp(NamedTuple):
-    """From what a stage's folder was made."""
+    """What a stage's result was made from."""
 
     stage: str
     parts: dict[str, Any]
     """Settings, component versions and upstream fingerprints, by dotted key."""
     seconds: float = 0.0
-    """Wall time that the stage took."""
+    """Wall time of the stage."""
     peak_memory: int = 0
-    """Bytes, the largest resident set while it ran."""
+    """Largest resident memory while it ran, in bytes."""
     content: str = ""
-    """Hash of the files it wrote; what stages that read them are stamped with."""
+    """Hash of the files it wrote; part of the stamps of stages that read them."""
 
     @property
     def fingerprint(self) -> str:
@@ -52,9 +52,9 @@ class Stamp(NamedTuple):
 
 
 def read_stamp(folder: Path) -> Stamp | None:
-    """The stamp of a finished stage, None if there is none; `StoreError` if it is of another layout version.
+    """The stamp of a finished stage, None if there is none; `StoreError` if its layout version differs.
 
-    A folder that a crash left under its `.old` name is brought back first, see `mend_folder`.
+    A folder that a crash left under its `.old` name is restored first, see `mend_folder`.
     """
     mend_folder(folder)
     path = folder / STAMP
@@ -84,7 +84,7 @@ def write_stamp(folder: Path, stamp: Stamp) -> None:
 
 
 def changes(old: Stamp, new: Stamp) -> list[str]:
-    """What differs between two stamps, one text per key, such as `localize.f: 5 -> 3`."""
+    """The differences of two stamps, one text per key, such as `localize.f: 5 -> 3`."""
     keys = sorted(old.parts.keys() | new.parts.keys())
     return [
         f"{key}: {old.parts.get(key)} -> {new.parts.get(key)}"
@@ -95,17 +95,17 @@ def changes(old: Stamp, new: Stamp) -> list[str]:
 
 @contextmanager
 def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
-    """A folder to write a stage into; it takes the name `final` when the block ends well.
+    """A folder to write a stage into; it is renamed to `final` if the block succeeds.
 
-    Work that an interrupted attempt left is handed back if it was made from the same `stamp`, so a stage
-    may look for what it wrote before; otherwise the folder is empty.
+    Files of an interrupted attempt are kept if it had the same `stamp`, so that a stage can resume; otherwise
+    the folder is emptied.
     """
     temporary = begin_stage(final, stamp)
     try:
-        with explained(final, only_full=True):  # any other `OSError` of the stage is not about this folder
+        with explained(final, only_full=True):  # other `OSError`s of the stage do not concern this folder
             yield temporary
     except BaseException:
-        if {path.name for path in temporary.iterdir()} <= {BEGUN}:  # nothing done that is worth keeping
+        if {path.name for path in temporary.iterdir()} <= {BEGUN}:  # nothing worth keeping
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     with explained(final):
@@ -116,12 +116,12 @@ def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
 
 
 def begin_stage(final: Path, stamp: Stamp) -> Path:
-    """The folder in which a stage is written before it gets the name `final`; see `stage_folder`."""
+    """The folder in which a stage is written before it is renamed to `final`; see `stage_folder`."""
     folder = final.with_name(final.name + ".tmp")
     with explained(final):
         mend_folder(final)
         if _begun_with(folder / BEGUN) == stamp.fingerprint:
-            for leftover in folder.rglob(".*.tmp"):  # of a `writing` that was killed
+            for leftover in folder.rglob(".*.tmp"):  # of a `writing` that was interrupted
                 leftover.unlink()
         else:
             shutil.rmtree(folder, ignore_errors=True)
