@@ -1,9 +1,9 @@
-"""The command line: parse, call, print. No logic.
+"""The command line: parses, calls, prints; the logic is elsewhere.
 
-Results go to standard output, progress and errors to standard error. Exit codes: 0 well, 1 a fault of
-ours (or `doctor` found one), 2 something in the input, a setting or the machine that the user can mend,
-3 a device that is missing, 130 interrupted. torch, polars and pydantic are imported inside commands, so
-that `--help` is instant.
+Results go to standard output, progress and errors to standard error. Exit codes: 0 success, 1 a bug in
+llm4sbr (or `doctor` found an error), 2 a problem in the input, a setting or the machine that the user can
+fix, 3 a missing device, 130 interrupted. torch, polars and pydantic are imported inside commands, so that
+`--help` is fast.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from llm4sbr.system import memory
 
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; that its reader goes away, as `head` does, is no error as it is to click."""
+        """Run the command; unlike in click, it is no error if the reader of a pipe (such as `head`) ends."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            with suppress(OSError, ValueError):  # what is still to be flushed goes nowhere
+            with suppress(OSError, ValueError):  # discard output that cannot be flushed
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
 
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a title in letters that a terminal lacks is no reason to fail
+        if isinstance(stream, TextIOWrapper):  # do not fail on characters that the terminal cannot show
             stream.reconfigure(errors="replace")
     sys.exit(_together(arguments) if _several_processes() else _guarded(arguments))
 
@@ -218,7 +218,7 @@ def _several_processes() -> bool:
 
 
 def _together(arguments: list[str]) -> int:
-    """Exit code under `torchrun`: the first process obeys the command, the others help it to train."""
+    """Exit code under `torchrun`: the first process runs the command, the others only help to train."""
     from llm4sbr.stages.train import follow
     from llm4sbr.training.team import join
 
@@ -235,7 +235,7 @@ def _together(arguments: list[str]) -> int:
 
 
 def _guarded(arguments: list[str]) -> int:
-    """Exit code of a command; every error becomes one line on standard error."""
+    """Exit code of a command; every error is printed as one line on standard error."""
     debug = "--debug" in arguments
     try:
         result = cli.main(arguments, prog_name="llm4sbr", standalone_mode=False)

@@ -1,4 +1,4 @@
-"""A stage's folder: from what it was made, and that it is there whole or not at all.
+"""Folders of stages: a stamp records what a result was made from, and a folder is either complete or absent.
 
 A stage writes into `<stage>.tmp` and renames it, so that a folder without `.tmp` is whole; `stage.json`
 inside says from what it was made and which files it has. What a stage makes piece by piece (a source of
@@ -32,7 +32,7 @@ from llm4sbr.store import (
 )
 
 STAGE_NAMES = ("prepare", "infer", "localize", "train", "evaluate")
-"""The stages of a run, in order, and their folders."""
+"""The stages of a run, in order; also the names of their folders."""
 
 SECTIONS = {"protocol": "prepare", "data": "prepare", "engine": "infer"} | {
     name: name for name in STAGE_NAMES[1:]
@@ -40,7 +40,7 @@ SECTIONS = {"protocol": "prepare", "data": "prepare", "engine": "infer"} | {
 """Section of the settings -> the first stage that reads it."""
 
 FORMAT = 1
-"""Version of the run directory's layout."""
+"""Version of the run folder's layout."""
 
 SMALL = 2**20
 """Bytes of a file whose hash, not only its size, is looked at to tell whether it is what was written."""
@@ -50,15 +50,15 @@ Files = dict[str, list[Any]]
 
 
 class Stamp(NamedTuple):
-    """From what a stage's folder was made."""
+    """What a stage's result was made from."""
 
     stage: str
     parts: dict[str, Any]
     """Settings, component versions and upstream fingerprints, by dotted key."""
     seconds: float = 0.0
-    """Wall time that the stage took."""
+    """Wall time of the stage."""
     peak_memory: int = 0
-    """Bytes, the largest resident set while it ran."""
+    """Largest resident memory while it ran, in bytes."""
     content: str = ""
     """Hash of the files it wrote; what stages that read them are stamped with."""
     files: Files | None = None
@@ -71,9 +71,9 @@ class Stamp(NamedTuple):
 
 
 def read_stamp(folder: Path) -> Stamp | None:
-    """The stamp of a finished stage, None if there is none; `StoreError` if it is of another layout version.
+    """The stamp of a finished stage, None if there is none; `StoreError` if its layout version differs.
 
-    A folder that a crash left under its `.old` name is brought back first, see `mend_folder`.
+    A folder that a crash left under its `.old` name is restored first, see `mend_folder`.
     """
     mend_folder(folder)
     path = folder / STAMP
@@ -103,7 +103,7 @@ def write_stamp(folder: Path, stamp: Stamp) -> None:
 
 
 def changes(old: Stamp, new: Stamp) -> list[str]:
-    """What differs between two stamps, one text per key, such as `localize.f: 5 -> 3`."""
+    """The differences of two stamps, one text per key, such as `localize.f: 5 -> 3`."""
     keys = sorted(old.parts.keys() | new.parts.keys())
     return [
         f"{key}: {old.parts.get(key)} -> {new.parts.get(key)}"
@@ -258,14 +258,14 @@ class Attempt:
 
 @contextmanager
 def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
-    """A folder to write a stage into; it takes the name `final` when the block ends well.
+    """A folder to write a stage into; it is renamed to `final` if the block succeeds.
 
     Work that an interrupted attempt left is handed back if it was made from the same `stamp`, so a stage
     may look for what it wrote before; otherwise only its parts are, which have stamps of their own.
     """
     temporary = begin_stage(final, stamp)
     try:
-        with explained(final, only_full=True):  # any other `OSError` of the stage is not about this folder
+        with explained(final, only_full=True):  # other `OSError`s of the stage do not concern this folder
             yield temporary
     except BaseException:
         if _nothing_new(temporary, final):
