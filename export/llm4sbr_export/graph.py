@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr.errors import InputError
+from llm4sbr.fusion.predictor import ItemIntents
 from llm4sbr_export.heads import Exact, ReRanked, without
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Graph(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model.float()  # titles are stored in half precision, but computed with in float32
+        if isinstance(model.predictor, ItemIntents):
+            model.predictor.half()  # a row is read per session, so its conversion costs nothing
         self.num_items = len(model.backbone.item_embeddings())
         self.k, self.variant, self.precision = k, variant, precision
         self.with_intents = with_intents and variant == "predictor"

@@ -45,7 +45,8 @@ class Original(NamedTuple):
             run: the run directory.
             variant: which of its models; by default as `recommend` chooses.
             seed: which seed; by default the best on validation.
-            intents: of a fused model, `input` (the default), `predictor` or `none`.
+            intents: of a fused model, `input`, `predictor` or `none`. By default an input, but a model that
+                has the answers about all items looks them up, which is `predictor`, too.
 
         Raises:
             InputError: there is no such model, or it takes no intents.
@@ -98,14 +99,16 @@ class Original(NamedTuple):
     def _inputs(self, samples: Samples, batch: Batch) -> Inputs:
         found = {"items": batch.items, "mask": batch.mask}
         if self.variant == "intents":
-            found["intents"] = self._gather(samples.key[batch.index])
+            found["intents"] = self._gather(Samples(*(part[batch.index] for part in samples)))
         return found
 
-    def _gather(self, keys: Tensor) -> Tensor:
-        """The intents of samples by key, float32 (B, P, E)."""
+    def _gather(self, samples: Samples) -> Tensor:
+        """The intents of B samples, float32 (B, P, E)."""
         if self.intents is None:
-            return torch.zeros(len(keys), len(self.saved.recipe.perspectives), self.saved.recipe.text_dim)
-        return self.intents.gather(self.intents.rows(keys))
+            return torch.zeros(
+                len(samples.key), len(self.saved.recipe.perspectives), self.saved.recipe.text_dim
+            )
+        return self.intents.gather(self.intents.rows_of(self.prepared.sessions, samples))
 
     def _scores(self, inputs: Inputs) -> Tensor:
         predict = self.variant == "predictor"
@@ -118,7 +121,8 @@ class Original(NamedTuple):
 
 def _variant(saved: SavedModel, intents: str | None) -> str:
     if saved.recipe.fuser is not None:
-        return "intents" if intents in (None, "input") else str(intents)
+        usual = "predictor" if saved.recipe.item_intents else "intents"
+        return usual if intents is None else {"input": "intents"}.get(intents, intents)
     if intents is not None:
         raise InputError(f"intents {intents}: the model is a plain backbone and takes none")
     return "plain"

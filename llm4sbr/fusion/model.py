@@ -4,7 +4,8 @@
     intents (B, P, E) --linear map, Eq. 6--> semantic (B, P, D) ----------------------------+--fuser--> (B, D)
     scores = fused . item embeddings (Eq. 10), or the backbone's own; a `CatalogueFuser` adds what text says
 
-Where no LLM was asked, a `Predictor` can stand in: intents out of long, short and the items' titles.
+Where no LLM was asked, a `Predictor` can stand in: intents out of long, short and the items' titles. Where
+the LLM was asked about items, `ItemIntents` has the answers about a session's last item.
 
 Without perspectives it is the plain backbone with its own readout, W [short; long].
 """
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from llm4sbr import registry
 from llm4sbr.fast import fusion
-from llm4sbr.fusion.predictor import Predictor
+from llm4sbr.fusion.predictor import ItemIntents, Predictor
 from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
 
 
@@ -72,7 +73,7 @@ class LLM4SBR(nn.Module):
         self.text_dim = text_dim
         self.fuser = fuser
         self.rescores = getattr(fuser, "needs_catalogue", False)
-        self.predictor: Predictor | None = None
+        self.predictor: Predictor | ItemIntents | None = None
         dim = backbone.item_embeddings().shape[1]
         if fuser is not None:
             self.text = nn.Linear(text_dim, dim)  # Eq. 6, one map for all perspectives
@@ -120,14 +121,29 @@ class LLM4SBR(nn.Module):
         )
         return self.predictor
 
+    def add_item_intents(self) -> ItemIntents:
+        """Give the model an empty table of intents by item in the place of a predictor, and return it."""
+        items = len(self.backbone.item_embeddings())
+        self.predictor = ItemIntents(items, len(self.horizons), self.text_dim)
+        return self.predictor
+
+    @property
+    def own_source(self) -> str | None:
+        """What the model's own intents are, as a source of `serving`: `items`, `predictor` or none."""
+        if self.predictor is None:
+            return None
+        return "items" if isinstance(self.predictor, ItemIntents) else "predictor"
+
     def predict(self, encoded: Encoded, items: Tensor, mask: Tensor) -> Tensor:
-        """The predictor's intents, float (B, P, E), for sessions and what the backbone made of them.
+        """The model's own intents, float (B, P, E), for sessions and what the backbone made of them.
 
         Raises:
             ValueError: the model has no predictor.
         """
         if self.predictor is None:
             raise ValueError("the model has no predictor of intents")
+        if isinstance(self.predictor, ItemIntents):
+            return cast(Tensor, self.predictor(items, mask))
         predicted: Tensor = self.predictor(encoded, mask, self.texts(items))
         return predicted
 
@@ -207,6 +223,8 @@ class Recipe(NamedTuple):
     """E."""
     predictor: bool = False
     """Whether the model has a predictor of intents."""
+    item_intents: bool = False
+    """Whether it has a table of intents by item instead."""
 
     def components(self) -> list[tuple[str, str]]:
         """(kind, name) of every installed part."""
@@ -228,6 +246,8 @@ def build(recipe: Recipe) -> LLM4SBR:
     model = LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim)
     if recipe.predictor:
         model.add_predictor()
+    if recipe.item_intents:
+        model.add_item_intents()
     return model
 
 

@@ -61,7 +61,7 @@ class Predicted:
             StoreError: the titles' file was overwritten.
         """
         if self.titles is None:  # exported before there were any, or from a run that had lost them
-            return Explanation("predictor")
+            return Explanation(self.artefact.source)
         items = np.array([ids], np.int64)
         intents = _normal(self.artefact.predict(items, np.ones(items.shape, np.bool_))[0])  # (P, E)
         cosines = np.concatenate([_cosines(intents, block) for block in self.titles.blocks()], 1)  # (P, N)
@@ -69,7 +69,7 @@ class Predicted:
             Thought(name, "", tied(self.catalogue, [(row + 1, float(one[row])) for row in _best(one, f)]))
             for name, one in zip(self.artefact.perspectives, cosines, strict=True)
         ]
-        return Explanation("predictor", [], thoughts)
+        return Explanation(self.artefact.source, [], thoughts)
 
 
 class _Titles:

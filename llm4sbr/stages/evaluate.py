@@ -69,8 +69,9 @@ def evaluate(
     content = table(rows, ks, groups=groups, llm=config.infer.llm, coverage=coverage, without_intents=without)
     by_name = {row.name: row.ranks for row in rows}
     if others:
-        cache = SourceRanks("cache", by_name[LLM], coverage or 0.0)
-        content["sources"] = compare([cache, *others], by_name.get(PLAIN), ks, groups=groups)
+        own = "items" if IntentStore.open(run / "localize" / LLM).unit == "item" else "cache"
+        first = SourceRanks(own, by_name[LLM], coverage or 0.0)
+        content["sources"] = compare([first, *others], by_name.get(PLAIN), ks, groups=groups)
     content["breakdown"] = breakdown(by_name, numbers_of(prepared), max(config.evaluate.k))
     split = prepared.stats["rules"]["split"]
     named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": split}
@@ -137,7 +138,7 @@ def _model(
     device = pick_device(config.train.device)
     source = run / "localize" / folder.parent.name
     test = prepared.samples["test"]
-    intents = SampleIntents.of(IntentStore.open(source), test) if source.exists() else None
+    intents = SampleIntents.of(IntentStore.open(source), prepared.sessions, test) if source.exists() else None
     ranks = rank_all(
         scorer(saved.model.to(device), intents, device),
         prepared.sessions,
@@ -195,5 +196,5 @@ def _coverage(run: Path, prepared: Prepared) -> float | None:
     folder = run / "localize" / "llm"
     if not folder.exists():
         return None
-    rows = IntentStore.open(folder).rows(prepared.samples["test"].key)
+    rows = IntentStore.open(folder).rows_of(prepared.sessions, prepared.samples["test"])
     return float((rows >= 0).double().mean())

@@ -46,7 +46,7 @@ class Export:
     """Which trained model; by default as `recommend` chooses."""
     seed: int | None = None
     intents: str | None = None
-    """Of a fused model: `input`, `predictor` or `none`; by default an input."""
+    """Of a fused model: `input`, `predictor` or `none`; by default as `Original.of` chooses."""
     provider: str = "auto"
     """Who must compute when the artefact is verified; `auto` also allows the CPU."""
     max_batch: int = 64
@@ -239,6 +239,7 @@ def _record(
         "precision": spec.precision,
         "inputs": inputs,
         "outputs": outputs,
+        "source": original.saved.model.own_source,
         "perspectives": list(recipe.perspectives),
         "text_dim": recipe.text_dim,
         "num_items": recipe.num_items,

@@ -276,8 +276,8 @@ def _material(job: TrainingJob, prepared: Prepared, catalogue: str, intents: Int
     if intents is None:
         return material
     return material._replace(
-        train_intents=SampleIntents.of(intents, material.train),
-        select_intents=SampleIntents.of(intents, material.select),
+        train_intents=SampleIntents.of(intents, material.sessions, material.train),
+        select_intents=SampleIntents.of(intents, material.sessions, material.select),
     )
 
 

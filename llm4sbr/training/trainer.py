@@ -277,11 +277,13 @@ class _Trainer:
             "processes": self.team.size,
         }
         material, catalogue = self.material, self.material.catalogue
-        if material.train_intents is not None:
-            measured["predictor"] = distil(
-                self.model, material.sessions, material.train, material.train_intents
-            )
-        recipe = self.recipe._replace(predictor=self.model.predictor is not None)
+        known = material.train_intents
+        if known is not None and known.store.unit == "item":
+            self.model.add_item_intents().fit(known.store.by_item(self.recipe.num_items))
+        elif known is not None:
+            measured["predictor"] = distil(self.model, material.sessions, material.train, known)
+        source = self.model.own_source
+        recipe = self.recipe._replace(predictor=source == "predictor", item_intents=source == "items")
         save_model(self.folder, self.model, recipe=recipe, catalogue=catalogue, facts=facts | measured)
 
 
