@@ -38,7 +38,11 @@ if TYPE_CHECKING:
     help="Where the intents come from: this very session's answers, the model's prediction, the closest "
     "known session's answers, or none; auto takes the first of these that it can have.",
 )
-@click.option("--include-seen", is_flag=True, help="Also recommend items of the session itself.")
+@click.option(
+    "--include-seen/--exclude-seen",
+    default=None,
+    help="Whether items of the session itself may be recommended; by default as in training and tests.",
+)
 @common
 def recommend(
     folder: Path,
@@ -47,7 +51,7 @@ def recommend(
     variant: str | None,
     exported: str | None,
     source: str,
-    include_seen: bool,
+    include_seen: bool | None,
     as_json: bool,
     quiet: bool,
     debug: bool,
@@ -58,7 +62,8 @@ def recommend(
     """
     recommender = _load(folder, variant, exported)
     recommender.check(k, source)
-    answer = partial(recommender.recommend, k=k, exclude_seen=not include_seen, source=source)
+    exclude_seen = None if include_seen is None else not include_seen
+    answer = partial(recommender.recommend, k=k, exclude_seen=exclude_seen, source=source)
     if session == "-":
         _stream(answer)
     elif as_json:

@@ -67,7 +67,7 @@ class ExportedRecommender:
         session: str | Sequence[str | int],
         *,
         k: int | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         source: str = "auto",
     ) -> Recommendation:
         """The k best items to come next; arguments and errors as for `Recommender.recommend`.
@@ -76,6 +76,7 @@ class ExportedRecommender:
         """
         artefact = self.artefact
         self.check(k, source)
+        exclude_seen = artefact.exclude_seen if exclude_seen is None else exclude_seen
         resolved = resolve_session(session, self.titles)
         ids = [item.id for item in resolved]
         recent = ids[-artefact.max_length :]

@@ -90,7 +90,7 @@ class Recommender:
         session: str | Sequence[str | int],
         *,
         k: int | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         source: str = "auto",
     ) -> Recommendation:
         """The k best items to come next.
@@ -98,7 +98,7 @@ class Recommender:
         Args:
             session: keys, titles or catalogue ids (int), oldest first, or one text of them (`parse_session`).
             k: at most so many items; by default 10.
-            exclude_seen: leave out what is in the session.
+            exclude_seen: leave out what is in the session; by default as the model was trained and tested.
             source: the only place to take intents from, one of `SOURCES`; `auto` takes the first of them that
                 has something.
 
@@ -110,7 +110,7 @@ class Recommender:
         resolved = resolve_session(session, self.titles)
         ids = [item.id for item in resolved]
         scores, explained = self._score(ids[-self.longest :], source)
-        if exclude_seen:
+        if not self.prepared.repeats if exclude_seen is None else exclude_seen:
             scores[torch.tensor(ids) - 1] = -torch.inf
         best = scores.topk(min(k or LENGTH, int(scores.isfinite().sum())))
         pairs = zip((best.indices + 1).tolist(), best.values.tolist(), strict=True)

@@ -60,8 +60,9 @@ def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
         cache = SourceRanks("cache", by_name[LLM], coverage or 0.0)
         content["sources"] = compare([cache, *others], by_name.get(PLAIN), ks, groups=groups)
     content["breakdown"] = breakdown(by_name, numbers_of(prepared), max(config.evaluate.k))
-    split = prepared.stats["rules"]["split"]
-    named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": split}
+    rules = prepared.stats["rules"]
+    named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": rules["split"]}
+    named |= {"prefixes": rules.get("test_prefixes"), "repeats": prepared.repeats}
     store.write_json(out / "metrics.json", named | content)
 
 
@@ -84,6 +85,7 @@ def _baseline(name: str, prepared: Prepared, config: Config, advance: Advance) -
         prepared.samples["test"],
         num_items=prepared.catalogue.size,
         batch_size=config.evaluate.batch_size,
+        repeats=prepared.repeats,
     )
     advance(len(ranks), name)
     return Row(name, "baseline", name, [ranks], [facts])
@@ -121,6 +123,7 @@ def _model(
         test,
         num_items=prepared.catalogue.size,
         batch_size=config.evaluate.batch_size,
+        repeats=prepared.repeats,
     )
     parameters = sum(parameter.numel() for parameter in saved.model.parameters())
     return ranks, saved.facts | {"parameters": parameters}

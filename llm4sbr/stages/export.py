@@ -206,6 +206,7 @@ def _verified(
                 samples=original.test,
                 k=spec.k,
                 exact=spec.precision == "fp32",
+                exclude=not original.prepared.repeats,
                 max_batch=spec.max_batch,
                 advance=advance,
             )
@@ -245,6 +246,7 @@ def _record(
         "num_items": recipe.num_items,
         "k": spec.k,
         "max_length": spec.max_length,
+        "exclude_seen": not original.prepared.repeats,
         "catalogue": original.saved.catalogue,
         "fingerprint": spec.about["fingerprint"],
         "trained": spec.about["trained"],

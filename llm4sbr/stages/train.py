@@ -213,7 +213,13 @@ def _horizon(perspective: str) -> Horizon:
 def _material(job: TrainingJob, prepared: Prepared, catalogue: str, intents: IntentStore | None) -> Material:
     valid, selected_on = _selection(prepared)
     material = Material(
-        prepared.sessions, prepared.train, prepared.samples["train"], valid, selected_on, catalogue
+        prepared.sessions,
+        prepared.train,
+        prepared.samples["train"],
+        valid,
+        selected_on,
+        catalogue,
+        repeats=prepared.repeats,
     )
     if intents is None:
         return material

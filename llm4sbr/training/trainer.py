@@ -64,6 +64,8 @@ class Material(NamedTuple):
     """Hash of the catalogue."""
     train_intents: SampleIntents | None = None
     select_intents: SampleIntents | None = None
+    repeats: bool = True
+    """Whether a list may contain the session's own items."""
     titles: Tensor | None = None
     """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
 
@@ -138,7 +140,7 @@ class _Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model.to(self.device)
-        self.step = Step(self.model, config, team=team, device=self.device)
+        self.step = Step(self.model, config, team=team, device=self.device, repeats=material.repeats)
         self.checkpoint = Checkpoint.open(folder, self.model, self.step.optimizer, writes=team.rank == 0)
         if not team.agree(self.checkpoint.epoch):
             raise StoreError(f"{folder}: the processes see different files; the run must be where all see it")
@@ -245,6 +247,7 @@ class _Trainer:
             Samples(*(tensor[own] for tensor in material.select)),
             num_items=self.recipe.num_items,
             batch_size=512,
+            repeats=material.repeats,
         )
         return metrics.summary(team.sum(found), SHOWN)
 
@@ -269,6 +272,7 @@ class _Trainer:
             "best_epoch": state.best_epoch,
             "valid": best.get("valid", {}),
             "selected_on": self.material.selected_on,
+            "repeats": self.material.repeats,
             "samples": len(self.material.train.key),
             "seconds": round(seconds, 3),
             "samples_per_second": round(len(self.material.train.key) * state.epoch / max(seconds, 1e-9), 1),

@@ -13,6 +13,7 @@ from torch import Tensor
 from llm4sbr import store
 from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash
+from llm4sbr.data.repeats import without_own
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation.ranking import SampleIntents, scorer
 from llm4sbr.fusion.saved import load_model
@@ -119,7 +120,7 @@ def _sessions(
     batch = collate(prepared.sessions, test, index)
     rankings = [
         _rankings(
-            _top(run, f"{name}/{ranked.seed}", batch, catalogue, intents if name == WITH else None),
+            _top(run, f"{name}/{ranked.seed}", batch, prepared, intents if name == WITH else None),
             ranks[index],
             batch,
             catalogue,
@@ -140,14 +141,16 @@ def _sessions(
 
 
 def _top(
-    run: Path, name: str, batch: Batch, catalogue: Catalogue, intents: SampleIntents | None
+    run: Path, name: str, batch: Batch, prepared: Prepared, intents: SampleIntents | None
 ) -> list[list[int]]:
     """Catalogue ids of the first `K`, per session of the batch."""
-    saved = load_model(run / "train" / name)
+    saved, catalogue = load_model(run / "train" / name), prepared.catalogue
     if saved.catalogue != catalogue_hash(catalogue):
         raise StoreError(f"{run / 'train' / name}: trained on another catalogue; run train again")
     with torch.inference_mode():
         scores = scorer(saved.model, intents, torch.device("cpu"))(batch)
+        if not prepared.repeats:
+            scores = without_own(scores, batch.items, batch.mask)
     found: list[list[int]] = (scores.topk(min(K, catalogue.size)).indices + 1).tolist()
     return found
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from llm4sbr.report.cells import labels, rows_of
 from llm4sbr.report.terminal.layout import MISSING, grid, show, size
-from llm4sbr.report.terminal.results import gain_text, value_text
+from llm4sbr.report.terminal.results import gain_text, ranking, value_text
 
 Cell = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ def _group(title: str, cells: Sequence[Cell], memory: bool) -> list[RenderableTy
     seeds = sorted({cell["metrics"]["seeds"] for cell in cells})
     number = " or ".join(map(str, seeds)) + (" seeds" if seeds != [1] else " seed")
     chosen = ", BEST EPOCH CHOSEN ON THE TEST SET" if "test" in ground["selected_on"] else ""
-    head = f"{title}: percent over {ground['samples']:,} test samples, {number}{chosen}; full ranking."
+    head = f"{title}: percent over {ground['samples']:,} test samples, {number}{chosen}; {ranking(ground)}."
     table = _memory_table(cells) if memory else _metric_table(cells)
     parts: list[RenderableType] = [Text(head), table, Text(_legend(cells, memory))]
     parts += [Text(note) for note in dict.fromkeys(note for cell in cells for note in cell["notes"])]

@@ -40,7 +40,8 @@ def metrics_tables(metrics: Mapping[str, Any], timings: Mapping[str, Row]) -> li
 def ground(metrics: Mapping[str, Any]) -> str:
     """What the numbers rest on, in one line: protocol, samples, seeds, split, where epochs were chosen."""
     seeds = metrics.get("seeds", 1)
-    facts = [f"{metrics['samples']:,} test samples", f"{seeds} seed{'s' if seeds != 1 else ''}"]
+    asked = {"last": " (the last click of each session)"}.get(metrics.get("prefixes"), "")
+    facts = [f"{metrics['samples']:,} test samples{asked}", f"{seeds} seed{'s' if seeds != 1 else ''}"]
     if metrics.get("split"):
         facts.append(f"split {metrics['split']}")
     if metrics.get("coverage") is not None:
@@ -49,7 +50,15 @@ def ground(metrics: Mapping[str, Any]) -> str:
         facts.append("BEST EPOCH CHOSEN ON THE TEST SET")
     if "none" in metrics.get("selected_on", ()):
         facts.append("last epoch kept for want of validation samples")
-    return f"{_protocol(metrics)}Percent over {', '.join(facts)}; full ranking."
+    return f"{_protocol(metrics)}Percent over {', '.join(facts)}; {ranking(metrics)}."
+
+
+def ranking(metrics: Mapping[str, Any]) -> str:
+    """Among what a target is ranked."""
+    if "repeats" not in metrics:  # of an earlier version
+        return "full ranking"
+    own = "the session's own items included" if metrics["repeats"] else "the session's own items left out"
+    return f"full ranking, {own}"
 
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
