@@ -184,7 +184,10 @@ def main() -> None:
     from infer_tables import driver_part
 
     command = f"python benchmarks/driver.py --prompts {','.join(map(str, options.prompts))}"
-    found = {"command": f"{command} --engines {','.join(options.engines)}", "load": os.getloadavg()[0]}
+    found: dict[str, Any] = {
+        "command": f"{command} --engines {','.join(options.engines)}",
+        "load": os.getloadavg()[0],
+    }
     found |= circumstances(PACKAGES) | {"rows": []}
     for row in rows(options, lambda text: print(text, file=sys.stderr, flush=True)):
         found["rows"].append(row)

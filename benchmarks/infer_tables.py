@@ -63,7 +63,7 @@ def _lines(rows: dict[str, Any], prompts: int) -> list[list[str]]:
 
 def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
     clock = _clock(one)
-    return median(a[clock] / b[clock] for a, b in zip(one["rounds"], other["rounds"], strict=True))
+    return median(float(a[clock] / b[clock]) for a, b in zip(one["rounds"], other["rounds"], strict=True))
 
 
 def _clock(row: dict[str, Any]) -> str:

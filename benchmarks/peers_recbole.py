@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import chdir
 from statistics import median
 from typing import Any
 
@@ -53,7 +54,8 @@ class RecBole:
     """One data set, and its models as they are asked for.
 
     Args:
-        task: `folder` with the data set `peer`; `width`, D; `longest`, T; `batch`, B; `seed`.
+        task: `folder` with the data set `peer`, where RecBole leaves its logs, too; `width`, D; `longest`, T;
+            `batch`, B; `seed`.
     """
 
     def __init__(self, task: dict[str, Any]) -> None:
@@ -128,7 +130,8 @@ def main(task: dict[str, Any]) -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(task["threads"])
     names = ("recbole", "torch", "numpy")
-    answer_for({"versions": {name: version(name) for name in names}}, RecBole(task))
+    with chdir(task["folder"]):  # RecBole writes log/, log_tensorboard/ and saved/ into the folder it runs in
+        answer_for({"versions": {name: version(name) for name in names}}, RecBole(task))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def requests(
     """HTTP requests of one session each, ids drawn uniformly."""
     generator = random.Random(seed)
     made = []
+    body: dict[str, Any]
     for _ in range(count):
         session = [generator.randint(1, items) for _ in range(draw())]
         if endpoint == "recommend":

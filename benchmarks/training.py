@@ -221,7 +221,9 @@ def memory_rows(run: Path, options: argparse.Namespace, say: Callable[[str], Non
 def growth(run: Path, total: int, options: argparse.Namespace, say: Callable[[str], None]) -> list[Any]:
     """How long SR-GNN takes for parts of the training samples, plain and with intents in turns."""
     contestants = [(share, kind) for share in SHARES for kind in KINDS if "sr-gnn" in options.backbones]
-    rows = [{"kind": kind, "share": share, "samples": 0.0, "rounds": []} for share, kind in contestants]
+    rows: list[dict[str, Any]] = [
+        {"kind": kind, "share": share, "samples": 0.0, "rounds": []} for share, kind in contestants
+    ]
     with Worker(run, options.threads[0], options.seed) as worker:
         for number in range(options.rounds + 1):
             for row in rows if number else rows[: len(KINDS)]:  # for warm-up the smallest share is enough

@@ -106,7 +106,7 @@ def _clock(row: dict[str, Any]) -> str:
 def _ratio(row: dict[str, Any], other: dict[str, Any]) -> float:
     clock = _clock(row)
     pairs = zip(row["rounds"], other["rounds"], strict=True)
-    return median(one[clock] / two[clock] for one, two in pairs)
+    return median(float(one[clock] / two[clock]) for one, two in pairs)
 
 
 def _row(found: dict[str, Any], like: dict[str, Any], **changes: str) -> dict[str, Any] | None:

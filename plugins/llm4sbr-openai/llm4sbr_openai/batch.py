@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from llm4sbr_openai import said
 
 from llm4sbr import registry
 from llm4sbr.asking.asker import keepable
@@ -22,6 +21,7 @@ from llm4sbr.asking.questions import answers_of, missing
 from llm4sbr.config import in_force
 from llm4sbr.errors import ConfigError, DataError, Llm4sbrError
 from llm4sbr.store import writing
+from llm4sbr_openai import said
 
 LONGEST = 10_000_000
 """Maximum length of a result line in bytes."""
