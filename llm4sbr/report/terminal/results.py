@@ -40,7 +40,7 @@ def metrics_tables(metrics: Mapping[str, Any], timings: Mapping[str, Row]) -> li
 def ground(metrics: Mapping[str, Any]) -> str:
     """What the numbers rest on, in one line: protocol, samples, seeds, split, where epochs were chosen."""
     seeds = metrics.get("seeds", 1)
-    asked = {"last": " (the last click of each session)"}.get(metrics.get("prefixes"), "")
+    asked = " (the last click of each session)" if metrics.get("prefixes") == "last" else ""
     facts = [f"{metrics['samples']:,} test samples{asked}", f"{seeds} seed{'s' if seeds != 1 else ''}"]
     if metrics.get("split"):
         facts.append(f"split {metrics['split']}")
