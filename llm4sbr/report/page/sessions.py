@@ -1,6 +1,6 @@
 """The page's sessions: what the LLM said, the items its answer was tied to, and lists with and without it.
 
-Lists and ranks are those of the evaluation, with the session's own items or without, as `data.repeats` has it.
+Lists and ranks are those of the evaluation, with the session's own items or without (`data.repeats`).
 """
 
 from __future__ import annotations
