@@ -222,6 +222,39 @@ def test_the_ground_is_named():
     assert "test set as in the paper" in text
 
 
+def test_the_best_baseline_is_compared_with():
+    ground = GROUND._replace(best_baseline="slist")
+    assert "the model is below the best baseline, slist (-10.0%, p = 0.001)" in said(
+        ground, plain=UP, item_text=UP, shuffled=UP, slist=DOWN
+    )
+    text = said(ground, plain=UP, item_text=UP, shuffled=UP, slist=UP)
+    assert "so the gain is the LLM's own; the model is above the best baseline, slist" in text
+    assert "credited" not in text  # a baseline is no control
+
+
+def test_the_best_baseline_is_the_one_with_the_highest_value():
+    rows = [
+        Row("llm", "intents", "llm", [torch.tensor([1, 1, 2])], [{"seed": 0, "selected_on": "valid"}]),
+        Row("weak", "baseline", "weak", [torch.tensor([3, 3, 3])], [{}]),
+        Row("strong", "baseline", "strong", [torch.tensor([1, 3, 1])], [{}]),
+    ]
+    found = table(rows, (2,), groups=torch.arange(3), llm="x", coverage=1.0)
+    assert found["best_baseline"] == "strong"
+    assert "best baseline, strong (+25.0%" in found["verdict"]  # (1 + 1 + 1/2) / 3 against 2 / 3
+
+
+def test_intents_that_no_sample_has_raise_nothing():
+    text = said(GROUND._replace(coverage=0.0), plain=UP, item_text=UP, shuffled=UP)
+    assert "no test sample has an answer, so nothing is shown about the intents of embedded" in text
+    assert "raise" not in text
+
+
+@pytest.mark.parametrize(("change", "told"), [(0.001, True), (-0.2, False), (None, False)])
+def test_lists_that_do_not_depend_on_intents_are_called_so(change, told):
+    text = said(GROUND._replace(without_intents=change), plain=UP, item_text=UP, shuffled=UP)
+    assert ("the lists do not depend on the intents" in text) is told
+
+
 def test_without_an_llm_nothing_is_claimed():
     plain = Comparison(-0.5, 0.001)
     text = verdict({("popularity", "plain"): plain}, GROUND, llm="none", metric="MRR@20")

@@ -54,7 +54,8 @@ def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
     test, ks = prepared.samples["test"], config.evaluate.k
     groups = torch.searchsorted(prepared.sessions.offsets, test.end, right=True)  # a target's session
     coverage = _coverage(run, prepared)
-    content = table(rows, ks, groups=groups, llm=config.infer.llm, coverage=coverage)
+    without = next((one.ranks for one in others if one.name == "none"), None)
+    content = table(rows, ks, groups=groups, llm=config.infer.llm, coverage=coverage, without_intents=without)
     by_name = {row.name: row.ranks for row in rows}
     if others:
         cache = SourceRanks("cache", by_name[LLM], coverage or 0.0)
