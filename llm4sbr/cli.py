@@ -78,11 +78,12 @@ def _show(run: Path, stage: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
+        from llm4sbr.report.terminal.next_step import next_command
         from llm4sbr.report.terminal.stages import show_stage
 
         show_stage(stage, found, timings(run))
-        if "report" in found:
-            click.echo(f"\nReport: {found['report']}")
+        report = f"Report: {found['report']}\n" if "report" in found else ""
+        click.echo(f"\n{report}Next: {next_command(run, stage)}")
 
 
 @cli.command("run")

@@ -33,7 +33,7 @@ class Graph(nn.Module):
         variant: one of `VARIANTS`.
         precision: `fp32`, or one of `heads.COARSE`, which select candidates and score those exactly.
         query_range: largest absolute value in a query, for a precision that also rounds queries.
-        told: also return the predicted intents, in the variant `predictor`.
+        with_intents: also return the predicted intents, in the variant `predictor`.
 
     Raises:
         InputError: K is not in 1..N, the model has no such variant, or it has no single table to compress.
@@ -47,13 +47,13 @@ class Graph(nn.Module):
         variant: str,
         precision: str = "fp32",
         query_range: float | None = None,
-        told: bool = False,
+        with_intents: bool = False,
     ) -> None:
         super().__init__()
         self.model = model.float()  # titles are stored in half precision, but computed with in float32
         self.num_items = len(model.backbone.item_embeddings())
         self.k, self.variant, self.precision = k, variant, precision
-        self.told = told and variant == "predictor"
+        self.with_intents = with_intents and variant == "predictor"
         self._check()
         tables = self._tables()
         if not tables and precision != "fp32":
@@ -72,7 +72,7 @@ class Graph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Item ids int64 (B, K), best first, 0 for none, and their scores float32 (B, K).
 
-        With `told`, also the predicted intents float32 (B, P, E).
+        With `with_intents`, also the predicted intents float32 (B, P, E).
 
         Args:
             items: int64 (B, T), right-padded; every session has at least one click.
@@ -88,12 +88,12 @@ class Graph(nn.Module):
             head = self.coarse or self.exact
             values, rows = head(self.queries(output), clicked, exclude_seen, self.k)
         found = (torch.where(values == -torch.inf, 0, rows + 1), values)
-        return (*found, cast(Tensor, output.intents)) if self.told else found
+        return (*found, cast(Tensor, output.intents)) if self.with_intents else found
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs of `forward`."""
-        return ("item_ids", "scores", "intents") if self.told else ("item_ids", "scores")
+        return ("item_ids", "scores", "intents") if self.with_intents else ("item_ids", "scores")
 
     def queries(self, output: Output) -> list[Tensor]:
         """The queries for each table, float (B, Q) each."""

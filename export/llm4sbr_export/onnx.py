@@ -67,7 +67,7 @@ class Onnx:
             InputError: the model has no such variant or precision, or K is larger than the catalogue.
             ModelUnavailableError: a package is not installed.
         """
-        graph = Graph(model, k=spec.k, variant=spec.variant, precision=spec.precision, told=True)
+        graph = Graph(model, k=spec.k, variant=spec.variant, precision=spec.precision, with_intents=True)
         write(graph, path, about=spec.about, most_inside=self.most_inside)
         check_operators(path, allowed=CPU_ONLY if spec.precision == "int8" else ())
 

@@ -118,8 +118,8 @@ def _configure(folder: Path, graph: Graph, spec: ExportSpec, *, backend: str, fi
         {"name": "scores", "data_type": "TYPE_FP32", "dims": [spec.k]},
     ]
     if spec.variant == "predictor" and file == ONNX:  # the engine's graph does not return intents
-        told = [len(graph.model.horizons), graph.model.text_dim]
-        outputs.append({"name": "intents", "data_type": "TYPE_FP32", "dims": told})
+        shape = [len(graph.model.horizons), graph.model.text_dim]
+        outputs.append({"name": "intents", "data_type": "TYPE_FP32", "dims": shape})
     config: dict[str, Any] = {
         "name": folder.name,
         "backend": backend,

@@ -55,14 +55,19 @@ class _Relay(Progress):
             self.report(0, text)
 
     @contextmanager
-    def task(self, label: str, total: int, *, unit: str = "") -> Iterator[Advance]:
+    def task(
+        self, label: str, total: int, *, unit: str = "", parts: int = 1, at_most: bool = False
+    ) -> Iterator[Advance]:
         """Report every percent that is done."""
         done = told = 0
 
-        def advance(n: int = 1, note: str = "") -> None:
-            nonlocal done, told
+        expected = total
+
+        def advance(n: int = 1, note: str = "", total: int | None = None) -> None:
+            nonlocal done, told, expected
             done += n
-            share = SHARES.get(label, 0) * done // max(total, 1)
+            expected = expected if total is None else total
+            share = SHARES.get(label, 0) * min(done, expected) // max(expected, 1)
             if share > told:
                 self.report(share - told, note)
                 told = share
