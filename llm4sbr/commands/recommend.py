@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm4sbr.commands.options import common, json_text, print_json
+from llm4sbr.commands.options import common, json_text, print_json, refitted_option
 from llm4sbr.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     default=None,
     help="Whether items of the session itself may be recommended; by default as in training and tests.",
 )
+@refitted_option
 @common
 def recommend(
     folder: Path,
@@ -52,6 +53,7 @@ def recommend(
     exported: str | None,
     source: str,
     include_seen: bool | None,
+    refitted: bool | None,
     as_json: bool,
     quiet: bool,
     debug: bool,
@@ -60,7 +62,7 @@ def recommend(
 
     RUN_OR_EXPORT is a run directory, or the folder of an exported model, which needs nothing else.
     """
-    recommender = _load(folder, variant, exported)
+    recommender = _load(folder, variant, exported, refitted)
     recommender.check(k, source)
     exclude_seen = None if include_seen is None else not include_seen
     answer = partial(recommender.recommend, k=k, exclude_seen=exclude_seen, source=source)
@@ -74,13 +76,20 @@ def recommend(
         show_recommendation(answer(session))
 
 
-def _load(folder: Path, variant: str | None, exported: str | None) -> Recommender | ExportedRecommender:
+def _load(
+    folder: Path, variant: str | None, exported: str | None, refitted: bool | None
+) -> Recommender | ExportedRecommender:
     from llm4sbr.serving.exported import ExportedRecommender, is_artefact
 
     if exported is None and not is_artefact(folder):
         from llm4sbr.serving.recommend import Recommender
 
-        return Recommender.load(folder, variant=variant)
+        found = Recommender.load(folder, variant=variant, refitted=refitted)
+        if found.trained.refitted and refitted is None:
+            click.echo("refitted on all sessions; --no-refitted takes the model that was tested", err=True)
+        return found
+    if refitted is not None:
+        raise InputError("--refitted: an exported model is one or the other already; leave it out")
     if variant is not None:
         raise InputError("--variant: an exported model is one already; leave it out, or export that variant")
     if exported is None:

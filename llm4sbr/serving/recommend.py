@@ -20,7 +20,7 @@ from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
 from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
 from llm4sbr.serving.titles import Resolved, TitleIndex, resolve_session
-from llm4sbr.training.trained import Trained, choose, trained_models
+from llm4sbr.training.trained import Trained, served
 
 __all__ = ["Recommendation", "Recommender"]
 
@@ -58,19 +58,27 @@ class Recommender:
         """Clicks that count, the longest prefix in the data; earlier ones are left out as `prepare` does."""
 
     @classmethod
-    def load(cls, run: Path, *, variant: str | None = None, seed: int | None = None) -> Recommender:
+    def load(
+        cls,
+        run: Path,
+        *,
+        variant: str | None = None,
+        seed: int | None = None,
+        refitted: bool | None = None,
+    ) -> Recommender:
         """The model of a finished run.
 
         Args:
             run: the run directory.
             variant: which of its models; by default `llm`, or the best on validation if there is none.
             seed: which seed; by default the best on validation.
+            refitted: its refit on all sessions or not; by default if there is one.
 
         Raises:
             InputError: there is no such variant or seed.
             StoreError: nothing is trained yet, or files are damaged or do not belong together.
         """
-        trained = choose(trained_models(run), variant=variant, seed=seed)
+        trained = served(run, variant=variant, seed=seed, refitted=refitted)
         prepared = load(run / "prepare")
         saved = load_model(trained.folder)
         _same_catalogue(prepared, saved.catalogue, trained.folder)

@@ -11,7 +11,7 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from llm4sbr import registry
 from llm4sbr.config import Config, build, to_settings
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
+from llm4sbr.data.whole import whole
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.evaluation.ranking import SampleIntents
 from llm4sbr.fusion.model import Recipe, needs_catalogue
@@ -44,17 +45,19 @@ class TrainingJob(NamedTuple):
     config: Config
     variant: str
     seed: int
+    chosen: dict[str, Any] | None = None
+    """Of a refit on all sessions: the model it follows, see `stages.refit`."""
 
     def as_text(self) -> str:
         """JSON that `from_text` reads."""
         run, folder = str(self.run.absolute()), str(self.folder.absolute())
-        return json.dumps([run, folder, to_settings(self.config), self.variant, self.seed])
+        return json.dumps([run, folder, to_settings(self.config), *self[3:]])
 
     @classmethod
     def from_text(cls, text: str) -> TrainingJob:
         """The job of an `as_text`."""
-        run, folder, settings, variant, seed = json.loads(text)
-        return cls(Path(run), Path(folder), build(settings), variant, seed)
+        run, folder, settings, *others = json.loads(text)
+        return cls(Path(run), Path(folder), build(settings), *others)
 
 
 class Expected:
@@ -168,7 +171,12 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     prepared = _prepared(job.run / "prepare")
     catalogue = catalogue_hash(prepared.catalogue)
     intents = _intents(job)
-    facts = {"variant": job.variant, "llm": job.config.infer.llm if job.variant == "llm" else None}
+    settings, llm = job.config.train, job.config.infer.llm if job.variant == "llm" else None
+    facts: dict[str, Any] = {"variant": job.variant, "llm": llm}
+    if job.chosen is not None:
+        prepared = whole(prepared)
+        settings = settings.model_copy(update={"epochs": job.chosen["epochs"]})
+        facts["chosen"] = job.chosen
     recipe = _recipe(job, prepared, intents)
     material = _material(job, prepared, catalogue, None if job.variant == "none" else intents)
     if needs_catalogue(recipe):
@@ -177,7 +185,7 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
         job.folder,
         recipe,
         material,
-        job.config.train,
+        settings,
         seed=job.seed,
         report=report,
         facts=facts,
@@ -265,8 +273,9 @@ def _selection(prepared: Prepared) -> tuple[Samples, str]:
         return valid, "valid"
     # The paper has no validation part and takes the best epoch on the test set. Only its own protocol
     # does so here, and says it.
-    if prepared.stats["rules"]["split"] == "paper":
-        return prepared.samples["test"], "test"
+    test = prepared.samples["test"]
+    if prepared.stats["rules"]["split"] == "paper" and len(test.key):
+        return test, "test"
     return valid, "none"
 
 

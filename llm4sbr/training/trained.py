@@ -20,6 +20,8 @@ class Trained(NamedTuple):
     valid: float
     """`SELECT_BY` on the validation part, -1 if it has none."""
     folder: Path
+    refitted: bool = False
+    """Trained on all sessions, by `refit`."""
 
 
 def trained_models(run: Path) -> list[Trained]:
@@ -57,3 +59,41 @@ def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int |
             return one
     seeds = ", ".join(str(one.seed) for one in of_variant)
     raise InputError(f"no seed {seed} of variant {variant!r} is trained; there are {seeds}")
+
+
+def refitted_folder(run: Path, trained: Trained) -> Path:
+    """Where the refit of a trained model belongs."""
+    return run / "final" / trained.variant / f"seed-{trained.seed}"
+
+
+def served(
+    run: Path, *, variant: str | None = None, seed: int | None = None, refitted: bool | None = None
+) -> Trained:
+    """The model to serve: as `choose`, and its refit on all sessions if there is one.
+
+    Args:
+        run: the run directory.
+        variant: see `choose`.
+        seed: see `choose`.
+        refitted: whether it must be the refit, or must not; None takes it if it is there.
+
+    Raises:
+        InputError: there is no such model.
+        StoreError: nothing is trained.
+    """
+    trained = choose(trained_models(run), variant=variant, seed=seed)
+    if refitted is False:
+        return trained
+    record = refitted_folder(run, trained) / RECORD
+    if record.exists() and _follows(record, trained):
+        return trained._replace(folder=record.parent, refitted=True)
+    if refitted:
+        why = "is of a model that has been trained anew since" if record.exists() else "is not there"
+        raise InputError(f"{record.parent}: the refit {why}; llm4sbr refit {run}")
+    return trained
+
+
+def _follows(record: Path, trained: Trained) -> bool:
+    """Whether a refit was made from this very model."""
+    chosen = store.read_json(record).get("facts", {}).get("chosen", {})
+    return bool(chosen.get("weights") == store.read_json(trained.folder / RECORD).get("weights"))

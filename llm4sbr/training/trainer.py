@@ -261,6 +261,11 @@ class _Trainer:
     def _patience(self) -> int:
         return self.config.patience if len(self.material.select.key) else self.config.epochs
 
+    def _still_rising(self) -> bool:
+        """Whether the limit of epochs ended the training, and not a validation metric that stopped rising."""
+        state, limit = self.checkpoint, self.config.epochs
+        return bool(len(self.material.select.key)) and state.best_epoch == state.epoch == limit
+
     def _save(self, facts: dict[str, Any]) -> None:
         state = self.checkpoint
         self.model.load_state_dict(state.best)
@@ -272,6 +277,7 @@ class _Trainer:
             "best_epoch": state.best_epoch,
             "valid": best.get("valid", {}),
             "selected_on": self.material.selected_on,
+            "still_rising": self._still_rising(),
             "repeats": self.material.repeats,
             "samples": len(self.material.train.key),
             "seconds": round(seconds, 3),
