@@ -1,8 +1,8 @@
 """Session-based recommendation that a large language model makes better and never slows down.
 
-`run` brings a run up to date, `load` opens one to recommend from, `create` makes a component by name; the
-other public names are what the remaining commands do.
-Importing this package loads none of torch, transformers or polars.
+`run` brings a run up to date, `load` opens one to recommend from, `create` creates a component by name; the
+other public functions correspond to the remaining commands.
+Importing this package imports neither torch nor transformers nor polars.
 """
 
 from __future__ import annotations

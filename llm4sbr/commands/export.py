@@ -1,4 +1,4 @@
-"""`llm4sbr export`: parse, call, print."""
+"""`llm4sbr export`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from llm4sbr.commands.options import common, print_json, refitted_option
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
     show_default=True,
-    help="Who must compute when the artefact is verified; auto takes what works.",
+    help="Execution provider for the verification; auto takes one that works.",
 )
 @click.option(
     "--max-batch",
@@ -50,7 +50,7 @@ from llm4sbr.commands.options import common, print_json, refitted_option
     default=64,
     show_default=True,
     metavar="B",
-    help="Most sessions in one request, for engines.",
+    help="Maximum number of sessions per request, for engines.",
 )
 @common
 def export(
@@ -68,9 +68,9 @@ def export(
     quiet: bool,
     debug: bool,
 ) -> None:
-    """Export a trained model of RUN, verified, into RUN/export.
+    """Export a trained model of RUN into RUN/export, and verify it.
 
-    Each format and precision is a folder of its own. Exits with 3 if a format needs a GPU and there is none.
+    Each format and precision gets its own folder. Exits with 3 if a format needs a GPU and there is none.
     """
     from llm4sbr.progress import Progress
     from llm4sbr.stages.export import Export

@@ -1,4 +1,4 @@
-"""`llm4sbr recommend`: lists for live sessions, from a run or an exported model."""
+"""`llm4sbr recommend`: recommendations for live sessions, from a run or an exported model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--session",
     required=True,
     help="Titles or ids, oldest first, separated by commas, | or lines; - reads sessions from standard "
-    "input, one per line, and answers each with a line of JSON.",
+    "input, one per line, and prints a line of JSON for each.",
 )
 @click.option("-k", type=int, help="Length of the list.  [10, or what was exported]")
 @click.option("--variant", help="Which trained model; by default the one with the LLM's intents.")
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "cache", "predictor", "nearest", "none"]),
     default="auto",
     show_default=True,
-    help="Where the intents come from: this very session's answers, the model's prediction, the closest "
-    "known session's answers, or none; auto takes the first of these that it can have.",
+    help="Where the intents come from: the answers to exactly this session, the model's prediction, the "
+    "nearest known session's answers, or none; auto takes the first of these that is available.",
 )
 @click.option(
     "--include-seen/--exclude-seen",
@@ -60,7 +60,7 @@ def recommend(
 ) -> None:
     """Recommend for live sessions.
 
-    RUN_OR_EXPORT is a run directory, or the folder of an exported model, which needs nothing else.
+    RUN_OR_EXPORT is a run folder, or the folder of an exported model, which needs no run.
     """
     recommender = _load(folder, variant, exported, refitted)
     recommender.check(k, source)
@@ -98,7 +98,7 @@ def _load(
 
 
 def _stream(answer: Callable[..., Recommendation]) -> None:
-    """Answer every line of standard input at once; exit with 2 behind the last if one was bad."""
+    """Answer every line of standard input as it comes; at the end, exit with 2 if a line was invalid."""
     from llm4sbr.serving.stream import replies
 
     if sys.stdin is None:

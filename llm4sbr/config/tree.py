@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm4sbr.config.layers import Settings, flatten, merge
-from llm4sbr.config.types import LARGEST, SEEDS, Amount, Lengths, Names, SomeNames
+from llm4sbr.config.types import LARGEST, SEEDS, Amount, Device, Lengths, Names, SomeNames
 from llm4sbr.errors import ConfigError
 
 
@@ -166,7 +166,7 @@ class TrainConfig(Section):
     """The first seed."""
     workers: int | None = Field(None, ge=1)
     """Models trained side by side, each on its share of the cores; by default one per core, at most 4."""
-    device: str = "auto"
+    device: Device = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one. Under `torchrun` one GPU per process."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: matrix products of the model in bfloat16; weights, losses and optimizer stay float32."""

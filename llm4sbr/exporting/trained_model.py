@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
@@ -58,9 +58,10 @@ class Original(NamedTuple):
             InputError: there is no such model, or it takes no intents.
             StoreError: nothing is trained, files do not belong together, or there is nothing to test with.
         """
-        trained = served(run, variant=variant, seed=seed, refitted=refitted)
-        prepared = load(run / "prepare")
-        saved = load_model(trained.folder)
+        with stamps.naming_command(run):
+            trained = served(run, variant=variant, seed=seed, refitted=refitted)
+            prepared = load(run / "prepare")
+            saved = load_model(trained.folder)
         if saved.catalogue != catalogue_hash(prepared.catalogue):
             raise StoreError(f"{trained.folder}: of another catalogue than prepare has now; train again")
         if not len(prepared.samples["test"].key):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import LLM4SBR
@@ -78,7 +78,11 @@ class Recommender:
             InputError: there is no such variant or seed.
             StoreError: nothing is trained yet, or files are damaged or do not belong together.
         """
-        trained = served(run, variant=variant, seed=seed, refitted=refitted)
+        with stamps.naming_command(run):
+            return cls._of(run, served(run, variant=variant, seed=seed, refitted=refitted))
+
+    @classmethod
+    def _of(cls, run: Path, trained: Trained) -> Recommender:
         prepared = load(run / "prepare")
         saved = load_model(trained.folder)
         _same_catalogue(prepared, saved.catalogue, trained.folder)

@@ -23,6 +23,7 @@ from llm4sbr.data.splits import Split
 from llm4sbr.errors import DataError
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Catalogue, RawData, Samples, Sessions
+from llm4sbr.stamps import Attempt
 
 SHOWN = 5
 """Rejected rows that are shown and kept in the statistics."""
@@ -30,7 +31,7 @@ SHOWN = 5
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def prepare(run: Path, out: Path, config: Config, progress: Progress) -> None:
+def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: Attempt | None = None) -> None:
     """Write the data of a run into `out`.
 
     Args:
@@ -38,6 +39,7 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress) -> None:
         out: folder to write into.
         config: its section `data`.
         progress: told what was decided, dropped or mended.
+        attempt: told when nothing is left that could be refused, before anything is written.
 
     Raises:
         DataError: input that cannot be used, or nothing left of it; file, row and field are named.
@@ -66,6 +68,8 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress) -> None:
         "dropped": dropped,
         "mended": mended,
     }
+    if attempt:
+        attempt.begin()
     files.save(
         out,
         result._replace(stats=stats),

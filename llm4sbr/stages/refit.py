@@ -19,7 +19,7 @@ from llm4sbr.errors import InputError
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.progress import Progress
 from llm4sbr.stages.train import TrainingJob, train_job
-from llm4sbr.training.trained import Trained, choose, refitted_folder, trained_models
+from llm4sbr.training.trained import Trained, chosen_model, refitted_folder
 
 
 def refit(
@@ -48,7 +48,7 @@ def refit(
         InputError: there is no such variant or seed.
         TrainingError, StoreError: as `train`.
     """
-    trained = choose(trained_models(run), variant=variant, seed=seed)
+    trained = chosen_model(run, variant=variant, seed=seed)
     folder, chosen = refitted_folder(run, trained), _chosen(run, trained)
     stamp = stamps.Stamp("refit", {"weights": chosen["weights"]})
     with store.locked(run, what="run"):
