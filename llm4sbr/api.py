@@ -57,13 +57,39 @@ def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
     """What `infer` of a prepared run would ask, and the estimated cost; None if no LLM is used."""
     from llm4sbr.asking.questions import plan_run
 
-    _, config = in_force.configure(Path(folder).expanduser(), {})
+    config = in_force.configure(Path(folder).expanduser())
     return plan_run(Path(folder).expanduser(), config, Progress(quiet=quiet))
 
 
 def settings(folder: str | Path | None = None) -> Config:
     """All settings in use in a run, or the defaults."""
-    return in_force.configure(None if folder is None else Path(folder).expanduser(), {})[1]
+    return in_force.configure(None if folder is None else Path(folder).expanduser())
+
+
+def refit(
+    folder: str | Path,
+    *,
+    variant: str | None = None,
+    seed: int | None = None,
+    force: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Train a run's chosen model once more, on all sessions, for what is served; the record of its refit.
+
+    Args:
+        folder: the run directory; `train` is brought up to date first.
+        variant: which of its models; by default as `Recommender.load` chooses.
+        seed: which seed; by default the best on validation.
+        force: train again even if the refit is there.
+        quiet: say nothing while training.
+    """
+    from llm4sbr.stages.refit import refit as refit_model
+    from llm4sbr.training.trained import trained_models
+
+    run, progress = Path(folder).expanduser(), Progress(quiet=quiet)
+    trained_models(run)  # a refit begins no run
+    config = pipeline.execute(run, {}, until="train", progress=progress)
+    return refit_model(run, config, progress, variant=variant, seed=seed, force=force)
 
 
 def export(
@@ -152,8 +178,10 @@ SUMMARIES = {
 def summary(run: Path, stage: str) -> dict[str, Any]:
     """The result of a finished stage."""
     if stage == "train":
-        models = sorted((run / stage).glob("*/seed-*/model.json"))
-        return {"models": [store.read_json(path) for path in models]}
+        from llm4sbr.training.trained import model_folders
+
+        models = sorted(model_folders(run / stage))
+        return {"models": [store.read_json(folder / "model.json") for folder in models]}
     found: dict[str, Any] = store.read_json(run / stage / SUMMARIES[stage])
     if stage == "evaluate" and (run / REPORT).exists():
         found["report"] = str(run / REPORT)

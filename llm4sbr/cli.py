@@ -25,9 +25,10 @@ from llm4sbr.commands.intents import intents
 from llm4sbr.commands.options import chosen_settings, common, print_json, sources, stage_options
 from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
+from llm4sbr.commands.refit import refit
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
-from llm4sbr.errors import Llm4sbrError, PeerError, StoreError
+from llm4sbr.errors import Llm4sbrError, PeerError
 from llm4sbr.system import memory
 
 
@@ -58,6 +59,8 @@ def _bring(
     force: bool,
     quiet: bool,
     options: Any,
+    *,
+    new: bool,
 ) -> Path:
     from llm4sbr import pipeline
     from llm4sbr.config import in_force
@@ -65,7 +68,7 @@ def _bring(
 
     chosen = chosen_settings(file, assignments, options)
     run = (run or in_force.default_run(chosen)).expanduser()
-    pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force)
+    pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force, new=new)
     return run
 
 
@@ -101,7 +104,7 @@ def run_(
 
     RUN is the run directory; without it, runs/DATASET-LLM[-PROTOCOL].
     """
-    _show(_bring(run, "evaluate", file, assignments, force, quiet, options), "evaluate", as_json)
+    _show(_bring(run, "evaluate", file, assignments, force, quiet, options, new=True), "evaluate", as_json)
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -115,7 +118,8 @@ def _stage_command(stage: str, text: str) -> None:
         debug: bool,
         **options: Any,
     ) -> None:
-        _show(_bring(run, stage, file, assignments, force, quiet, options), stage, as_json)
+        new = stage == "prepare"
+        _show(_bring(run, stage, file, assignments, force, quiet, options, new=new), stage, as_json)
 
     command.__doc__ = f"{text}\n\nStages before it are done first where they are not fresh."
     cli.command(stage)(stage_options(stage)(command))
@@ -143,12 +147,12 @@ def infer_(
     Stages before it are done first where they are not fresh.
     """
     if not dry_run:
-        _show(_bring(run, "infer", file, assignments, force, quiet, options), "infer", as_json)
+        _show(_bring(run, "infer", file, assignments, force, quiet, options, new=False), "infer", as_json)
         return
     from llm4sbr.api import plan
     from llm4sbr.asking.plan import sentence
 
-    _bring(run, "prepare", file, assignments, False, quiet, options)
+    _bring(run, "prepare", file, assignments, False, quiet, options, new=False)
     found = plan(run, quiet=quiet)
     if as_json:
         print_json(found.as_dict() if found else None)
@@ -167,6 +171,7 @@ cli.add_command(plugins)
 cli.add_command(doctor)
 cli.add_command(experiment)
 cli.add_command(report)
+cli.add_command(refit)
 cli.add_command(export)
 cli.add_command(recommend)
 cli.add_command(serve)
@@ -186,12 +191,17 @@ def config_(
     quiet: bool,
     debug: bool,
 ) -> None:
-    """Show every setting in force, of RUN or the defaults, as TOML that --config reads."""
+    """Show every setting in force, of RUN or the defaults, as TOML that --config reads.
+
+    With RUN, --set and --config are kept for its next command; --set KEY=default takes a choice back.
+    """
+    from llm4sbr import pipeline
     from llm4sbr.config import in_force, to_settings, to_toml
 
-    if run and not (run / "config.toml").exists():
-        raise StoreError(f"{run}: not a run directory (no config.toml); without RUN the defaults are shown")
-    _, config = in_force.configure(run, chosen_settings(file, assignments, {}))
+    given = chosen_settings(file, assignments, {})
+    if run:
+        in_force.check_run(run)
+    config = pipeline.choose(run, given) if run else in_force.configure(None, given)
     settings = to_settings(config)
     print_json(settings) if as_json else click.echo(to_toml(settings), nl=False)
 
@@ -240,7 +250,7 @@ def _guarded(arguments: list[str]) -> int:
     except Llm4sbrError as error:
         if debug:
             raise
-        if isinstance(error, PeerError) and error.told:
+        if isinstance(error, PeerError) and error.reported:
             return 2
         return _fail(f"error: {' '.join(str(error).split())}", error.exit_code)
     except Exception as error:

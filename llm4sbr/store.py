@@ -285,6 +285,25 @@ def mend_folder(final: Path) -> None:
             old.rename(final)
 
 
+def link_files(source: Path, target: Path) -> None:
+    """The same files in another folder, the records that vouch for them last. None is ever written again."""
+    for path in sorted(source.rglob("*"), key=lambda one: one.suffix == ".json"):
+        if path.is_file():
+            link_file(path, target / path.relative_to(source))
+
+
+def link_file(source: Path, target: Path) -> None:
+    """The same file under another name, a copy where the file system has no links."""
+    if target.exists() and target.samefile(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
 def _remove(path: Path) -> None:
     if path.is_symlink() or path.is_file():
         path.unlink()

@@ -10,22 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from llm4sbr.stamps import STAGE_NAMES
+from llm4sbr.stamps import SECTIONS, STAGE_NAMES
 
 if TYPE_CHECKING:
     from llm4sbr.config import Settings
 
 Command = Callable[..., None]
-
-SECTIONS = {
-    "protocol": "prepare",
-    "data": "prepare",
-    "infer": "infer",
-    "engine": "infer",
-    "localize": "localize",
-    "train": "train",
-}
-"""Section of the configuration -> the first stage that it affects."""
 
 SESSION_RULES = click.Choice(["session", "user", "gap", "bins"])
 PROTOCOLS = click.Choice(["default", "paper"])
@@ -130,6 +120,16 @@ def common(command: Command) -> Command:
     command = click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
     command = click.option("-q", "--quiet", is_flag=True, help="No progress.")(command)
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def refitted_option(command: Command) -> Command:
+    """`--refitted`, of commands that serve a run's model."""
+    return click.option(
+        "--refitted/--no-refitted",
+        default=None,
+        help="The model that `llm4sbr refit` trained on all sessions, or the one that was tested; by default "
+        "the refitted one if there is one.",
+    )(command)
 
 
 def sources(command: Command) -> Command:

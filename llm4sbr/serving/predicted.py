@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llm4sbr.errors import StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.artefact import Artefact
-from llm4sbr.serving.recommendation import TIED, Explanation, Thought, tied
+from llm4sbr.serving.recommendation import TIED, Explanation, PerspectiveIntent, tied
 
 TITLES = "titles.npy"
 """int8 (N, E): the titles' vectors at unit length, divided by the largest entry of all and times 127."""
@@ -65,11 +65,13 @@ class Predicted:
         items = np.array([ids], np.int64)
         intents = _normal(self.artefact.predict(items, np.ones(items.shape, np.bool_))[0])  # (P, E)
         cosines = np.concatenate([_cosines(intents, block) for block in self.titles.blocks()], 1)  # (P, N)
-        thoughts = [
-            Thought(name, "", tied(self.catalogue, [(row + 1, float(one[row])) for row in _best(one, f)]))
+        perspectives = [
+            PerspectiveIntent(
+                name, "", tied(self.catalogue, [(row + 1, float(one[row])) for row in _best(one, f)])
+            )
             for name, one in zip(self.artefact.perspectives, cosines, strict=True)
         ]
-        return Explanation("predictor", [], thoughts)
+        return Explanation("predictor", [], perspectives)
 
 
 class _Titles:

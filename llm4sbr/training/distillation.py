@@ -113,7 +113,7 @@ class _Line(NamedTuple):
 
 
 class _Sums:
-    """Sums and products of features and targets, float64; their size does not depend on the number of samples."""
+    """Sums and products of features and targets, float64, of fixed size."""
 
     def __init__(self) -> None:
         self.count = 0
