@@ -75,10 +75,10 @@ def verify(
         sessions: the sessions that the samples refer to.
         samples: the test samples.
         k: K.
-    exact: every list must agree; otherwise (with rounded weights) a few may differ.
-    exclude: leave the sessions' own items out of the lists of `samples`, as in the run's table.
-    max_batch: maximum number of sessions per call.
-    advance: called with the number of finished samples.
+        exact: every list must agree; otherwise (with rounded weights) a few may differ.
+        exclude: leave the sessions' own items out of the lists of `samples`, as in the run's table.
+        max_batch: maximum number of sessions per call.
+        advance: called with the number of finished samples.
 
     Raises:
         ExportError: a difference above tolerance.
