@@ -62,7 +62,7 @@ def test_no_gain_no_share(share: float) -> None:
     found = compare(sources, [ranks(1, 0.2)], [5], groups=torch.arange(400))
     assert [one["kept"]["plain"]["HR@5"] for one in found] == [None, None]
     shown = printed({"k": [5], "sources": found})
-    assert "no gain to keep" in shown
+    assert "no gain of the LLM's own answers to keep" in shown
     assert "nan" not in shown.lower()
 
 
