@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4sbr.baselines.incidence import Incidence, Ints, chunks
-from llm4sbr.baselines.session_neighbours import Clicks, Neighbours
+from llm4sbr.baselines.session_neighbours import BatchClicks, NeighbourSessions
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Sessions
 
@@ -83,7 +83,7 @@ class STAN:
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """The neighbours' votes, float32 (B, N), 0 where nobody votes."""
-        clicks = Clicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
+        clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
         length = mask.sum(1).numpy()
         reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
         costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
@@ -92,11 +92,11 @@ class STAN:
             scores[part] = self._votes(clicks.some(part), length[part])
         return torch.from_numpy(scores)
 
-    def _votes(self, clicks: Clicks, length: Ints) -> Floats:
+    def _votes(self, clicks: BatchClicks, length: Ints) -> Floats:
         """Scores of a few sessions of `length` clicks each, (rows, N)."""
         back = np.arange(int(length.max(initial=0)) + 1) - length[:, None]
         weights = np.exp(np.minimum(back, 0) / self.session)  # (rows, T + 1), by place
-        found = Neighbours.recent(self.index, clicks, self.m, weights=weights)
+        found = NeighbourSessions.recent(self.index, clicks, self.m, weights=weights)
         near, similarity = found.closest(self.k, self._similarity(found, clicks, weights))
         late = np.exp((near.latest - length[near.row]) / self.match)
         where, voter = self.index.items.positions(near.session)
@@ -112,7 +112,7 @@ class STAN:
         votes = np.bincount(cells, weight, minlength=len(length) * self.num_items)
         return votes.reshape(len(length), self.num_items) * self.gain
 
-    def _similarity(self, found: Neighbours, clicks: Clicks, weights: Floats) -> Floats:
+    def _similarity(self, found: NeighbourSessions, clicks: BatchClicks, weights: Floats) -> Floats:
         total = len(self.index.items.lengths)
         squares = np.bincount(clicks.row, weights[clicks.row, clicks.place] ** 2, minlength=len(weights))
         cosine = found.overlap / np.sqrt(squares[found.row] * self.index.items.lengths[found.session])

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4sbr.baselines.incidence import Incidence, Ints, chunks
-from llm4sbr.baselines.session_neighbours import Clicks, Neighbours, votes
+from llm4sbr.baselines.session_neighbours import BatchClicks, NeighbourSessions, votes
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Sessions
 
@@ -65,7 +65,7 @@ class VMISKNN:
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """The neighbours' votes, float32 (B, N), 0 where nobody votes."""
         scores = np.zeros((len(items), self.num_items), np.float32)
-        clicks = Clicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
+        clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
         length = mask.sum(1).numpy()
         reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
         costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
@@ -75,10 +75,10 @@ class VMISKNN:
         np.put_along_axis(scores, last.clip(min=0), 0, 1)
         return torch.from_numpy(scores)
 
-    def _votes(self, clicks: Clicks, length: Ints) -> NDArray[np.float64]:
+    def _votes(self, clicks: BatchClicks, length: Ints) -> NDArray[np.float64]:
         """Scores of a few sessions of `length` clicks each, (rows, N)."""
         places = np.tile(np.arange(int(length.max(initial=0)) + 1), (len(length), 1))  # r_n |s|, so ties tie
-        near = Neighbours.recent(self.index, clicks, self.m, weights=places)
+        near = NeighbourSessions.recent(self.index, clicks, self.m, weights=places)
         near, overlap = near.closest(self.k, near.overlap)
         distinct = np.bincount(clicks.row, minlength=len(length))
         back = length[near.row] - near.latest + 1  # q_n

@@ -37,8 +37,8 @@ class Step:
         model: already on `device`.
         config: training settings.
         team: the processes that train together.
-    device: the device.
-    repeats: whether lists may contain a session's own items; if not, they are left out of the softmax.
+        device: the device.
+        repeats: whether lists may contain a session's own items; if not, they are left out of the softmax.
 
     Raises:
         TrainingError: `train.compile` is on and there is no compiler.
