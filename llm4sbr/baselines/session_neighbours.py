@@ -1,4 +1,4 @@
-"""Training sessions that share items with the session at hand."""
+"""Finds training sessions that share items with the current session."""
 
 from __future__ import annotations
 

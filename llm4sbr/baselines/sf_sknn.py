@@ -1,10 +1,10 @@
-"""SF-SKNN: neighbouring sessions vote for what they had right after the last item (Ludewig & Jannach 2018).
+"""SF-SKNN: similar sessions vote for the items that followed the last item (Ludewig & Jannach 2018).
 
-With s the session at hand as a set of items and H the training sessions:
+With s the current session as a set of items and H the training sessions:
 
     sim(n) = |s and n| / sqrt(|s| |n|)
     K      = of the m most recent sessions that share an item with s the k with the greatest sim
-    score of j = sum of sim(n) over n in K that have j right behind the last item of s
+    score of j = sum of sim(n) over n in K in which j follows the last item of s
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""STAN and VSTAN: neighbouring sessions by position and recency (Garg et al. 2019; Ludewig et al. 2021).
+"""STAN and VSTAN: similar sessions, weighted by position and recency (Garg et al. 2019; Ludewig et al. 2021).
 
-With s the session at hand, |s| its clicks, p(i, s) the place of the last click on item i in s, H the training
-sessions, h_i those of them that hold i, and a(n) the age of session n, 0 for the newest and 1 for the oldest:
+With s the current session, |s| its clicks, p(i, s) the position of the last click on item i in s, H the
+training sessions, h_i the number of them with item i, and a(n) the age of session n, 0 for the newest, 1 for
+the oldest:
 
     w_i    = exp((p(i, s) - |s|) / session)                           later clicks weigh more
     sim(n) = sum of w_i over shared items / sqrt(sum of w_i^2 |n|)
@@ -12,8 +13,8 @@ sessions, h_i those of them that hold i, and a(n) the age of session n, 0 for th
                     * exp((p(i*, s) - |s|) / match)                   as do sessions that share a late one
 
 where i* is the latest click of s that n shares. STAN has no `match` and no `idf`; VSTAN has both. |s| and |n|
-count distinct items in the cosine. Time is not known here, so that an age is the share of sessions that are
-newer, where the papers have days.
+count distinct items in the cosine. Times are not available here, so a session's age is the share of sessions
+that are newer, where the papers use days.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""VMIS-kNN: sessions that resemble the one at hand vote for their items (Kersbergen et al., SIGMOD 2022).
+"""VMIS-kNN: sessions similar to the current one vote for their items (Kersbergen et al., SIGMOD 2022).
 
 The definition of Serenade's recommender, an indexed form of VS-kNN (Ludewig & Jannach 2018). With s the
-session at hand, |s| its distinct items, p_i the place of the last click on item i (1 = the first click), and
-H the training sessions, h_j of which hold item j:
+current session, |s| its distinct items, p_i the position of the last click on item i (1 = the first click),
+and H the training sessions, h_j of which contain item j:
 
     pi_i = p_i / |s|                                   decay: later clicks weigh more
     M    = the m most recent sessions of H that share an item with s
@@ -15,10 +15,10 @@ The last item itself scores 0, as in the authors' released code. Deviations from
 where the code's grows negative behind the tenth click; |H| counts sessions, where the code counts clicks;
 sessions of any length are indexed, where the code leaves out the longest 0.5%.
 
-A later training session is a more recent one: `prepare` sorts them by their end, except under
-`data.split = "random"` or without a clock, where recency has no meaning and m merely bounds the cost.
-Where a split puts prefixes of one session on both sides (`paper` with every prefix a sample), that session
-is its own nearest neighbour and may hold the target: such a row shows the split's leak.
+Later training sessions are the more recent ones: `prepare` sorts them by their end, except under
+`data.split = "random"` or without times; then recency has no meaning and m only limits the cost. If a split
+puts prefixes of one session into training and test (`paper` with every prefix a sample), that session is its
+own nearest neighbour and may contain the target: the row then shows the split's leak.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The settings in force in a run: what somebody chose, and behind it what protocol and components suggest.
+"""The settings in use in a run: those the user chose, then the protocol's and the components' suggestions.
 
-A run keeps what was chosen in `config.toml`. It is written when the data and the components have accepted it,
-stage by stage, so that a refused command leaves nothing behind; `KEY=`, `KEY=default` take a choice back.
+A run keeps the chosen settings in `config.toml`. They are written after the data and the components have
+accepted them, stage by stage, so that a refused command changes nothing; `KEY=` and `KEY=default` reset one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The results split by items and sessions: `breakdown` of `metrics.json` as tables."""
+"""Tables of the results by groups of items and sessions (`breakdown` of `metrics.json`)."""
 
 from __future__ import annotations
 

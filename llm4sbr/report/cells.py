@@ -1,4 +1,4 @@
-"""What a cell of an experiment is called beside the others of its table."""
+"""Labels for the cells of an experiment that distinguish them from others in the same table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment found: the cells of `experiment.json` as tables, with the paper's figures beside."""
+"""Tables of an experiment's results (`experiment.json`), compared with the paper's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What answers are worth by themselves: the figures of `localize.json` as tables."""
+"""Tables of the quality of the answers themselves, from `localize.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables as data. A record is turned into one of these once; the terminal and the page both draw it."""
+"""Tables as data: a record is converted once, and both the terminal and the page draw it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The intents that a run has stored, looked at: shown with their titles, counted, and checked."""
+"""Shows, counts and verifies the stored intents of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a live session's intents come from, as no LLM is asked while somebody waits; see `SOURCES`."""
+"""Finds the intents of a live session, from one of the `SOURCES`, without asking an LLM."""
 
 from __future__ import annotations
 

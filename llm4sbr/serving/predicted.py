@@ -1,7 +1,8 @@
-"""What an exported model's predicted intents mean: the items whose titles are most similar to them.
+"""Explains an exported model's predicted intents by the items with the most similar titles.
 
-The titles' text vectors lie beside the graph, in 8 bits, and stay on disk: a list needs none of them, and an
-explanation reads them once. They are not mapped: a mapped file that somebody overwrites ends the process.
+The titles' vectors are in a separate file in 8 bits and stay on disk: recommending does not need them, and an
+explanation reads them once. They are not memory-mapped, since overwriting a mapped file can crash the
+process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a recommendation consists of, whoever computed it: plain data, without torch."""
+"""A recommendation as plain data, without torch, the same for every kind of model."""
 
 from __future__ import annotations
 

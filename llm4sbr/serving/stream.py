@@ -1,4 +1,4 @@
-"""Sessions one per line in, answers one per line out."""
+"""Reads sessions line by line and prints a recommendation for each."""
 
 from __future__ import annotations
 

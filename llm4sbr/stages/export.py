@@ -1,6 +1,6 @@
-"""Stage `export`: a trained model as artefacts for production, each verified against the trained one.
+"""Stage `export`: exports a trained model as artefacts for production, each verified against it.
 
-An artefact's folder gets its name when it is whole and verified; until then it is called `.tmp`.
+An artefact is written into a `.tmp` folder, which is renamed when it is complete and verified.
 """
 
 from __future__ import annotations

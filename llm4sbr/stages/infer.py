@@ -1,7 +1,7 @@
-"""Stage `infer`: one answer per sample and perspective, from the LLM and from the controls beside it.
+"""Stage `infer`: one answer per sample and perspective, from the LLM and from the controls.
 
-Samples with equal prefixes are one sample here. Before the first question, all prompts are counted and
-audited. They are asked in the order that `infer.select` wants, so that a budget goes where it should.
+Samples with equal prefixes count as one. All prompts are counted and audited before the first one is asked.
+`infer.select` decides in which order samples are asked, which matters under a budget.
 """
 
 from __future__ import annotations

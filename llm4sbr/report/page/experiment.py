@@ -1,4 +1,4 @@
-"""What the HTML report of an experiment shows, from its `experiment.json`: many runs side by side."""
+"""The HTML report of an experiment, from its `experiment.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts of an experiment's page: dots of every backbone or part, lines against f, dots of memory."""
+"""Charts of an experiment: backbones or ablations as dots, metrics against f as lines, memory as dots."""
 
 from __future__ import annotations
 

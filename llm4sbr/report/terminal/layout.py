@@ -1,4 +1,4 @@
-"""How tables look in a terminal and in plain text. Every table fits `WIDTH` columns."""
+"""Draws tables in a terminal and as plain text, at most `WIDTH` columns wide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ASGI application: which path is answered by what."""
+"""The ASGI application: routes requests to their handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain JSON: sessions of ids, keys or titles, and lists with titles."""
+"""The route `/recommend`: sessions of ids, keys or titles in plain JSON, lists with titles."""
 
 from __future__ import annotations
 
