@@ -19,7 +19,7 @@ from llm4sbr.errors import InputError
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.progress import Progress
 from llm4sbr.stages.train import TrainingJob, train_job
-from llm4sbr.training.trained import Trained, chosen_model, refitted_folder
+from llm4sbr.training.trained import Trained, chosen_model, refit_stamp, refitted_folder
 
 
 def refit(
@@ -50,10 +50,9 @@ def refit(
     """
     trained = chosen_model(run, variant=variant, seed=seed)
     folder, chosen = refitted_folder(run, trained), _chosen(run, trained)
-    stamp = stamps.Stamp("refit", {"weights": chosen["weights"]})
+    stamp = refit_stamp(trained)
     with store.locked(run, what="run"):
-        old = stamps.read_stamp(folder)
-        if old and old.fingerprint == stamp.fingerprint and not force:
+        if stamps.whole(folder, stamp) and not force:
             progress.note(f"refit: fresh, {folder}")
         else:
             _train(run, folder, config, trained, chosen, stamp, progress)
@@ -73,10 +72,10 @@ def _train(
     samples = len(whole(load(run / "prepare")).samples["train"].key)
     name = f"{trained.variant}, seed {trained.seed}"
     progress.note(f"refit: {name}, {chosen['epochs']} epochs on all sessions, {samples:,} samples")
-    with stamps.stage_folder(folder, stamp) as out:
-        job = TrainingJob(run, out, config, trained.variant, trained.seed, chosen)
-        with progress.task("refit", chosen["epochs"] * samples, unit="samples") as advance:
-            progress.note(f"refit: {name}: {train_job(job, advance)}")
+    stamps.begin_part(folder, stamp)
+    job = TrainingJob(run, folder, config, trained.variant, trained.seed, chosen)
+    with progress.task("refit", chosen["epochs"] * samples, unit="samples") as advance:
+        progress.note(f"refit: {name}: {train_job(job, advance)}")
 
 
 def _chosen(run: Path, trained: Trained) -> dict[str, Any]:

@@ -131,16 +131,16 @@ def served(
     trained = chosen_model(run, variant=variant, seed=seed)
     if refitted is False:
         return trained
-    record = refitted_folder(run, trained) / RECORD
-    if record.exists() and _follows(record, trained):
-        return trained._replace(folder=record.parent, refitted=True)
+    folder = refitted_folder(run, trained)
+    stamp = stamps.read_stamp(folder)
+    if stamp and stamp.fingerprint == refit_stamp(trained).fingerprint:
+        return trained._replace(folder=folder, refitted=True)
     if refitted:
-        why = "is of a model that has been trained anew since" if record.exists() else "is not there"
-        raise InputError(f"{record.parent}: the refit {why}; llm4sbr refit {run}")
+        why = "is of a model that has been trained anew since" if stamp else "is not there"
+        raise InputError(f"{folder}: the refit {why}; llm4sbr refit {run}")
     return trained
 
 
-def _follows(record: Path, trained: Trained) -> bool:
-    """Whether a refit was made from this very model."""
-    chosen = store.read_json(record).get("facts", {}).get("chosen", {})
-    return bool(chosen.get("weights") == store.read_json(trained.folder / RECORD).get("weights"))
+def refit_stamp(trained: Trained) -> stamps.Stamp:
+    """What a refit of this very model is made from."""
+    return stamps.Stamp("refit", {"weights": store.read_json(trained.folder / RECORD).get("weights")})
