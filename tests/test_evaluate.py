@@ -84,7 +84,13 @@ def test_popularity_by_hand(tmp_path):
     prepared = load(run / "prepare")
     counts = torch.bincount(prepared.train.items, minlength=21)[1:]
     targets = prepared.sessions.items[prepared.samples["test"].end]
-    expected = [int((counts >= counts[target - 1]).sum()) for target in targets.tolist()]
+    test, items = prepared.samples["test"], prepared.sessions.items
+    expected = []
+    for start, end, target in zip(test.start, test.end, targets, strict=True):
+        others = torch.ones(20, dtype=torch.bool)  # the session's own items are in no list
+        others[items[start:end] - 1] = False
+        expected.append(int((counts >= counts[target - 1])[others].sum()))
+    assert not prepared.repeats
     assert read_tensors(run / "evaluate/ranks.safetensors")["popularity"].tolist() == expected
 
 
@@ -97,7 +103,8 @@ def test_batch_size_does_not_matter(tmp_path):
     def score(batch):
         return scores[batch.items.sum(1) % 50]
 
-    found = [rank_all(score, prepared.sessions, test, num_items=size, batch_size=b) for b in (1, 7, 1000)]
+    about = {"num_items": size, "repeats": False}
+    found = [rank_all(score, prepared.sessions, test, batch_size=b, **about) for b in (1, 7, 1000)]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert found[0].float().std() > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llm4sbr.commands.options import common, print_json
+from llm4sbr.commands.options import common, print_json, refitted_option
 
 
 @click.command()
@@ -36,6 +36,7 @@ from llm4sbr.commands.options import common, print_json
     type=click.Choice(["input", "predictor", "none"]),
     help="Whether intents are an input, predicted in the graph, or none.  [input]",
 )
+@refitted_option
 @click.option(
     "--provider",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
@@ -60,6 +61,7 @@ def export(
     variant: str | None,
     seed: int | None,
     intents: str | None,
+    refitted: bool | None,
     provider: str,
     max_batch: int,
     as_json: bool,
@@ -81,6 +83,7 @@ def export(
         variant=variant,
         seed=seed,
         intents=intents,
+        refitted=refitted,
         provider=provider,
         max_batch=max_batch,
     )

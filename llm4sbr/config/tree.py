@@ -1,8 +1,8 @@
-"""Every setting of a run: one frozen tree.
+"""All settings of a run, as one immutable tree with defaults.
 
-Values come from, weakest first: the defaults below; what the chosen components suggest (`suggests`); the
-protocol (`PROTOCOLS`); a TOML file (`--config`); `--set section.key=value`; the command line's own options.
-`config.toml` in a run directory holds what was chosen, `resolved.toml` every value in force.
+Values come from these layers, later ones winning: the defaults below; suggestions of the chosen components
+(`suggests`); the protocol (`PROTOCOLS`); a TOML file (`--config`); `--set section.key=value`; command-line
+options. In a run folder, `config.toml` has the chosen settings, `resolved.toml` all settings in use.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class DataConfig(Section):
     test_prefixes: Literal["last", "all"] | None = None
     """What is validated and tested on, in the same words. By default `all`, under the `paper` split what the
     paper does with the data set; `leave-last-out` has `last` and nothing else."""
+    repeats: Literal["auto", "yes", "no"] = "auto"
+    """Whether a list may contain the session's own items, in training, in every row of the table, and where
+    it is served. `auto`: yes if 1% or more of the training targets repeat an item of their session."""
     split: Literal["temporal", "random", "paper", "leave-last-out"] | None = None
     """`temporal`: whole sessions by time. `random`: whole sessions at random. `paper`: the paper's sizes,
     samples at random, no validation part. `leave-last-out`: a session's last click is for testing (leaks
@@ -206,6 +209,7 @@ class Config(Section):
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
+        "data.repeats": "yes",
         "data.split": "paper",  # without a validation part: the best epoch is chosen on the test set
         "data.min_item_count": 5,
         "data.min_length": 2,

@@ -1,4 +1,4 @@
-"""The trained model that an artefact is made from, and that it is compared with."""
+"""Loads the trained model from which an artefact is made, and with which it is compared."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from llm4sbr.exporting.verification import Inputs, Reference
 from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
 from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples
-from llm4sbr.training.trained import Trained, chosen_model
+from llm4sbr.training.trained import Trained, served
 
 CALIBRATION = 512
-"""Real sessions that ranges are measured on."""
+"""Number of real sessions on which value ranges are measured."""
 
 
-class Original(NamedTuple):
+class ReferenceModel(NamedTuple):
     """A trained model with its data."""
 
     prepared: Prepared
@@ -31,14 +31,20 @@ class Original(NamedTuple):
     variant: str
     """`plain`, `intents`, `predictor` or `none`: where the artefact's intents come from."""
     intents: IntentStore | None
-    """The known sessions' intents, where they are an input."""
+    """The known sessions' intents, if they are an input."""
     texts: Tensor | None = None
-    """The titles' text vectors, float32 (N, E), where intents are predicted and the run still has them."""
+    """Title vectors, float32 (N, E), if intents are predicted and the run still has them."""
 
     @classmethod
     def of(
-        cls, run: Path, *, variant: str | None = None, seed: int | None = None, intents: str | None = None
-    ) -> Original:
+        cls,
+        run: Path,
+        *,
+        variant: str | None = None,
+        seed: int | None = None,
+        intents: str | None = None,
+        refitted: bool | None = None,
+    ) -> ReferenceModel:
         """A model of a finished run.
 
         Args:
@@ -47,13 +53,14 @@ class Original(NamedTuple):
             seed: which seed; by default the best on validation.
             intents: of a fused model, `input`, `predictor` or `none`. By default an input, but a model that
                 has the answers about all items looks them up, which is `predictor`, too.
+            refitted: its refit on all sessions or not; by default if there is one.
 
         Raises:
             InputError: there is no such model, or it takes no intents.
             StoreError: nothing is trained, files do not belong together, or there is nothing to test with.
         """
         with stamps.naming_command(run):
-            trained = chosen_model(run, variant=variant, seed=seed)
+            trained = served(run, variant=variant, seed=seed, refitted=refitted)
             prepared = load(run / "prepare")
             saved = load_model(trained.folder)
         if saved.catalogue != catalogue_hash(prepared.catalogue):

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: every trained model and every baseline ranks the whole catalogue for each test sample."""
+"""Stage `evaluate`: ranks the whole catalogue for every test sample, with every model and baseline."""
 
 from __future__ import annotations
 
@@ -73,8 +73,9 @@ def evaluate(
         first = SourceRanks(own, by_name[LLM], coverage or 0.0)
         content["sources"] = compare([first, *others], by_name.get(PLAIN), ks, groups=groups)
     content["breakdown"] = breakdown(by_name, numbers_of(prepared), max(config.evaluate.k))
-    split = prepared.stats["rules"]["split"]
-    named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": split}
+    rules = prepared.stats["rules"]
+    named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": rules["split"]}
+    named |= {"prefixes": rules.get("test_prefixes"), "repeats": prepared.repeats}
     store.write_json(out / "metrics.json", named | content)
 
 
@@ -108,6 +109,7 @@ def _baseline(
         prepared.samples["test"],
         num_items=prepared.catalogue.size,
         batch_size=config.evaluate.batch_size,
+        repeats=prepared.repeats,
     )
     advance(len(ranks), name)
     return Row(name, "baseline", name, [ranks], [facts])
@@ -145,6 +147,7 @@ def _model(
         test,
         num_items=prepared.catalogue.size,
         batch_size=config.evaluate.batch_size,
+        repeats=prepared.repeats,
     )
     parameters = sum(parameter.numel() for parameter in saved.model.parameters())
     return ranks, saved.facts | {"parameters": parameters}

@@ -1,4 +1,4 @@
-"""Stage `prepare`: a raw log becomes a catalogue, sessions and the samples of three splits."""
+"""Stage `prepare`: from a raw log to catalogue, sessions and samples of three splits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from llm4sbr.data import sessions as rules
 from llm4sbr.data import splits
 from llm4sbr.data.batches import sample_keys
 from llm4sbr.data.prepared import Prepared
+from llm4sbr.data.repeats import RARE, repeat_share
 from llm4sbr.data.sessions import ClickLog
 from llm4sbr.data.splits import Split
 from llm4sbr.errors import DataError
@@ -58,8 +59,12 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: A
     dropped = {"repeated clicks": repeats, **split.dropped}
     _tell(progress, "left out", dropped)
     _tell(progress, "mended", mended)
+    share = repeat_share(result.sessions, result.samples["train"])
+    listed = share >= RARE if data.repeats == "auto" else data.repeats == "yes"
+    _note_repeats(progress, data, share, listed=listed)
     stats = _stats(raw, log, split, result, data) | {
-        "rules": _rules(data, rule, split_rule, split),
+        "rules": _rules(data, rule, split_rule, split) | {"repeats": listed},
+        "repeat_share": round(share, 6),
         "dropped": dropped,
         "mended": mended,
     }
@@ -93,6 +98,14 @@ def _tell(progress: Progress, what: str, counts: dict[str, int]) -> None:
     shown = [f"{count:,} {name}" for name, count in counts.items() if count]
     if shown:
         progress.note(f"{what}: {'; '.join(shown)}")
+
+
+def _note_repeats(progress: Progress, data: DataConfig, share: float, *, listed: bool) -> None:
+    decided = "" if data.repeats == "auto" else f" (data.repeats={data.repeats})"
+    progress.note(
+        f"{share:.1%} of the training targets repeat an item of their session: lists "
+        f"{'may contain' if listed else 'leave out'} a session's own items{decided}"
+    )
 
 
 def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:

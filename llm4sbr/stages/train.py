@@ -1,8 +1,8 @@
-"""Stage `train`: the plain backbone, and one model per source of intents, for every seed.
+"""Stage `train`: trains the plain backbone, and one model per source of intents, for every seed.
 
-The variants differ in nothing but the intents: same samples, same seeds, same settings. `plain` is the
-backbone alone; `llm` has the LLM's intents; the controls have those of a stand-in; `none` is the fused
-model that never sees an intent.
+The variants differ only in their intents: samples, seeds and settings are the same. `plain` is the backbone
+alone; `llm` has the LLM's intents; the controls have their own; `none` is the fused model without any
+intents.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from llm4sbr import freshness, registry, stamps
 from llm4sbr.config import Config, build, to_settings
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
+from llm4sbr.data.whole import whole
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device
 from llm4sbr.freshness import NONE, PLAIN, asked, part_stamp
@@ -48,17 +49,19 @@ class TrainingJob(NamedTuple):
     config: Config
     variant: str
     seed: int
+    chosen: dict[str, Any] | None = None
+    """Of a refit on all sessions: the model it follows, see `stages.refit`."""
 
     def as_text(self) -> str:
         """JSON that `from_text` reads."""
         run, folder = str(self.run.absolute()), str(self.folder.absolute())
-        return json.dumps([run, folder, to_settings(self.config), self.variant, self.seed])
+        return json.dumps([run, folder, to_settings(self.config), *self[3:]])
 
     @classmethod
     def from_text(cls, text: str) -> TrainingJob:
         """The job of an `as_text`."""
-        run, folder, settings, variant, seed = json.loads(text)
-        return cls(Path(run), Path(folder), build(settings), variant, seed)
+        run, folder, settings, *others = json.loads(text)
+        return cls(Path(run), Path(folder), build(settings), *others)
 
 
 class Expected:
@@ -197,7 +200,12 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     prepared = _prepared(job.run / "prepare")
     catalogue = catalogue_hash(prepared.catalogue)
     intents = _intents(job)
-    facts = {"variant": job.variant, "llm": job.config.infer.llm if job.variant == "llm" else None}
+    settings, llm = job.config.train, job.config.infer.llm if job.variant == "llm" else None
+    facts: dict[str, Any] = {"variant": job.variant, "llm": llm}
+    if job.chosen is not None:
+        prepared = whole(prepared)
+        settings = settings.model_copy(update={"epochs": job.chosen["epochs"]})
+        facts["chosen"] = job.chosen
     recipe = _recipe(job, prepared, intents)
     material = _material(job, prepared, catalogue, None if job.variant == "none" else intents)
     if needs_catalogue(recipe):
@@ -206,7 +214,7 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
         job.folder,
         recipe,
         material,
-        job.config.train,
+        settings,
         seed=job.seed,
         report=report,
         facts=facts,
@@ -271,7 +279,13 @@ def _horizon(perspective: str) -> Horizon:
 def _material(job: TrainingJob, prepared: Prepared, catalogue: str, intents: IntentStore | None) -> Material:
     valid, selected_on = _selection(prepared)
     material = Material(
-        prepared.sessions, prepared.train, prepared.samples["train"], valid, selected_on, catalogue
+        prepared.sessions,
+        prepared.train,
+        prepared.samples["train"],
+        valid,
+        selected_on,
+        catalogue,
+        repeats=prepared.repeats,
     )
     if intents is None:
         return material
@@ -288,8 +302,9 @@ def _selection(prepared: Prepared) -> tuple[Samples, str]:
         return valid, "valid"
     # The paper has no validation part and takes the best epoch on the test set. Only its own protocol
     # does so here, and says it.
-    if prepared.stats["rules"]["split"] == "paper":
-        return prepared.samples["test"], "test"
+    test = prepared.samples["test"]
+    if prepared.stats["rules"]["split"] == "paper" and len(test.key):
+        return test, "test"
     return valid, "none"
 
 

@@ -70,21 +70,21 @@ def _intent_tables(intents: Mapping[str, Any], who: str) -> list[RenderableType]
         "predictor": f"Predicted: what {who} would mean, by the items most similar to it:",
         "none": "No intents were used.",
     }
-    own = not any(thought["answer"] for thought in intents["thoughts"])  # the graph has vectors, no words
+    own = not any(one["answer"] for one in intents["perspectives"])  # vectors without words
     if intents["source"] == "predictor" or (intents["source"] == "items" and own):
-        if not intents["thoughts"]:
+        if not intents["perspectives"]:
             what = "were predicted" if intents["source"] == "predictor" else "are those of the last item"
             return [Text(f"The intents {what}; which items they are like is not known here.")]
         tied, weighed = "similar to", "cosine"
     else:
         tied, weighed = "tied to", "weight"
     parts: list[RenderableType] = [Text(origin[intents["source"]])]
-    for thought in intents["thoughts"]:
-        said = " / ".join(thought["answer"].splitlines()) or "nothing that could be used"
+    for intent in intents["perspectives"]:
+        said = " / ".join(intent["answer"].splitlines()) or "nothing that could be used"
         parts.append(
-            Text(thought["perspective"] if tied == "similar to" else f"{thought['perspective']}: {said}")
+            Text(intent["perspective"] if tied == "similar to" else f"{intent['perspective']}: {said}")
         )
-        if thought["items"]:
-            rows = [[item["title"], f"{item['weight']:.2f}"] for item in thought["items"]]
+        if intent["items"]:
+            rows = [[item["title"], f"{item['weight']:.2f}"] for item in intent["items"]]
             parts.append(grid([tied, weighed], rows))
     return parts
