@@ -125,7 +125,7 @@ class LocalizeConfig(Section):
 
 
 class TrainConfig(Section):
-    """Stage `train`. Optimizer, hidden size, batch size and tau are the paper's (section 4.1.3), except decay."""
+    """Stage `train`. Optimizer, hidden size, batch size and tau are the paper's (section 4.1.3)."""
 
     backbone: str = "sr-gnn"
     """An installed name of kind `backbones`."""

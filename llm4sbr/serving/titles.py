@@ -200,7 +200,7 @@ def _by_commas(text: str, titles: TitleIndex) -> list[str]:
 
 
 def _longest(pieces: list[str], titles: TitleIndex) -> tuple[str, int]:
-    """The longest sequence of first pieces that is a title, correctly spelt if possible; else the first one."""
+    """The longest sequence of first pieces that is a title, correctly spelt if possible; else the first."""
     for look in (titles.match, titles.close):
         for length in range(len(pieces), 0, -1):
             joined = ",".join(pieces[:length]).strip()
