@@ -13,13 +13,14 @@ from llm4sbr import store
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import LLM4SBR
-from llm4sbr.fusion.saved import SavedModel, load_model
+from llm4sbr.fusion.saved import SavedModel
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
 from llm4sbr.serving.recommendation import LENGTH, TIED, Explanation, Recommendation, check, recommended
 from llm4sbr.serving.titles import TitleIndex, resolve_session
-from llm4sbr.training.trained import Trained, choose, trained_models
+from llm4sbr.training.linear import open_model
+from llm4sbr.training.trained import Trained
 
 __all__ = ["Recommendation", "Recommender"]
 
@@ -62,16 +63,16 @@ class Recommender:
 
         Args:
             run: the run directory.
-            variant: which of its models; by default `llm`, or the best on validation if there is none.
+            variant: which of its models, or a linear baseline; by default `llm`, or the best on validation if
+                there is none.
             seed: which seed; by default the best on validation.
 
         Raises:
             InputError: there is no such variant or seed.
             StoreError: nothing is trained yet, or files are damaged or do not belong together.
         """
-        trained = choose(trained_models(run), variant=variant, seed=seed)
         prepared = load(run / "prepare")
-        saved = load_model(trained.folder)
+        trained, saved = open_model(run, prepared, variant=variant, seed=seed)
         _same_catalogue(prepared, saved.catalogue, trained.folder)
         live = live_intents(run, trained.variant, prepared) if saved.recipe.fuser else None
         path = run / "localize" / "items.safetensors"

@@ -82,7 +82,8 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
         InputError, StoreError, RegistryError: as their texts say; another process may be at work on the run.
     """
     original = Original.of(run, variant=wanted.variant, seed=wanted.seed, intents=wanted.intents)
-    _check_exportable(original.saved.recipe)
+    if "baseline" not in original.saved.facts:
+        _check_exportable(original.saved.recipe)
     jobs = [
         ExportJob(run / "export" / artefact_name(kind, precision, wanted), kind, precision)
         for kind in wanted.formats
