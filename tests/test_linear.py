@@ -76,5 +76,5 @@ def test_exported_lists_are_the_models_own(run):
 def test_what_is_no_linear_model_is_refused(run):
     with pytest.raises(InputError, match="'vmis-knn' keeps no weights per item and cannot be exported"):
         export(run, Export(variant="vmis-knn"), QUIET)
-    with pytest.raises(InputError, match="'slist' has none"):
+    with pytest.raises(InputError, match="'slist' has no seeds and no refit"):
         Recommender.load(run, variant="slist", seed=1)

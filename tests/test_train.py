@@ -37,6 +37,7 @@ def test_every_variant_and_seed(tmp_path):
             "log.jsonl",
             "model.json",
             "model.safetensors",
+            "stage.json",
         ]
     facts = record(out, "llm", 6)["facts"]
     assert (facts["variant"], facts["llm"], facts["seed"], facts["selected_on"]) == (
@@ -96,6 +97,35 @@ def test_global_random_state_is_left_alone(tmp_path):
 
 def run_parallel(work, jobs=(1, 2, 3)):
     processes.run(work, jobs, workers=2, progress=lambda *_: None, done=lambda *_: None)
+
+
+def test_jobs_in_fresh_processes(tmp_path, monkeypatch):
+    (tmp_path / "fresh_work.py").write_text(
+        "import os, signal, sys\nbefore = []\n"
+        "def where(job, report):\n    report(job, 'note')\n    before.append(job)\n"
+        "    return os.getpid(), before, 'torch' in sys.modules\n"
+        "def die(job, report):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import fresh_work
+
+    found, told = {}, []
+    processes.run(
+        fresh_work.where,
+        [5, 6],
+        workers=1,
+        fresh=True,
+        progress=lambda *words: told.append(words),
+        done=found.__setitem__,
+    )
+    assert [before for _, before, _ in found.values()] == [[5], [6]]
+    assert len({os.getpid(), *(number for number, *_ in found.values())}) == 3
+    assert not any(loaded for *_, loaded in found.values())  # nothing that the job itself has not imported
+    assert told == [(0, 5, "note"), (1, 6, "note")]
+    with pytest.raises(TrainingError, match=r"a worker process died .SIGKILL"):
+        processes.run(
+            fresh_work.die, [1], workers=1, fresh=True, progress=lambda *_: None, done=lambda *_: None
+        )
 
 
 def test_dead_worker_is_one_line(tmp_path, monkeypatch, capfd):

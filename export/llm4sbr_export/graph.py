@@ -75,13 +75,15 @@ class Graph(nn.Module):
         With `with_intents`, also the predicted intents float32 (B, P, E).
 
         Args:
-            items: int64 (B, T), right-padded; every session has at least one click.
-            mask: bool (B, T), true at clicks.
+            items: int64 (B, T), right-padded with 0; every session has at least one click.
+            mask: bool (B, T), true at clicks. An item where the mask is false is an older click: the model
+                does not read it, but it is excluded like the others.
             exclude_seen: bool (B, 1), exclude the session's own items.
             intents: float32 (B, P, E), only in the variant `intents`.
         """
-        output = self.model.represent(items, mask, intents, predict=self.variant == "predictor")
-        clicked = torch.where(mask, items, items[:, :1]) - 1  # padding repeats the first click
+        read = torch.where(mask, items, 0)
+        output = self.model.represent(read, mask, intents, predict=self.variant == "predictor")
+        clicked = torch.where(items > 0, items, items[:, :1]) - 1  # padding repeats the first click
         if self.exact is None:
             values, rows = torch.topk(without(output.scores, clicked, exclude_seen), self.k)
         else:

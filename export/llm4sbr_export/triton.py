@@ -2,7 +2,7 @@
 
     models/llm4sbr/{config.pbtxt, 1/model.onnx}
     models/llm4sbr_tensorrt/{config.pbtxt, 1/model.onnx, 1/trtexec.sh [, 1/model.plan]}
-    docker.sh  client.py  items.parquet
+    docker.sh  client.py  items.json
 
 The second model is available once `model.plan` exists, which `trtexec.sh` builds on the GPU that will serve
 it. `docker.sh` starts Triton with both models, and Triton reports which it could load.

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from llm4sbr import freshness, pipeline, stamps, store
 from llm4sbr.config import Config, Settings, in_force, to_toml
-from llm4sbr.errors import Llm4sbrError, TrainingError
+from llm4sbr.errors import Llm4sbrError
 from llm4sbr.experiments import sharing
 from llm4sbr.progress import Advance, Progress
-from llm4sbr.stages.train import TrainingJob, train_job
-from llm4sbr.system import memory, signals
+from llm4sbr.stages.train import job_of, train_job
+from llm4sbr.system import memory, processes
 from llm4sbr.system.processes import Report
 
 SHARES = {"train": 95, "evaluate": 5}
@@ -37,7 +34,7 @@ class Task(NamedTuple):
 
 def settle(run: Path, chosen: Settings) -> Config:
     """The cell's configuration; settings saved by an earlier command are discarded."""
-    _, config = in_force.configure(None, chosen)
+    config = in_force.configure(None, chosen)
     store.write_text(run / "config.toml", to_toml(chosen))
     return config
 
@@ -93,23 +90,19 @@ def work(task: Task, report: Report) -> str:
 
 def _train_apart(run: Path, config: Config, report: Report) -> None:
     """Train the missing models, each in a fresh process."""
-    stamp = freshness.stamp_for(run, sharing.TRAIN, config)
-    done = stamps.read_stamp(run / sharing.TRAIN.name)
+    stamp = freshness.stamp_for(run, freshness.TRAIN, config)
+    done = stamps.read_stamp(run / freshness.TRAIN.name)
     if done and done.fingerprint == stamp.fingerprint:
         return
-    signals.interruptible()
-    context = multiprocessing.get_context("spawn")
-    for variant, folder in sharing.wanted(run, config, stamp):
-        job = TrainingJob(run, folder, config, variant, int(folder.name.removeprefix("seed-")))
-        with ProcessPoolExecutor(1, mp_context=context) as process:
-            try:
-                report(0, f"{variant}: {process.submit(_train_one, job).result()}")
-            except BrokenProcessPool:
-                raise TrainingError(f"the process that trained {variant} died; was memory short?") from None
+    out, missing = sharing.missing_models(run, config)
+    jobs = [job_of(run, out, name, config) for name in missing]
+    for name, wanted in missing.items():
+        stamps.begin_part(out / name, wanted)
 
+    def told(index: int, result: str) -> None:
+        report(0, f"{jobs[index].variant}: {result}")
 
-def _train_one(job: TrainingJob) -> str:
-    return train_job(job, lambda n, note: None)
+    processes.run(train_job, jobs, workers=1, fresh=True, progress=lambda *_: None, done=told)
 
 
 def line_of(error: Exception) -> str:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.data.batches import Batch, collate
-from llm4sbr.data.prepared import ITEMS, Prepared, catalogue_hash, load
+from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.exporting.verification import Inputs, Reference
 from llm4sbr.fusion.saved import RECORD, SavedModel
@@ -26,8 +26,6 @@ CALIBRATION = 512
 class Original(NamedTuple):
     """A trained model with its data."""
 
-    items: Path
-    """The catalogue's file."""
     prepared: Prepared
     saved: SavedModel
     trained: Trained
@@ -40,7 +38,13 @@ class Original(NamedTuple):
 
     @classmethod
     def of(
-        cls, run: Path, *, variant: str | None = None, seed: int | None = None, intents: str | None = None
+        cls,
+        run: Path,
+        *,
+        variant: str | None = None,
+        seed: int | None = None,
+        intents: str | None = None,
+        refitted: bool | None = None,
     ) -> Original:
         """A model of a finished run.
 
@@ -49,13 +53,15 @@ class Original(NamedTuple):
             variant: which of its models, or a linear baseline; by default as `recommend` chooses.
             seed: which seed; by default the best on validation.
             intents: of a fused model, `input` (the default), `predictor` or `none`.
+            refitted: its refit on all sessions or not; by default if there is one.
 
         Raises:
             InputError: there is no such model, or it takes no intents.
             StoreError: nothing is trained, files do not belong together, or there is nothing to test with.
         """
-        prepared = load(run / "prepare")
-        trained, saved = open_model(run, prepared, variant=variant, seed=seed)
+        with stamps.naming_command(run):
+            prepared = load(run / "prepare")
+            trained, saved = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)
         if saved.catalogue != catalogue_hash(prepared.catalogue):
             raise StoreError(f"{trained.folder}: of another catalogue than prepare has now; train again")
         if not len(prepared.samples["test"].key):
@@ -66,7 +72,7 @@ class Original(NamedTuple):
         vectors = run / "localize" / "items.safetensors"
         told = chosen == "predictor" and vectors.exists()
         texts = store.read_tensors(vectors)["items"] if told else None
-        return cls(run / "prepare" / ITEMS, prepared, saved, trained, chosen, known, texts)
+        return cls(prepared, saved, trained, chosen, known, texts)
 
     @property
     def test(self) -> Samples:

@@ -75,7 +75,7 @@ def _legend(sources: Sequence[Source], names: Sequence[str], bases: Sequence[str
     if predicted:
         lines += _interval(predicted, names, bases)
     if lost:
-        lines.append(f"{MISSING} no gain to keep: the LLM's own answers do not raise {', '.join(lost)}.")
+        lines.append(f"{MISSING} no gain of the LLM's own answers to keep: {', '.join(lost)}.")
     if not predicted:
         lines.append("The model was trained without a predictor; llm4sbr train --force adds it.")
     return " ".join(lines)

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import LLM4SBR
 from llm4sbr.fusion.saved import SavedModel
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
-from llm4sbr.serving.recommendation import LENGTH, TIED, Explanation, Recommendation, check, recommended
-from llm4sbr.serving.titles import TitleIndex, resolve_session
-from llm4sbr.training.linear import open_model
+from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
+from llm4sbr.serving.titles import Resolved, TitleIndex, resolve_session
+from llm4sbr.training.linear import Opened, open_model
 from llm4sbr.training.trained import Trained
 
 __all__ = ["Recommendation", "Recommender"]
@@ -58,7 +59,14 @@ class Recommender:
         """Clicks that count, the longest prefix in the data; earlier ones are left out as `prepare` does."""
 
     @classmethod
-    def load(cls, run: Path, *, variant: str | None = None, seed: int | None = None) -> Recommender:
+    def load(
+        cls,
+        run: Path,
+        *,
+        variant: str | None = None,
+        seed: int | None = None,
+        refitted: bool | None = None,
+    ) -> Recommender:
         """The model of a finished run.
 
         Args:
@@ -66,13 +74,20 @@ class Recommender:
             variant: which of its models, or a linear baseline; by default `llm`, or the best on validation if
                 there is none.
             seed: which seed; by default the best on validation.
+            refitted: its refit on all sessions or not; by default if there is one.
 
         Raises:
             InputError: there is no such variant or seed.
             StoreError: nothing is trained yet, or files are damaged or do not belong together.
         """
-        prepared = load(run / "prepare")
-        trained, saved = open_model(run, prepared, variant=variant, seed=seed)
+        with stamps.naming_command(run):
+            prepared = load(run / "prepare")
+            opened = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)
+            return cls._of(run, prepared, opened)
+
+    @classmethod
+    def _of(cls, run: Path, prepared: Prepared, opened: Opened) -> Recommender:
+        trained, saved = opened
         _same_catalogue(prepared, saved.catalogue, trained.folder)
         live = live_intents(run, trained.variant, prepared) if saved.recipe.fuser else None
         path = run / "localize" / "items.safetensors"
@@ -91,7 +106,7 @@ class Recommender:
         session: str | Sequence[str | int],
         *,
         k: int | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         source: str = "auto",
     ) -> Recommendation:
         """The k best items to come next.
@@ -99,7 +114,7 @@ class Recommender:
         Args:
             session: keys, titles or catalogue ids (int), oldest first, or one text of them (`parse_session`).
             k: at most so many items; by default 10.
-            exclude_seen: leave out what is in the session.
+            exclude_seen: leave out what is in the session; by default as the model was trained and tested.
             source: the only place to take intents from, one of `SOURCES`; `auto` takes the first of them that
                 has something.
 
@@ -108,15 +123,23 @@ class Recommender:
                 that this model cannot have.
         """
         self.check(k, source)
-        resolved = resolve_session(session, self.titles)
-        ids = [item.id for item in resolved]
-        scores, explained = self._score(ids[-self.longest :], source)
-        if exclude_seen:
-            scores[torch.tensor(ids) - 1] = -torch.inf
-        best = scores.topk(min(k or LENGTH, int(scores.isfinite().sum())))
-        pairs = zip((best.indices + 1).tolist(), best.values.tolist(), strict=True)
-        items = recommended(self.catalogue, pairs)
-        return Recommendation(items, resolved, self.trained.variant, self.trained.seed, explained)
+        exclude_seen = not self.prepared.repeats if exclude_seen is None else exclude_seen
+
+        async def intents(ids: list[int]) -> tuple[Tensor | None, Explanation | None]:
+            return self.intents(ids, source)
+
+        trained = self.trained
+        answerer = Answerer(
+            self.catalogue,
+            self.longest,
+            trained.variant,
+            trained.seed,
+            "pytorch",
+            self._resolve,
+            intents,
+            self._best,
+        )
+        return at_once(answer(answerer, session, k=k, exclude_seen=exclude_seen))
 
     def check(self, k: int | None, source: str) -> None:
         """`InputError` if this model cannot give lists of k items, or intents from `source`."""
@@ -124,14 +147,17 @@ class Recommender:
         if source == "predictor" and self.model.predictor is None:
             raise InputError("source = 'predictor': this model was trained without one; train it again")
 
+    async def _resolve(self, session: Session) -> list[Resolved]:
+        return resolve_session(session, self.titles)
+
     @torch.no_grad()
-    def _score(self, ids: list[int], source: str) -> tuple[Tensor, Explanation | None]:
-        """Scores float (N,) and where the intents behind them came from."""
-        items = torch.tensor([ids])
-        mask = torch.ones_like(items, dtype=torch.bool)
-        intents, explained = self.intents(ids, source)
-        scores: Tensor = self.model(items, mask, intents)
-        return scores[0], explained
+    async def _best(self, clicks: Clicks, intents: Tensor | None, k: int) -> list[tuple[int, float]]:
+        items, mask = torch.from_numpy(clicks.items), torch.from_numpy(clicks.mask)
+        scores = self.model(items[mask][None], mask[mask][None], intents)[0]
+        if clicks.exclude_seen:
+            scores[items[0] - 1] = -torch.inf
+        best = scores.topk(min(k, int(scores.isfinite().sum())))
+        return list(zip((best.indices + 1).tolist(), best.values.tolist(), strict=True))
 
     @torch.no_grad()
     def intents(self, ids: Sequence[int], source: str) -> tuple[Tensor | None, Explanation | None]:

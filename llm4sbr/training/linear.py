@@ -11,7 +11,7 @@ from llm4sbr.errors import InputError
 from llm4sbr.fusion.linear import Linear
 from llm4sbr.fusion.model import LLM4SBR, Recipe
 from llm4sbr.fusion.saved import SavedModel, load_model
-from llm4sbr.training.trained import Trained, choose, trained_models
+from llm4sbr.training.trained import Trained, served
 
 NEIGHBOURS = 128
 """Weights per item that are kept."""
@@ -25,15 +25,21 @@ class Opened(NamedTuple):
 
 
 def open_model(
-    run: Path, prepared: Prepared, *, variant: str | None = None, seed: int | None = None
+    run: Path,
+    prepared: Prepared,
+    *,
+    variant: str | None = None,
+    seed: int | None = None,
+    refitted: bool | None = None,
 ) -> Opened:
     """A trained model, or a linear baseline by its name.
 
     Args:
         run: the run directory.
         prepared: its data.
-        variant: a trained one, or an installed baseline with `neighbours`; by default as `choose`.
+        variant: a trained one, or an installed baseline with `neighbours`; by default as `served`.
         seed: of a trained model.
+        refitted: of a trained model, as for `served`.
 
     Raises:
         InputError: there is no such variant or seed, or a baseline is no linear model.
@@ -41,10 +47,10 @@ def open_model(
     """
     names = [path.name for path in run.glob("train/*") if path.is_dir()]
     if variant is not None and variant not in names and _installed(variant):
-        if seed is not None:
-            raise InputError(f"seed {seed}: the baseline {variant!r} has none")
+        if seed is not None or refitted:
+            raise InputError(f"the baseline {variant!r} has no seeds and no refit; leave them out")
         return Opened(Trained(variant, 0, -1.0, run / "prepare"), linear(variant, prepared))
-    trained = choose(trained_models(run), variant=variant, seed=seed)
+    trained = served(run, variant=variant, seed=seed, refitted=refitted)
     return Opened(trained, load_model(trained.folder))
 
 

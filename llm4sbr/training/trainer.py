@@ -64,6 +64,8 @@ class Material(NamedTuple):
     """Hash of the catalogue."""
     train_intents: SampleIntents | None = None
     select_intents: SampleIntents | None = None
+    repeats: bool = True
+    """Whether a list may contain the session's own items."""
     titles: Tensor | None = None
     """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
 
@@ -138,7 +140,7 @@ class _Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model.to(self.device)
-        self.step = Step(self.model, config, team=team, device=self.device)
+        self.step = Step(self.model, config, team=team, device=self.device, repeats=material.repeats)
         self.checkpoint = Checkpoint.open(folder, self.model, self.step.optimizer, writes=team.rank == 0)
         if not team.agree(self.checkpoint.epoch):
             raise StoreError(f"{folder}: the processes see different files; the run must be where all see it")
@@ -245,6 +247,7 @@ class _Trainer:
             Samples(*(tensor[own] for tensor in material.select)),
             num_items=self.recipe.num_items,
             batch_size=512,
+            repeats=material.repeats,
         )
         return metrics.summary(team.sum(found), SHOWN)
 
@@ -258,6 +261,11 @@ class _Trainer:
     def _patience(self) -> int:
         return self.config.patience if len(self.material.select.key) else self.config.epochs
 
+    def _still_rising(self) -> bool:
+        """Whether the limit of epochs ended the training, and not a validation metric that stopped rising."""
+        state, limit = self.checkpoint, self.config.epochs
+        return bool(len(self.material.select.key)) and state.best_epoch == state.epoch == limit
+
     def _save(self, facts: dict[str, Any]) -> None:
         state = self.checkpoint
         self.model.load_state_dict(state.best)
@@ -269,6 +277,8 @@ class _Trainer:
             "best_epoch": state.best_epoch,
             "valid": best.get("valid", {}),
             "selected_on": self.material.selected_on,
+            "still_rising": self._still_rising(),
+            "repeats": self.material.repeats,
             "samples": len(self.material.train.key),
             "seconds": round(seconds, 3),
             "samples_per_second": round(len(self.material.train.key) * state.epoch / max(seconds, 1e-9), 1),

@@ -174,6 +174,7 @@ def line_chart(
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if x_names:
             axes.set_xticks(list(x_names), list(x_names.values()))
+            axes.margins(x=0.12)  # names are wider than numbers
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel(x_label)
