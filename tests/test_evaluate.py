@@ -62,7 +62,7 @@ def test_table_of_a_whole_run(tmp_path):
         "slist",
         *variants,
     ]
-    assert [row["kind"] for row in found["rows"]] == ["baseline"] * 2 + ["plain", "intents"] + ["control"] * 3
+    assert [row["kind"] for row in found["rows"]] == ["baseline"] * 4 + ["plain", "intents"] + ["control"] * 3
     assert (found["k"], found["samples"], found["split"]) == ([1, 5, 10], samples, "temporal")
     assert (found["seeds"], found["selected_on"]) == (2, ["valid"])
     assert 0.7 < found["coverage"] < 0.9  # every fifth sample has no intent
