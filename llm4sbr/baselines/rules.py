@@ -7,7 +7,7 @@ With n_i the clicks on item i, over all training sessions p_1 .. p_L:
     sr      sequential rules    w_ij = 1 / n_i sum over clicks x < y <= x + steps with p_x = i
                                        of [p_y = j] / (y - x)
 
-A session is scored by all its clicks with decay (`ItemToItem`); the paper has the last item alone,
+A session is scored by all its clicks with decay (`ItemToItem`); the paper uses the last item only,
 `decay = 0`. Each item keeps its `neighbours` strongest rules.
 """
 

@@ -1,8 +1,8 @@
-"""VMIS-kNN: sessions that resemble the one at hand vote for their items (Kersbergen et al., SIGMOD 2022).
+"""VMIS-kNN: sessions similar to the current one vote for their items (Kersbergen et al., SIGMOD 2022).
 
 The definition of Serenade's recommender, an indexed form of VS-kNN (Ludewig & Jannach 2018). With s the
-session at hand, |s| its distinct items, p_i the place of the last click on item i (1 = the first click), and
-H the training sessions, h_j of which hold item j:
+current session, |s| its distinct items, p_i the position of the last click on item i (1 = the first click),
+and H the training sessions, h_j of which contain item j:
 
     pi_i = p_i / |s|                                   decay: later clicks weigh more
     M    = the m most recent sessions of H that share an item with s
@@ -16,10 +16,10 @@ and loses what people come back to; l_n stops at 0, where the code's grows negat
 |H| counts sessions, where the code counts clicks; sessions of any length are indexed, where the code leaves
 out the longest 0.5%.
 
-A later training session is a more recent one: `prepare` sorts them by their end, except under
-`data.split = "random"` or without a clock, where recency has no meaning and m merely bounds the cost.
-Where a split puts prefixes of one session on both sides (`paper` with every prefix a sample), that session
-is its own nearest neighbour and may hold the target: such a row shows the split's leak.
+Later training sessions are the more recent ones: `prepare` sorts them by their end, except under
+`data.split = "random"` or without times; then recency has no meaning and m only limits the cost. If a split
+puts prefixes of one session into training and test (`paper` with every prefix a sample), that session is its
+own nearest neighbour and may contain the target: the row then shows the split's leak.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4sbr.baselines.incidence import Incidence, Ints, chunks
-from llm4sbr.baselines.session_neighbours import Clicks, Neighbours, votes
+from llm4sbr.baselines.session_neighbours import BatchClicks, NeighbourSessions, votes
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Sessions
 
@@ -66,7 +66,7 @@ class VMISKNN:
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """The neighbours' votes, float32 (B, N), 0 where nobody votes."""
         scores = np.zeros((len(items), self.num_items), np.float32)
-        clicks = Clicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
+        clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
         length = mask.sum(1).numpy()
         reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
         costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
@@ -74,10 +74,10 @@ class VMISKNN:
             scores[part] = self._votes(clicks.some(part), length[part])
         return torch.from_numpy(scores)
 
-    def _votes(self, clicks: Clicks, length: Ints) -> NDArray[np.float64]:
+    def _votes(self, clicks: BatchClicks, length: Ints) -> NDArray[np.float64]:
         """Scores of a few sessions of `length` clicks each, (rows, N)."""
         places = np.tile(np.arange(int(length.max(initial=0)) + 1), (len(length), 1))  # r_n |s|, so ties tie
-        near = Neighbours.recent(self.index, clicks, self.m, weights=places)
+        near = NeighbourSessions.recent(self.index, clicks, self.m, weights=places)
         near, overlap = near.closest(self.k, near.overlap)
         distinct = np.bincount(clicks.row, minlength=len(length))
         back = length[near.row] - near.latest + 1  # q_n

@@ -1,4 +1,4 @@
-"""The trained model that an artefact is made from, and that it is compared with."""
+"""Loads the trained model from which an artefact is made, and with which it is compared."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from llm4sbr.training.linear import open_model
 from llm4sbr.training.trained import Trained
 
 CALIBRATION = 512
-"""Real sessions that ranges are measured on."""
+"""Number of real sessions on which value ranges are measured."""
 
 
-class Original(NamedTuple):
+class ReferenceModel(NamedTuple):
     """A trained model with its data."""
 
     prepared: Prepared
@@ -32,9 +32,9 @@ class Original(NamedTuple):
     variant: str
     """`plain`, `intents`, `predictor` or `none`: where the artefact's intents come from."""
     intents: IntentStore | None
-    """The known sessions' intents, where they are an input."""
+    """The known sessions' intents, if they are an input."""
     texts: Tensor | None = None
-    """The titles' text vectors, float32 (N, E), where intents are predicted and the run still has them."""
+    """Title vectors, float32 (N, E), if intents are predicted and the run still has them."""
 
     @classmethod
     def of(
@@ -45,7 +45,7 @@ class Original(NamedTuple):
         seed: int | None = None,
         intents: str | None = None,
         refitted: bool | None = None,
-    ) -> Original:
+    ) -> ReferenceModel:
         """A model of a finished run.
 
         Args:

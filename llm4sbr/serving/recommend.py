@@ -1,4 +1,4 @@
-"""Recommendations of a finished run for live sessions, computed by PyTorch."""
+"""Recommends with a trained model of a run, computed by PyTorch."""
 
 from __future__ import annotations
 
