@@ -156,7 +156,7 @@ class TrainConfig(Section):
     intent_dropout: float = Field(0.2, ge=0, lt=1)
     """Probability that a training sample's intents are dropped, so that the model also serves sessions
     without an LLM answer."""
-    baselines: Names = ("popularity", "item-knn")
+    baselines: Names = ("popularity", "item-knn", "vmis-knn", "slist")
     """Names of kind `baselines` that appear in the table."""
     plain: bool = True
     """Also train the plain backbone, for comparison."""
