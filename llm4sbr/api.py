@@ -66,6 +66,32 @@ def settings(folder: str | Path | None = None) -> Config:
     return in_force.configure(None if folder is None else Path(folder).expanduser())
 
 
+def refit(
+    folder: str | Path,
+    *,
+    variant: str | None = None,
+    seed: int | None = None,
+    force: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Train a run's chosen model once more, on all sessions, for what is served; the record of its refit.
+
+    Args:
+        folder: the run directory; `train` is brought up to date first.
+        variant: which of its models; by default as `Recommender.load` chooses.
+        seed: which seed; by default the best on validation.
+        force: train again even if the refit is there.
+        quiet: say nothing while training.
+    """
+    from llm4sbr.stages.refit import refit as refit_model
+    from llm4sbr.training.trained import trained_models
+
+    run, progress = Path(folder).expanduser(), Progress(quiet=quiet)
+    trained_models(run)  # a refit begins no run
+    config = pipeline.execute(run, {}, until="train", progress=progress)
+    return refit_model(run, config, progress, variant=variant, seed=seed, force=force)
+
+
 def export(
     folder: str | Path, formats: Sequence[str] = ("onnx",), *, quiet: bool = True, **options: Any
 ) -> dict[str, Any]:

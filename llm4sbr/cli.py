@@ -25,6 +25,7 @@ from llm4sbr.commands.intents import intents
 from llm4sbr.commands.options import chosen_settings, common, print_json, sources, stage_options
 from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
+from llm4sbr.commands.refit import refit
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
 from llm4sbr.errors import Llm4sbrError, PeerError
@@ -170,6 +171,7 @@ cli.add_command(plugins)
 cli.add_command(doctor)
 cli.add_command(experiment)
 cli.add_command(report)
+cli.add_command(refit)
 cli.add_command(export)
 cli.add_command(recommend)
 cli.add_command(serve)
@@ -248,7 +250,7 @@ def _guarded(arguments: list[str]) -> int:
     except Llm4sbrError as error:
         if debug:
             raise
-        if isinstance(error, PeerError) and error.told:
+        if isinstance(error, PeerError) and error.reported:
             return 2
         return _fail(f"error: {' '.join(str(error).split())}", error.exit_code)
     except Exception as error:

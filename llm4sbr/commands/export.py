@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llm4sbr.commands.options import common, print_json
+from llm4sbr.commands.options import common, print_json, refitted_option
 
 
 @click.command()
@@ -29,13 +29,17 @@ from llm4sbr.commands.options import common, print_json
     metavar="K",
     help="Length of a list.",
 )
-@click.option("--variant", help="Which trained model; by default the one with the LLM's intents.")
+@click.option(
+    "--variant",
+    help="Which trained model, or slist, item-knn ...; by default the one with the LLM's intents.",
+)
 @click.option("--seed", type=int, metavar="N", help="Which seed.  [the best on validation]")
 @click.option(
     "--intents",
     type=click.Choice(["input", "predictor", "none"]),
     help="Whether intents are an input, predicted in the graph, or none.  [input]",
 )
+@refitted_option
 @click.option(
     "--provider",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
@@ -60,6 +64,7 @@ def export(
     variant: str | None,
     seed: int | None,
     intents: str | None,
+    refitted: bool | None,
     provider: str,
     max_batch: int,
     as_json: bool,
@@ -81,6 +86,7 @@ def export(
         variant=variant,
         seed=seed,
         intents=intents,
+        refitted=refitted,
         provider=provider,
         max_batch=max_batch,
     )

@@ -122,6 +122,16 @@ def common(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
 
+def refitted_option(command: Command) -> Command:
+    """`--refitted`, of commands that serve a run's model."""
+    return click.option(
+        "--refitted/--no-refitted",
+        default=None,
+        help="The model that `llm4sbr refit` trained on all sessions, or the one that was tested; by default "
+        "the refitted one if there is one.",
+    )(command)
+
+
 def sources(command: Command) -> Command:
     """`--config` and `--set`."""
     key = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm4sbr.commands.options import common, json_text, print_json
+from llm4sbr.commands.options import common, json_text, print_json, refitted_option
 from llm4sbr.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     "input, one per line, and prints a line of JSON for each.",
 )
 @click.option("-k", type=int, help="Length of the list.  [10, or what was exported]")
-@click.option("--variant", help="Which trained model; by default the one with the LLM's intents.")
+@click.option(
+    "--variant",
+    help="Which trained model, or slist, item-knn ...; by default the one with the LLM's intents.",
+)
 @click.option("--from", "exported", metavar="NAME", help="Use RUN/export/NAME, such as onnx, not PyTorch.")
 @click.option(
     "--source",
@@ -38,7 +41,12 @@ if TYPE_CHECKING:
     help="Where the intents come from: the answers to exactly this session, the model's prediction, the "
     "nearest known session's answers, or none; auto takes the first of these that is available.",
 )
-@click.option("--include-seen", is_flag=True, help="Also recommend items of the session itself.")
+@click.option(
+    "--include-seen/--exclude-seen",
+    default=None,
+    help="Whether items of the session itself may be recommended; by default as in training and tests.",
+)
+@refitted_option
 @common
 def recommend(
     folder: Path,
@@ -47,7 +55,8 @@ def recommend(
     variant: str | None,
     exported: str | None,
     source: str,
-    include_seen: bool,
+    include_seen: bool | None,
+    refitted: bool | None,
     as_json: bool,
     quiet: bool,
     debug: bool,
@@ -56,9 +65,10 @@ def recommend(
 
     RUN_OR_EXPORT is a run folder, or the folder of an exported model, which needs no run.
     """
-    recommender = _load(folder, variant, exported)
+    recommender = _load(folder, variant, exported, refitted)
     recommender.check(k, source)
-    answer = partial(recommender.recommend, k=k, exclude_seen=not include_seen, source=source)
+    exclude_seen = None if include_seen is None else not include_seen
+    answer = partial(recommender.recommend, k=k, exclude_seen=exclude_seen, source=source)
     if session == "-":
         _stream(answer)
     elif as_json:
@@ -69,13 +79,20 @@ def recommend(
         show_recommendation(answer(session))
 
 
-def _load(folder: Path, variant: str | None, exported: str | None) -> Recommender | ExportedRecommender:
+def _load(
+    folder: Path, variant: str | None, exported: str | None, refitted: bool | None
+) -> Recommender | ExportedRecommender:
     from llm4sbr.serving.exported import ExportedRecommender, is_artefact
 
     if exported is None and not is_artefact(folder):
         from llm4sbr.serving.recommend import Recommender
 
-        return Recommender.load(folder, variant=variant)
+        found = Recommender.load(folder, variant=variant, refitted=refitted)
+        if found.trained.refitted and refitted is None:
+            click.echo("refitted on all sessions; --no-refitted takes the model that was tested", err=True)
+        return found
+    if refitted is not None:
+        raise InputError("--refitted: an exported model is one or the other already; leave it out")
     if variant is not None:
         raise InputError("--variant: an exported model is one already; leave it out, or export that variant")
     if exported is None:

@@ -1,4 +1,4 @@
-"""What the stage `prepare` leaves behind, written and read."""
+"""Saves and loads the output of the stage `prepare`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ class Prepared(NamedTuple):
     """By split: `train`, `valid` (may be empty), `test`."""
     stats: dict[str, Any]
     """The content of `stats.json`."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a list may contain the session's own items; data of an earlier version says yes."""
+        return bool(self.stats.get("rules", {}).get("repeats", True))
 
     def prefix(self, samples: Samples, index: int) -> list[int]:
         """Catalogue ids of one sample's prefix, oldest first."""

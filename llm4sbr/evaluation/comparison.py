@@ -135,6 +135,7 @@ def _line(row: Row, ks: Sequence[int], values: Values, p: Mapping[str, float] | 
         "device_memory": _mean(row.facts, "device_memory"),
         "samples_per_second": _mean(row.facts, "samples_per_second"),
         "parameters": row.facts[0].get("parameters"),
+        "still_rising": sum(bool(one.get("still_rising")) for one in row.facts),
     }
 
 

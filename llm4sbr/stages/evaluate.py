@@ -1,4 +1,4 @@
-"""Stage `evaluate`: every trained model and every baseline ranks the whole catalogue for each test sample."""
+"""Stage `evaluate`: ranks the whole catalogue for every test sample, with every model and baseline."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def evaluate(
         out: the folder to write.
         config: all settings.
         progress: shows the samples ranked.
-        attempt: told when nothing is left that could be refused, before anything is written.
+        attempt: called when all checks have passed, before anything is written.
 
     Raises:
         ConfigError: a K is larger than the catalogue.
@@ -72,8 +72,9 @@ def evaluate(
         cache = SourceRanks("cache", by_name[LLM], coverage or 0.0)
         content["sources"] = compare([cache, *others], by_name.get(PLAIN), ks, groups=groups)
     content["breakdown"] = breakdown(by_name, numbers_of(prepared), max(config.evaluate.k))
-    split = prepared.stats["rules"]["split"]
-    named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": split}
+    rules = prepared.stats["rules"]
+    named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": rules["split"]}
+    named |= {"prefixes": rules.get("test_prefixes"), "repeats": prepared.repeats}
     store.write_json(out / "metrics.json", named | content)
 
 
@@ -107,6 +108,7 @@ def _baseline(
         prepared.samples["test"],
         num_items=prepared.catalogue.size,
         batch_size=config.evaluate.batch_size,
+        repeats=prepared.repeats,
     )
     advance(len(ranks), name)
     return Row(name, "baseline", name, [ranks], [facts])
@@ -144,6 +146,7 @@ def _model(
         test,
         num_items=prepared.catalogue.size,
         batch_size=config.evaluate.batch_size,
+        repeats=prepared.repeats,
     )
     parameters = sum(parameter.numel() for parameter in saved.model.parameters())
     return ranks, saved.facts | {"parameters": parameters}
@@ -152,7 +155,7 @@ def _model(
 def _sources(
     run: Path, folders: Sequence[Path], prepared: Prepared, config: Config, advance: Advance
 ) -> list[SourceRanks]:
-    """Ranks of the LLM's models with intents from elsewhere than its own answers; none without an LLM."""
+    """Ranks of the LLM's models with intents from the other live sources; none without an LLM."""
     if not folders:
         return []
     samples = len(prepared.samples["test"].key)

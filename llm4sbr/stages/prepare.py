@@ -1,4 +1,4 @@
-"""Stage `prepare`: a raw log becomes a catalogue, sessions and the samples of three splits."""
+"""Stage `prepare`: from a raw log to catalogue, sessions and samples of three splits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from llm4sbr.data import sessions as rules
 from llm4sbr.data import splits
 from llm4sbr.data.batches import sample_keys
 from llm4sbr.data.prepared import Prepared
+from llm4sbr.data.repeats import RARE, repeat_share
 from llm4sbr.data.sessions import ClickLog
 from llm4sbr.data.splits import Split
 from llm4sbr.errors import DataError
@@ -25,7 +26,7 @@ from llm4sbr.protocols import Catalogue, RawData, Samples, Sessions
 from llm4sbr.stamps import Attempt
 
 SHOWN = 5
-"""Rejected rows that are shown and kept in the statistics."""
+"""Maximum number of rejected rows that are shown and kept in the statistics."""
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -37,8 +38,8 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: A
         run: the run directory; nothing in it is read.
         out: folder to write into.
         config: its section `data`.
-        progress: told what was decided, dropped or mended.
-        attempt: told when nothing is left that could be refused, before anything is written.
+        progress: shows what was decided, dropped or repaired.
+        attempt: called when all checks have passed, before anything is written.
 
     Raises:
         DataError: input that cannot be used, or nothing left of it; file, row and field are named.
@@ -58,8 +59,12 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: A
     dropped = {"repeated clicks": repeats, **split.dropped}
     _tell(progress, "left out", dropped)
     _tell(progress, "mended", mended)
+    share = repeat_share(result.sessions, result.samples["train"])
+    listed = share >= RARE if data.repeats == "auto" else data.repeats == "yes"
+    _note_repeats(progress, data, share, listed=listed)
     stats = _stats(raw, log, split, result, data) | {
-        "rules": _rules(data, rule, split_rule, split),
+        "rules": _rules(data, rule, split_rule, split) | {"repeats": listed},
+        "repeat_share": round(share, 6),
         "dropped": dropped,
         "mended": mended,
     }
@@ -95,6 +100,14 @@ def _tell(progress: Progress, what: str, counts: dict[str, int]) -> None:
         progress.note(f"{what}: {'; '.join(shown)}")
 
 
+def _note_repeats(progress: Progress, data: DataConfig, share: float, *, listed: bool) -> None:
+    decided = "" if data.repeats == "auto" else f" (data.repeats={data.repeats})"
+    progress.note(
+        f"{share:.1%} of the training targets repeat an item of their session: lists "
+        f"{'may contain' if listed else 'leave out'} a session's own items{decided}"
+    )
+
+
 def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:
     if data.split == "temporal" and raw.ordered_only:
         raise DataError(
@@ -113,7 +126,7 @@ def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:
 
 
 def _catalogue(split: Split, items: pl.DataFrame) -> tuple[Catalogue, torch.Tensor, dict[str, int]]:
-    """The catalogue, and the catalogue id of each item code (0 where it has none)."""
+    """The catalogue, and the catalogue id of each item code (0 for items that were dropped)."""
     used = np.unique(split.log.items)
     keys = split.log.keys[used]
     catalogue, mended = catalogues.build(keys, items)
@@ -154,7 +167,7 @@ def _rules(data: DataConfig, rule: str, split_rule: str, split: Split) -> dict[s
 
 
 def _stats(raw: RawData, log: ClickLog, split: Split, result: Prepared, data: DataConfig) -> dict[str, Any]:
-    """Statistics as `stats.json` has them.
+    """The content of `stats.json`.
 
     On top the data set as the paper's Table 1 counts it (rare items dropped once, then short sessions);
     `splits` holds what is really trained and tested on.
@@ -183,7 +196,7 @@ def _stats(raw: RawData, log: ClickLog, split: Split, result: Prepared, data: Da
 
 
 def _part(split: Split, name: str) -> dict[str, int]:
-    """Sessions that a split's samples come from, all their clicks, and the samples."""
+    """The sessions that a split's samples come from, with all their clicks, and the samples."""
     start = split.samples[name][0]
     owners = np.unique(np.searchsorted(split.log.offsets, start, side="right") - 1)
     return {"sessions": len(owners), "clicks": int(split.log.lengths[owners].sum()), "samples": len(start)}

@@ -1,4 +1,4 @@
-"""The trained models of a run, and which of them is meant."""
+"""Finds the trained models of a run, and chooses one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ class Trained(NamedTuple):
     variant: str
     seed: int
     valid: float
-    """`SELECT_BY` on the validation part, -1 if it has none."""
+    """`SELECT_BY` on the validation samples, -1 if there are none."""
     folder: Path
+    refitted: bool = False
+    """Trained on all sessions, by `refit`."""
 
 
 MODELS = "models.json"
@@ -86,7 +88,7 @@ def chosen_model(run: Path, *, variant: str | None = None, seed: int | None = No
 
 
 def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int | None = None) -> Trained:
-    """One model: of `variant` or else the LLM's or else any; of `seed` or else the best on validation.
+    """Choose a model: of `variant`, by default the LLM's if there is one; of `seed`, by default the best one.
 
     Raises:
         InputError: there is no such variant or seed.
@@ -104,3 +106,41 @@ def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int |
             return one
     seeds = ", ".join(str(one.seed) for one in of_variant)
     raise InputError(f"no seed {seed} of variant {variant!r} is trained; there are {seeds}")
+
+
+def refitted_folder(run: Path, trained: Trained) -> Path:
+    """Where the refit of a trained model belongs."""
+    return run / "final" / trained.variant / f"seed-{trained.seed}"
+
+
+def served(
+    run: Path, *, variant: str | None = None, seed: int | None = None, refitted: bool | None = None
+) -> Trained:
+    """The model to serve: as `chosen_model`, and its refit on all sessions if there is one.
+
+    Args:
+        run: the run directory.
+        variant: see `chosen_model`.
+        seed: see `chosen_model`.
+        refitted: whether it must be the refit, or must not; None takes it if it is there.
+
+    Raises:
+        InputError: there is no such model.
+        StoreError: nothing is trained.
+    """
+    trained = chosen_model(run, variant=variant, seed=seed)
+    if refitted is False:
+        return trained
+    folder = refitted_folder(run, trained)
+    stamp = stamps.read_stamp(folder)
+    if stamp and stamp.fingerprint == refit_stamp(trained).fingerprint:
+        return trained._replace(folder=folder, refitted=True)
+    if refitted:
+        why = "is of a model that has been trained anew since" if stamp else "is not there"
+        raise InputError(f"{folder}: the refit {why}; llm4sbr refit {run}")
+    return trained
+
+
+def refit_stamp(trained: Trained) -> stamps.Stamp:
+    """What a refit of this very model is made from."""
+    return stamps.Stamp("refit", {"weights": store.read_json(trained.folder / RECORD).get("weights")})

@@ -1,7 +1,6 @@
-"""The page's sessions: what the LLM said, the items its answer was tied to, and lists with and without it.
+"""The page's example sessions: the LLM's answers, the items they were tied to, and both lists.
 
-The lists leave out the session's own items, as `recommend` does; the ranks are those of the evaluation, which
-ranks the whole catalogue.
+Lists and ranks are those of the evaluation, with or without the session's own items (`data.repeats`).
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from torch import Tensor
 from llm4sbr import store
 from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash
+from llm4sbr.data.repeats import without_own
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.ranking import SampleIntents, scorer
@@ -31,26 +31,26 @@ class Listed(NamedTuple):
 
     title: str
     target: bool
-    """It is what was clicked next."""
+    """Whether it is the item that was clicked next."""
 
 
 class Ranking(NamedTuple):
-    """What one model recommends for one session."""
+    """One model's recommendations for one session."""
 
     label: str
     rank: int
-    """Of the target in the whole catalogue, from 1."""
+    """Rank of the target in the whole catalogue, counted from 1."""
     place: int | None
     """The same without the session's own items; None if the target is one of them."""
     top: list[Listed]
 
 
 class ShownAnswer(NamedTuple):
-    """An answer from one perspective and what it was taken to mean."""
+    """An answer from one perspective, and the items it was tied to."""
 
     perspective: str
     answer: str
-    """Raw; "" if it is no longer kept."""
+    """The raw answer; "" if it is not kept."""
     parsed: str
     """"" if it was unusable."""
     tied: list[tuple[str, float]]
@@ -68,7 +68,7 @@ class Shown(NamedTuple):
 
 
 class SessionGroup(NamedTuple):
-    """Test samples that the models treat alike."""
+    """Test samples for which the compared models do equally well or badly."""
 
     title: str
     size: int
@@ -76,14 +76,14 @@ class SessionGroup(NamedTuple):
 
 
 class Page(NamedTuple):
-    """All sessions shown, and by what rule they were chosen."""
+    """All sessions shown, and the rule they were chosen by."""
 
     rule: str
     groups: list[SessionGroup]
 
 
 def sessions_page(run: Path, prepared: Prepared, labels: Mapping[str, str]) -> Page:
-    """Choose sessions of the test part by a fixed rule and rank them with the saved models.
+    """Choose test sessions by a fixed rule and rank them with the saved models.
 
     Args:
         run: has `train` and `evaluate`; with `localize` and `infer` there are answers to show.
@@ -124,7 +124,7 @@ def _sessions(
     batch = collate(prepared.sessions, test, index)
     rankings = [
         _rankings(
-            _scores(run, f"{name}/{ranked.seed}", batch, catalogue, intents if name == WITH else None),
+            _scores(run, f"{name}/{ranked.seed}", batch, prepared, intents if name == WITH else None),
             ranks[index],
             batch,
             catalogue,
@@ -144,17 +144,14 @@ def _sessions(
     ]
 
 
-def _scores(
-    run: Path, name: str, batch: Batch, catalogue: Catalogue, intents: SampleIntents | None
-) -> Tensor:
-    """A model's scores of the batch without the sessions' own items, which are -inf: float (B, N)."""
+def _scores(run: Path, name: str, batch: Batch, prepared: Prepared, intents: SampleIntents | None) -> Tensor:
+    """A model's scores of the batch, float (B, N); -inf for own items where lists leave them out."""
     saved = load_model(run / "train" / name)
-    if saved.catalogue != catalogue_hash(catalogue):
+    if saved.catalogue != catalogue_hash(prepared.catalogue):
         raise StoreError(f"{run / 'train' / name}: trained on another catalogue; run train again")
     with torch.inference_mode():
         scores = scorer(saved.model, intents, torch.device("cpu"))(batch)
-        own = torch.cat([torch.full_like(scores[:, :1], -torch.inf), scores], 1)  # column 0 is the padding's
-        return own.scatter(1, batch.items, -torch.inf)[:, 1:]
+        return scores if prepared.repeats else without_own(scores, batch.items, batch.mask)
 
 
 def _rankings(
@@ -166,7 +163,7 @@ def _rankings(
         for row, values in zip((best.indices + 1).tolist(), best.values.tolist(), strict=True)
     ]
     places = metrics.ranks(scores, batch.target).tolist()
-    repeated = (batch.items == batch.target.unsqueeze(1)).any(1).tolist()
+    repeated = (scores.gather(1, batch.target.unsqueeze(1) - 1)[:, 0] == -torch.inf).tolist()
     return [
         Ranking(
             label,
@@ -203,7 +200,7 @@ def _tied(ids: list[int], weights: list[float], catalogue: Catalogue) -> list[tu
 
 
 def _answers(path: Path, keys: list[int]) -> dict[int, tuple[str, str]]:
-    """Key -> raw and parsed answer; none if the file is gone, as intents do without it."""
+    """Key -> raw and parsed answer; empty if the file is missing, since intents do not need it."""
     if not path.exists():
         return {}
     table = store.read_table(path, ["key", "answer", "parsed"]).filter(pl.col("key").is_in(keys))

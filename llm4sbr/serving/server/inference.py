@@ -21,38 +21,38 @@ from llm4sbr.serving.server.settings import Settings
 LENGTH = b"inference-header-content-length"
 
 DIGITS = 18
-"""Most of them in a number of bytes; Python refuses to read numbers of thousands."""
+"""Maximum number of digits of an integer; Python refuses to parse thousands of digits."""
 
 OUTPUTS = {"item_ids": "INT64", "scores": "FP32"}
 
 DTYPES: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4"), "BOOL": np.dtype("?")}
-"""Data type of the protocol -> of numpy, as it travels."""
+"""Data type of the protocol -> numpy dtype."""
 
 TYPES: dict[str, set[type]] = {"INT64": {int}, "FP32": {int, float}, "BOOL": {bool}}
-"""Data type -> what its values in JSON may be."""
+"""Data type -> allowed Python types of its values in JSON."""
 
 KINDS = {"INT64": "i", "FP32": "if", "BOOL": "b"}
-"""Data type -> kinds of numpy array that JSON values of it may make."""
+"""Data type -> allowed kinds of numpy array made from JSON values."""
 
 LOWEST = np.finfo(np.float32).min
-"""Stands for minus infinity, the score where there are no more items, as JSON has none."""
+"""Replaces minus infinity, the score for missing items, which JSON does not have."""
 
 Array = NDArray[Any]
 
 
 class Query(NamedTuple):
-    """An inference request that has been read and found good."""
+    """A valid inference request."""
 
     job: PendingRequest
     id: str | None
     outputs: dict[str, bool]
-    """Name of an output wanted -> whether in binary."""
+    """Name of a requested output -> whether in binary."""
 
 
 def inputs_of(artefact: Artefact) -> dict[str, tuple[str, list[int]]]:
     """Name -> data type and shape (-1 where any size goes) of what the model takes.
 
-    `items` alone is required: `mask` follows from it, `exclude_seen` is true, `intents` are unknown.
+    `items` alone is required: `mask` follows from it, `exclude_seen` is as in training, `intents` unknown.
     """
     found = {"items": ("INT64", [-1, -1]), "mask": ("BOOL", [-1, -1]), "exclude_seen": ("BOOL", [-1, 1])}
     if artefact.takes_intents:
@@ -61,7 +61,7 @@ def inputs_of(artefact: Artefact) -> dict[str, tuple[str, list[int]]]:
 
 
 def metadata(artefact: Artefact, name: str, version: str) -> Reply:
-    """What the model is called, takes and gives."""
+    """Name, inputs and outputs of the model."""
     inputs = [
         {"name": key, "datatype": kind, "shape": shape} for key, (kind, shape) in inputs_of(artefact).items()
     ]
@@ -176,7 +176,8 @@ def _parameters(one: dict[str, Any]) -> dict[str, Any]:
 
 def _from_json(name: str, data: object, kind: str, shape: list[int]) -> Array:
     wrong = Refusal(400, f"{name}: data is missing or holds other values than {kind}")
-    # Looked at first: numpy makes every text of an array as long as its longest, gigabytes out of one body.
+    # Checked first: numpy makes every text of an array as long as its longest, so one body could take
+    # gigabytes.
     if not types_of(data) <= TYPES[kind]:
         raise wrong
     try:
@@ -224,7 +225,7 @@ def _job(tensors: dict[str, Array], artefact: Artefact, settings: Settings) -> P
     if length > artefact.max_length:
         raise Refusal(400, f"items: {length} clicks, at most {artefact.max_length} are allowed")
     mask = tensors.get("mask", items != 0)
-    exclude = tensors.get("exclude_seen", np.ones((rows, 1), np.bool_))
+    exclude = tensors.get("exclude_seen", np.full((rows, 1), artefact.exclude_seen))
     intents = tensors.get("intents")
     if mask.shape != items.shape or len(exclude) != rows or (intents is not None and len(intents) != rows):
         raise Refusal(400, "mask, exclude_seen, intents: as many sessions as items, and mask of its shape")
@@ -251,7 +252,7 @@ def _check_clicks(items: Array, mask: Array, size: int) -> None:
 
 
 def _outputs(request: dict[str, Any]) -> dict[str, bool]:
-    """The outputs wanted, all of them if none is named, and which go in binary."""
+    """The requested outputs, all if none is named, and which are in binary."""
     default = _flag(_parameters(request), "binary_data_output", False)
     given = request.get("outputs")
     if given is None or given == []:
@@ -280,6 +281,6 @@ def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
 
 
 def _short(value: object) -> str:
-    """A value for a message, however large it is."""
+    """A value for a message, shortened."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
