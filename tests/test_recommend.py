@@ -12,7 +12,7 @@ from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
 from llm4sbr.serving.recommend import Recommender
 from llm4sbr.testing.toy_run import WIDTH, toy_run
-from llm4sbr.training.trained import Trained, choose
+from llm4sbr.training.trained import Trained, choose, reason
 
 
 def add_model(run: Path, variant: str, seed: int, valid: float | None, *, predictor: bool = False) -> None:
@@ -36,10 +36,10 @@ def add_model(run: Path, variant: str, seed: int, valid: float | None, *, predic
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = toy_run(tmp_path_factory.mktemp("runs") / "run")
     for variant, seed, valid in [
-        ("plain", 0, 0.9),
+        ("plain", 0, 0.1),
         ("llm", 0, 0.2),
         ("llm", 1, 0.4),
-        ("none", 0, 0.5),
+        ("none", 0, 0.05),
         ("shuffled", 0, None),
     ]:
         add_model(run, variant, seed, valid, predictor=variant == "llm")
@@ -182,13 +182,34 @@ def test_unknown_variant_and_seed(run: Path) -> None:
     assert Recommender.load(run, variant="llm", seed=0).trained.seed == 0
 
 
+def test_what_is_served_is_what_is_best_on_validation() -> None:
+    models = [
+        Trained("llm", 0, 0.10, Path()),
+        Trained("llm", 1, 0.14, Path()),
+        Trained("item-text", 0, 0.13, Path()),
+        Trained("item-text", 1, 0.13, Path()),
+        Trained("shuffled", 0, 0.20, Path()),  # a control, whatever it reaches
+    ]
+    best = choose(models)
+    assert best == models[2]
+    assert reason(best, models) == "model item-text, seed 0: MRR@20 on validation 13.00%, llm 12.00%"
+    named = choose(models, variant="llm")
+    assert named == models[1]
+    assert reason(named, models) == (
+        "model llm, seed 1, though item-text does better: MRR@20 on validation 12.00%, item-text 13.00%"
+    )
+    unknown = [one._replace(valid=-1.0) for one in models]
+    assert choose(unknown).variant == "llm"
+    assert reason(choose(unknown), unknown) == "model llm, seed 0"
+
+
 def test_choice_without_an_llm() -> None:
     models = [
         Trained("item-text", 0, 0.2, Path()),
         Trained("item-text", 1, 0.6, Path()),
         Trained("plain", 0, 0.5, Path()),
     ]
-    assert choose(models) == models[1]
+    assert choose(models) == models[2]  # by the mean over its seeds item-text has 0.4
     assert choose(models, variant="item-text", seed=0) == models[0]
 
 

@@ -22,6 +22,7 @@ from llm4sbr.fusion.model import Recipe
 from llm4sbr.progress import Progress
 from llm4sbr.serving.artefact import FORMAT, ITEMS, RECORD, write_items
 from llm4sbr.serving.predicted import write_titles
+from llm4sbr.training.trained import reason, trained_models
 
 SUMMARY = "export.json"
 """What was exported and how it was verified, by artefact, beside the artefacts' folders."""
@@ -46,7 +47,7 @@ class Export:
     """Which trained model; by default as `recommend` chooses."""
     seed: int | None = None
     intents: str | None = None
-    """Of a fused model: `input`, `predictor` or `none`; by default an input."""
+    """Of a fused model: `input`, `predictor` or `none`; by default predicted, if the model can."""
     refitted: bool | None = None
     """Its refit on all sessions or not; by default if there is one."""
     provider: str = "auto"
@@ -86,6 +87,7 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
         run, variant=wanted.variant, seed=wanted.seed, intents=wanted.intents, refitted=wanted.refitted
     )
     _check_exportable(original.saved.recipe)
+    progress.note(f"export: {reason(original.trained, trained_models(run))}")
     jobs = [
         ExportJob(run / "export" / artefact_name(kind, precision, wanted), kind, precision)
         for kind in wanted.formats
