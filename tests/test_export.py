@@ -15,7 +15,7 @@ from llm4sbr import store
 from llm4sbr.cli import _guarded
 from llm4sbr.data.prepared import catalogue_hash, load
 from llm4sbr.errors import DeviceError, ExportError, InputError
-from llm4sbr.exporting.trained_model import Original
+from llm4sbr.exporting.trained_model import ReferenceModel
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
 from llm4sbr.progress import Progress
@@ -236,7 +236,7 @@ def test_by_default_intents_are_predicted_where_the_model_can(tmp_path):
         ("none", False, "none"),
     ):
         add_model(run, variant, **about, predictor=predictor)
-        assert Original.of(run, variant=variant).variant == expected
+        assert ReferenceModel.of(run, variant=variant).variant == expected
     export(run, Export(k=5, variant="llm"), QUIET)
     assert set(Artefact.open(run / "export" / "onnx-llm", threads=1).record["inputs"]) == {
         "items",

@@ -1,8 +1,8 @@
-"""What `fast` uses of PyTorch that PyTorch does not promise to keep, tried before it is used.
+"""Checks the private PyTorch functions that `fast` uses, before they are used.
 
-A new PyTorch may rename such a call, change its arguments or what it computes. Each group is tried once per
-process with small numbers; if it does not give what it should, models are computed by PyTorch's public
-functions instead, which is slower and gives the same results, and a log line says so.
+A new PyTorch version may rename such a function, or change its arguments or result. Each group is tried once
+per process on small numbers. If the result is wrong, models use PyTorch's public functions instead, which are
+slower but give the same results, and a warning is logged.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def products_work() -> bool:
 
 @cache
 def formulas_work() -> bool:
-    """Whether gradients can be computed with PyTorch's own backward operators, unseen by function modes."""
+    """Whether PyTorch's own backward operators can be called, without function modes noticing."""
     return _works("gradients that are written out", _try_formulas)
 
 
 def _works(what: str, attempt: Callable[[], None]) -> bool:
     try:
         attempt()
-    except Exception as error:  # whatever a PyTorch to come raises
+    except Exception as error:  # whatever a future PyTorch raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         log.warning("PyTorch %s: %s are not used, training is slower (%s)", torch.__version__, what, reason)
         return False

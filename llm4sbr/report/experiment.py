@@ -1,4 +1,4 @@
-"""What an experiment found: the cells of `experiment.json` as tables, with the paper's figures beside."""
+"""Tables of an experiment's results (`experiment.json`), compared with the paper's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm4sbr.report.results import (
     ranking,
     value,
 )
-from llm4sbr.report.table import Cell, Row, Table, cells
+from llm4sbr.report.table import Row, Table, TableCell, cells
 
 PAPER_LEGEND = "paper: its Table 2 as printed, with Qwen-7B and BERT."
 MEMORY_LEGEND = (
@@ -28,13 +28,13 @@ MEMORY_LEGEND = (
 
 
 def with_rows(cell: Entry) -> Entry:
-    """The cell with the rows of its table, the controls among them marked."""
+    """The cell with the rows of its table, with controls marked."""
     metrics = cell["metrics"]
     return {**cell, "rows": mark_controls(metrics["rows"], metrics.get("llm"))}
 
 
 def setting(members: Sequence[Entry]) -> str:
-    """What the numbers of cells of one data set and protocol rest on, in one line."""
+    """The setup of the cells of one data set and protocol, in one line."""
     metrics = members[0]["metrics"]
     seeds = sorted({cell["metrics"].get("seeds", 1) for cell in members})
     number = " or ".join(map(str, seeds)) + (" seeds" if seeds != [1] else " seed")
@@ -48,17 +48,21 @@ def cells_table(kind: str, members: Sequence[Entry]) -> Table:
 
 
 def metric_table(members: Sequence[Entry]) -> Table:
-    """The rows of every cell, the paper's own figures beside."""
+    """The rows of every cell, with the paper's results."""
     k = max(members[0]["metrics"]["k"])
     names = [f"HR@{k}", f"MRR@{k}"]
     with_paper = any(name in row for one in members for row in _printed(one) for name in names)
     header = cells("model")
     for name in names:
-        header += [metric_header(name), Cell("gain"), *([Cell("paper", note=name)] if with_paper else [])]
+        header += [
+            metric_header(name),
+            TableCell("gain"),
+            *([TableCell("paper", note=name)] if with_paper else []),
+        ]
     rows = [row for one in members for row in one["rows"]]
     best = best_of(rows, names)
     lines = []
-    for row, one, note in rows_of(members, told=["backbone"]):
+    for row, one, note in rows_of(members, omit=["backbone"]):
         line = [label(row)._replace(note=note)]
         printed = (one["paper"] or {}).get(row["name"], {})
         for name in names:
@@ -73,14 +77,14 @@ def metric_table(members: Sequence[Entry]) -> Table:
 
 
 def memory_table(members: Sequence[Entry]) -> Table:
-    """Per cell the peak memory of training, plain and with intents, the paper's beside."""
+    """Peak memory of training per cell, plain and with intents, with the paper's."""
     header = cells("backbone", "plain", "with intents", "more")
-    header += [Cell("paper", note=name) for name in ("plain", "with intents", "more")]
+    header += [TableCell("paper", note=name) for name in ("plain", "with intents", "more")]
     lines = []
-    for one, note in zip(members, labels(members, told=["backbone"]), strict=True):
+    for one, note in zip(members, labels(members, omit=["backbone"]), strict=True):
         ours = [peak(row_named(one, name)) for name in ("plain", "llm")]
         printed = [((one["paper"] or {}).get("memory") or {}).get(name) for name in ("plain", "llm")]
-        lines.append([Cell(one["axes"]["backbone"], note=note), *_pair(ours), *_pair(printed)])
+        lines.append([TableCell(one["axes"]["backbone"], note=note), *_pair(ours), *_pair(printed)])
     return Table("Peak memory of training", header, lines, MEMORY_LEGEND)
 
 
@@ -90,11 +94,11 @@ def row_named(cell: Entry, name: str) -> Row:
 
 
 def _printed(cell: Entry) -> list[Mapping[str, Any]]:
-    """The paper's rows for a cell: metric -> figure."""
+    """The paper's results for a cell: metric -> value."""
     return [row for name, row in (cell["paper"] or {}).items() if name in ("plain", "llm")]
 
 
-def _pair(found: Sequence[float | None]) -> list[Cell]:
+def _pair(found: Sequence[float | None]) -> list[TableCell]:
     plain, fused = found
     more = f"{fused / plain - 1:+.1%}" if plain and fused else MISSING
     return cells(size(plain), size(fused), more)

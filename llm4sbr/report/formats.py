@@ -1,11 +1,11 @@
-"""How numbers look, in the terminal and on the page alike."""
+"""Formats numbers, the same way for the terminal and the page."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 MISSING = "-"
-"""Stands where there is no value."""
+"""Shown for a missing value."""
 
 
 def count(value: float | None) -> str:

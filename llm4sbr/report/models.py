@@ -1,4 +1,4 @@
-"""The trained models of a run as a table, from the `model.json` of each."""
+"""The table of a run's trained models, from their `model.json`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm4sbr.training import SELECT_BY
 
 
 def models_table(records: Sequence[Row]) -> Table:
-    """Epochs, the best of them and the metric that chose it, for every variant and seed.
+    """Epochs, the best epoch and its validation metric, for every variant and seed.
 
     Args:
         records: contents of `model.json`.

@@ -1,4 +1,4 @@
-"""Sessions one per line in, answers one per line out."""
+"""Reads sessions line by line and prints a recommendation for each."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from llm4sbr.errors import InputError
 from llm4sbr.serving.recommendation import Recommendation
 
 LONGEST = 1_000_000
-"""Characters of a line at most."""
+"""Maximum length of a line in characters."""
 
 
-class Reply(NamedTuple):
-    """What one line is answered with."""
+class LineReply(NamedTuple):
+    """The answer to one line."""
 
     value: dict[str, Any]
     """`line`, and either `error` or what `Recommendation.as_dict` holds."""
@@ -23,8 +23,8 @@ class Reply(NamedTuple):
 
 def replies(
     lines: Iterable[bytes], recommend: Callable[[str | list[str | int]], Recommendation]
-) -> Iterator[Reply]:
-    """Answer every line, as it comes; one that cannot be answered is answered with what is wrong.
+) -> Iterator[LineReply]:
+    """Answer every line as it comes; an invalid one is answered with its error.
 
     A line is a session: a JSON list of keys, titles (text) and catalogue ids (numbers), or else a text as
     `parse_session` takes it. Empty lines are skipped.
@@ -33,16 +33,16 @@ def replies(
         if not line.strip():
             continue
         try:
-            yield Reply({"line": number} | recommend(_session(line)).as_dict(), True)
+            yield LineReply({"line": number} | recommend(_session(line)).as_dict(), True)
         except InputError as error:
-            yield Reply({"line": number, "error": " ".join(str(error).split())}, False)
+            yield LineReply({"line": number, "error": " ".join(str(error).split())}, False)
 
 
 def _session(line: bytes) -> str | list[str | int]:
     if len(line) > LONGEST:
         raise InputError(f"{len(line):,} bytes; a line has at most {LONGEST:,}")
     try:
-        text = line.decode("utf-8-sig").strip()  # files from Windows begin with a mark
+        text = line.decode("utf-8-sig").strip()  # files from Windows begin with a byte order mark
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 from byte {error.start} on") from None
     if not text.startswith("["):
@@ -50,7 +50,7 @@ def _session(line: bytes) -> str | list[str | int]:
     try:
         given = json.loads(text)
     except (ValueError, RecursionError):
-        return text  # a title may begin with a bracket
+        return text  # a title that begins with a bracket
     if not isinstance(given, list) or not all(type(one) in (str, int) for one in given):
         raise InputError("a session in JSON is a list of texts (keys, titles) and whole numbers (ids)")
     return given

@@ -1,9 +1,9 @@
-"""`refit`: the chosen model trained once more, on every session, for what is served.
+"""`refit`: trains the chosen model once more on all sessions, for serving.
 
-The newest sessions are those that say most about tomorrow, and validation and test keep them from training.
-So once the number of epochs is known, a model of the same settings is trained that long on all of them. There
-is nothing left to test it on: it never appears in the table, and its record has the figures of the model that
-was tested, under `chosen`.
+The newest sessions are the most informative about the near future, but they are held out for validation and
+test. Once the number of epochs is known, a model with the same settings is trained for that long on all
+sessions. Nothing is left to test it on, so it never appears in the table, and its record has the metrics of
+the tested model, under `chosen`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def refit(
     seed: int | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write `final/<variant>/seed-<k>/` with the refitted model; a killed attempt is continued.
+    """Write `final/<variant>/seed-<k>/` with the refitted model; resumes an interrupted attempt.
 
     Args:
         run: has `train`, up to date with `config`.
@@ -79,7 +79,7 @@ def _train(
 
 
 def _chosen(run: Path, trained: Trained) -> dict[str, Any]:
-    """Of the model that was tested: weights (their sha256), epochs until its best, and its figures."""
+    """Of the tested model: sha256 of its weights, number of epochs until its best one, and its metrics."""
     record = store.read_json(trained.folder / RECORD)
     facts = record["facts"]
     if "stopped" in facts:

@@ -1,4 +1,4 @@
-"""The trained models of a run, and which of them is meant."""
+"""Finds the trained models of a run, and chooses one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Trained(NamedTuple):
     variant: str
     seed: int
     valid: float
-    """`SELECT_BY` on the validation part, -1 if it has none."""
+    """`SELECT_BY` on the validation samples, -1 if there are none."""
     folder: Path
     refitted: bool = False
     """Trained on all sessions, by `refit`."""

@@ -1,4 +1,4 @@
-"""The page's results: the table, dots with deviations, and the same split by items and sessions."""
+"""The page's results: the table, dots with standard deviations, and the breakdown by items and sessions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def breakdown(metrics: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]
 
 
 def _metric_chart(metric: str, rows: Sequence[Row]) -> charts.Chart:
-    """A metric of the trained models, the plain backbone's as a line through all of them.
+    """A metric of the trained models, with the plain backbone's as a line.
 
     The baselines are far from the models and would leave no room for the differences between these.
     """

@@ -1,4 +1,4 @@
-"""Plain JSON: sessions of ids, keys or titles, and lists with titles."""
+"""The route `/recommend`: sessions of ids, keys or titles in plain JSON, lists with titles."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from llm4sbr.serving.server.models import Model
 from llm4sbr.serving.server.settings import Settings
 
 LONGEST = 200
-"""Characters of a title or a search."""
+"""Maximum length of a title or a search text in characters."""
 
 
-class Wish(NamedTuple):
+class RecommendRequest(NamedTuple):
     """A request for recommendations."""
 
     session: list[str | int]
     k: int
     exclude_seen: bool
     explain: bool
-    """Also say what predicted intents mean, which takes a look at every title."""
+    """Also explain predicted intents, which compares them with every title."""
 
 
-def read(body: bytes, model: Model, settings: Settings) -> Wish:
+def read(body: bytes, model: Model, settings: Settings) -> RecommendRequest:
     """`{"session": [...], "k": 10, "exclude_seen": true, "explain": false}`.
 
     Raises:
@@ -47,11 +47,11 @@ def read(body: bytes, model: Model, settings: Settings) -> Wish:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise Refusal(400, f"{name}: expected true or false")
-    return Wish(_session(given.get("session"), settings), k, **flags)
+    return RecommendRequest(_session(given.get("session"), settings), k, **flags)
 
 
-async def recommend(wish: Wish, model: Model, name: str) -> Reply:
-    """The list, the session as it was understood, and where its intents came from.
+async def recommend(request: RecommendRequest, model: Model, name: str) -> Reply:
+    """The list, the session as it was recognised, and the source of its intents.
 
     Only the last clicks go into the model, as many as it was trained with. With `exclude_seen` none of the
     session's items is in the list, earlier ones included.
@@ -64,10 +64,10 @@ async def recommend(wish: Wish, model: Model, name: str) -> Reply:
         known.seed,
         model.engine,
         model.lookup.resolve,
-        partial(model.intents, explain=wish.explain),
+        partial(model.intents, explain=request.explain),
         partial(_best, model),
     )
-    found = await answer(answerer, wish.session, k=wish.k, exclude_seen=wish.exclude_seen)
+    found = await answer(answerer, request.session, k=request.k, exclude_seen=request.exclude_seen)
     return reply_json({"model": name, "version": model.version} | vars(found))
 
 
