@@ -182,25 +182,33 @@ def test_unknown_variant_and_seed(run: Path) -> None:
     assert Recommender.load(run, variant="llm", seed=0).trained.seed == 0
 
 
-def test_what_is_served_is_what_is_best_on_validation() -> None:
-    models = [
-        Trained("llm", 0, 0.10, Path()),
-        Trained("llm", 1, 0.14, Path()),
-        Trained("item-text", 0, 0.13, Path()),
-        Trained("item-text", 1, 0.13, Path()),
-        Trained("shuffled", 0, 0.20, Path()),  # a control, whatever it reaches
-    ]
-    best = choose(models)
-    assert best == models[2]
-    assert reason(best, models) == "model item-text, seed 0: MRR@20 on validation 13.00%, llm 12.00%"
-    named = choose(models, variant="llm")
-    assert named == models[1]
-    assert reason(named, models) == (
+def test_what_is_served_is_what_is_best_on_validation(tmp_path: Path) -> None:
+    run = toy_run(tmp_path / "run")
+    for variant, seed, valid in [
+        ("llm", 0, 0.10),
+        ("llm", 1, 0.14),
+        ("item-text", 0, 0.13),
+        ("item-text", 1, 0.13),
+        ("shuffled", 0, 0.20),  # a control, whatever it reaches
+    ]:
+        add_model(run, variant, seed, valid)
+    best = Recommender.load(run).trained
+    assert (best.variant, best.seed) == ("item-text", 0)
+    assert reason(run, best) == "model item-text, seed 0: MRR@20 on validation 13.00%, llm 12.00%"
+    named = Recommender.load(run, variant="llm").trained
+    assert named.seed == 1
+    assert reason(run, named) == (
         "model llm, seed 1, though item-text does better: MRR@20 on validation 12.00%, item-text 13.00%"
     )
-    unknown = [one._replace(valid=-1.0) for one in models]
-    assert choose(unknown).variant == "llm"
-    assert reason(choose(unknown), unknown) == "model llm, seed 0"
+
+
+def test_without_validation_the_llms_model_is_served(tmp_path: Path) -> None:
+    run = toy_run(tmp_path / "run")
+    for variant in ("item-text", "llm", "plain"):
+        add_model(run, variant, 0, None)
+    trained = Recommender.load(run).trained
+    assert trained.variant == "llm"
+    assert reason(run, trained) == "model llm, seed 0"
 
 
 def test_choice_without_an_llm() -> None:

@@ -89,9 +89,9 @@ def _load(
 
         found = Recommender.load(folder, variant=variant, refitted=refitted)
         if not quiet:
-            from llm4sbr.training.trained import reason, trained_models
+            from llm4sbr.training.trained import reason
 
-            click.echo(reason(found.trained, trained_models(folder)), err=True)
+            click.echo(reason(folder, found.trained), err=True)
         if found.trained.refitted and refitted is None:
             click.echo("refitted on all sessions; --no-refitted takes the model that was tested", err=True)
         return found

@@ -22,7 +22,7 @@ from llm4sbr.fusion.model import Recipe
 from llm4sbr.progress import Progress
 from llm4sbr.serving.artefact import FORMAT, ITEMS, RECORD, write_items
 from llm4sbr.serving.predicted import write_titles
-from llm4sbr.training.trained import reason, trained_models
+from llm4sbr.training.trained import reason
 
 SUMMARY = "export.json"
 """File next to the artefacts' folders: what was exported, and how it was verified."""
@@ -88,7 +88,7 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
     )
     if "baseline" not in original.saved.facts:
         _check_exportable(original.saved.recipe)
-    progress.note(f"export: {reason(original.trained, trained_models(run))}")
+    progress.note(f"export: {reason(run, original.trained)}")
     jobs = [
         ExportJob(run / "export" / artefact_name(kind, precision, wanted), kind, precision)
         for kind in wanted.formats

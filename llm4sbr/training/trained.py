@@ -124,17 +124,17 @@ def validated(models: Sequence[Trained]) -> dict[str, float]:
     return {variant: sum(values) / len(values) for variant, values in found.items()}
 
 
-def reason(trained: Trained, models: Sequence[Trained]) -> str:
-    """Why this model is served, or that another one of the run does better on validation; one line."""
-    means = validated(models)
-    own = means.get(trained.variant, trained.valid)
-    others = {name: mean for name, mean in means.items() if name not in (trained.variant, CONTROL)}
+def reason(run: Path, trained: Trained) -> str:
+    """Why this model of a run is served, or that another one does better on validation; one line."""
     name = f"model {trained.variant}, seed {trained.seed}"
-    if own < 0 or not others:
+    means = validated(trained_models(run, others=True)) if trained.valid >= 0 else {}
+    own = means.pop(trained.variant, trained.valid)
+    means.pop(CONTROL, None)
+    if not means:
         return name
-    best = max(others, key=lambda other: others[other])
-    told = f"{SELECT_BY} on validation {own:.2%}, {best} {others[best]:.2%}"
-    return f"{name}: {told}" if own >= others[best] else f"{name}, though {best} does better: {told}"
+    best = max(means, key=lambda other: means[other])
+    told = f"{SELECT_BY} on validation {own:.2%}, {best} {means[best]:.2%}"
+    return f"{name}: {told}" if own >= means[best] else f"{name}, though {best} does better: {told}"
 
 
 def refitted_folder(run: Path, trained: Trained) -> Path:
