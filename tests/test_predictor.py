@@ -253,7 +253,12 @@ def test_what_interrupts_distilling_costs_nothing_but_its_time(
 
 def test_only_models_with_intents_have_a_predictor(tmp_path: Path) -> None:
     run = toy_run(tmp_path / "run", sources=("llm",))
-    config = build_config({"train": {"dim": 8, "epochs": 1, "workers": 1, "device": "cpu"}})
+    config = build_config(
+        {
+            "infer": {"llm": "embedded"},
+            "train": {"dim": 8, "epochs": 1, "workers": 1, "device": "cpu"},
+        }
+    )
     for variant, expected in (("plain", False), ("none", False), ("llm", True)):
         train_job(TrainingJob(run, tmp_path / variant, config, variant, 0), lambda n, note: None)
         found = load_model(tmp_path / variant)

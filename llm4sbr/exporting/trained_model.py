@@ -13,10 +13,11 @@ from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.exporting.verification import Inputs, Reference
-from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
+from llm4sbr.fusion.saved import RECORD, SavedModel
 from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples
-from llm4sbr.training.trained import Trained, served
+from llm4sbr.training.linear import open_model
+from llm4sbr.training.trained import Trained
 
 CALIBRATION = 512
 """Number of real sessions on which value ranges are measured."""
@@ -49,10 +50,10 @@ class ReferenceModel(NamedTuple):
 
         Args:
             run: the run directory.
-            variant: which of its models; by default as `recommend` chooses.
+            variant: which of its models, or a linear baseline; by default as `recommend` chooses.
             seed: which seed; by default the best on validation.
-            intents: of a fused model, `input`, `predictor` or `none`. By default an input, but a model that
-                has the answers about all items looks them up, which is `predictor`, too.
+            intents: of a fused model, `input`, `predictor` or `none`; by default what it can do without help:
+                predict them, where it has learned to, or look up those of the last item.
             refitted: its refit on all sessions or not; by default if there is one.
 
         Raises:
@@ -60,14 +61,13 @@ class ReferenceModel(NamedTuple):
             StoreError: nothing is trained, files do not belong together, or there is nothing to test with.
         """
         with stamps.naming_command(run):
-            trained = served(run, variant=variant, seed=seed, refitted=refitted)
             prepared = load(run / "prepare")
-            saved = load_model(trained.folder)
+            trained, saved = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)
         if saved.catalogue != catalogue_hash(prepared.catalogue):
             raise StoreError(f"{trained.folder}: of another catalogue than prepare has now; train again")
         if not len(prepared.samples["test"].key):
             raise StoreError(f"{run / 'prepare'}: no test samples to verify an export with")
-        chosen = _variant(saved, intents)
+        chosen = _variant(saved, trained, intents)
         folder = run / "localize" / trained.variant
         known = IntentStore.open(folder) if chosen == "intents" and folder.exists() else None
         vectors = run / "localize" / "items.safetensors"
@@ -88,7 +88,9 @@ class ReferenceModel(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the model's record, which has the hash of its weights."""
+        """Hash of the model's record, which has the hash of its weights; of what a baseline is made of."""
+        if "baseline" in self.saved.facts:
+            return store.fingerprint([self.saved.facts, self.prepared.stats])
         return store.fingerprint(store.read_json(self.trained.folder / RECORD))
 
     def reference(self) -> Reference:
@@ -126,10 +128,12 @@ class ReferenceModel(NamedTuple):
         return scores
 
 
-def _variant(saved: SavedModel, intents: str | None) -> str:
+def _variant(saved: SavedModel, trained: Trained, intents: str | None) -> str:
     if saved.recipe.fuser is not None:
-        usual = "predictor" if saved.recipe.item_intents else "intents"
-        return usual if intents is None else {"input": "intents"}.get(intents, intents)
+        if intents is None:
+            never = trained.variant == "none"  # trained without intents
+            return "predictor" if saved.model.own_source else "none" if never else "intents"
+        return "intents" if intents == "input" else intents
     if intents is not None:
         raise InputError(f"intents {intents}: the model is a plain backbone and takes none")
     return "plain"
