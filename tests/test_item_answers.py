@@ -190,7 +190,7 @@ def test_a_run_with_answers_about_all_items(run: Path, tmp_path: Path, capsys) -
     assert found["sources"][0]["metrics"] == rows["llm"]
 
     # live sessions that nobody has seen
-    recommender = Recommender.load(run)
+    recommender = Recommender.load(run, variant="llm")
     session = [5, 2, 9, 2, 7]
     assert prefix_key(session) not in torch.cat([part.key for part in prepared.samples.values()])
     live = recommender.recommend(session, k=5)
@@ -210,13 +210,13 @@ def test_a_run_with_answers_about_all_items(run: Path, tmp_path: Path, capsys) -
     assert alone.intents is not None
     assert alone.intents.source == "items"
     assert alone.intents.perspectives[0].items[0].id == 8
-    assert _guarded(["export", str(run), "-k", "5", "--quiet"]) == 0
-    artefact = Artefact.open(run / "export" / "onnx", threads=1)
+    assert _guarded(["export", str(run), "--variant", "llm", "-k", "5", "--quiet"]) == 0
+    artefact = Artefact.open(run / "export" / "onnx-llm", threads=1)
     assert (artefact.variant, artefact.source, artefact.takes_intents) == ("predictor", "items", False)
     items = np.array([session])
     graph = artefact.predict(items, items > 0)
     np.testing.assert_array_equal(graph[0], intents[6].numpy())
-    served = ExportedRecommender.load(run / "export" / "onnx")
+    served = ExportedRecommender.load(run / "export" / "onnx-llm")
     assert [one.id for one in served.recommend(session, k=5).items] == [one.id for one in live.items]
     assert served.recommend(session, source="items").intents.source == "items"  # type: ignore[union-attr]
     with pytest.raises(InputError, match="looks its intents up"):
@@ -224,10 +224,9 @@ def test_a_run_with_answers_about_all_items(run: Path, tmp_path: Path, capsys) -
 
     # commands
     capsys.readouterr()
-    assert _guarded(["recommend", str(run), "--session", "5|2", "-k", "3"]) == 2  # keys are i05, i02
-    assert _guarded(["recommend", str(run), "--session", "i05|i02", "-k", "3"]) == 0
+    assert _guarded(["recommend", str(run), "--variant", "llm", "--session", "i05|i02", "-k", "3"]) == 0
     assert "said about the last item" in capsys.readouterr().out
-    assert _guarded(["recommend", str(run / "export" / "onnx"), "--session", "i05|i02", "-k", "3"]) == 0
+    assert _guarded(["recommend", str(run / "export" / "onnx-llm"), "--session", "i05|i02", "-k", "3"]) == 0
     assert "last item" in capsys.readouterr().out
     assert _guarded(["intents", "show", str(run), "--session", "i05|i02", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)

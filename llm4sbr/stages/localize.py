@@ -264,7 +264,7 @@ def _localize_source(folder: Path, table: pl.DataFrame, names: Sequence[str], sp
 
 
 def _fit(space: Space, table: pl.DataFrame, names: Sequence[str]) -> None:
-    """Fit a localizer that learns, on training sessions, and on answers to training samples or about items."""
+    """Fit a localizer that learns on training sessions, and on answers to training samples or about items."""
     fit = getattr(space.localizer, "fit", None)
     if fit is not None:
         train = space.prepared.samples["train"].key.tolist()
