@@ -4,7 +4,7 @@
 
 Where scores are inner products, all that an item is scored with lies in constant tables: its embedding (N, D)
 and, for fusers that speak to titles, its title's vector (N, E). They are read once per batch, which is what a
-request costs.
+request costs. What an item-item model adds is read off a few rows of it and added to these scores.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Graph(nn.Module):
             values, rows = torch.topk(without(output.scores, clicked, exclude_seen), self.k)
         else:
             head = self.coarse or self.exact
-            values, rows = head(self.queries(output), clicked, exclude_seen, self.k)
+            values, rows = head(self.queries(output), clicked, exclude_seen, self.k, output.added)
         found = (torch.where(values == -torch.inf, 0, rows + 1), values)
         return (*found, cast(Tensor, output.intents)) if self.told else found
 

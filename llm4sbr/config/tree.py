@@ -128,6 +128,9 @@ class TrainConfig(Section):
     """An installed name of kind `fusers`."""
     fuser_options: dict[str, Any] = {}
     """Further keyword arguments of the fuser."""
+    neighbours: int = Field(100, ge=0, lt=LARGEST)
+    """Entries per item of a fixed item-item model whose scores are added to a model's; 0 for none. The plain
+    backbone is trained without, and as `item-item` with it."""
     dim: int = Field(100, ge=1, lt=LARGEST)
     """D, the width of the model."""
     epochs: int = Field(30, ge=1)

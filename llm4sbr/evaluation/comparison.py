@@ -13,6 +13,9 @@ from llm4sbr.evaluation.verdict import Comparison, Ground, verdict
 
 PLAIN, LLM = "plain", "llm"
 """Names of the rows that others are compared with."""
+ITEM_ITEM = "item-item"
+ALONE = (PLAIN, ITEM_ITEM)
+"""The backbone without intents, and the same with an item-item model's scores added."""
 
 
 class Row(NamedTuple):

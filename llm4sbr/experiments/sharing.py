@@ -16,6 +16,7 @@ from typing import Any
 
 from llm4sbr import freshness, stamps, store
 from llm4sbr.config import Config
+from llm4sbr.evaluation.comparison import ALONE, PLAIN
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.stages.train import variants
 
@@ -89,8 +90,10 @@ def _trained(run: Path) -> dict[str, Any] | None:
 def _decisive(variant: str, run: Path, parts: dict[str, Any]) -> dict[str, Any]:
     """What the weights of a model depend on, by dotted key."""
     ignored: tuple[str, ...] = NOT_THE_MODEL
-    if variant == "plain":
+    if variant in ALONE:
         ignored += (*FUSION, *INTENTS)
+    if variant == PLAIN:
+        ignored += ("train.neighbours",)
     if variant == "none":
         ignored += INTENTS
     found = {key: value for key, value in parts.items() if not key.startswith(ignored)}

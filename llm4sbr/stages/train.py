@@ -20,7 +20,9 @@ from llm4sbr import registry
 from llm4sbr.config import Config, build, to_settings
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import StoreError, TrainingError
+from llm4sbr.evaluation.comparison import ALONE, ITEM_ITEM, PLAIN
 from llm4sbr.evaluation.ranking import SampleIntents
+from llm4sbr.fusion.item_item import CrossFit, cross_fit
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.intents import IntentStore, verify_all
@@ -110,11 +112,12 @@ def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
 
 
 def variants(run: Path, config: Config) -> list[str]:
-    """What is trained, in the table's order: `plain`, a variant per source of intents, `none`."""
+    """What is trained, in the table's order: `plain`, `item-item`, a variant per source of intents, `none`."""
     found = sorted(path.parent.name for path in (run / "localize").glob("*/manifest.json"))
     order = [name for name in ("llm", *config.infer.controls) if name in found]
     sources = order + [name for name in found if name not in order]
-    plain = ["plain"] if config.train.plain or not sources else []
+    alone = [PLAIN, ITEM_ITEM] if config.train.neighbours else [PLAIN]
+    plain = alone if config.train.plain or not sources else []
     return plain + sources + (["none"] if sources and "none" in config.infer.controls else [])
 
 
@@ -144,6 +147,9 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     material = _material(job, prepared, catalogue, None if job.variant == "none" else intents)
     if needs_catalogue(recipe):
         material = material._replace(titles=_titles(job, recipe))
+    if recipe.neighbours:
+        found = _item_item(job.run / "prepare", recipe.neighbours)
+        material = material._replace(item_item=found)
     return train_model(
         job.folder,
         recipe,
@@ -162,13 +168,22 @@ def _prepared(folder: Path) -> Prepared:
     return load(folder)
 
 
+@lru_cache(maxsize=1)
+def _item_item(folder: Path, neighbours: int) -> CrossFit:
+    """The item-item model of the run's training samples, fitted once per process."""
+    prepared = _prepared(folder)
+    return cross_fit(
+        prepared.sessions, prepared.samples["train"], prepared.catalogue.size, neighbours=neighbours
+    )
+
+
 def _intents(job: TrainingJob) -> IntentStore | None:
     """The variant's intents; `none` gets those of another variant, for their shape only."""
-    if job.variant == "plain":
+    if job.variant in ALONE:
         return None
     source = job.variant
     if source == "none":
-        source = next(name for name in variants(job.run, job.config) if name not in ("plain", "none"))
+        source = next(name for name in variants(job.run, job.config) if name not in (*ALONE, "none"))
     folder = job.run / "localize" / source
     intents = IntentStore.open(folder)
     if not len(intents):
@@ -193,6 +208,8 @@ def _titles(job: TrainingJob, recipe: Recipe) -> Tensor:
 def _recipe(job: TrainingJob, prepared: Prepared, intents: IntentStore | None) -> Recipe:
     settings = job.config.train
     recipe = Recipe(prepared.catalogue.size, settings.dim, settings.backbone, settings.options)
+    if job.variant != PLAIN:
+        recipe = recipe._replace(neighbours=settings.neighbours)
     if intents is None:
         return recipe
     names = tuple(intents.perspectives)

@@ -52,12 +52,13 @@ class Step:
         self.products = faster_products() if plain else nullcontext()
         self.precision = _precision(config.precision, device)
 
-    def __call__(self, part: Part, intents: Tensor | None) -> Tensor:
+    def __call__(self, part: Part, intents: Tensor | None, fold: Tensor | None = None) -> Tensor:
         """Change the weights by this process's part of a batch.
 
         Args:
             part: B samples.
             intents: float32 (B, P, E) on the CPU, None for a plain model.
+            fold: int64 (B,) on the CPU, for a model with an item-item part (`fusion.item_item`).
 
         Returns:
             The part's losses, float32 (4,) on the device: what `Losses` has, summing up to the batch's.
@@ -69,6 +70,7 @@ class Step:
                     self._there(batch.items),
                     self._there(batch.mask),
                     None if intents is None else self._there(intents),
+                    fold=None if fold is None else self._there(fold),
                 )
             losses = self._losses(output, self._there(batch.target), part)
             self.model.zero_grad()

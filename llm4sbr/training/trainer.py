@@ -27,6 +27,7 @@ from llm4sbr.data.batches import batches
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
+from llm4sbr.fusion.item_item import CrossFit
 from llm4sbr.fusion.losses import Losses
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
@@ -66,6 +67,8 @@ class Material(NamedTuple):
     select_intents: SampleIntents | None = None
     titles: Tensor | None = None
     """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
+    item_item: CrossFit | None = None
+    """For a model with an item-item part."""
 
 
 class LossError(TrainingError):
@@ -135,6 +138,8 @@ class _Trainer:
         if material.titles is not None:
             clicks = torch.bincount(material.fit.items, minlength=recipe.num_items + 1)[1:]
             cast(CatalogueFuser, self.model.fuser).fit(material.titles, clicks)
+        if self.model.item_item is not None and material.item_item is not None:
+            self.model.item_item.fit(material.item_item)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model.to(self.device)
@@ -188,7 +193,7 @@ class _Trainer:
         waiting: list[Tensor] = []
         checked: list[Tensor] = []
         for number, (part, intents) in enumerate(self._parts(random), 1):
-            waiting.append(self.step(part, intents))
+            waiting.append(self.step(part, intents, self._fold(part)))
             report(part.of, "")
             if len(waiting) == CHECK_EVERY:
                 checked.append(self._checked(waiting, epoch, number))
@@ -210,6 +215,10 @@ class _Trainer:
             intents = known.gather(torch.cat([part.batch.index for part in ahead]), drop=drop)
             own = [len(part.batch.index) for part in ahead]
             yield from zip(ahead, torch.split(intents, own), strict=True)
+
+    def _fold(self, part: Part) -> Tensor | None:
+        known = self.material.item_item
+        return None if known is None else known.fold[part.batch.index]
 
     def _withheld(self, part: Part, random: torch.Generator) -> Tensor:
         """Samples of a part whose intents are withheld, bool (B,)."""
