@@ -23,8 +23,9 @@ def intents_section() -> str:
             f"### {path.stem}\n\n"
             f"{samples['train']:,} training and {samples['test']:,} test samples, {rare['samples']:,} of "
             f"them with a target seen at most {rare['at_most']} times in training (rare); "
-            f"{found['catalogue']:,} items; split {rules['split']}, sessions {rules['sessions']}, prefixes "
-            f"{rules['prefixes']}; {seeds}.\n\n`{found['command']}`\n\n{table(found)}"
+            f"{found['catalogue']:,} items; split {rules['split']}, sessions {rules['sessions']}, "
+            f"trained on {rules['train_prefixes']} prefixes, tested on {rules['test_prefixes']}; "
+            f"{seeds}.\n\n`{found['command']}`\n\n{table(found)}"
         )
     return "\n\n".join(parts)
 

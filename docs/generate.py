@@ -59,7 +59,7 @@ def settings() -> str:
     """Every setting: name, type, default, and the docstring below the field."""
     from llm4sbr.config import Config
 
-    texts = field_texts(ROOT / "llm4sbr" / "config.py")
+    texts = field_texts(ROOT / "llm4sbr" / "config" / "tree.py")
     parts = []
     for name, field in Config.model_fields.items():
         if name == "protocol":

@@ -306,7 +306,11 @@ class CatalogueFuser(Fuser, Protocol):
 
 @runtime_checkable
 class Baseline(Protocol):
-    """Recommends without a network. Constructor: `num_items`, own options."""
+    """Recommends without a network. Constructor: `num_items`, own options.
+
+    Optional: `notes`, one line each of what the user should know about the fit; `neighbours(m)` and
+    `click_weights(mask)`, for scores that are sums of the clicks' weights for each item (`baselines.slist`).
+    """
 
     def fit(self, sessions: Sessions) -> None:
         """Count what there is to count, in training sessions only."""

@@ -106,7 +106,7 @@ def test_a_folder_in_the_way(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from llm4sbr.llms.answers import Answer, AnswerCache
+from llm4sbr.asking.cache import Answer, AnswerCache
 name = sys.argv[2]
 with AnswerCache.open(Path(sys.argv[1])) as cache:
     for i in range(60):

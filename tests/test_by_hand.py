@@ -111,13 +111,3 @@ def test_tanh_is_close():
     torch.testing.assert_close(result, torch.tanh(given), rtol=0, atol=2e-7)
     result.sum().backward()
     torch.testing.assert_close(given.grad, 1 - torch.tanh(given.detach()) ** 2, rtol=0, atol=1e-6)
-
-
-def test_only_in_training_on_a_cpu_in_full_precision():
-    model = build(Recipe(9, 4, "sr-gnn"))
-    states = torch.zeros(1, 2, 4, requires_grad=True)
-    assert backbones.applies(model.train(), states)
-    assert not backbones.applies(model.eval(), states)
-    assert not backbones.applies(model.train(), states.detach())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not backbones.applies(model, states)

@@ -129,6 +129,10 @@ def test_set_without_key_or_value_shows_how_it_is_written(assignment: str) -> No
         ({"train": {"dmi": 3}}, "train.dmi: no such setting (did you mean train.dim?)"),
         ({"trian": {"dim": 3}}, "trian: no such setting (did you mean train?)"),
         ({"dim": 3}, "dim: no such setting (did you mean train.dim?)"),
+        (
+            {"data": {"prefixes": "all"}},
+            "data.prefixes: is two settings now: data.train_prefixes, what is trained",
+        ),
         ({"train": {"zzzzzzzz": 3}}, "train.zzzzzzzz: no such setting (llm4sbr config --show lists all)"),
         ({"train": {"dim": 0}}, "train.dim = 0: input should be greater than or equal to 1"),
         ({"train": {"dim": "wide"}}, "train.dim = 'wide': input should be a valid integer"),

@@ -30,7 +30,7 @@ class Found: pass
 
 CHATTY = """
 print("hello from a plugin")
-from llm4sbr.data.tables import Csv as Chatty
+from llm4sbr.data.readers.tables import Csv as Chatty
 """
 
 

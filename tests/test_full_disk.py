@@ -17,7 +17,7 @@ import json, subprocess, sys
 from pathlib import Path
 from llm4sbr.config import build
 from llm4sbr.errors import StoreError
-from llm4sbr.llms.answers import AnswerCache
+from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.progress import Progress
 from llm4sbr.stages.infer import infer
 

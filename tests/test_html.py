@@ -257,7 +257,7 @@ def test_a_leak_is_counted(finished: Path) -> None:
 
 def test_a_leaking_split_is_said(base: Path, tmp_path: Path) -> None:
     chosen = {"data.reader": "csv", "data.path": str(base / "log"), "data.min_item_count": 1}
-    chosen |= {"train.epochs": 1, "train.dim": 8, "protocol": "paper", "data.prefixes": "all"}
+    chosen |= {"train.epochs": 1, "train.dim": 8, "protocol": "paper", "data.test_prefixes": "all"}
     pipeline.execute(tmp_path / "run", nest(chosen), progress=Progress(quiet=True))
     page = parsed(tmp_path / "run" / REPORT)
     warned = [text for text in page.texts("p") if text.startswith("Mind:")]

@@ -263,7 +263,7 @@ import sys
 from pathlib import Path
 from llm4sbr.config import build, read_toml
 from llm4sbr.progress import Progress
-from llm4sbr.questions import Questions, missing
+from llm4sbr.asking.questions import Questions, missing
 from llm4sbr.stages.infer import infer
 run, out, settings = map(Path, sys.argv[1:])
 out.mkdir(exist_ok=True)

@@ -201,7 +201,7 @@ WRITES = """
 import json, sys
 from pathlib import Path
 import torch
-from llm4sbr import memory
+from llm4sbr.system import memory
 from llm4sbr.intents import IntentWriter
 
 writer = IntentWriter(Path(sys.argv[1]), ["long"], about={"catalogue": ""}, shard=2**22, remembered=10_000)

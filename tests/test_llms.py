@@ -113,7 +113,7 @@ def test_control_tokens_in_a_title_lose_their_meaning(llm):
 
 
 def test_constructing_loads_nothing_and_the_fingerprint_no_weights(folder, monkeypatch):
-    monkeypatch.setattr(module.Weights, "load", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(module.WeightFiles, "load", lambda *_: pytest.fail("weights were loaded"))
     llm = TransformersLLM(folder)
     assert "files sha256:" in llm.fingerprint
 

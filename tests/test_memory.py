@@ -25,7 +25,7 @@ def _alone(script: str) -> None:
 def test_a_new_span_forgets_the_peak():
     _alone(
         "import torch\n"
-        "from llm4sbr import memory\n"
+        "from llm4sbr.system import memory\n"
         "block = torch.ones(16 * 2**20)\n"  # 64 MB
         "memory.reset_peak()\n"
         "with_block = memory.peak()\n"
@@ -39,7 +39,7 @@ def test_a_new_span_forgets_the_peak():
 def test_anonymous_memory_is_what_tensors_take():
     _alone(
         "import torch\n"
-        "from llm4sbr import memory\n"
+        "from llm4sbr.system import memory\n"
         "before = memory.anonymous()\n"
         "block = torch.ones(16 * 2**20)\n"
         "assert memory.anonymous() - before > 2**25"
@@ -50,7 +50,7 @@ def test_anonymous_memory_is_what_tensors_take():
 def test_freed_memory_is_used_again():
     script = (
         "import resource, sys, torch\n"
-        "from llm4sbr import memory\n"
+        "from llm4sbr.system import memory\n"
         "if sys.argv[1] == 'reuse': memory.reuse_freed()\n"
         "for size in (2**24, 2**22, 2**22, 2**22, 2**22):\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
@@ -68,7 +68,7 @@ def test_freed_memory_is_used_again():
 def test_large_blocks_move_to_huge_pages_with_what_they_hold():
     script = (
         "import torch\n"
-        "from llm4sbr import memory\n"
+        "from llm4sbr.system import memory\n"
         "def huge():\n"
         "    lines = open('/proc/self/smaps').read().splitlines()\n"
         "    return sum(int(line.split()[1]) for line in lines if line.startswith('AnonHugePages:'))\n"

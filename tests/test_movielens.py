@@ -102,7 +102,7 @@ def test_movielens_says_what_it_looked_for(tmp_path):
 
 
 def test_movielens_suggests_the_papers_rules():
-    assert suggestions("readers", "ml-1m") == {"data.sessions": "bins", "data.prefixes": "last"}
+    assert suggestions("readers", "ml-1m") == {"data.sessions": "bins", "data.test_prefixes": "last"}
 
 
 def test_cached_data_is_read_without_any_network(tmp_path, monkeypatch):

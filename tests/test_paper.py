@@ -9,8 +9,8 @@ import pytest
 from llm4sbr.experiments import paper
 
 PAPER = {"protocol": "paper"}
-ML1M = {"items": 3416, "clicks": 986_910, "rules": {"split": "paper", "prefixes": "last"}}
-BEAUTY = {"items": 12_101, "clicks": 198_502, "rules": {"split": "paper", "prefixes": "all"}}
+ML1M = {"items": 3416, "clicks": 986_910, "rules": {"split": "paper", "train_prefixes": "last"}}
+BEAUTY = {"items": 12_101, "clicks": 198_502, "rules": {"split": "paper", "train_prefixes": "all"}}
 
 
 def axes(

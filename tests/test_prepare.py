@@ -84,7 +84,9 @@ def test_samples_point_at_prefix_and_target(tmp_path, log):
 
 
 def test_train_sessions_are_those_of_the_training_samples(tmp_path, log):
-    prepared = run(tmp_path, log, prefixes="last")
+    prepared = run(tmp_path, log, train_prefixes="last")
+    assert prepared.stats["rules"]["train_prefixes"] == "last"
+    assert prepared.stats["rules"]["test_prefixes"] == "all"
     assert len(prepared.train.offsets) - 1 == 48 == len(prepared.samples["train"].end)
     assert torch.equal(prepared.train.items, prepared.sessions.items[: len(prepared.train.items)])
     assert int(prepared.samples["test"].start.min()) >= len(prepared.train.items)

@@ -12,6 +12,7 @@ from llm4sbr.data.sessions import ClickLog
 from llm4sbr.data.splits import Known, expand, split
 from llm4sbr.errors import DataError
 
+RULES = st.sampled_from(["last", "all"])
 LISTS = st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=7), min_size=12, max_size=40)
 
 
@@ -52,6 +53,22 @@ def test_temporal_puts_the_last_sessions_to_the_end():
     assert pairs(result, "test") == [([2], 0), ([0], 1)]
 
 
+def test_trained_on_every_prefix_and_tested_on_the_last_by_hand():
+    lists = [[0, 1, 2], [1, 0], [2, 0, 1, 2], [0, 2, 1], [1, 2, 0, 1]]
+    log = make(lists)
+    result = split(log, config(train_prefixes="all", test_prefixes="last"), rule="temporal")
+    assert pairs(result, "train") == [([0], 1), ([0, 1], 2), ([1], 0), ([2], 0), ([2, 0], 1), ([2, 0, 1], 2)]
+    assert pairs(result, "valid") == [([0, 2], 1)]
+    assert pairs(result, "test") == [([1, 2, 0], 1)]
+    turned = split(log, config(train_prefixes="last", test_prefixes="all"), rule="temporal")
+    assert pairs(turned, "train") == [([0, 1], 2), ([1], 0), ([2, 0, 1], 2)]
+    assert pairs(turned, "valid") == [([0], 2), ([0, 2], 1)]
+    assert pairs(turned, "test") == [([1], 2), ([1, 2], 0), ([1, 2, 0], 1)]
+    silent = split(log, config(), rule="temporal")
+    assert (silent.train_prefixes, silent.test_prefixes) == ("all", "all")
+    assert [len(silent.samples[name][0]) for name in ("train", "valid", "test")] == [6, 2, 3]
+
+
 def test_temporal_keeps_sessions_that_end_together_on_one_side():
     ends = [0, 1, 2, 3, 4, 5, 7, 7, 7, 7]
     result = split(make([[0, 1]] * 10, ends), config(valid=0), rule="temporal")
@@ -79,12 +96,21 @@ def test_the_vocabulary_comes_from_training_alone():
 
 
 @settings(max_examples=40, deadline=None)
-@given(LISTS, st.sampled_from(["temporal", "random"]), st.sampled_from(["last", "all"]))
-def test_no_session_is_on_two_sides_and_no_test_item_is_unknown(lists, rule, prefixes):
+@given(LISTS, st.sampled_from(["temporal", "random"]), RULES, RULES)
+def test_no_session_is_on_two_sides_and_no_test_item_is_unknown(lists, rule, train, test):
+    chosen = config(train_prefixes=train, test_prefixes=test, min_item_count=2)
     try:
-        result = split(make(lists), config(prefixes=prefixes, min_item_count=2), rule=rule)
+        result = split(make(lists), chosen, rule=rule)
     except DataError:
         return
+    kept = {"train": train, "valid": test, "test": test}
+    for name, (start, end) in result.samples.items():  # a click is a target at most once, and in one part
+        whole = np.isin(result.log.offsets[:-1], start)
+        expected = result.log.lengths[whole] - 1
+        assert len(end) == (len(expected) if kept[name] == "last" else expected.sum())
+        assert len(np.unique(end)) == len(end)
+    targets = {name: set(end.tolist()) for name, (_, end) in result.samples.items()}
+    assert not targets["train"] & (targets["valid"] | targets["test"])
     owners = {
         name: set(np.searchsorted(result.log.offsets, start, side="right") - 1)
         for name, (start, _) in result.samples.items()
@@ -120,17 +146,23 @@ def test_paper_knows_its_own_data_sets_by_their_size(monkeypatch):
     log = make([[0, 1, 2]] * 10)
     monkeypatch.setattr(splits, "PAPER", (Known(items=3, clicks=30, prefixes="last", test=4),))
     result = split(log, config(), rule="paper")
-    assert (result.prefixes, len(result.samples["train"][0]), len(result.samples["test"][0])) == (
-        "last",
-        6,
-        4,
-    )
-    chosen = split(log, config(prefixes="all"), rule="paper")
-    assert (chosen.prefixes, len(chosen.samples["test"][0])) == ("all", 4)  # 20% of 20, not the known size
+    assert (result.train_prefixes, result.test_prefixes) == ("last", "last")
+    assert (len(result.samples["train"][0]), len(result.samples["test"][0])) == (6, 4)
+    chosen = split(log, config(test_prefixes="all"), rule="paper")
+    assert (chosen.train_prefixes, chosen.test_prefixes) == ("all", "all")
+    assert len(chosen.samples["test"][0]) == 4  # 20% of 20, not the known size
+
+
+def test_paper_takes_two_rules_and_never_trains_on_a_test_target():
+    log = make([[0, 1, 2, 0]] * 10)
+    both = split(log, config(train_prefixes="all", test_prefixes="last"), rule="paper")
+    assert pairs(both, "test") == [([0, 1, 2], 0)] * 2
+    assert len(both.samples["train"][0]) == 28
+    assert not set(both.samples["train"][1].tolist()) & set(both.samples["test"][1].tolist())
 
 
 def test_paper_lets_fit_see_sessions_up_to_their_last_training_sample():
-    result = split(make([[0, 1, 2, 3]] * 12), config(test=0.5, prefixes="all", seed=1), rule="paper")
+    result = split(make([[0, 1, 2, 3]] * 12), config(test=0.5, seed=1), rule="paper")
     ends: dict[int, int] = {}
     for start, end in zip(*(x.tolist() for x in result.samples["train"]), strict=True):
         ends[start] = max(end, ends.get(start, 0))
@@ -143,11 +175,17 @@ def test_paper_lets_fit_see_sessions_up_to_their_last_training_sample():
 )
 def test_leave_last_out_takes_the_last_clicks(prefixes, train):
     log = make([[0, 1, 2, 0, 1], [2, 1, 0, 1], [1, 2, 0], [0, 2]])
-    result = split(log, config(prefixes=prefixes), rule="leave-last-out")
+    result = split(log, config(train_prefixes=prefixes), rule="leave-last-out")
+    assert (result.train_prefixes, result.test_prefixes) == (prefixes, "last")
     assert pairs(result, "train") == train
     assert pairs(result, "valid") == [([0, 1, 2], 0), ([2, 1], 0), ([1], 2)]
     assert pairs(result, "test") == [([0, 1, 2, 0], 1), ([2, 1, 0], 1), ([1, 2], 0), ([0], 2)]
     assert of(result.train) == [[0, 1, 2], [2, 1], [1]]
+
+
+def test_leave_last_out_tests_on_last_clicks_alone():
+    with pytest.raises(DataError, match=r"leave out data\.test_prefixes=all"):
+        split(make([[0, 1, 0]] * 10), config(test_prefixes="all"), rule="leave-last-out")
 
 
 @pytest.mark.parametrize("rule", ["temporal", "random", "paper", "leave-last-out"])

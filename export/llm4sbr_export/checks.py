@@ -1,7 +1,7 @@
-"""What can be said about an ONNX file without a GPU: its operators, and whether TensorRT-RTX compiles it.
+"""Checks an ONNX file without a GPU: are its operators supported, and can TensorRT-RTX compile it?
 
-The list of operators is data with its source, `operators.json`. Compiling ahead of time needs the extra
-`rtx`; it shows that TensorRT-RTX accepts a graph and its profile for a GPU, not that any GPU ran it.
+The list of supported operators is data with its source, `operators.json`. Compiling ahead of time needs the
+extra `rtx`; it shows that TensorRT-RTX accepts graph and profile for a GPU, not that a GPU has run it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any, NamedTuple
 from llm4sbr.errors import ExportError, ModelUnavailableError
 
 TARGET = "SM80"
-"""Compute capability of the A100."""
+"""Compute capability to compile for: that of the A100."""
 
 
 class Shapes(NamedTuple):
-    """The sizes that an engine is built for: an optimisation profile."""
+    """The optimisation profile: the sizes that an engine is built for."""
 
     max_batch: int
     max_length: int
     common_batch: int = 8
-    """What kernels are chosen for, together with `common_length`."""
+    """Kernels are tuned for this size and `common_length`."""
     common_length: int = 16
 
     def of(self, name: str, fixed: Sequence[int]) -> list[tuple[int, ...]]:
-        """Least, common and largest shape of an input; `fixed` are its dimensions behind the free ones."""
+        """Minimum, common and maximum shape of an input; `fixed` are the dimensions after dynamic ones."""
         batches = (1, min(self.common_batch, self.max_batch), self.max_batch)
         lengths = (1, min(self.common_length, self.max_length), self.max_length)
         if name in ("items", "mask"):
@@ -39,17 +39,17 @@ class Shapes(NamedTuple):
 
 @cache
 def supported() -> dict[str, Any]:
-    """The content of `operators.json`: what TensorRT takes, and where that is written."""
+    """The content of `operators.json`: what TensorRT supports, and the source of that list."""
     content: dict[str, Any] = json.loads((files(__package__) / "operators.json").read_text("utf-8"))
     return content
 
 
 def check_operators(path: Path, *, allowed: Sequence[str] = ()) -> None:
-    """`ExportError` if TensorRT does not take an operator of the graph.
+    """Raise `ExportError` if TensorRT does not support an operator of the graph.
 
     Args:
-        path: of the `.onnx` file; weights beside it are not read.
-        allowed: further operators, by `domain::name`, for a graph that no TensorRT will see.
+        path: the `.onnx` file; external weights are not read.
+        allowed: further operators, as `domain::name`, for a graph that is not meant for TensorRT.
     """
     found = sorted(set(objections(path)) - {f"operator {name}" for name in allowed})
     if found:
@@ -57,7 +57,7 @@ def check_operators(path: Path, *, allowed: Sequence[str] = ()) -> None:
 
 
 def objections(path: Path) -> Iterator[str]:
-    """What TensorRT would not take: operators, versions of them, lists that are too long."""
+    """What TensorRT does not support: operators, opset versions, lists that are too long."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -79,16 +79,15 @@ def objections(path: Path) -> Iterator[str]:
 
 
 def compile_ahead(path: Path, shapes: Shapes, *, target: str = TARGET) -> bytes:
-    """The engine that TensorRT-RTX makes of an ONNX file for a GPU that need not be here.
+    """Compile an ONNX file with TensorRT-RTX, for a GPU that need not be present.
 
     Args:
-        path: of the `.onnx` file.
+        path: the `.onnx` file.
         shapes: the profile.
         target: compute capability, such as `SM80`.
 
     Raises:
-        ExportError: it cannot be parsed or built; the message has the parser's or builder's own words.
-        ModelUnavailableError: the extra `rtx` is not installed.
+        ExportError: the file cannot be parsed or compiled; the message quotes the parser or builder.
     """
     try:
         import tensorrt_rtx as trt
@@ -103,9 +102,9 @@ def compile_ahead(path: Path, shapes: Shapes, *, target: str = TARGET) -> bytes:
 
 
 def parse(trt: Any, builder: Any, words: Words, path: Path, shapes: Shapes) -> tuple[Any, Any]:
-    """Network and build settings of an ONNX file, with its profile, by TensorRT or TensorRT-RTX.
+    """Network and build settings for an ONNX file and a profile, for TensorRT or TensorRT-RTX.
 
-    Networks are strongly typed: the only kind since TensorRT 11, asked for by a flag before.
+    Networks are strongly typed: the default since TensorRT 11, a flag before.
     """
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
@@ -124,7 +123,7 @@ def parse(trt: Any, builder: Any, words: Words, path: Path, shapes: Shapes) -> t
 
 
 def built(builder: Any, network: Any, config: Any, words: Words, path: Path) -> bytes:
-    """The serialized engine; `ExportError` with the builder's words if there is none."""
+    """The serialized engine; raises `ExportError` with the builder's messages if it cannot be built."""
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise ExportError(f"{path.name}: cannot be built: {words}")
@@ -132,7 +131,7 @@ def built(builder: Any, network: Any, config: Any, words: Words, path: Path) -> 
 
 
 class Words:
-    """What TensorRT complains about, kept instead of printed.
+    """Collects TensorRT's messages instead of printing them.
 
     Args:
         trt: the module `tensorrt` or `tensorrt_rtx`.
@@ -154,7 +153,7 @@ class Words:
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """All nodes, those of inner graphs too."""
+    """All nodes, including those of subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -163,7 +162,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def _numbers(graph: Any) -> dict[str, int]:
-    """Constants of one number, by name."""
+    """Scalar constants by name."""
     from onnx import numpy_helper
 
     constants = {

@@ -1,9 +1,9 @@
-"""TensorRT engines: built, keyed, loaded and run.
+"""TensorRT engines: building, checking their key, loading and running.
 
 An engine is a cache. It is valid for one ONNX file, one version of TensorRT, one kind of GPU, one precision
-and one profile; `engine.json` beside it says which, and an engine whose key does not match is not loaded.
-Written after the documented API of TensorRT 11 (10.8 and later work too): strongly typed networks, tensors
-addressed by name, `execute_async_v3`.
+and one profile. `engine.json` in the same folder records these, and an engine whose key does not match is not
+loaded. Written for the documented API of TensorRT 11 (10.8 and later also work): strongly typed networks,
+tensors addressed by name, `execute_async_v3`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ KEY = "engine.json"
 ONNX = "model.onnx"
 
 WORKSPACE = 4 << 30
-"""Bytes of GPU memory that a kernel may use while it is chosen."""
+"""GPU memory in bytes that kernels may use while they are tuned."""
 
 
 class Key(NamedTuple):
-    """What an engine was built from and for."""
+    """The key of an engine: what it was built from, and for."""
 
     onnx: str
-    """sha256 of the ONNX file and of the weights beside it."""
+    """sha256 of the ONNX file and its external weights."""
     tensorrt: str
     gpu: str
     """Name and compute capability, such as `NVIDIA A100-SXM4-80GB, SM80`."""
@@ -41,23 +41,23 @@ class Key(NamedTuple):
 
     @classmethod
     def here(cls, onnx: Path, *, precision: str, shapes: Shapes) -> Key:
-        """The key that an engine for this machine has; `DeviceError` without a GPU."""
+        """The key for this machine; raises `DeviceError` without a GPU."""
         parts = [store.file_sha256(path) for path in sorted(onnx.parent.glob(f"{onnx.name}*"))]
-        device = gpu()  # first: without a GPU there is no use in installing TensorRT
+        device = gpu()  # first: without a GPU, installing TensorRT would not help
         return cls(store.fingerprint(parts), tensorrt().__version__, device, precision, tuple(shapes))
 
 
 def tensorrt() -> Any:
-    """The module; `ModelUnavailableError` if it is not installed."""
+    """The module; raises `ModelUnavailableError` if it is not installed."""
     try:
         import tensorrt as module
-    except ImportError as error:  # also where its libraries are missing
+    except ImportError as error:  # also if its libraries are missing
         raise ModelUnavailableError(f"tensorrt: {error}: pip install 'llm4sbr[tensorrt]'") from None
     return module
 
 
 def gpu() -> str:
-    """Name and compute capability of the GPU in use; `DeviceError` if there is none that torch can use."""
+    """Name and compute capability of the current GPU; raises `DeviceError` if torch can use none."""
     if not torch.cuda.is_available():
         raise DeviceError("no NVIDIA GPU that this torch can use")
     major, minor = torch.cuda.get_device_capability()
@@ -65,12 +65,12 @@ def gpu() -> str:
 
 
 def build(onnx: Path, path: Path, *, key: Key, shapes: Shapes) -> None:
-    """Build the engine of an ONNX file for the GPU that is here, and write it with its key.
+    """Build the engine of an ONNX file for this machine's GPU, and write it with its key.
 
-    How long kernels took is kept in the user's cache folder, so that the next engine is built faster.
+    Kernel timings are kept in the cache folder, so that the next build is faster.
 
     Raises:
-        ExportError: TensorRT cannot parse or build it; the message has its words.
+        ExportError: TensorRT cannot parse or build it; the message quotes TensorRT.
     """
     trt = tensorrt()
     words = Words(trt)
@@ -89,7 +89,7 @@ def build(onnx: Path, path: Path, *, key: Key, shapes: Shapes) -> None:
 
 
 def mismatch(path: Path, key: Key) -> str:
-    """Why the engine at `path` is not the one of `key`, one line; "" if it is."""
+    """Why the engine at `path` does not have this key, in one line; "" if it has."""
     record = path.with_name(KEY)
     if not record.exists() or not path.exists():
         return "there is no engine with a key"
@@ -104,7 +104,7 @@ def mismatch(path: Path, key: Key) -> str:
 
 
 def made_for(path: Path) -> tuple[str, Shapes]:
-    """Precision and profile of the engine at `path`; `StoreError` if its key does not say."""
+    """Precision and profile of the engine at `path`; raises `StoreError` if its key cannot be read."""
     record = store.read_json(path.with_name(KEY))
     try:
         return str(record["precision"]), Shapes(*map(int, record["profile"]))
@@ -113,13 +113,13 @@ def made_for(path: Path) -> tuple[str, Shapes]:
 
 
 class EngineScorer:
-    """An engine on the GPU, with a stream and buffers of its own; not for several threads at once.
+    """An engine on the GPU, with its own stream and buffers; not thread-safe.
 
-    Host buffers are pinned and buffers of both sides are made once, for the largest shape of the profile, so
-    that a request is: fill, copy in, run, copy out, wait, all on one stream.
+    Buffers are allocated once, for the profile's maximum shape, pinned on the host. A request is then: fill,
+    copy to the GPU, run, copy back, wait, all on one stream.
 
     Args:
-        path: of the engine, whose key has been checked.
+        path: the engine; its key must have been checked.
         shapes: its profile.
 
     Raises:
@@ -153,7 +153,7 @@ class EngineScorer:
         """Item ids int64 (B, K) and scores float32 (B, K) for the graph's inputs by name.
 
         Raises:
-            ExportError: a shape outside the profile, or TensorRT could not run.
+            ExportError: a shape is outside the profile, or TensorRT failed.
         """
         batch = len(inputs["items"])
         with torch.cuda.stream(self.stream):
@@ -170,7 +170,7 @@ class EngineScorer:
 
 
 class _Buffer:
-    """One tensor on both sides, flat, as large as it may become."""
+    """One flat buffer on host and device, of the maximum size."""
 
     def __init__(self, largest: tuple[int, ...], dtype: torch.dtype) -> None:
         self.rest = largest[1:]
@@ -185,7 +185,7 @@ class _Buffer:
         self.device[:count].copy_(self.host[:count], non_blocking=True)
 
     def get(self, batch: int) -> Tensor:
-        """The first `batch` rows on the host, once the current stream has got there."""
+        """The first `batch` rows on the host; valid once the current stream has finished the copy."""
         count = batch * math.prod(self.rest)
         self.host[:count].copy_(self.device[:count], non_blocking=True)
         return self.host[:count].view(batch, *self.rest)

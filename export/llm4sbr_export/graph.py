@@ -1,10 +1,10 @@
-"""What every format is made from: sessions in, the K best items out, as one module.
+"""The module that every format exports: sessions in, the K best items out.
 
     items, mask [, intents] --model--> queries --head--> scores (B, N) --seen out--> top K
 
-Where scores are inner products, all that an item is scored with lies in constant tables: its embedding (N, D)
-and, for fusers that speak to titles, its title's vector (N, E). They are read once per batch, which is what a
-request costs. What an item-item model adds is read off a few rows of it and added to these scores.
+If scores are inner products, all item data is in constant tables: the embeddings (N, D) and, for catalogue
+fusers, the title vectors (N, E). Each batch reads them once, which is most of a request's cost. The scores of
+an item-item model are read from a few rows of it and added.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
     from llm4sbr.fusion.model import LLM4SBR, Output
 
 VARIANTS = ("plain", "intents", "predictor", "none")
-"""Where intents come from: a plain model; an input; the model's own predictor; nowhere (a fused model)."""
+"""Where intents come from: nowhere (a plain model); an input; the model's own predictor; nowhere (a fused
+model)."""
 
 
 class Graph(nn.Module):
     """A trained model with scoring, exclusion and top-K.
 
     Args:
-        model: in evaluation mode, on the CPU; taken over.
+        model: in evaluation mode, on the CPU; it is modified.
         k: K.
         variant: one of `VARIANTS`.
-        precision: `fp32`, or one of `heads.COARSE`, which choose candidates and score those exactly.
-        query_range: largest absolute value in a query, for a precision that rounds queries too.
-        told: also give the predicted intents, in the variant `predictor`.
+        precision: `fp32`, or one of `heads.COARSE`, which select candidates and score those exactly.
+        query_range: largest absolute value in a query, for a precision that also rounds queries.
+        told: also return the predicted intents, in the variant `predictor`.
 
     Raises:
-        InputError: K is not in 1..N, the model has no such variant, or it has no table to make smaller.
+        InputError: K is not in 1..N, the model has no such variant, or it has no single table to compress.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Graph(nn.Module):
         told: bool = False,
     ) -> None:
         super().__init__()
-        self.model = model.float()  # titles are kept in half precision, but read in full
+        self.model = model.float()  # titles are stored in half precision, but computed with in float32
         self.num_items = len(model.backbone.item_embeddings())
         self.k, self.variant, self.precision = k, variant, precision
         self.told = told and variant == "predictor"
@@ -70,15 +71,15 @@ class Graph(nn.Module):
     def forward(
         self, items: Tensor, mask: Tensor, exclude_seen: Tensor, intents: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Item ids int64 (B, K), best first, 0 where there is none, and their scores float32 (B, K).
+        """Item ids int64 (B, K), best first, 0 for none, and their scores float32 (B, K).
 
-        With `told`, the predicted intents float32 (B, P, E) too.
+        With `told`, also the predicted intents float32 (B, P, E).
 
         Args:
-            items: int64 (B, T), right-padded; every session has a click.
+            items: int64 (B, T), right-padded; every session has at least one click.
             mask: bool (B, T), true at clicks.
-            exclude_seen: bool (B, 1), leave out the session's own items.
-            intents: float32 (B, P, E), in the variant `intents` only.
+            exclude_seen: bool (B, 1), exclude the session's own items.
+            intents: float32 (B, P, E), only in the variant `intents`.
         """
         output = self.model.represent(items, mask, intents, predict=self.variant == "predictor")
         clicked = torch.where(mask, items, items[:, :1]) - 1  # padding repeats the first click
@@ -92,11 +93,11 @@ class Graph(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what `forward` gives."""
+        """Names of the outputs of `forward`."""
         return ("item_ids", "scores", "intents") if self.told else ("item_ids", "scores")
 
     def queries(self, output: Output) -> list[Tensor]:
-        """What each table is multiplied with, float (B, Q) each."""
+        """The queries for each table, float (B, Q) each."""
         fused = cast(Tensor, output.fused)
         if not self.model.rescores:
             return [fused]
@@ -106,7 +107,7 @@ class Graph(nn.Module):
         return queries
 
     def example(self) -> dict[str, Tensor]:
-        """Inputs to trace with: two sessions, of two clicks and three."""
+        """Example inputs for tracing: two sessions, of two and three clicks."""
         items = torch.tensor([[1, 1, 0], [1, 1, 1]])
         inputs = {"items": items, "mask": items > 0, "exclude_seen": torch.ones(2, 1, dtype=torch.bool)}
         if self.variant == "intents":
@@ -114,7 +115,7 @@ class Graph(nn.Module):
         return inputs
 
     def _tables(self) -> list[Tensor]:
-        """What items are scored with, float (N, D) and (N, E); empty where scores are more than products."""
+        """The tables for scoring, float (N, D) and (N, E); empty if scores are not inner products."""
         model = self.model
         if hasattr(model.backbone, "score"):
             return []
@@ -142,7 +143,7 @@ class Graph(nn.Module):
 
 
 def folded(fuser: Any, tables: list[Tensor]) -> Tensor:
-    """One table (N, D + 1) for [fused; 1]: without intents, queries are affine in the fused vector."""
+    """One table (N, D + 1) for [fused; 1]: without intents, the queries are an affine map of `fused`."""
     dim = tables[0].shape[1]
     start = fuser.queries(torch.zeros(1, dim), None)
     slopes = [query - first for query, first in zip(fuser.queries(torch.eye(dim), None), start, strict=True)]

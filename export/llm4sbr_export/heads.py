@@ -1,12 +1,12 @@
-"""From queries to the K best items: every item's inner product, or a first pass over a smaller table.
+"""From queries to the K best items: exactly, or by a first pass over a compressed table.
 
-`fp32` reads N x Q x 4 bytes, Q being the width of all tables. The others read a rounded table, a quarter to a
-half of that, for some times as many candidates as are asked for, and score those with the exact rows. A score
-is exact, and a list is the exact one unless rounding moved an item of it behind all candidates. Verification
+`fp32` reads N x Q x 4 bytes, where Q is the width of all tables. The other precisions read a rounded table, a
+quarter to a half of that, to select several times K candidates, and score those with the exact rows. Scores
+are exact, and the list is exact unless rounding drops one of its items from the candidates. Verification
 counts how often that happens.
 
-A few operators are written down as ONNX has them, since tracing would not find them. Outside an export the
-same modules compute the same thing with torch.
+A few operators are written as ONNX operators directly, since tracing would not produce them. Outside an
+export the same modules compute the same result with torch.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from torch.nn import functional
 
 COARSE = {"int8": (64, 2), "fp16": (64, 2), "qdq": (200, 4)}
 """First passes: integers, for CPUs; half precision; 8-bit rows and queries between quantize and dequantize
-operators, as TensorRT reads them. And how many items are scored exactly after each: so many at least, and so
-many times K. `qdq` rounds all queries by one step, so it gets more of them."""
+operators, for TensorRT. And the number of candidates scored exactly: at least the first number, and at least
+the second times K. `qdq` uses one quantization step for all queries, so it needs more candidates."""
 
 MOST_K = 3840
-"""Longest list that TensorRT's TopK makes."""
+"""Longest list that TensorRT's TopK supports."""
 
 OPSET = 20
 
 BLOCK = 2**16
-"""Rows that are rounded at once."""
+"""Rows rounded at once."""
 
 
 def without(scores: Tensor, clicked: Tensor, exclude: Tensor, repeats: Tensor | None = None) -> Tensor:
-    """Float (B, N) with -inf at the items clicked, rows int64 (B, T), where `exclude` (bool (B, 1)) is true.
+    """Float (B, N) with -inf at clicked items, rows int64 (B, T), where `exclude` (bool (B, 1)) is true.
 
-    Where it is false, a fuser's `repeats`, a scalar, is added. A click that occurs twice writes the same
-    value twice.
+    Where it is false, a fuser's `repeats`, a scalar, is added to their scores. An item clicked twice gets the
+    same value twice.
     """
     own = scores.gather(1, clicked)
     own = torch.where(exclude, -torch.inf, own if repeats is None else own + repeats)
@@ -44,11 +44,11 @@ def without(scores: Tensor, clicked: Tensor, exclude: Tensor, repeats: Tensor | 
 
 
 class Exact(nn.Module):
-    """Every item's inner products in float32, summed over tables.
+    """Exact scores: every item's inner products in float32, summed over tables.
 
     Args:
         tables: float (N, Q_i) each.
-        repeats: what is added to a session's own items, a scalar, or None.
+        repeats: scalar added to the scores of a session's own items, or None.
     """
 
     repeats: Tensor | None
@@ -75,10 +75,10 @@ class Exact(nn.Module):
 
 
 class ReRanked(nn.Module):
-    """A coarse first pass, and the exact scores of what it finds.
+    """A coarse first pass, then exact scores of its candidates.
 
     Args:
-        exact: has the exact tables.
+        exact: the exact tables.
         precision: one of `COARSE`.
         k: K.
         query_range: largest absolute value in a query, for `qdq`.
@@ -118,7 +118,7 @@ class ReRanked(nn.Module):
         ).sum(0)  # (B, R)
         if added is not None:
             scores = scores + added.gather(1, coarse.indices)
-        if self.repeats is not None:  # the first pass cannot know of it: its scores have a scale of their own
+        if self.repeats is not None:  # added after the first pass, whose scores are on another scale
             own = coarse.indices.unsqueeze(2) == clicked.unsqueeze(1)  # (B, R, T)
             scores = scores + self.repeats * own.to(scores.dtype).amax(2)
         best = torch.topk(torch.where(coarse.values == -torch.inf, -torch.inf, scores), k)
@@ -126,14 +126,14 @@ class ReRanked(nn.Module):
 
 
 class Integers(nn.Module):
-    """8-bit rows and queries, multiplied as integers: what CPUs are fastest at, for one session or many.
+    """8-bit rows and queries, multiplied as integers: fastest on CPUs, for one session or many.
 
-    Every query is divided by its largest entry, so that one session's list does not depend on the others in
-    the batch; a session's scores are right up to that factor, which is all that choosing candidates needs
-    where nothing is added.
-    Columns are divided by their largest entry first, and queries multiplied by it: a column of large numbers,
-    such as clicks beside titles, would leave the others few steps.
-    Rows use 7 of the 8 bits: a CPU without VNNI adds two products in 16 bits, where 2 x 255 x 63 just fits.
+    Each query is divided by its largest entry, so that one session's list does not depend on the rest of the
+    batch; this scales a session's scores, which does not matter for selecting candidates
+    unless something is added to them. Before that,
+    columns are divided by their largest entry, and queries multiplied by it: otherwise a column of large
+    numbers, such as clicks next to titles, would leave few quantization steps to the others. Rows use 7 of
+    the 8 bits: a CPU without VNNI adds two products in 16 bits, and 2 x 255 x 63 just fits.
 
     Args:
         table: float (N, Q).
@@ -143,7 +143,7 @@ class Integers(nn.Module):
         super().__init__()
         balance = torch.maximum(table.amax(0), -table.amin(0)).clamp(min=torch.finfo(torch.float32).tiny)
         rounded, scale = round_rows(table, 63, balance)
-        self.register_buffer("columns", rounded.T.contiguous())  # (Q, N), as the operator wants it
+        self.register_buffer("columns", rounded.T.contiguous())  # (Q, N), the operator's layout
         self.register_buffer("balance", balance)
         self.register_buffer("scale", scale)
         self.register_buffer("step", torch.tensor(1 / 127))
@@ -197,7 +197,7 @@ class Quantized(nn.Module):
 
     Args:
         table: float (N, Q).
-        query_range: largest absolute value in a query, as measured on real sessions.
+        query_range: largest absolute value in a query, measured on real sessions.
     """
 
     def __init__(self, table: Tensor, query_range: float) -> None:
@@ -226,9 +226,9 @@ class Quantized(nn.Module):
 
 
 def round_rows(table: Tensor, most: int, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Float (N, Q) over `columns` (Q,) as int8 (N, Q) in -most..most, and a scale per row, float (N,).
+    """Quantize float (N, Q), divided by `columns` (Q,), to int8 (N, Q) in -most..most, with a scale per row.
 
-    In blocks: a catalogue of ten millions has no room for copies of itself.
+    In blocks, since there is no memory for copies of a catalogue of ten million items.
     """
     scale = torch.empty(len(table))
     rounded = torch.empty(table.shape, dtype=torch.int8)
@@ -241,7 +241,7 @@ def round_rows(table: Tensor, most: int, columns: Tensor) -> tuple[Tensor, Tenso
 
 
 def product(query: Tensor, table: Tensor, added: Tensor | None = None) -> Tensor:
-    """(B, Q) and (N, Q) -> (B, N), plus `added`; one operator that reads the table as it lies."""
+    """(B, Q) and (N, Q) -> (B, N), plus `added`; one operator, without transposing the table in memory."""
     if torch.onnx.is_in_onnx_export():
         inputs = (query, table) if added is None else (query, table, added)
         return _operator("Gemm", inputs, query.dtype, (query.shape[0], table.shape[0]), transB=1)

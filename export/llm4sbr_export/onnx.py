@@ -1,4 +1,4 @@
-"""ONNX: one graph, opset 20, batch and length free; the artefact of record."""
+"""The exporter `onnx`: one graph, opset 20, dynamic batch size and length; the artefact of record."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 INPUTS = {"items": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}}
 INPUTS |= {"exclude_seen": {0: "batch"}, "intents": {0: "batch"}}
-"""Dimensions that are free, by input."""
+"""Dynamic dimensions, by input."""
 
 OUTPUTS = ("item_ids", "scores")
 
 CPU_ONLY = ("MatMulInteger",)
-"""Operators of 8-bit tables that TensorRT does not take."""
+"""Operators of 8-bit tables that TensorRT does not support."""
 
 MOST_INSIDE = 2**31 - 2**24
-"""Bytes of weights that the ONNX file itself may hold; protobuf ends at 2 GiB."""
+"""Maximum size of weights inside the ONNX file in bytes; protobuf is limited to 2 GiB."""
 
 
 class Onnx:
-    """Writes `model.onnx`, and beside it `model.onnx.data` where the weights are too large for one file.
+    """Writes `model.onnx`, and `model.onnx.data` if the weights are too large for one file.
 
     Args:
-        most_inside: bytes of weights from which they get a file of their own.
-        provider: who computes when the graph is loaded again.
-        threads: of ONNX Runtime; by default one per core.
+        most_inside: weights above this size in bytes get their own file.
+        provider: execution provider to use when the graph is loaded again.
+        threads: threads of ONNX Runtime; by default one per core.
     """
 
     suffix = ".onnx"
@@ -77,11 +77,11 @@ class Onnx:
 
 
 class OnnxScorer:
-    """A graph in ONNX Runtime.
+    """A graph loaded in ONNX Runtime.
 
     Args:
-        path: of the `.onnx` file.
-        provider: who must compute.
+        path: the `.onnx` file.
+        provider: required execution provider.
         threads: by default one per core.
     """
 
@@ -97,7 +97,7 @@ class OnnxScorer:
 
 
 def write(graph: Graph, path: Path, *, about: Mapping[str, str], most_inside: int = MOST_INSIDE) -> None:
-    """Write a graph to `path` with `about` as metadata; weights beyond `most_inside` bytes go beside it."""
+    """Write a graph to `path` with `about` as metadata; weights above `most_inside` bytes are external."""
     program = _trace(graph)
     ends = (*program.model.graph.inputs, *program.model.graph.outputs)
     shapes = {f"shape of {value.name}": str(value.shape) for value in ends}
@@ -107,7 +107,7 @@ def write(graph: Graph, path: Path, *, about: Mapping[str, str], most_inside: in
 
 def _trace(graph: Graph) -> Any:
     try:
-        import onnxscript  # noqa: F401  what torch's exporter is written with
+        import onnxscript  # noqa: F401  needed by torch's exporter
     except ModuleNotFoundError as error:
         raise ModelUnavailableError(
             f"{error.name} is not installed, which ONNX export needs: pip install 'llm4sbr[onnx]'"
@@ -138,7 +138,7 @@ def _save(model: Any, path: Path, *, most_inside: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says about its own inside."""
+    """Silence the exporter's messages about its internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,9 +1,9 @@
-"""TensorRT: the same graph as an engine, for the GPU that is here.
+"""The exporter `tensorrt`: the same graph as an engine for this machine's GPU.
 
-Precision is written into the graph, since networks are strongly typed: `fp16` and `int8` choose candidates
-with a smaller table and score those in float32 (see `heads`); sessions are encoded in float32 throughout.
-The documented target is the A100 (SM80). The ONNX file stays beside the engine; it is the artefact of
-record, and ONNX Runtime can run it too, through its own TensorRT provider.
+Precision is part of the graph, since networks are strongly typed: `fp16` and `int8` select candidates with a
+smaller table and score those in float32 (see `heads`); sessions are always encoded in float32. The documented
+target is the A100 (SM80). The ONNX file is kept next to the engine; it is the artefact of record, and ONNX
+Runtime can run it too, also with its own TensorRT provider.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ HEADS = {"fp32": "fp32", "fp16": "fp16", "int8": "qdq"}
 
 
 class TensorRT:
-    """Writes `model.onnx`, `trtexec.sh` and, where there is a GPU, `model.engine` with `engine.json`.
+    """Writes `model.onnx`, `trtexec.sh` and, if there is a GPU, `model.engine` with `engine.json`.
 
     Args:
-        provider: `auto` and `tensorrt` run the engine through TensorRT's own API; nothing else can.
+        provider: `auto` or `tensorrt`: the engine runs through TensorRT's own API.
     """
 
     suffix = ".engine"
@@ -47,11 +47,11 @@ class TensorRT:
             raise InputError(f"provider {provider}: an engine is run by TensorRT only; leave it out")
 
     def export(self, model: LLM4SBR, example: Mapping[str, Tensor], path: Path, *, spec: ExportSpec) -> None:
-        """Write the ONNX file and the `trtexec` command, then build the engine; arguments as the protocol's.
+        """Write the ONNX file and the `trtexec` command, then build the engine; arguments as in the protocol.
 
         Raises:
-            DeviceError: there is no GPU or no TensorRT; ONNX file and command have been written.
-            ExportError: TensorRT does not take the graph.
+            DeviceError: there is no GPU or no TensorRT; ONNX file and command have been written all the same.
+            ExportError: TensorRT does not support the graph.
             InputError: K is too large for TensorRT, or the model has no such variant or precision.
         """
         shapes = Shapes(spec.max_batch, spec.max_length)
@@ -69,7 +69,7 @@ class TensorRT:
         build(onnx, path, key=key, shapes=shapes)
 
     def load(self, path: Path) -> Scorer:
-        """The engine at `path`; built anew if it is not of this GPU, this TensorRT and this ONNX file.
+        """The engine at `path`; rebuilt if it is for another GPU, TensorRT version or ONNX file.
 
         Raises:
             DeviceError: there is no GPU.
@@ -83,7 +83,7 @@ class TensorRT:
 
 
 def prepare(model: LLM4SBR, example: Mapping[str, Tensor], spec: ExportSpec) -> Graph:
-    """The graph in the precision asked for; for int8, ranges are those of the example's real sessions.
+    """The graph in the requested precision; for int8, ranges are measured on the example's real sessions.
 
     Raises:
         InputError: K is too large for TensorRT, or the model has no such variant or precision.
@@ -103,13 +103,13 @@ def prepare(model: LLM4SBR, example: Mapping[str, Tensor], spec: ExportSpec) -> 
 
 
 def check_for_tensorrt(onnx: Path) -> None:
-    """`ExportError` if TensorRT would not take an operator, or the length of a list, of an ONNX file."""
+    """Raise `ExportError` if TensorRT does not support an operator, or the list length, of an ONNX file."""
     if found := sorted(set(objections(onnx))):
         raise ExportError(f"{onnx.name}: TensorRT does not take {', '.join(found)}")
 
 
 def trtexec(graph: Graph, engine: str, shapes: Shapes) -> str:
-    """A shell script that builds the engine with TensorRT's own tool, from the folder it stands in."""
+    """A shell script that builds the engine with TensorRT's own tool, in the script's folder."""
     parts: list[list[str]] = [[], [], []]
     for name, value in graph.example().items():
         for part, shape in zip(parts, shapes.of(name, value.shape[1:]), strict=True):

@@ -1,11 +1,11 @@
-"""A model repository for NVIDIA Triton: the ONNX graph on CPU or GPU, and the engine on a GPU.
+"""The exporter `triton`: a model repository with the ONNX graph for CPU or GPU, and the engine for a GPU.
 
     models/llm4sbr/{config.pbtxt, 1/model.onnx}
     models/llm4sbr_tensorrt/{config.pbtxt, 1/model.onnx, 1/trtexec.sh [, 1/model.plan]}
     docker.sh  client.py  items.parquet
 
-The second model loads once `model.plan` is there, made by `trtexec.sh` on the GPU that will serve; Triton is
-started with both (`docker.sh`) and says which it could load.
+The second model is available once `model.plan` exists, which `trtexec.sh` builds on the GPU that will serve
+it. `docker.sh` starts Triton with both models, and Triton reports which it could load.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ NAME, ENGINE_NAME = "llm4sbr", "llm4sbr_tensorrt"
 PLAN = "model.plan"
 
 IMAGE = "nvcr.io/nvidia/tritonserver:25.08-py3"
-"""Container that `docker.sh` starts unless `IMAGE` is set: CUDA 13.0, ONNX Runtime 1.23, TensorRT 10.13. The
-engine is built inside it, so that the version is whatever the container has."""
+"""Container for `docker.sh` unless `IMAGE` is set: CUDA 13.0, ONNX Runtime 1.23, TensorRT 10.13. The engine
+is built inside it, so that TensorRT's version matches."""
 
 QUEUE_DELAY = 1000
-"""Microseconds that a request may wait for company."""
+"""Maximum time in microseconds that a request waits to be batched with others."""
 
 TYPES = {"int64": "TYPE_INT64", "bool": "TYPE_BOOL", "float32": "TYPE_FP32"}
 
@@ -60,12 +60,12 @@ exec docker run --rm $GPUS -p 8000:8000 -p 8001:8001 -p 8002:8002 -v "$PWD/model
 
 
 class Triton:
-    """Writes a model repository and what it takes to start and ask it.
+    """Writes a model repository and scripts to start and query Triton.
 
-    A precision other than fp32 is that of the engine; the ONNX model stays fp32.
+    A precision other than fp32 applies to the engine; the ONNX model stays fp32.
 
     Args:
-        provider: who computes when the repository's ONNX model is loaded again, to verify it.
+        provider: execution provider to use when the ONNX model is loaded again for verification.
     """
 
     suffix = ".triton"
@@ -75,10 +75,10 @@ class Triton:
         self.provider = provider
 
     def export(self, model: LLM4SBR, example: Mapping[str, Tensor], path: Path, *, spec: ExportSpec) -> None:
-        """Write `models` and scripts into the folder of `path`; arguments as the protocol's.
+        """Write `models` and scripts into the folder of `path`; arguments as in the protocol.
 
         Raises:
-            ExportError: TensorRT would not take a graph.
+            ExportError: TensorRT does not support a graph.
             InputError: K is too large for TensorRT, or the model has no such variant or precision.
         """
         models = path.parent / "models"
@@ -107,7 +107,7 @@ def _script(path: Path, text: str) -> None:
 
 
 def _configure(folder: Path, graph: Graph, spec: ExportSpec, *, backend: str, file: str, kind: str) -> None:
-    """Write `config.pbtxt` and the data of its warm-up requests."""
+    """Write `config.pbtxt` and the input data of its warm-up requests."""
     warmups = []
     for clicks in sorted({1, spec.max_length}):
         name = f"{clicks}_clicks"
@@ -117,7 +117,7 @@ def _configure(folder: Path, graph: Graph, spec: ExportSpec, *, backend: str, fi
         {"name": "item_ids", "data_type": "TYPE_INT64", "dims": [spec.k]},
         {"name": "scores", "data_type": "TYPE_FP32", "dims": [spec.k]},
     ]
-    if spec.variant == "predictor" and file == ONNX:  # the engine's graph does not tell
+    if spec.variant == "predictor" and file == ONNX:  # the engine's graph does not return intents
         told = [len(graph.model.horizons), graph.model.text_dim]
         outputs.append({"name": "intents", "data_type": "TYPE_FP32", "dims": told})
     config: dict[str, Any] = {
@@ -142,7 +142,7 @@ def _configure(folder: Path, graph: Graph, spec: ExportSpec, *, backend: str, fi
 
 
 def _warmup(folder: Path, graph: Graph, clicks: int) -> list[dict[str, Any]]:
-    """A request of one session that clicks item 1 over and over; Triton reads each input from a file."""
+    """A warm-up request: one session of repeated clicks on item 1; Triton reads each input from a file."""
     folder.mkdir(exist_ok=True)
     entries = []
     for name, value in graph.example().items():
@@ -167,7 +167,7 @@ def _dims(name: str, value: Tensor) -> list[int]:
 
 
 def _lines(message: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """A protobuf message in text format. Names in capitals are enum values and are not quoted."""
+    """A protobuf message in text format. Upper-case values are enum values and are not quoted."""
     for key, value in message.items():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, Mapping):

@@ -1,21 +1,25 @@
 """In which order samples are asked, for a budget that does not cover all of them.
 
-`random`: a random share of every split. `recent`: the most recent sessions first. `uncertain`: first the
-samples for which a briefly trained plain backbone is least sure about the next item.
+`coverage`: validation and test samples and whole training sessions, the same share of each, before shorter
+prefixes; in both groups first the prompts that answer the most samples. `random`: a random share of every
+split. `recent`: the most recent sessions first. `uncertain`: first the samples for which a briefly trained
+plain backbone is least sure about the next item.
 """
 
 from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4sbr import store
+from llm4sbr.asking.keys import PromptKeys
 from llm4sbr.config import Config
 from llm4sbr.data.batches import batches
 from llm4sbr.data.distinct import Distinct
@@ -40,7 +44,14 @@ UNCERTAINTY = "uncertainty.safetensors"
 
 
 def order(
-    run: Path, out: Path, samples: Distinct, prepared: Prepared, config: Config, progress: Progress
+    run: Path,
+    out: Path,
+    samples: Distinct,
+    prepared: Prepared,
+    config: Config,
+    progress: Progress,
+    *,
+    keys: PromptKeys,
 ) -> Sequence[int]:
     """Rows of `samples` in the order to ask them; deterministic, so a resumed stage uses the same one.
 
@@ -51,18 +62,37 @@ def order(
         prepared: the data.
         config: `infer.select`, `infer.seed`, and the backbone's settings.
         progress: shows the training for `uncertain`.
+        keys: of the prompts of all samples.
     """
     rows = places(len(samples.keys))
     # shuffled first, so that ties are in random order
     random.Random(config.infer.seed).shuffle(rows.numpy().data)  # type: ignore[arg-type]
     if config.infer.select == "random":
         return rows.numpy().data
-    values = (
-        _recent(run, samples, prepared)
-        if config.infer.select == "recent"
-        else _unsure(run, out, samples, prepared, config, progress)
-    )
+    values = {
+        "coverage": lambda: _coverage(samples, prepared, keys),
+        "recent": lambda: _recent(run, samples, prepared),
+        "uncertain": lambda: _unsure(run, out, samples, prepared, config, progress),
+    }[config.infer.select]()
     return taken(rows, ordered(taken(values, rows), descending=True)).numpy().data
+
+
+def _coverage(samples: Distinct, prepared: Prepared, keys: PromptKeys) -> Tensor:
+    """int64 (M,): how many samples have the prompts that each has; `Distinct.wholes` above all others."""
+    count, views = len(samples.keys), keys.views
+    short = mapped(keys.short()).numpy().reshape(count, views)
+    odd = 2 * np.arange(views) + 1  # any weights that tell the perspectives apart
+    prompts = mapped((short[some] * odd).sum(1) for some in blocks(count)).numpy()
+    ranked = mapped(prompts[some] for some in blocks(count)).numpy()
+    ranked.sort()
+    first = samples.wholes(prepared).numpy()
+
+    def values() -> Iterator[NDArray[np.int64]]:
+        for some in blocks(count):
+            left, right = (ranked.searchsorted(prompts[some], side) for side in ("left", "right"))
+            yield first[some] * (count + 1) + right - left
+
+    return mapped(values())
 
 
 def _recent(run: Path, samples: Distinct, prepared: Prepared) -> Tensor:

@@ -79,8 +79,8 @@ SETTINGS = (
         "--select",
         "infer.select",
         "Whom a budget is spent on first.",
-        "random",
-        click.Choice(["random", "recent", "uncertain"]),
+        "coverage",
+        click.Choice(["coverage", "random", "recent", "uncertain"]),
         None,
     ),
     Setting(

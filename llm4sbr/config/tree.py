@@ -50,9 +50,12 @@ class DataConfig(Section):
     """Shorter sessions are dropped."""
     max_length: int = Field(50, ge=1, lt=LARGEST)
     """A prefix keeps its most recent clicks only, this many."""
-    prefixes: Literal["last", "all"] | None = None
-    """`last`: a session's last click is the target. `all`: every click but the first is one.
-    By default `all`, and under the `paper` split what the paper does with the data set."""
+    train_prefixes: Literal["last", "all"] | None = None
+    """What is trained on. `all`: every click of a session but the first is a target. `last`: the last click.
+    By default `all`, and under the `paper` split, which draws both parts from one set, as `test_prefixes`."""
+    test_prefixes: Literal["last", "all"] | None = None
+    """What is validated and tested on, in the same words. By default `all`, under the `paper` split what the
+    paper does with the data set; `leave-last-out` has `last` and nothing else."""
     split: Literal["temporal", "random", "paper", "leave-last-out"] | None = None
     """`temporal`: whole sessions by time. `random`: whole sessions at random. `paper`: the paper's sizes,
     samples at random, no validation part. `leave-last-out`: a session's last click is for testing (leaks
@@ -89,9 +92,10 @@ class InferConfig(Section):
     budget: Amount = None
     """Stop asking after so many prompts (`20000`) or so much time (`90s`, `30m`, `2h`); the rest of the
     samples go without an intent. A later run goes on where this one stopped. `none` is no limit."""
-    select: Literal["random", "recent", "uncertain"] = "random"
-    """Which samples come first under a budget: a fair share, the latest sessions, or those of which a plain
-    backbone is least sure. The rest of the samples is left to the predictor."""
+    select: Literal["coverage", "random", "recent", "uncertain"] = "coverage"
+    """Which samples come first under a budget: whole sessions before shorter prefixes and prompts that answer
+    many samples before others; a fair share; the latest sessions; or those of which a plain backbone is least
+    sure. The rest of the samples is left to the predictor."""
     controls: Names = ("item-text", "shuffled", "none")
     """Stand-ins trained beside the LLM's answers, to show what these are worth."""
     cache: Path | None = None
@@ -257,9 +261,18 @@ HINTS = {
 """What to add to the validation library's own words, by its type of error."""
 
 
+REMOVED = {
+    "data.prefixes": "is two settings now: data.train_prefixes, what is trained on, and data.test_prefixes, "
+    "what is validated and tested on; set these (--set data.prefixes=default takes the old one out of a run)"
+}
+"""Settings of earlier versions, and what stands in their place."""
+
+
 def _explain(error: dict[str, Any]) -> str:
     location = [str(part) for part in error["loc"]]
     where = ".".join(location)
+    if where in REMOVED:
+        return f"{where}: {REMOVED[where]}"
     if error["type"] != "extra_forbidden":
         hint, words = HINTS.get(error["type"], ""), error["msg"].removeprefix("Value error, ")
         return f"{where} = {error['input']!r}: {words[0].lower()}{words[1:]}{hint}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from llm4sbr.data.mapped import firsts, mapped, order, taken
+from llm4sbr.data.mapped import blocks, firsts, mapped, order, taken
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.protocols import Item
 
@@ -75,6 +76,21 @@ class Distinct(NamedTuple):
         if len(rows) < len(keys):
             keys, start, end = (taken(field, rows) for field in (keys, start, end))
         return cls(keys, splits, Prefixes(items, prepared.sessions.items, start, end), start, end)
+
+    def wholes(self, prepared: Prepared) -> Tensor:
+        """Which are validated or tested on, or are a training session up to its last target; bool (M,)."""
+        train, *others = prepared.samples.values()
+        session = torch.searchsorted(prepared.sessions.offsets, train.end, right=True)
+        last = torch.ones(len(session), dtype=torch.bool)
+        last[:-1] = session[1:] != session[:-1]
+        wanted = torch.cat([train.key[last], *(part.key for part in others)]).sort().values.numpy()
+
+        def found() -> Iterator[NDArray[np.bool_]]:
+            for some in blocks(len(self.keys)):
+                keys = self.keys[some].numpy()
+                yield wanted[wanted.searchsorted(keys).clip(max=len(wanted) - 1)] == keys
+
+        return mapped(found(), np.bool_)
 
     def targets(self, prepared: Prepared) -> Targets:
         """What follows each prefix somewhere, by row."""

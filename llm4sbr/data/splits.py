@@ -46,8 +46,9 @@ class Split(NamedTuple):
     """`train`, `valid`, `test` -> start and end of the prefixes, not yet cut to a greatest length."""
     dropped: dict[str, int]
     """What was dropped on the way, by name."""
-    prefixes: Prefixes
-    """The rule in force."""
+    train_prefixes: Prefixes
+    """The rules in force."""
+    test_prefixes: Prefixes
 
 
 def split(log: ClickLog, config: DataConfig, *, rule: str) -> Split:
@@ -105,14 +106,14 @@ def _by_sessions(log: ClickLog, config: DataConfig, *, by_time: bool) -> Split:
         dropped[f"{name} clicks on items not in train"] = int((~known[part.items]).sum())
         dropped[f"{name} sessions too short without them"] = len(part.lengths) - len(kept.lengths)
         parts.append(kept)
-    prefixes = config.prefixes or "all"
+    train_rule, test_rule = config.train_prefixes or "all", config.test_prefixes or "all"
     samples = {}
     before = 0
     for name, part in zip(("train", "valid", "test"), parts, strict=True):
-        start, end = expand(part, prefixes)
+        start, end = expand(part, train_rule if name == "train" else test_rule)
         samples[name] = (start + before, end + before)
         before += len(part.items)
-    return Split(rules.join(parts), train, samples, dropped, prefixes)
+    return Split(rules.join(parts), train, samples, dropped, train_rule, test_rule)
 
 
 def _sizes(log: ClickLog, config: DataConfig) -> list[int]:
@@ -134,33 +135,42 @@ def _paper(log: ClickLog, config: DataConfig) -> Split:
     log = rules.drop_rare(log, config.min_item_count, min_length=config.min_length)
     found = (len(np.unique(log.items)), len(log.items))
     known = next((one for one in PAPER if (one.items, one.clicks) == found), None)
-    prefixes = config.prefixes or (known.prefixes if known else "all")
-    start, end = expand(log, prefixes)
-    size = known.test if known and known.prefixes == prefixes else round(config.test * len(end))
-    order = np.random.default_rng(config.seed).permutation(len(end))
-    test, train = np.sort(order[:size]), np.sort(order[size:])
+    test_rule = config.test_prefixes or (known.prefixes if known else "all")
+    train_rule = config.train_prefixes or test_rule
+    start, end = expand(log, test_rule)
+    size = known.test if known and known.prefixes == test_rule else round(config.test * len(end))
+    test = np.sort(np.random.default_rng(config.seed).permutation(len(end))[:size])
+    train_start, train_end = expand(log, train_rule)
+    train = ~np.isin(train_end, end[test])
+    train_start, train_end = train_start[train], train_end[train]
     last = np.full(len(log.lengths), -1, np.int64)
-    np.maximum.at(last, np.searchsorted(log.offsets, start[train], side="right") - 1, end[train])
+    np.maximum.at(last, np.searchsorted(log.offsets, train_start, side="right") - 1, train_end)
     seen = np.arange(len(log.items)) <= last[log.owner]
     none = np.zeros(0, np.int64)
     samples = {
-        "train": (start[train], end[train]),
+        "train": (train_start, train_end),
         "valid": (none, none),
         "test": (start[test], end[test]),
     }
     dropped = {"clicks on rare items or in short sessions": before - len(log.items)}
-    return Split(log, rules.keep_clicks(log, seen, min_length=1), samples, dropped, prefixes)
+    train_log = rules.keep_clicks(log, seen, min_length=1)
+    return Split(log, train_log, samples, dropped, train_rule, test_rule)
 
 
 def _leave_last_out(log: ClickLog, config: DataConfig) -> Split:
     """Every session's last click is for testing, the one before for validation, what is left for training."""
+    if config.test_prefixes == "all":
+        raise DataError(
+            "data.split=leave-last-out tests on a session's last click and nothing else: leave out "
+            "data.test_prefixes=all, or choose another data.split"
+        )
     before = len(log.items)
     log = rules.settle(log, config.min_item_count, min_length=config.min_length)
-    prefixes = config.prefixes or "all"
+    train_rule = config.train_prefixes or "all"
     start, last = log.offsets[:-1], log.offsets[1:] - 1
     long_enough = last - start >= 2
     train = rules.keep_clicks(log, np.arange(len(log.items)) < (last - 1)[log.owner], min_length=1)
-    if prefixes == "last":
+    if train_rule == "last":
         enough = last - start >= 3
         train_start, train_end = start[enough], last[enough] - 2
     else:
@@ -173,7 +183,7 @@ def _leave_last_out(log: ClickLog, config: DataConfig) -> Split:
         "test": (start, last),
     }
     dropped = {"clicks on rare items or in short sessions": before - len(log.items)}
-    return Split(log, train, samples, dropped, prefixes)
+    return Split(log, train, samples, dropped, train_rule, "last")
 
 
 def _check(result: Split, config: DataConfig, rule: str, *, sessions: int) -> None:

@@ -1,1 +1,1 @@
-"""From ranks to a table: metrics, comparison of rows, breakdown by groups, and the verdict."""
+"""Evaluation: ranks, metrics, comparison of models, breakdown by groups of samples, and the verdict."""

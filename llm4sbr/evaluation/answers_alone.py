@@ -1,4 +1,4 @@
-"""What answers are worth before any model is trained on them: do they name real items, and the right ones?"""
+"""Quality of the answers themselves, without a trained model: do they name real items, and the right ones?"""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from llm4sbr.localizers.title import matches
 from llm4sbr.protocols import Catalogue, Encoder, Samples
 
 K = 20
-"""List length of the metrics by intent alone."""
+"""List length K of the metrics by intent alone."""
 
 MOST = 5_000
-"""Validation samples ranked, at most."""
+"""Maximum number of validation samples that are ranked."""
 
 NEAR = 0.9
-"""Share of common characters from which an answer nearly names a title, see `localizers.title`."""
+"""Share of common characters from which an answer nearly matches a title, see `localizers.title`."""
 
 
 def naming(answers: pl.Series, catalogue: Catalogue, encoder: Encoder) -> dict[str, float | None]:
     """Shares of the answers that name an item of the catalogue exactly, nearly, or not at all.
 
-    Exactly: by its title, or by title and attributes as `Item.text` has them, whatever the capitals.
-    An answer of several lines names what all its lines name; the worst of them counts. The three shares sum
-    to 1; all are None where there is no answer.
+    Exactly: by its title, or by title and attributes as in `Item.text`, ignoring case. An answer of several
+    lines counts as its worst line. The three shares sum to 1; all are None if there are no answers.
     """
     if not len(answers):
         return dict.fromkeys(("exact_title", "near_title", "no_title"))
@@ -53,17 +52,18 @@ def naming(answers: pl.Series, catalogue: Catalogue, encoder: Encoder) -> dict[s
 
 
 def by_intent_alone(store: IntentStore, prepared: Prepared, titles: Tensor) -> dict[str, dict[str, float]]:
-    """Where the true next item stands when items are ranked by their cosine with the intent and nothing else.
+    """Ranks of the true next item if items are ranked by their cosine with the intent and nothing else.
 
-    Validation samples that have an intent, at most `MOST`; items of the prefix are left out.
+    Uses validation samples that have an intent, at most `MOST`; items of the prefix are excluded.
 
     Args:
         store: the intents of one source.
         prepared: the data.
-        titles: float32 (N, E), the items' vectors.
+        titles: float32 (N, E), the items' text vectors.
 
     Returns:
-        By perspective: `samples`, `HR@20`, `MRR@20`, `median_rank`; the same samples under `popularity`.
+        By perspective: `samples`, `HR@20`, `MRR@20`, `median_rank`; for comparison, the same samples ranked
+        by `popularity`.
     """
     samples = _validation(prepared, store)
     if not len(samples.key) or not store.dim:
@@ -105,7 +105,7 @@ def _summary(ranks: Tensor) -> dict[str, float]:
 
 
 def identical(tables: Sequence[pl.Series]) -> float | None:
-    """Share of the samples whose answers are the same from all perspectives, None with fewer than two."""
+    """Share of samples with the same answer from all perspectives; None for fewer than two perspectives."""
     if len(tables) < 2 or not len(tables[0]):
         return None
     same = sum(len(set(row)) == 1 for row in zip(*tables, strict=True))

@@ -1,7 +1,7 @@
-"""The table, split: where does a model do well, on frequent items or rare ones, on long sessions or short?
+"""Metrics by group of test samples: frequent or rare items, long or short sessions.
 
-Three ways to split the test samples: by how often the target occurs in training clicks, by how often the
-last item before it does, and by the length of the prefix. Every sample is in one group of each.
+Test samples are grouped in three ways: by how often the target occurs in training clicks, by how often the
+last item of the prefix does, and by the length of the prefix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llm4sbr.evaluation import metrics
 
 
 class Group(NamedTuple):
-    """Test samples that have a number in common, from `least` to `most`."""
+    """Test samples whose number (of clicks) is between `least` and `most`."""
 
     name: str
     least: int
@@ -33,13 +33,13 @@ class Group(NamedTuple):
 
 
 OCCURRENCES = (Group("new", 0, 0), Group("rare", 1, 5), Group("common", 6, None))
-"""By clicks in training."""
+"""Groups by number of training clicks."""
 
 LENGTHS = (Group("", 1, 2), Group("", 3, 5), Group("", 6, 10), Group("", 11, None))
-"""By clicks of the prefix."""
+"""Groups by number of clicks in the prefix."""
 
 SPLITS = {"target": OCCURRENCES, "last": OCCURRENCES, "length": LENGTHS}
-"""What samples are split by: the target item, the last item, the prefix."""
+"""What samples are grouped by: the target item, the last item, or the prefix length."""
 
 
 def breakdown(
@@ -49,12 +49,12 @@ def breakdown(
 
     Args:
         ranks: row -> int64 (M,) per seed.
-        numbers: one of `SPLITS` -> int64 (M,), what its groups are about; see `numbers_of`.
+        numbers: key of `SPLITS` -> int64 (M,), the samples' numbers; see `numbers_of`.
         k: list length K.
 
     Returns:
-        Split -> one entry per group that has samples: `name`, `range`, `samples` and `rows`, which maps a
-        row to its metrics.
+        Key of `SPLITS` -> one entry per group with samples: `name`, `range`, `samples` and `rows`, which maps
+        a row to its metrics.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for split, groups in SPLITS.items():
@@ -73,7 +73,7 @@ def breakdown(
 
 
 def numbers_of(prepared: Prepared) -> dict[str, Tensor]:
-    """What the test samples are split by, int64 (M,) each, from the data of a run."""
+    """The numbers by which a run's test samples are grouped, int64 (M,) each."""
     test, items = prepared.samples["test"], prepared.sessions.items
     clicks = torch.bincount(prepared.train.items, minlength=prepared.catalogue.size + 1)
     return {
@@ -90,7 +90,7 @@ def _inside(group: Group, numbers: Tensor) -> Tensor:
 
 
 def _means(seeds: Sequence[Tensor], k: int) -> dict[str, float]:
-    """`HR@K` and `MRR@K`, the mean over seeds."""
+    """`HR@K` and `MRR@K`, averaged over seeds."""
     every = torch.stack(list(seeds))  # (seeds, samples of the group)
     measures = {"HR": metrics.hit_rate, "MRR": metrics.reciprocal_rank}
     return {f"{name}@{k}": float(measure(every, k).mean()) for name, measure in measures.items()}

@@ -1,4 +1,4 @@
-"""The table of a run: metrics over seeds, gain over the plain backbone, significance."""
+"""Compares the models of a run: metrics over seeds, gain over the plain backbone, significance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALONE = (PLAIN, ITEM_ITEM)
 
 
 class Row(NamedTuple):
-    """One line of the table before it is compared with the others."""
+    """One row of the table before comparison: a model or baseline and its ranks."""
 
     name: str
     kind: str
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     ranks: list[Tensor]
     """int64 (M,) per seed."""
     facts: list[dict[str, Any]]
-    """How each was trained."""
+    """Facts about the training, per seed."""
 
 
 Values = dict[str, dict[str, Tensor]]
@@ -38,7 +38,7 @@ Values = dict[str, dict[str, Tensor]]
 def table(
     rows: Sequence[Row], ks: Sequence[int], *, groups: Tensor, llm: str, coverage: float | None
 ) -> dict[str, Any]:
-    """The content of `metrics.json`, plain values only; `against` has the LLM's gains over every control.
+    """The content of `metrics.json`, plain values only; `against` has the LLM's gains over each control.
 
     Args:
         rows: what to compare, in the table's order.
@@ -78,7 +78,7 @@ def _over_seeds(row: Row, ks: Sequence[int]) -> dict[str, Tensor]:
 
 
 def _pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Everything against the plain backbone, and the LLM against every control."""
+    """The pairs to compare: everything with the plain backbone, and the LLM with every control."""
     names = [row.name for row in rows]
     controls = [row.name for row in rows if row.kind == "control"]
     against_plain = [(name, PLAIN) for name in names if name != PLAIN and PLAIN in names]
@@ -118,7 +118,7 @@ def _line(row: Row, ks: Sequence[int], values: Values, p: Mapping[str, float] | 
 
 
 def _gain(values: Values, pair: tuple[str, str], metric: str) -> float | None:
-    """Relative difference of two means; None where the second is 0."""
+    """Relative difference of two means; None if the second is 0."""
     new, old = (float(values[name][metric].mean()) for name in pair)
     return new / old - 1 if old else None
 

@@ -1,14 +1,15 @@
-"""What a live session loses because no LLM is asked while somebody waits.
+"""What a live session loses because it has no LLM answer of its own.
 
 The model with the LLM's intents is ranked again on the same test samples, with its intents from each of
 
-    cache      the test samples' own answers: what the LLM is worth at best
-    nearest    the answers of the training session most like them
+    cache      the test samples' own answers: the upper bound
+    nearest    the answers of the most similar training session
     predictor  the model's own prediction
     none       no intents
 
-so the last three never see an answer about a test sample. `kept` is the share of the gain of `cache` over
-another row that a source keeps, (source - row) / (cache - row), with its 95% interval over sessions.
+The last three never see an answer about a test sample. `kept` is the share of the gain of `cache` over
+another row that a source keeps, (source - row) / (cache - row), with its 95% confidence interval over
+sessions.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from llm4sbr.intents import IntentStore
 from llm4sbr.intents.nearest import NearestSession
 
 RESAMPLES = 1000
-"""Bootstrap samples of sessions for an interval."""
+"""Number of bootstrap samples for a confidence interval."""
 
 
 class SourceRanks(NamedTuple):
-    """The ranks of one model with its intents from one source."""
+    """One model's ranks, with intents from one source."""
 
     name: str
     ranks: list[Tensor]
     """int64 (M,) per seed."""
     covered: float
-    """Share of the test samples for which the source has an intent."""
+    """Share of test samples for which the source has an intent."""
 
 
 def rank_sources(
@@ -53,15 +54,15 @@ def rank_sources(
     batch_size: int,
     done: Callable[[str], None],
 ) -> list[SourceRanks]:
-    """The ranks of the test samples with intents from every source but the cache.
+    """Ranks of the test samples with intents from every source except `cache`.
 
     Args:
         folders: the trained model of each seed.
-        intents: the LLM's.
+        intents: the LLM's intents.
         prepared: the run's data.
-        device: where to compute.
-        batch_size: samples scored at once.
-        done: told the name of the source for each source and seed.
+        device: device to compute on.
+        batch_size: samples per batch.
+        done: called with the source's name after each source and seed.
     """
     test = prepared.samples["test"]
     near = _nearest(intents, prepared)
@@ -85,7 +86,7 @@ def rank_sources(
 
 
 def _nearest(intents: IntentStore, prepared: Prepared) -> SampleIntents:
-    """The rows of the training sessions nearest to the test samples."""
+    """Rows of the training sessions nearest to the test samples."""
     known = NearestSession(intents, prepared.sessions, prepared.samples["train"])
     test = prepared.samples["test"]
     rows = [known.find(prepared.prefix(test, index)) for index in range(len(test.key))]
@@ -98,13 +99,13 @@ def compare(
     """One entry per source: `name`, `covered`, `metrics`, and `kept` by row and metric; plain values only.
 
     Args:
-        sources: `cache` among them.
+        sources: all sources, including `cache`.
         plain: the plain backbone's ranks per seed, None if it was not trained.
         ks: list lengths.
         groups: int64 (M,), the session of each test sample.
 
     Returns:
-        `kept[row][metric]` has `share`, `low` and `high`, row being `plain` or `none`; it is None where
+        `kept[row][metric]` has `share`, `low` and `high`, where row is `plain` or `none`; it is None if
         `cache` does not beat the row significantly, so that there is no gain to keep.
     """
     values = {one.name: _mean(one.ranks, ks) for one in sources}
@@ -137,7 +138,7 @@ def _summary(ranks: Sequence[Tensor], ks: Sequence[int]) -> dict[str, Any]:
 def _kept(
     values: Mapping[str, Mapping[str, Tensor]], base: Mapping[str, Tensor], groups: Tensor
 ) -> dict[str, dict[str, dict[str, float] | None]]:
-    """Source -> metric -> the share of the gain over `base` that it keeps, None without a gain."""
+    """Source -> metric -> share of the gain over `base` that it keeps; None if there is no gain."""
     gains = {metric: values["cache"][metric] - base[metric] for metric in base}
     tested = metrics.paired_test(gains, groups)
     real = [metric for metric, gain in gains.items() if tested[metric] < LEVEL and float(gain.mean()) > 0]
@@ -149,13 +150,13 @@ def _kept(
 
 
 def _shares(parts: Sequence[Tensor], wholes: Sequence[Tensor], groups: Tensor) -> list[dict[str, float]]:
-    """Ratio of the sums of each pair of float64 (M,), and its bootstrap interval over groups."""
+    """Ratio of the sums of each pair of float64 (M,), and its bootstrap confidence interval over groups."""
     if not parts:
         return []
     _, group = np.unique(groups.numpy(), return_inverse=True)
     sums = np.stack([np.bincount(group, weights=one.numpy()) for one in (*parts, *wholes)], 1)
     random = np.random.default_rng(0)
-    # How often each session is drawn: Poisson(1) instead of multinomial (Hanley & MacGibbon 2006).
+    # Number of times each session is drawn: Poisson(1) instead of multinomial (Hanley & MacGibbon 2006).
     drawn = np.stack([random.poisson(1.0, len(sums)).astype(np.float64) @ sums for _ in range(RESAMPLES)])
     count = len(parts)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Metrics: one rank per sample, and everything else derived from the ranks."""
+"""Metrics: one rank per sample; all metrics are derived from the ranks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from llm4sbr.errors import TrainingError
 Label = TypeVar("Label", bound=Hashable)
 
 FLIPS = 9_999
-"""Random sign flips of the significance test; the smallest p it can give is 1 / (FLIPS + 1)."""
+"""Random sign flips of the significance test; the smallest possible p-value is 1 / (FLIPS + 1)."""
 
 
 def ranks(scores: Tensor, target: Tensor) -> Tensor:
     """The 1-based rank of each target among all items, int64 (B,); ties count against the model.
 
-    An item that scores as high as the target stands before it, so constant scores put every target last.
+    An item with the target's score is ranked above it, so constant scores rank every target last.
 
     Args:
         scores: float (B, N), column j for item j + 1.
@@ -49,7 +49,7 @@ def reciprocal_rank(ranks: Tensor, k: int) -> Tensor:
 
 
 def ndcg(ranks: Tensor, k: int) -> Tensor:
-    """NDCG@K per sample, float64 (M,), with one relevant item: 1 / log2(rank + 1), 0 behind K."""
+    """NDCG@K per sample, float64 (M,), with one relevant item: 1 / log2(rank + 1), 0 beyond K."""
     return torch.where(ranks <= k, 1 / torch.log2(ranks.double() + 1), 0.0)
 
 
@@ -63,7 +63,7 @@ def per_sample(ranks: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
 
 
 def summary(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
-    """Mean of every metric at every K; 0 where there are no samples."""
+    """Mean of every metric at every K; 0 if there are no samples."""
     values = per_sample(ranks, ks)
     return {name: float(value.mean()) if len(value) else 0.0 for name, value in values.items()}
 
@@ -79,29 +79,29 @@ def paired_test(
 ) -> dict[Label, float]:
     """Two-sided p-values of "the mean difference is zero", by paired sign-flip randomisation.
 
-    Under the hypothesis the two models of a pair may be swapped. They are swapped for all samples of a
-    group at once, since prefixes of one session resemble each other. All differences are tested with the
-    same flips. p = (1 + flips at least as extreme) / (1 + flips) (Phipson & Smyth 2010).
+    Under the null hypothesis the two models of a pair are exchangeable. They are swapped for all samples of a
+    group at once, since prefixes of one session resemble each other. All differences are tested with the same
+    flips. p = (1 + flips at least as extreme) / (1 + flips) (Phipson & Smyth 2010).
 
     Args:
         differences: label -> per-sample difference, float64 (M,), already averaged over seeds.
-        groups: int64 (M,), which session a sample belongs to.
+        groups: int64 (M,), the session of each sample.
         flips: number of random sign vectors.
-        seed: of the random signs.
+        seed: seed of the random signs.
     """
     if not differences or not len(groups):
         return dict.fromkeys(differences, 1.0)
     _, group = np.unique(groups.numpy(), return_inverse=True)
     columns = [np.bincount(group, weights=value.numpy()) for value in differences.values()]
     sums = np.stack(columns, 1).astype(np.float64)
-    sums = sums[np.any(sums != 0, axis=1)]  # a group without a difference flips to itself
+    sums = sums[np.any(sums != 0, axis=1)]  # flipping a group without a difference changes nothing
     extreme = _count_extreme(sums, flips, np.random.default_rng(seed))
     return dict(zip(differences, ((1 + extreme) / (1 + flips)).tolist(), strict=True))
 
 
 def _count_extreme(sums: NDArray[np.float64], flips: int, random: np.random.Generator) -> NDArray[np.int64]:
     observed = np.abs(sums.sum(0))
-    slack = 1e-9 * np.abs(sums).sum(0)  # equal sums may differ in the last digit by the order of addition
+    slack = 1e-9 * np.abs(sums).sum(0)  # tolerance for rounding: equal sums may be added in another order
     extreme = np.zeros(sums.shape[1], dtype=np.int64)
     rows = len(sums)
     step = max(1, 2**22 // max(rows, 1))

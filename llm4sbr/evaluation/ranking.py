@@ -1,4 +1,4 @@
-"""Full ranking: every sample's target among the whole catalogue, for models and baselines alike."""
+"""Full ranking: the rank of every sample's target in the whole catalogue, for models and baselines alike."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from llm4sbr.protocols import Samples, Sessions
 from llm4sbr.system import devices
 
 MOST_SCORES = 2**25
-"""Scores held at once, 128 MB: a large catalogue gets smaller batches."""
+"""Maximum number of scores in memory, 128 MB: a large catalogue gets smaller batches."""
 
 
 class SampleIntents(NamedTuple):
-    """The intents of M samples, where they are stored."""
+    """Looks up the intents of M samples."""
 
     store: IntentStore
     rows: Tensor
-    """int64 (M,), -1 where there is none."""
+    """int64 (M,): row of each sample in the store, -1 for none."""
 
     @classmethod
     def of(cls, store: IntentStore, samples: Samples) -> SampleIntents:
-        """Look up the samples' keys, once."""
+        """Look up the samples' keys."""
         return cls(store, store.rows(samples.key))
 
     def gather(self, index: Tensor, *, drop: Tensor | None = None) -> Tensor:
-        """float32 (B, P, E) of the samples `index`; `drop` (bool (B,)) withholds some."""
+        """float32 (B, P, E) for the samples `index`; those with a true `drop` (bool (B,)) get zeros."""
         rows = self.rows[index]
         return self.store.gather(rows if drop is None else rows.masked_fill(drop, -1))
 
@@ -43,11 +43,11 @@ def rank_all(
     """The rank of each sample's target, int64 (M,) on the CPU, in the samples' order.
 
     Args:
-        score: float (B, N) for a batch, on any device.
-        sessions: what the samples' positions refer to.
+        score: returns float (B, N) for a batch, on any device.
+        sessions: the sessions that the samples refer to.
         samples: M samples.
         num_items: N.
-        batch_size: at most so many samples at once.
+        batch_size: maximum number of samples per batch.
     """
     found = torch.zeros(len(samples.key), dtype=torch.int64)
     if not len(found):
@@ -63,7 +63,7 @@ def rank_all(
 def scorer(
     model: LLM4SBR, intents: SampleIntents | None, device: torch.device, *, predict: bool = False
 ) -> Callable[[Batch], Tensor]:
-    """How a model scores a batch: with the samples' intents if there are any, or with predicted ones."""
+    """Scoring function of a model: with the samples' intents if there are any, or with predicted ones."""
 
     def score(batch: Batch) -> Tensor:
         text = intents.gather(batch.index).to(device) if intents else None
@@ -74,5 +74,5 @@ def scorer(
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of `train.device`; `auto` is a GPU if there is one. `ConfigError` if there is none such."""
+    """The device of `train.device`; `auto` is a GPU if there is one. `ConfigError` if it does not exist."""
     return torch.device(devices.device(name, "train.device"))

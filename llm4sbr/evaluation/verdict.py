@@ -1,4 +1,4 @@
-"""What the final table shows and what it does not, in one sentence."""
+"""The verdict: one sentence on what the final table shows, and what it does not."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 CONTROLS = ("item-text", "shuffled")
-"""What an LLM's intents have to beat before a gain is called its own."""
+"""Controls that an LLM's intents must beat before a gain is credited to the LLM."""
 
 LEVEL = 0.05
-"""A difference with a larger p-value is not called one."""
+"""Significance level."""
 
 
 class Comparison(NamedTuple):
-    """One row against another."""
+    """One row compared with another."""
 
     gain: float | None
-    """Relative difference, None where the other row is 0."""
+    """Relative difference, None if the other row is 0."""
     p: float
     """Two-sided p-value."""
 
@@ -36,29 +36,29 @@ class Comparison(NamedTuple):
 
 
 class Ground(NamedTuple):
-    """What a table rests on."""
+    """The evidence behind a table."""
 
     samples: int
-    """M of the test part."""
+    """Number of test samples."""
     coverage: float | None
     """Share of test samples with an LLM answer; None without an LLM."""
     seeds: int
     """Repetitions."""
     selected_on: Sequence[str]
-    """Where best epochs were chosen: `valid`, `test` or `none`."""
+    """Which part the best epochs were chosen on: `valid`, `test` or `none`."""
 
 
 def verdict(
     comparisons: Mapping[tuple[str, str], Comparison], ground: Ground, *, llm: str, metric: str
 ) -> str:
-    """One sentence on whether a gain is the LLM's own.
+    """One sentence on whether a gain is due to the LLM.
 
-    A gain counts as the LLM's only if its row beats the plain backbone and both `item-text` (the items'
-    own words in place of answers) and `shuffled` (another session's answers), each significantly.
+    A gain is credited to the LLM only if its row beats the plain backbone and both `item-text` (the items'
+    own text in place of answers) and `shuffled` (another session's answers), each significantly.
 
     Args:
         comparisons: (row, other row) -> comparison by `metric`.
-        ground: what the table rests on.
+        ground: the evidence behind the table.
         llm: name of the LLM.
         metric: name of the metric compared.
     """

@@ -1,1 +1,1 @@
-"""The paper's experiments: many runs side by side, and what they show together."""
+"""The paper's experiments: a grid of runs, and the tables and figures made from their results."""

@@ -1,4 +1,4 @@
-"""Which runs an experiment is made of: its cells, each an ordinary run with settings of its own."""
+"""The cells of an experiment: a grid over data sets, protocols, backbones and settings; a cell is one run."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from llm4sbr.errors import ConfigError
 BASELINES = ["popularity", "s-pop", "item-knn", "vmis-knn"]
 PAPER_BACKBONES = ("sr-gnn", "tagnn", "gce-gnn", "s2-dhcn")
 COMMON: dict[str, Any] = {"infer.llm": "item-text", "train.baselines": BASELINES}
-"""Settings of every cell unless something else is chosen. `item-text` needs no LLM and no network."""
+"""Settings of every cell unless the user chooses others. `item-text` needs no LLM and no network."""
 
 
 class Kind(NamedTuple):
-    """One of the paper's experiments: what it varies where nothing is chosen."""
+    """One of the paper's experiments, with the axes it varies by default."""
 
     shows: str
     backbones: tuple[str, ...] = ("sr-gnn",)
     f: tuple[int, ...] = (5,)
     settings: dict[str, Any] = {}
     parts: bool = False
-    """Each cell is followed by others that lack a part of the method."""
+    """Ablation: each cell is followed by cells that lack one part of the method."""
     fresh_processes: bool = False
-    """Each model is trained in a process of its own, which does nothing else."""
+    """Train each model in a fresh process, so that its peak memory can be measured."""
 
 
 KINDS = {
@@ -46,7 +46,7 @@ KINDS = {
 
 
 class Dataset(NamedTuple):
-    """A raw log, and what it is called in tables and file names."""
+    """A raw log, and its name in tables and file names."""
 
     name: str
     reader: str
@@ -54,11 +54,11 @@ class Dataset(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Dataset:
-        """`ml-1m`, `ml-1m=FOLDER`, or `beauty=csv:FOLDER` with a reader other than the name.
+        """Parse `ml-1m`, `ml-1m=FOLDER`, or `beauty=csv:FOLDER` (name, reader and path).
 
         Raises:
-            ConfigError: it has no name.
-            RegistryError: there is no such reader.
+            ConfigError: the name is missing.
+            RegistryError: the reader is unknown.
         """
         name, _, path = (part.strip() for part in text.partition("="))
         if not name:
@@ -72,7 +72,7 @@ class Dataset(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What somebody asked for; empty axes are the kind's own."""
+    """What the user asked for; an empty axis takes the kind's default."""
 
     kind: str
     datasets: Sequence[Dataset]
@@ -81,7 +81,7 @@ class Request(NamedTuple):
     f: Sequence[int] = ()
     perspectives: Sequence[tuple[str, ...]] = (("long", "short"),)
     settings: Settings = {}
-    """Of every cell."""
+    """Settings for every cell."""
 
 
 class Cell(NamedTuple):
@@ -94,7 +94,7 @@ class Cell(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The method without something."""
+    """A variant of the method in which one part is missing."""
 
     name: str
     perspectives: tuple[str, ...]
@@ -105,8 +105,8 @@ def cells(request: Request) -> list[Cell]:
     """All cells, in the order of the table.
 
     Raises:
-        ConfigError: there is none, two of them are the same, or a setting is wrong.
-        RegistryError: a backbone or perspective does not exist.
+        ConfigError: there are no cells, two are the same, or a setting is wrong.
+        RegistryError: a backbone or perspective is unknown.
     """
     if request.kind not in KINDS:
         raise ConfigError(f"no experiment {request.kind!r}; there are {', '.join(KINDS)}")
@@ -130,7 +130,7 @@ def cells(request: Request) -> list[Cell]:
 
 
 def command(request: Request) -> str:
-    """The command line that asks for this, with PATH and FOLDER for what is this machine's own."""
+    """The command line for this request, with PATH and FOLDER in place of this machine's paths."""
     words = ["llm4sbr", "experiment", request.kind, "FOLDER"]
     for one in request.datasets:
         reader = f"{one.reader}:" if one.reader != one.name else ""
@@ -147,7 +147,7 @@ def command(request: Request) -> str:
 
 
 def parts(perspectives: tuple[str, ...]) -> list[Part]:
-    """What an ablation compares: the whole method first (Figure 4, and what the paper left out of it)."""
+    """Variants of an ablation, the whole method first (Figure 4, and parts that the paper did not ablate)."""
     several = perspectives if len(perspectives) > 1 else ()
     return [
         Part("whole", perspectives),
@@ -184,19 +184,19 @@ def _cells(
 
 
 def _name(axes: dict[str, Any]) -> str:
-    """Of the cell's folder."""
+    """Name of the cell's folder."""
     words = [axes["dataset"], axes["protocol"], axes["backbone"], ".".join(axes["perspectives"])]
     words += [f"f{axes['f']}", *([axes["part"].replace(" ", "-")] if "part" in axes else [])]
     return "-".join("".join(c if c.isalnum() or c in "-._" else "-" for c in word) for word in words)
 
 
 def names(text: str | None) -> tuple[str, ...]:
-    """`sr-gnn, tagnn` -> its names."""
+    """The names in a list such as `sr-gnn, tagnn`."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...]:
-    """`0,1,3` -> its numbers; `ConfigError` names the option."""
+    """The numbers in a list such as `0,1,3`; `ConfigError` names the option."""
     try:
         return tuple(int(part) for part in names(text))
     except ValueError:

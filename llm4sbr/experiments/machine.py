@@ -1,4 +1,4 @@
-"""The machine that an experiment ran on, without its name."""
+"""Hardware of the machine that an experiment ran on, without its host name."""
 
 from __future__ import annotations
 

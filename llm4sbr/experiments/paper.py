@@ -1,4 +1,4 @@
-"""The paper's own figures (`paper.json`), for the cells that they can be compared with."""
+"""The paper's published results (`paper.json`), for the cells that can be compared with them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from importlib.resources import files
 from typing import Any
 
 FULL = ["long", "short"]
-"""Perspectives of the paper's whole method."""
+"""The perspectives of the paper's complete method."""
 
 
 @cache
 def printed() -> dict[str, Any]:
-    """Tables 2 and 3 and what is said of Figure 5, in percent and MB, with their source."""
+    """Tables 2 and 3 and the text about Figure 5, in percent and MB, with their source."""
     text = files("llm4sbr.experiments").joinpath("paper.json").read_text(encoding="utf-8")
     return json.loads(text)  # type: ignore[no-any-return]
 
@@ -22,14 +22,14 @@ def printed() -> dict[str, Any]:
 def figures(
     axes: Mapping[str, Any], metrics: Mapping[str, Any], stats: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """The paper's figures for a cell, as fractions: `plain` and `llm` -> metric -> value, and `source`.
+    """The paper's results for a cell, as fractions: `plain` and `llm` -> metric -> value, and `source`.
 
-    None unless the cell has the paper's protocol, one of its data sets whole, and one of its backbones. Its
-    figures with intents belong to both perspectives and f = 5; for another f there is what Figure 5's text
-    says. `memory` has Table 3, in bytes.
+    None unless the cell has the paper's protocol, one of its data sets in full, and one of its backbones.
+    Table 2's results with intents are for both perspectives and f = 5; for another f, Figure 5's text is
+    used. `memory` has Table 3, in bytes.
 
     Args:
-        axes: of the cell.
+        axes: the cell's axes.
         metrics: content of its `metrics.json`.
         stats: content of its `stats.json`.
     """
@@ -51,9 +51,9 @@ def figures(
 
 
 def notes(metrics: Mapping[str, Any], stats: Mapping[str, Any]) -> list[str]:
-    """What a reader of the cell's numbers has to know."""
+    """Remarks that a reader of the cell's numbers needs."""
     rules = stats["rules"]
-    if rules["split"] == "paper" and rules["prefixes"] == "all":
+    if rules["split"] == "paper" and rules["train_prefixes"] == "all":
         return [
             "The paper's split leaks here: prefixes of one history are in both parts, so that much of a test "
             "session was seen in training; the default protocol has no such leak."
@@ -62,7 +62,7 @@ def notes(metrics: Mapping[str, Any], stats: Mapping[str, Any]) -> list[str]:
 
 
 def _dataset(stats: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The paper's data set of this very size."""
+    """The paper's data set with exactly this number of items and clicks."""
     size = (stats["items"], stats["clicks"])
     every = printed()["datasets"].values()
     return next((one for one in every if (one["items"], one["clicks"]) == size), None)

@@ -1,7 +1,8 @@
-"""Runs the cells of an experiment, going on where a killed one stopped, and writes `experiment.json`.
+"""Runs the cells of an experiment, resuming an interrupted one, and writes `experiment.json`.
 
-Data, answers and intents are made one cell after the other, since cells share them; then models are trained
-and evaluated, several cells side by side if asked for. A cell that fails is recorded and the others go on.
+First data, answers and intents are made, one cell after the other, since cells share them. Then models are
+trained and evaluated, several cells in parallel if asked for. A failed cell is recorded, and the others
+continue.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from llm4sbr.system import processes
 
 RECORD = "experiment.json"
 FORMAT = 1
-"""Version of `experiment.json`."""
+"""Version of the format of `experiment.json`."""
 
 
 def run_experiment(
     folder: Path, request: Request, *, jobs: int = 1, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Bring every cell up to date in `folder`/runs/CELL.
+    """Bring every cell, in `folder`/runs/CELL, up to date.
 
     Args:
-        folder: of the experiment, made if missing.
+        folder: folder of the experiment, created if missing.
         request: what to run.
-        jobs: cells trained side by side; with more than one, each trains its models one by one.
-        progress: where to say how far it is.
+        jobs: number of cells trained in parallel; with more than one, each trains its models one by one.
+        progress: shows the progress.
 
     Returns:
         The content of `experiment.json`, which is written after every cell; `report.html` at the end.
 
     Raises:
-        Llm4sbrError: the request is wrong or the folder cannot be used. What goes wrong in a cell is
-            recorded in it instead.
+        Llm4sbrError: the request is wrong or the folder cannot be used. An error inside a cell is recorded
+            in it instead.
     """
     progress = progress or Progress()
     todo = cells(request)
@@ -60,12 +61,12 @@ def run_experiment(
 
 
 def failures(content: dict[str, Any]) -> list[str]:
-    """One line for each cell that failed."""
+    """One line per failed cell."""
     return [f"{cell['name']}: {cell['error']}" for cell in content["cells"] if cell["status"] == "failed"]
 
 
 class _Book:
-    """What is known of every cell, on disk after every change."""
+    """The state of every cell, saved after every change."""
 
     def __init__(self, folder: Path, request: Request, todo: Sequence[Cell]) -> None:
         self.folder = folder
@@ -82,20 +83,20 @@ class _Book:
         self._write()
 
     def run(self, cell: Cell) -> Path:
-        """Its run directory."""
+        """The cell's run folder."""
         return self.folder / "runs" / cell.name
 
     def failed(self, name: str, error: str) -> None:
-        """The cell ended with this line."""
+        """Record that the cell failed with this message."""
         self.records[name].update(status="failed", error=error)
         self._write()
 
     def pending(self, tasks: Sequence[Task]) -> list[str]:
-        """Those of the cells that have not ended."""
+        """Cells that have not failed or finished."""
         return [task.name for task in tasks if self.records[task.name]["status"] == "pending"]
 
     def done(self, name: str) -> None:
-        """The cell's run is finished."""
+        """Record that the cell's run is finished."""
         record = self.records[name]
         run = self.folder / record["run"]
         metrics, stats = (
@@ -112,7 +113,7 @@ class _Book:
 
 
 def _blank(cell: Cell) -> dict[str, Any]:
-    data = {key: value for key, value in cell.settings["data"].items() if key != "path"}  # this machine's
+    data = {key: value for key, value in cell.settings["data"].items() if key != "path"}  # path: local
     found = {"name": cell.name, "run": f"runs/{cell.name}", "axes": cell.axes, "status": "pending"}
     found |= {"settings": {**cell.settings, "data": data}, "training": {}}
     return found | {"error": None, "metrics": None, "paper": None, "notes": []}
@@ -143,7 +144,7 @@ def _held(folder: Path, kind: str) -> Iterator[None]:
 
 
 def _upstream(cell: Cell, book: _Book, progress: Progress) -> bool:
-    """Everything before `train`; whether that went well."""
+    """Run all stages before `train`; returns whether they succeeded."""
     progress.note(f"{cell.name}")
     run = book.run(cell)
     try:
@@ -158,7 +159,7 @@ def _upstream(cell: Cell, book: _Book, progress: Progress) -> bool:
 
 
 def _waves(todo: Sequence[Cell]) -> list[list[int]]:
-    """Places of the cells that can be trained at once; the second wave shares models of the first."""
+    """Waves of cells (by index) to train in parallel; the second wave reuses models of the first."""
     first: dict[tuple[Any, ...], int] = {}
     for place, cell in enumerate(todo):
         first.setdefault(tuple(cell.axes[name] for name in ("dataset", "protocol", "backbone")), place)
@@ -188,6 +189,6 @@ def _train(tasks: Sequence[Task], book: _Book, jobs: int, progress: Progress) ->
 
         try:
             processes.run(work, tasks, workers=jobs, progress=going, done=done)
-        except TrainingError as error:  # a worker died and took the others with it
+        except TrainingError as error:  # a worker died, which ended the whole pool
             for name in book.pending(tasks):
                 book.failed(name, line_of(error))

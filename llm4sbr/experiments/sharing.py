@@ -1,9 +1,9 @@
-"""What cells have in common is made once: finished stages and models of one cell are linked into the next.
+"""Shares work between cells: finished stages and models of one cell are linked into others.
 
-A stage is taken from another cell if it would be stamped the same. A trained model is taken if everything
-that decides its weights is the same: a plain backbone does not depend on intents, so that one training
-serves every f and every part of an ablation; a fused model that never sees an intent does not depend on
-what the answers were tied to. Files of a finished stage are never written again, so hard links are safe.
+A stage is reused if its stamp would be the same. A trained model is reused if everything that its weights
+depend on is the same. A plain backbone does not depend on intents, so one training serves every f and every
+part of an ablation; a fused model trained without intents does not depend on how answers were localized.
+Files of a finished stage are never modified, so hard links are safe.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from llm4sbr.stages.train import variants
 PREPARE, INFER, LOCALIZE, TRAIN, _ = freshness.STAGES
 
 NOT_THE_MODEL = ("train.seeds", "train.seed", "train.baselines", "train.plain", "infer.controls")
-"""Settings in the stamp of `train` that say which models there are, not what one is."""
+"""Settings in the stamp of `train` that decide which models are trained, not what a model learns."""
 INTENTS = ("output of localize",)
 FUSION = ("train.fuser", "train.fuser_options", "train.tau", "train.intent_dropout", "version of fusers/")
 
 
 def share_stages(run: Path, config: Config, donors: Iterable[Path]) -> None:
-    """Link those stages before `train` that another run has finished and this one would make the same."""
+    """Link the stages before `train` from a run that has finished them with the same stamp."""
     for stage in (PREPARE, INFER, LOCALIZE):
         stamp = freshness.stamp_for(run, stage, config)
         if _fingerprint(run / stage.name) == stamp.fingerprint:
@@ -44,11 +44,11 @@ def share_stages(run: Path, config: Config, donors: Iterable[Path]) -> None:
 
 
 def share_models(run: Path, config: Config, donors: Sequence[Path]) -> int:
-    """Link models that this or another run has trained and this one needs; returns how many.
+    """Link models that this run needs and that it or another run has trained; returns their number.
 
     Args:
-        run: has everything before `train`.
-        config: of the run.
+        run: run folder; all stages before `train` are finished.
+        config: the run's configuration.
         donors: other runs.
     """
     found = 0
@@ -68,7 +68,7 @@ def share_models(run: Path, config: Config, donors: Sequence[Path]) -> int:
 
 
 def wanted(run: Path, config: Config, stamp: stamps.Stamp) -> Iterator[tuple[str, Path]]:
-    """Variant and folder of every model that the unfinished stage `train` still lacks, its folder begun."""
+    """Variant and folder of every model that the unfinished stage `train` still lacks; begins the stage."""
     out = stamps.begin_stage(run / TRAIN.name, stamp)
     for seed in range(config.train.seed, config.train.seed + config.train.seeds):
         for variant in variants(run, config):
@@ -78,7 +78,7 @@ def wanted(run: Path, config: Config, stamp: stamps.Stamp) -> Iterator[tuple[str
 
 
 def _trained(run: Path) -> dict[str, Any] | None:
-    """Parts of the stamp of a finished `train` that fits the stages before it."""
+    """Stamp parts of a finished `train`, if it is up to date with the stages before it."""
     stamp = stamps.read_stamp(run / TRAIN.name)
     if stamp is None:
         return None
@@ -88,7 +88,7 @@ def _trained(run: Path) -> dict[str, Any] | None:
 
 
 def _decisive(variant: str, run: Path, parts: dict[str, Any]) -> dict[str, Any]:
-    """What the weights of a model depend on, by dotted key."""
+    """Everything that a model's weights depend on, by dotted key."""
     ignored: tuple[str, ...] = NOT_THE_MODEL
     if variant in ALONE:
         ignored += (*FUSION, *INTENTS)
@@ -97,7 +97,7 @@ def _decisive(variant: str, run: Path, parts: dict[str, Any]) -> dict[str, Any]:
     if variant == "none":
         ignored += INTENTS
     found = {key: value for key, value in parts.items() if not key.startswith(ignored)}
-    if variant == "none":  # the shape of the intents, and the titles that some fusers use
+    if variant == "none":  # depends only on the intents' shape, and on the titles that some fusers use
         upstream = (stamps.read_stamp(run / INFER.name), stamps.read_stamp(run / LOCALIZE.name))
         asked, tied = (stamp.parts if stamp else {} for stamp in upstream)
         found |= {"infer.perspectives": asked.get("infer.perspectives")}
@@ -111,7 +111,7 @@ def _fingerprint(folder: Path) -> str | None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same files in another folder, the record that vouches for them last."""
+    """Link all files into another folder, the stamp last, since it marks the folder as complete."""
     for path in sorted(source.rglob("*"), key=lambda one: one.name in (RECORD, store.STAMP)):
         if path.is_file():
             new = target / path.relative_to(source)
@@ -119,5 +119,5 @@ def _link(source: Path, target: Path) -> None:
             new.unlink(missing_ok=True)
             try:
                 os.link(path, new)
-            except OSError:  # another file system, or one without links
+            except OSError:  # another file system, or one without hard links
                 shutil.copy2(path, new)

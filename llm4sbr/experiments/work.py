@@ -1,4 +1,4 @@
-"""Trains and evaluates one cell of an experiment, in whichever process it is asked to."""
+"""Trains and evaluates one cell of an experiment, in this process or a worker process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llm4sbr.system import memory, signals
 from llm4sbr.system.processes import Report
 
 SHARES = {"train": 95, "evaluate": 5}
-"""Of a cell's time, about, in hundredths."""
+"""Approximate share of a cell's time, in percent."""
 
 
 class Task(NamedTuple):
@@ -30,33 +30,33 @@ class Task(NamedTuple):
     name: str
     settings: Settings
     runs: Sequence[Path]
-    """Those of all cells."""
+    """Run folders of all cells."""
     fresh: bool
-    """Each model in a process of its own."""
+    """Train each model in a fresh process."""
 
 
 def settle(run: Path, chosen: Settings) -> Config:
-    """The cell's configuration; what an earlier command chose for this run is forgotten."""
+    """The cell's configuration; settings saved by an earlier command are discarded."""
     _, config = in_force.configure(None, chosen)
     store.write_text(run / "config.toml", to_toml(chosen))
     return config
 
 
 class _Relay(Progress):
-    """Progress of a cell, told to whoever runs it: hundredths of the cell, and notes with none."""
+    """Reports a cell's progress, in percent, to the process that runs the experiment."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(quiet=True)
         self.report = report
 
     def note(self, text: str) -> None:
-        """Say it, unless it is that there is nothing to do."""
+        """Pass a note on, unless it says that a stage is up to date."""
         if not text.endswith(": fresh"):
             self.report(0, text)
 
     @contextmanager
     def task(self, label: str, total: int, *, unit: str = "") -> Iterator[Advance]:
-        """Tell every hundredth that is done."""
+        """Report every percent that is done."""
         done = told = 0
 
         def advance(n: int = 1, note: str = "") -> None:
@@ -71,7 +71,7 @@ class _Relay(Progress):
 
 
 def work(task: Task, report: Report) -> str:
-    """Train and evaluate a cell; returns what went wrong, in one line."""
+    """Train and evaluate a cell; returns the error as one line, "" if there was none."""
     try:
         config = settle(task.run, task.settings)
         others = [one for one in task.runs if one != task.run]
@@ -87,7 +87,7 @@ def work(task: Task, report: Report) -> str:
 
 
 def _train_apart(run: Path, config: Config, report: Report) -> None:
-    """Train what is lacking, each model in a process that has done nothing before."""
+    """Train the missing models, each in a fresh process."""
     stamp = freshness.stamp_for(run, sharing.TRAIN, config)
     done = stamps.read_stamp(run / sharing.TRAIN.name)
     if done and done.fingerprint == stamp.fingerprint:
@@ -108,7 +108,7 @@ def _train_one(job: TrainingJob) -> str:
 
 
 def line_of(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """An error as one line."""
     text = " ".join((memory.shortage(error) or str(error)).split())
     if memory.shortage(error):
         return text

@@ -47,7 +47,7 @@ def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
     asked = [path.parent for path in models if path.parent.parent.name == LLM]
     count = len(models) + len(config.train.baselines) + 3 * len(asked)
     with progress.task("evaluate", count * samples, unit="samples") as advance:
-        rows = [_baseline(name, prepared, config, advance) for name in config.train.baselines]
+        rows = [_baseline(name, prepared, config, advance, progress) for name in config.train.baselines]
         rows += _models(run, [path.parent for path in models], prepared, config, advance)
         others = _sources(run, asked, prepared, config, advance)
     store.write_tensors(out / "ranks.safetensors", _tensors(rows))
@@ -73,11 +73,13 @@ def _check(run: Path, prepared: Prepared, ks: Sequence[int]) -> None:
         raise ConfigError(f"evaluate.k = {list(ks)}: a list has 1 to {size} items here, the whole catalogue")
 
 
-def _baseline(name: str, prepared: Prepared, config: Config, advance: Advance) -> Row:
+def _baseline(name: str, prepared: Prepared, config: Config, advance: Advance, progress: Progress) -> Row:
     started = time.perf_counter()
     baseline = registry.create("baselines", name, num_items=prepared.catalogue.size)
     baseline.fit(prepared.train)
     facts = {"seconds": round(time.perf_counter() - started, 3)}
+    for note in getattr(baseline, "notes", []):
+        progress.note(note)
     ranks = rank_all(
         lambda batch: baseline.score(batch.items, batch.mask),
         prepared.sessions,

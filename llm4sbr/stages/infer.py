@@ -96,7 +96,7 @@ def _ask(
         plan = planned(llm, questions, prepared, settings, progress, keys=keys)
         order: Sequence[int] = range(len(samples.keys))
         if parse_budget(settings.budget) != Budget():
-            order = asking_order(run, out, samples, prepared, config, progress)
+            order = asking_order(run, out, samples, prepared, config, progress, keys=keys)
         began = time.time()
         asker = _asked(llm, questions, order, keys, cache, config, progress)
         rows = answered(keys, cache, kept)

@@ -143,7 +143,8 @@ def _rules(data: DataConfig, rule: str, split_rule: str, split: Split) -> dict[s
         "sessions": rule,
         "gap_seconds": data.gap_seconds if rule in ("gap", "bins") else None,
         "split": split_rule,
-        "prefixes": split.prefixes,
+        "train_prefixes": split.train_prefixes,
+        "test_prefixes": split.test_prefixes,
         "max_length": data.max_length,
     }
 

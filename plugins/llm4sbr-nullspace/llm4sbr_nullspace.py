@@ -1,9 +1,9 @@
-"""Items that are their titles from the first step, and learn ids only where titles say nothing.
+"""A fuser whose items are their title vectors, with learned ids only in directions where titles are weak.
 
-The idea is that of AlphaFuse (Hu et al. 2025, arXiv 2504.19218): a language model's vectors of the items are
-decomposed, the strong directions are kept as they are, and ids are learned in the weak ones, so that neither
-drowns the other. Here as a fuser: what an item is scored by is replaced, and the backbone stays as it is.
-Written from the paper's description; the paper learns within the encoder's items as well.
+The idea is that of AlphaFuse (Hu et al. 2025, arXiv 2504.19218): a language model's item vectors are
+decomposed; the strong directions are kept fixed, and ids are learned in the weak ones, so that neither
+dominates the other. Here it is a fuser: it replaces the item vectors used for scoring and leaves the backbone
+unchanged. Written from the paper's description, which also learns ids inside the encoder's input items.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ __all__ = ["NullSpace"]
 
 
 class NullSpace(nn.Module):
-    """Scores items by their titles' strong directions and by ids in the directions that are left.
+    """Scores items by the strong directions of their titles and by ids in the remaining directions.
 
         score_j = q . [s_j ; e_j]    q = W [v ; sum_p w_p i_p A]    v = U [H_1 + h_1; ...; H_P + h_P]
 
     s_j = A^T (t_j - m) are the R strongest principal components of the title vector t_j, each scaled to
-    deviation 1 (a constant, the row space), e_j the D - R learned numbers of the item, zero to begin with
-    (the null space); H and h are behavioural and semantic vectors, i_p the intents. The backbone's own scores
-    are not used. A session without an intent is scored by its behaviour.
+    standard deviation 1 (constant; the row space), e_j the item's D - R learned numbers, initially zero (the
+    null space); H and h are behavioural and semantic vectors, i_p the intents. The backbone's own scores are
+    not used. A session without an intent is scored by its behavioural vectors.
 
     Args:
         dim: D.
         perspectives: P.
         num_items: N.
         text_dim: E.
-        share: of D that titles get: R = share * D, at most E.
+        share: share of the D dimensions for titles: R = share * D, at most E.
 
     Raises:
         ConfigError: a share outside 0 to 1.
@@ -61,7 +61,7 @@ class NullSpace(nn.Module):
             nn.init.uniform_(layer.weight, -(dim**-0.5), dim**-0.5)
 
     def fit(self, titles: Tensor, clicks: Tensor) -> None:
-        """Decompose the catalogue's text vectors, float (N, E); how often items were clicked is not asked."""
+        """Decompose the catalogue's text vectors, float (N, E); `clicks` is not used."""
         rows = titles.double()
         mean = rows.mean(0)
         squares, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))  # ascending
@@ -77,9 +77,9 @@ class NullSpace(nn.Module):
         return fused
 
     def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
-        """Scores (B, N) by titles and ids; those of the backbone count for nothing.
+        """Scores (B, N) by titles and ids; the backbone's `scores` are not used.
 
-        `fused` is (B, D), `intents` (B, p, E) with p <= P and zero rows where none is known, or None.
+        `fused` is (B, D), `intents` (B, p, E) with p <= P and zero rows for unknown intents, or None.
         """
         query = self.query(fused)
         rank = self.axes.shape[1]

@@ -1,9 +1,9 @@
 """Any OpenAI-compatible server (vLLM, llama.cpp, Ollama, hosted ones) as an LLM.
 
-Prompts are asked side by side, at most `concurrency` at once. Limits of rate, errors of the server, cut
-connections and time-outs are tried again after a pause that grows, or that the server asked for; what still
-fails is asked once more at the end of the run, by the stage itself. The key comes from the environment and
-goes nowhere else.
+Up to `concurrency` prompts are asked in parallel. After rate limits, server errors, broken connections and
+timeouts a request is retried, with a growing pause or the one that the server asked for; prompts that still
+fail are asked once more at the end of the run, by the stage itself. The API key is read from the environment
+and sent to this server only.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ __all__ = ["OpenAILLM", "said"]
 PUBLIC = "https://api.openai.com/v1"
 
 HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
-"""Errors that every other prompt would meet as well."""
+"""Errors that every other prompt would get as well."""
 
 LONGEST_PAUSE = 120.0
-"""Seconds that the library waits at most before it tries again, if the server asks for it."""
+"""Maximum pause in seconds before a retry, even if the server asks for more."""
 
 FEW = 8
-"""So many prompts that fail alike, and none that ever did not, are no accident."""
+"""If this many prompts fail and none has ever succeeded, the failure is not an accident of single prompts."""
 
 
 class ThoughtError(ValueError):
-    """An answer that was cut off while the model was still thinking."""
+    """The answer was cut off while the model was still reasoning."""
 
 
 class OpenAILLM:
@@ -43,18 +43,18 @@ class OpenAILLM:
 
     Args:
         model: its name on the server; `--llm openai:NAME` sets it.
-        url: base URL of the server, by default `OPENAI_BASE_URL`, else the public one.
-        key_env: the environment variable that holds the key; a server without keys needs none.
-        concurrency: requests at once, at most.
-        retries: how often a request is tried again before it is left for the end of the run.
-        timeout: seconds that the server may be silent; one that goes on talking and never ends is left after
-            the time that all tries together may take.
-        max_new_tokens: an answer is cut off after so many tokens.
-        temperature: 0 is greedy, as far as the server is.
-        seed: sent along, for servers that know it.
+        url: base URL of the server; by default `OPENAI_BASE_URL`, else the public one.
+        key_env: the environment variable with the API key; a server without keys needs none.
+        concurrency: maximum number of parallel requests.
+        retries: number of retries before a prompt is left for the end of the run.
+        timeout: maximum silence of the server in seconds; a response that never ends is cut off after the
+            total time that all retries may take.
+        max_new_tokens: maximum length of an answer in tokens.
+        temperature: 0 is greedy, as far as the server supports it.
+        seed: sent with each request, for servers that support it.
         extra: further fields of the request, such as `{"reasoning_effort": "low"}`; a field that is None, or
-            "" since TOML has no None, is left out (`{"max_tokens": "", "max_completion_tokens": 24}`).
-        price: what a million tokens cost, of prompts and of answers, for the plan.
+            "" since TOML has no None, is removed (`{"max_tokens": "", "max_completion_tokens": 24}`).
+        price: price of a million tokens, of prompts and of answers, for the plan.
 
     Raises:
         ConfigError: a URL with a password in it, or a number out of range.
@@ -93,7 +93,7 @@ class OpenAILLM:
         self.concurrency = concurrency
         self.max_new_tokens = max_new_tokens
         self.batch_size = 8 * concurrency
-        """Prompts per call, so many that slow ones hold nobody up."""
+        """Prompts per call: enough that a few slow ones do not leave the others waiting."""
         self.price = tuple(price) if price else None
         self._key_env, self._retries, self._timeout = key_env, retries, timeout
         _checked(price, extra)
@@ -109,7 +109,7 @@ class OpenAILLM:
         return f"openai {self.model} at {self.url}, chat, {settings}"
 
     def request(self, prompt: str) -> dict[str, Any]:
-        """The body of the request about one prompt."""
+        """The request body for one prompt."""
         return {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
@@ -120,20 +120,20 @@ class OpenAILLM:
         """One answer per prompt, in the order of `prompts`.
 
         Raises:
-            UnansweredError: some got none; it carries the others' answers.
+            UnansweredError: some prompts got no answer; it carries the others' answers.
             ModelUnavailableError: the server cannot be reached, refuses the key, or has no such model.
         """
         self._tokens.clear()
         if not prompts:
             return []
-        with start_blocking_portal() as portal:  # a loop of its own, also where one is running already
+        with start_blocking_portal() as portal:  # its own event loop, since one may already be running
             found = portal.call(self._all, list(prompts))
         failures = [one for one in found if isinstance(one, Exception)]
         if not failures:
             self._heard = True
             return cast(list[str], found)
         self._heard |= len(failures) < len(found)
-        if len(failures) == len(found):  # otherwise some answers are here, and must not be lost
+        if len(failures) == len(found):  # otherwise there are some answers, which must be kept
             early = not self._heard and len(found) >= FEW
             hopeless = [one for one in failures if self._hopeless(one, early=early)]
             if hopeless or all(map(_unreachable, failures)):
@@ -142,7 +142,7 @@ class OpenAILLM:
         raise UnansweredError(self._reason(failures[-1]), answers)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """What the server counted for prompts and answers of the last call; 0 for any other text."""
+        """Tokens of prompts and answers of the last call, as counted by the server; 0 for other texts."""
         return [self._tokens.get(text, 0) for text in texts]
 
     async def _all(self, prompts: list[str]) -> list[str | Exception]:
@@ -160,7 +160,7 @@ class OpenAILLM:
         async with gate:
             try:
                 async with asyncio.timeout(whole):
-                    # Fields of `extra` that the library does not know go into the body as they are.
+                    # Fields of `extra` that the library does not know are added to the body unchanged.
                     body = await client.post("/chat/completions", cast_to=object, body=self.request(prompt))
                 answer, self._tokens[prompt], tokens = said(body)
             except ThoughtError as error:
@@ -175,17 +175,17 @@ class OpenAILLM:
         return answer
 
     def _hopeless(self, error: Exception, *, early: bool) -> bool:
-        """Whether every other prompt would fail as this one did.
+        """Whether every other prompt would fail in the same way.
 
         Args:
-            error: of one prompt, where all that were asked with it failed.
-            early: these were not few, and no prompt was ever answered.
+            error: one prompt's error, when all prompts of the call failed.
+            early: the call had many prompts, and no prompt was ever answered.
         """
         if not isinstance(error, openai.APIStatusError):
             return early and isinstance(error, ThoughtError)
         if isinstance(error, HOPELESS) or error.status_code == 402 or error.code == "insufficient_quota":
             return True
-        # A field of ours that the server does not take; a context too short is the misfortune of one prompt.
+        # A request field that the server rejects affects all prompts; a context that is too short only one.
         text = _detail(error)
         named = any(re.search(rf"\b{re.escape(name)}\b", text) for name in ("model", *self._settings))
         return early and error.status_code in (400, 422) and named and "context" not in text
@@ -215,16 +215,16 @@ class OpenAILLM:
 
 
 def said(body: Any) -> tuple[str, int, int]:
-    """What a chat completion says, and the tokens that the server counted for prompt and answer.
+    """The text of a chat completion, and the token counts of prompt and answer.
 
     Raises:
-        ThoughtError: the model was cut off before it said anything.
+        ThoughtError: the model was cut off before its answer began.
         ValueError: another format.
     """
     try:
         choice = body["choices"][0]
         content = choice["message"].get("content")
-        if isinstance(content, list):  # the parts of one text, and perhaps thoughts beside it
+        if isinstance(content, list):  # parts of one text, possibly with reasoning parts
             content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
         if not isinstance(content, str | None):
             raise TypeError("its content is no text")
@@ -253,7 +253,7 @@ def _checked(price: object, extra: object) -> None:
 
 
 def _unreachable(error: Exception) -> bool:
-    """Whether nobody listens there; a connection that was cut later is the prompt's own misfortune."""
+    """Whether no server is listening; a connection that breaks later concerns only its own prompt."""
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
 
 
@@ -270,6 +270,6 @@ def _reason(error: Exception) -> str:
 
 
 def _detail(error: openai.APIStatusError) -> str:
-    """What the server said about it, on one line."""
+    """The server's error message, on one line."""
     body = error.body if isinstance(error.body, dict) else {}
     return " ".join(str(body.get("message") or body.get("detail") or "").split())[:300]

@@ -1,7 +1,7 @@
-"""Offline batches: what a run still has to ask as a Batch API file, and its results into the answer cache.
+"""Offline batches: writes a run's missing prompts as a Batch API file, and imports the results.
 
-`requests` writes what is missing, the file is sent to the server by its own tools, and `answers` puts the
-results where the run looks for them. Only answers to prompts that the run really asks are taken.
+`requests` writes the file, which is sent to the server with its own tools; `answers` puts the results into
+the run's answer cache. Only answers to prompts of the run are accepted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llm4sbr.errors import ConfigError, DataError, Llm4sbrError
 from llm4sbr.store import writing
 
 LONGEST = 10_000_000
-"""Bytes of a result line, at most."""
+"""Maximum length of a result line in bytes."""
 
 
 @click.group()
@@ -106,13 +106,13 @@ def _result(line: dict[str, Any]) -> tuple[bytes, Answer | None]:
         return key, None
     try:
         text, asked, answered = said(response.get("body"))
-    except ValueError:  # no text, or thoughts that were cut off
+    except ValueError:  # no text, or cut off while reasoning
         return key, None
     return key, Answer(keepable(text), 0.0, asked + answered)
 
 
 def main() -> None:
-    """Run the command; errors are one line and exit code 2."""
+    """Run the command; an error is printed as one line, with exit code 2."""
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -1,8 +1,8 @@
-"""Further perspectives: what kind of thing, at what price, something new, and with reasons.
+"""Further perspectives: category, price, novelty, and an explanation before the answer.
 
-They bring their own words and take `wording` only because every perspective does. Attributes that an item
-does not have are left out, so that each works on any data; where none of the session's items has the
-attribute, the question is the plain one.
+They use their own texts and accept `wording` only because every perspective does. Attributes that an item
+does not have are left out, so that each perspective works on any data; if none of the session's items has the
+attribute, the plain question is asked.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from llm4sbr.protocols import Horizon, Item
 __all__ = ["Category", "Explain", "NextCategory", "Novelty", "Price"]
 
 CATEGORIES = ("category", "categories", "genres", "genre", "brand", "type")
-"""Attributes that say what kind of thing an item is; the first that an item has counts."""
+"""Attributes with an item's category; the first that an item has is used."""
 
 PRICES = ("price", "price_usd", "cost")
 
 ONLY = "Reply with only its title."
 
 SENTENCE = re.compile(r"(?:the|this|a) user\b", re.IGNORECASE)
-"""How small models begin when they tell about the user, or repeat the question, instead of answering."""
+"""How small models begin when they describe the user, or repeat the question, instead of answering."""
 
 
 class Asks:
-    """A perspective that lists the session, a line per item, and then asks.
+    """Base: lists the session's items, one per line, and then asks.
 
     Args:
-        wording: is accepted and has no influence.
-        max_items: a prompt names this many of a session's most recent items at most.
-        attributes: item attributes named behind the title.
+        wording: accepted but ignored.
+        max_items: maximum number of most recent items in a prompt.
+        attributes: item attributes shown after the title.
     """
 
     plugin_api = 1
@@ -47,18 +47,18 @@ class Asks:
         self._attributes = tuple(attributes)
 
     def prompt(self, items: Sequence[Item]) -> str:
-        """The question about a session, oldest item first."""
+        """The prompt for a session, oldest item first."""
         shown = items[-self._shown :]
         lines = [f"- {self._line(item)}" for item in shown]
         return "\n".join(["A user looked at these items, the latest one last:", *lines, self.question(shown)])
 
     def parse(self, answer: str) -> str:
-        """The item that an answer names; a sentence about the user names none."""
+        """The item that an answer names; "" for a sentence about the user."""
         title = parse_answer(answer)
         return "" if SENTENCE.match(title) else title
 
     def question(self, items: Sequence[Item]) -> str:
-        """What is asked about the items shown."""
+        """The question about the items shown."""
         return f"Name one other item that this user would choose next. {ONLY}"
 
     def _line(self, item: Item) -> str:
@@ -68,20 +68,20 @@ class Asks:
         return f"{title} ({one_line(', '.join(extra))})" if extra else title
 
     def noted(self, item: Item) -> list[str]:
-        """Attributes that belong to the question and so to every line."""
+        """Attributes that the question is about, shown on every line."""
         return []
 
 
 class Category(Asks):
-    """The whole session by kind of thing: what else of the kind that the user looks at most?"""
+    """The whole session by category: another item of the category that the user looks at most."""
 
     def noted(self, item: Item) -> list[str]:
-        """The item's kind."""
+        """The item's category."""
         kind = _first(item, CATEGORIES)
         return [kind] if kind else []
 
     def question(self, items: Sequence[Item]) -> str:
-        """Names the most frequent kind; of equally frequent ones the latest."""
+        """Names the most frequent category; of equally frequent ones the most recent."""
         kinds = Counter(kind for item in reversed(items) if (kind := _first(item, CATEGORIES)))
         if not kinds:
             return super().question(items)
@@ -90,30 +90,30 @@ class Category(Asks):
 
 
 class NextCategory(Category):
-    """The kind of thing that comes next, in the words of the catalogue where possible.
+    """The category of the next item.
 
-    Its answers are kinds, not titles: let items be known by title and attributes,
-    `--set localize.item_text=full`, so that they can be tied to items of the kind.
+    Its answers are categories, not titles: set `--set localize.item_text=full`, so that items are compared by
+    title and attributes and answers can be tied to items of the category.
     """
 
     horizon: ClassVar[Horizon] = "short"
 
     def question(self, items: Sequence[Item]) -> str:
-        """Asks for a kind, not for an item."""
+        """Asks for a category, not for an item."""
         return (
             "Which kind of item will this user look at next? Reply with only the name of a category, such as "
             f"{_examples(items)}."
         )
 
     def parse(self, answer: str) -> str:
-        """The kind alone: `Drama` of "This user will look at items in the category of Drama."."""
+        """The category alone: `Drama` from "This user will look at items in the category of Drama."."""
         kind = super().parse(answer)
         behind = re.search(r"\bcategor(?:y|ies)(?: of| is| are)?:? (.+)", kind, re.IGNORECASE)
         return parse_answer(behind[1]) if behind else re.sub(r" category$", "", kind)
 
 
 class Price(Asks):
-    """What else at about the price that the user looks at now?"""
+    """Another item at about the price that the user looks at now."""
 
     horizon: ClassVar[Horizon] = "short"
 
@@ -123,7 +123,7 @@ class Price(Asks):
         return [f"price {price}"] if price else []
 
     def question(self, items: Sequence[Item]) -> str:
-        """Names the range of the latest three prices."""
+        """Names the price range of the last three items."""
         prices = [value for item in items[-3:] if (value := _number(_first(item, PRICES))) is not None]
         if not prices:
             return super().question(items)
@@ -134,17 +134,17 @@ class Price(Asks):
 
 
 class Novelty(Asks):
-    """Something that this user would like and that is unlike everything so far."""
+    """An item that this user would like although it is unlike everything in the session."""
 
     def question(self, items: Sequence[Item]) -> str:
-        """Asks for a change."""
+        """Asks for something different."""
         return f"Name one item that this user would like although it is quite unlike all of these. {ONLY}"
 
 
 class Explain(Asks):
-    """Reasons first, then the answer: what the user is after, in a sentence, and an item.
+    """Explanation first, then the answer: in one sentence what the user wants, then an item.
 
-    The answer is what stands behind the last `Answer:`. Reasons need room: raise
+    The answer is the text after the last `Answer:`. The explanation needs tokens: raise
     `infer.options.max_new_tokens` to about 80.
     """
 
@@ -156,7 +156,7 @@ class Explain(Asks):
         )
 
     def parse(self, answer: str) -> str:
-        """The item behind the last `Answer:`; reasons without an answer are worth nothing."""
+        """The item after the last `Answer:`; "" for an explanation without an answer."""
         _, found, title = answer.rpartition("Answer:")
         if not found and re.match(rf"\s*(?:Reason:|{SENTENCE.pattern})", answer, re.IGNORECASE):
             return ""
@@ -169,7 +169,7 @@ def _first(item: Item, names: Sequence[str]) -> str:
 
 
 def _number(text: str) -> float | None:
-    """The first number: 7.5 of "$7,50", 1299 of "1,299", 1299.5 of "EUR 1.299,50"."""
+    """The first number in a text: 7.5 from "$7,50", 1299 from "1,299", 1299.5 from "EUR 1.299,50"."""
     found = re.search(r"\d+(?:[.,]\d+)*", text)
     if not found:
         return None

@@ -1,9 +1,9 @@
 """The engine `ray`: actors that hold the LLM or the encoder, on one machine or many.
 
-Blocks go to the actors in turn, a few ahead of the oldest result, and results come back in order: the driver
-holds a bounded number of blocks, and the answer cache stays where the driver is. An actor that dies is
-started again and its blocks are worked on again. What an LLM answers does not depend on the engine as far as
-it does not depend on its batch; batches are the same.
+Blocks are sent to the actors in turn, a few ahead of the oldest result, and results come back in order. The
+driver holds a bounded number of blocks, and the answer cache stays with the driver. If an actor dies, it is
+restarted and its blocks are repeated. Batches are the same as with the engine `local`, so answers differ only
+as far as the LLM itself is not deterministic.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from llm4sbr.errors import ConfigError, Llm4sbrError
 __all__ = ["RayEngine"]
 
 AHEAD = 2
-"""Blocks per worker that are handed out before the oldest result is back."""
+"""Blocks per worker that are sent out before the oldest result is back."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
 class Worker:
-    """Makes the work once and does it on every block it is given."""
+    """An actor: creates the work function once and applies it to blocks."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
         self.work = make()
 
     def do(self, block: Any) -> Any:
-        """The work's result for one block."""
+        """The result for one block."""
         return self.work(block)
 
     def process(self) -> int:
-        """Number of the worker's process."""
+        """Process id of the worker."""
         return os.getpid()
 
 
 class RayEngine:
-    """Does the work on Ray actors.
+    """Runs the work on Ray actors.
 
     Args:
-        workers: actors; by default one per GPU of the cluster, else one per core of it.
-        address: of a running cluster, such as `auto` or `ray://host:10001`; by default a cluster of this
-            machine's own, started now and ended with the run.
-        cpus: cores that an actor counts as.
-        gpus: GPUs that an actor needs.
+        workers: number of actors; by default one per GPU of the cluster, else one per core.
+        address: address of a running cluster, such as `auto` or `ray://host:10001`; by default a local
+            cluster is started, and stopped after the run.
+        cpus: cores reserved per actor.
+        gpus: GPUs reserved per actor.
 
     Raises:
         ConfigError: fewer than one worker, or no such cluster.
@@ -85,10 +85,10 @@ class RayEngine:
         self._made: tuple[object, list[Any]] | None = None
 
     def map(self, make: Callable[[], Callable[[Any], Any]], blocks: Iterable[Any]) -> Iterator[Any]:
-        """The work's result for every block, in their order.
+        """The result for every block, in order.
 
         Raises:
-            Llm4sbrError: what the work raised, or that the cluster is gone.
+            Llm4sbrError: raised by the work, or the connection to the cluster is lost.
         """
         actors = self._actors(make)
         waiting: deque[Any] = deque()
@@ -110,13 +110,13 @@ class RayEngine:
             ) from None
 
     def close(self) -> None:
-        """Let the actors go, and a cluster that was started here."""
+        """Release the actors, and stop a cluster that was started here."""
         self._made = None
         if self._own and ray.is_initialized():
             ray.shutdown()
 
     def processes(self) -> list[int]:
-        """Numbers of the workers' processes, for whoever wants to look at them."""
+        """Process ids of the workers, for tests and monitoring."""
         return ray.get([actor.process.remote() for actor in (self._made or (None, []))[1]])
 
     def _actors(self, make: Callable[[], Callable[[Any], Any]]) -> list[Any]:

@@ -1,7 +1,7 @@
 """vLLM's offline engine as an LLM: continuous batching and prefix caching on GPUs.
 
-Written against the API of vLLM 0.33 (`LLM.generate` with token ids, `SamplingParams`). It has not been run
-with vLLM itself, which needs a GPU: the tests put a stand-in with the same signatures in its place.
+Written for the API of vLLM 0.33 (`LLM.generate` with token ids, `SamplingParams`). It has not been run with
+vLLM itself, which needs a GPU: the tests use a replacement with the same signatures.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ __all__ = ["VLLM"]
 
 
 class VLLM:
-    """Answers prompts with vLLM in this process; the engine starts when the first prompt comes.
+    """Answers prompts with vLLM in this process; the engine starts at the first prompt.
 
     Args:
         model: a folder or the name of a model on the hub.
         revision: branch, tag or commit on the hub.
         dtype: of weights and activations: `auto`, `bfloat16`, `float16`, `float32`.
-        quantization: `awq`, `gptq`, `fp8` ... where the weights need it said.
-        max_new_tokens: an answer is cut off after so many tokens, or at its first line break.
-        max_model_len: tokens of a prompt and its answer; less memory than the model's own length.
+        quantization: `awq`, `gptq`, `fp8` ... if the model's files do not say it.
+        max_new_tokens: maximum length of an answer in tokens; it also ends at its first line break.
+        max_model_len: maximum tokens of prompt and answer; a smaller value than the model's saves memory.
         tensor_parallel_size: GPUs that share one copy of the model.
-        gpu_memory_utilization: share of each GPU's memory.
-        batch_size: prompts handed over at once; vLLM batches them itself, so many are good, and as many
-            are lost when the process is killed.
-        chat_template: a Jinja template, for a chat model that brings none.
-        trust_remote_code: run code that comes with the model.
+        gpu_memory_utilization: share of each GPU's memory to use.
+        batch_size: prompts per call. vLLM batches them itself, so many are fast; a killed process loses the
+            prompts of its current call.
+        chat_template: a Jinja template, for a chat model without one.
+        trust_remote_code: allow code that comes with the model to run.
         engine: further arguments of `vllm.LLM`.
 
     Raises:
@@ -78,10 +78,10 @@ class VLLM:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The model's content and everything that changes an answer; the engine is not started.
+        """The model's content and every setting that changes an answer; does not start the engine.
 
         Raises:
-            ModelUnavailableError: the model is neither here nor to be had.
+            ModelUnavailableError: the model is neither on this machine nor on the hub.
         """
         template = f", template {self._template!r}" if self._template else ""
         return (
@@ -101,7 +101,7 @@ class VLLM:
         engine, chat, settings = self._started
         rows = [chat.tokens(prompt) for prompt in prompts]
         longest = int(self._engine["max_model_len"]) - self.max_new_tokens
-        fitting = [index for index, row in enumerate(rows) if len(row) <= longest]  # vLLM would refuse all
+        fitting = [index for index, row in enumerate(rows) if len(row) <= longest]  # vLLM would reject all
         given = [{"prompt_token_ids": rows[index]} for index in fitting]
         found = engine.generate(given, settings, use_tqdm=False) if given else []
         texts = [_first_line(str(one.outputs[0].text)) for one in found]
@@ -115,7 +115,7 @@ class VLLM:
         )
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text."""
+        """Number of tokens of each text."""
         tokenizer = self._started[1].tokenizer
         return [len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
 
@@ -133,13 +133,13 @@ class VLLM:
                 f"vLLM cannot load {self._engine['model']!r} here ({reason}); it needs a GPU with enough "
                 "memory, see infer.options.max_model_len and gpu_memory_utilization"
             ) from None
-        # No stop at a line break: many models begin with one, and would never come to their first word.
+        # Do not stop at a line break: many models begin with one, before any text.
         settings = SamplingParams(temperature=0.0, max_tokens=self.max_new_tokens)
         return engine, Chat.of(engine.get_tokenizer(), self._template), settings
 
 
 def _first_line(text: str) -> str:
-    """The first line that says something, as `transformers:` has it; one that ends with a colon goes on."""
+    """The first line with text, as with `transformers:`; a line that ends with a colon is continued."""
     lines = text.strip().splitlines() or [""]
     count = next((number for number, line in enumerate(lines, 1) if line.strip()[-1:] not in (":", "")), None)
     return "\n".join(lines[:count]).strip()

@@ -1,1 +1,1 @@
-"""Readers: one module per kind of log, and what they share."""
+"""Readers of raw logs, one module per format, and the code they share."""

@@ -2,9 +2,9 @@
 
 The files are at https://jmcauley.ucsd.edu/data/amazon/ (2014, the paper's Beauty) and its successors of 2018
 and 2023: for Beauty `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Put both into one folder, or give
-none: the two files of 2014 are then fetched into the cache. Their publisher states no checksum, so they are
-held to a size limit, to the checksum inside gzip when they are read, and Beauty to its known number of
-reviews.
+    no
+path: then the two files of 2014 are downloaded into the cache. The publisher gives no checksums, so downloads
+are checked by a size limit, by gzip's own checksum, and for Beauty by the known number of reviews.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from llm4sbr.protocols import RawData
 
 _URL = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 _LIMIT = 2 << 30
-"""Bytes of a fetched file; the largest category's reviews have about 1.5 GB."""
+"""Maximum size of a download in bytes; the largest category's reviews have about 1.5 GB."""
 _REVIEWS = {"Beauty": 198_502}
-"""Reviews in a category's file, where known (the paper's Table 1)."""
+"""Number of reviews in a category's file, if known (the paper's Table 1)."""
 _WHERE = "reviews_*_5.json.gz and meta_*.json.gz, from https://jmcauley.ucsd.edu/data/amazon/"
 _ASIN = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*["']([^"']+)["']""")
 _FIELDS = {
@@ -36,7 +36,7 @@ _FIELDS = {
     "item": ("parent_asin", "asin"),
     "time": ("unixReviewTime", "timestamp"),
 }
-"""Names of 2014 and 2018, and of 2023, whose metadata is about parents: a product in all its colours."""
+"""Field names of 2014 and 2018, then of 2023, whose metadata is per parent: a product in all its colours."""
 _ATTRIBUTES = ("category", "price", "brand")
 
 
@@ -45,10 +45,10 @@ class Amazon:
 
     Args:
         path: a folder with one review file and one `meta_*` file, or the review file itself.
-        reviews, meta: the two files, where they have other names.
-        category: what to fetch where no file is given, as the publisher spells it: `Beauty`, `Video_Games`.
+        reviews, meta: the two files, if they have other names.
+        category: what to download if no file is given, in the publisher's spelling: `Beauty`, `Video_Games`.
 
-    The date of a review is a day: clicks of one day keep the order of the file.
+    Reviews have only a date: clicks of the same day keep the order of the file.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Amazon:
         self.progress = Progress(quiet=True)
 
     def read(self) -> RawData:
-        """Every review as a click; `DataError` with file and row on what cannot be used."""
+        """Every review as a click; raises `DataError` with file and row if something cannot be used."""
         reviews, meta = self._files()
         rejected: list[str] = []
         rows = [
@@ -86,7 +86,7 @@ class Amazon:
         return raw._replace(items=items, rejected=rejected + raw.rejected + bad)
 
     def files(self) -> list[Path]:
-        """The files that `read` reads, none where it would fetch them."""
+        """The files that `read` reads; empty if it would download them."""
         return list(self._files()) if self.reviews or self.path else []
 
     def _files(self) -> tuple[Path, Path]:
@@ -100,7 +100,7 @@ class Amazon:
         return reviews, Path(self.meta) if self.meta else _only(folder, meta=True)
 
     def _fetched(self) -> tuple[Path, Path]:
-        """The category's files in the cache, fetched if they are not there."""
+        """The category's files in the cache, downloaded if missing."""
         if not re.fullmatch(r"[A-Za-z_]+", self.category):
             raise DataError(f"data.options.category = {self.category!r}: expected a name such as Video_Games")
         folder = store.cache_dir() / "datasets" / f"amazon-{self.category}"
@@ -121,12 +121,12 @@ class Amazon:
 
 
 def read_metadata(path: Path, wanted: set[str]) -> tuple[pl.DataFrame, list[str]]:
-    """Title, category, price and brand of the items `wanted`; and one line per row that cannot be read."""
+    """Title, category, price and brand of the items `wanted`; and one line per unreadable row."""
     rejected: list[str] = []
 
     def parse(text: str) -> Any:
         found = _ASIN.search(text)
-        # Most products of a category are in no 5-core review; literals are slow to parse.
+        # Most products of a category are in no 5-core review; skip them, since literals are slow to parse.
         return {} if found and found[1] not in wanted else _literal(text)
 
     rows = [
@@ -139,7 +139,7 @@ def read_metadata(path: Path, wanted: set[str]) -> tuple[pl.DataFrame, list[str]
 
 
 def _only(folder: Path, *, meta: bool) -> Path:
-    """The one review or metadata file of a folder."""
+    """The only review or metadata file of a folder."""
     found = [
         path
         for path in sorted(folder.iterdir())
@@ -157,7 +157,7 @@ def _only(folder: Path, *, meta: bool) -> Path:
 
 
 def _literal(text: str) -> Any:
-    """JSON, or the Python literal that the metadata of 2014 has instead."""
+    """Parse JSON, or the Python literal that the metadata of 2014 has instead."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Which column is which, and raw values as our types.
+"""Recognises columns by name, and converts raw values to our types.
 
-Names are compared without case, spaces, `_` and `-`: `user_id`, `userId` and `User ID` are one.
+Names are compared without case, spaces, `_` and `-`: `user_id`, `userId` and `User ID` are equal.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "order": ("order", "position", "rank", "index"),
     "title": ("title", "itemtitle", "movietitle", "name", "itemname", "productname"),
 }
-"""Role -> names recognised, best first."""
+"""Role -> column names that are recognised, best first."""
 
 ROW = "(row)"
-"""The column with a row's place in its file; a name that no column of a user's has."""
+"""Name of the column with the row's number in its file; no user's column has such a name."""
 
 _FORM = "a form of date other than ISO 8601: --set data.options.time_format='%d.%m.%Y %H:%M'"
 
@@ -42,7 +42,7 @@ _TAKEN = ("item", "title", "id", "key")
 
 
 class Names(NamedTuple):
-    """Column names that the user gave; None is to be recognised."""
+    """Column names given by the user; None means that the column is recognised by its name."""
 
     user: str | None = None
     session: str | None = None
@@ -51,13 +51,13 @@ class Names(NamedTuple):
     order: str | None = None
     title: str | None = None
     attributes: Sequence[str] | None = None
-    """Columns of the items table to keep as attributes; None keeps all that are left."""
+    """Columns of the items table to keep as attributes; None keeps all other columns."""
     time_format: str | None = None
-    """Of the times, as strptime has it; None recognises numbers and ISO 8601."""
+    """Format of the times for strptime; None recognises numbers and ISO 8601."""
 
 
 def find(role: str, found: Sequence[str], names: Names, *, where: Path) -> str | None:
-    """The column that plays `role`, None if there is none; `DataError` if one was named that is missing."""
+    """The column for `role`, or None; raises `DataError` if the user named a column that is missing."""
     chosen = getattr(names, role)
     if chosen is not None:
         if chosen not in found:
@@ -70,7 +70,7 @@ def find(role: str, found: Sequence[str], names: Names, *, where: Path) -> str |
 
 
 def require(roles: Sequence[str], found: Sequence[str], names: Names, *, where: Path) -> dict[str, str]:
-    """The columns that play `roles`, of which at least one must exist.
+    """The columns for `roles`, of which at least one must exist.
 
     Raises:
         DataError: none exists; the message lists the columns found and the option that names one.
@@ -88,21 +88,21 @@ def require(roles: Sequence[str], found: Sequence[str], names: Names, *, where: 
 def interactions(
     table: pl.DataFrame, columns: dict[str, str], *, where: Path, names: Names | None = None
 ) -> RawData:
-    """Clicks with our column names and types; rows that lack a value or have a wrong one are rejected.
+    """Clicks with our column names and types; rows with a missing or invalid value are rejected.
 
     Args:
-        table: the columns named in `columns`, and `ROW`.
-        columns: role -> column, with `item`, one of `user` and `session`, one of `time` and `order`.
-            Where there are sessions, a click without a user has its session in the user's place.
+        table: the columns in `columns`, and `ROW`.
+        columns: role -> column, with `item`, one of `user` and `session`, one of `time` and `order`. If there
+            are sessions, a click without a user gets its session as its user.
         where: the file, for messages.
-        names: what the user chose, for readers with these options: the form of times, and an order that
-            decides between equal times.
+        names: the user's choices, for readers with these options: the format of times, and an order column
+            that breaks ties between equal times.
 
     Returns:
         `RawData` without items.
 
     Raises:
-        DataError: a column holds what cannot be used, or no row can be read.
+        DataError: a column's type cannot be used, or no row is valid.
     """
     clock, own = "time" in columns, names or Names()
     when = columns["time" if clock else "order"]
@@ -142,13 +142,13 @@ def interactions(
 
 
 def items(table: pl.DataFrame, names: Names, *, where: Path) -> pl.DataFrame:
-    """The items table with our column names, all text; rows without an item id are left out.
+    """The items table with our column names, all text; rows without an item id are dropped.
 
     Raises:
         DataError: a column is missing, or no row has an item id.
     """
     found = [name for name in table.columns if name != ROW]
-    # The option names the column of the clicks; the items table may call it something else.
+    # The option names the column of the interactions; the items table may use another name.
     own = names if names.item in found else names._replace(item=None)
     item = require(["item"], found, own, where=where)["item"]
     title = require(["title"], found, names, where=where)["title"]
@@ -174,7 +174,7 @@ def items(table: pl.DataFrame, names: Names, *, where: Path) -> pl.DataFrame:
 
 
 def _free(names: Sequence[str]) -> list[str]:
-    """Attributes' names, with `_` behind those that mean something else here."""
+    """Attribute names, with `_` appended to those that are reserved."""
     free: list[str] = []
     for name in names:
         while name in _TAKEN or name in free:
@@ -184,7 +184,7 @@ def _free(names: Sequence[str]) -> list[str]:
 
 
 def _ids(column: pl.Series, where: str) -> pl.Series:
-    """Ids as text without blanks around, null where there is none; whole numbers have no decimal point."""
+    """Ids as stripped text, null if missing; whole numbers without a decimal point."""
     if column.dtype.is_nested() or column.dtype == pl.Object:
         raise DataError(f"{where}: holds {column.dtype}; one id per row is needed")
     if column.dtype.is_float() or column.dtype.is_decimal():
@@ -197,7 +197,7 @@ def _ids(column: pl.Series, where: str) -> pl.Series:
 def _text(column: pl.Series) -> pl.Series:
     if column.dtype.is_nested() or column.dtype == pl.Duration:
         return pl.Series([_leaves(value) for value in column.to_list()], dtype=pl.String)
-    if column.dtype == pl.Binary:  # a cast fails at the first byte that is no text
+    if column.dtype == pl.Binary:  # a cast would fail at the first invalid byte
         return pl.Series([_utf8(value) for value in column.to_list()], dtype=pl.String)
     return column.cast(pl.String, strict=False)
 
@@ -207,7 +207,7 @@ def _utf8(value: bytes | None) -> str | None:
 
 
 def _leaves(value: Any) -> str | None:
-    """What is in lists in lists and records, one after the other."""
+    """The texts in nested lists and records, flattened."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -216,7 +216,7 @@ def _leaves(value: Any) -> str | None:
 
 
 def _reasons(bad: pl.DataFrame, raw: pl.Series, columns: dict[str, str], when: str, where: Path) -> list[str]:
-    """One line per rejected row: `file:row: field: why`."""
+    """One line per rejected row: `file:row: field: reason`."""
     reason: Any = pl.when(False).then(pl.lit(""))
     for role in (name for name in bad.columns if name not in ("time", "row")):
         reason = reason.when(pl.col(role).is_null()).then(pl.lit(f"{columns[role]}: missing"))
@@ -232,5 +232,5 @@ def _reasons(bad: pl.DataFrame, raw: pl.Series, columns: dict[str, str], when: s
 
 
 def plain(name: str) -> str:
-    """A column's name as names are compared."""
+    """A column's name in the form in which names are compared."""
     return "".join(char for char in name.lower() if char not in " _-")

@@ -1,4 +1,4 @@
-"""Delimited text as tables of text columns."""
+"""Reads delimited text (CSV and the like) as tables of text columns."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from llm4sbr.data.readers.columns import ROW
 from llm4sbr.errors import DataError
 
 _SEPARATORS = "\t,;|"
-"""What a first line may be separated by, surest first: a tab is seldom anything else."""
+"""Possible separators, most reliable first: a tab is rarely anything else."""
 
 
 class Dialect(NamedTuple):
-    """How a file is written."""
+    """The format of a delimited file."""
 
     separator: str | None = None
-    """None: the first of tab, comma, semicolon and | that is in the first line."""
+    """None: the first of tab, comma, semicolon and | that occurs in the first line."""
     quote: str = '"'
-    """Empty: quotes mean nothing."""
+    """Empty: quotes are ordinary characters."""
     encoding: str | None = None
     """None: UTF-8."""
     names: tuple[str, ...] = ()
-    """Of the columns, where the file has no header."""
+    """Column names, for a file without a header."""
 
     def checked(self) -> Dialect:
-        r"""The dialect with `tab` and `\t` as the character that they mean; `DataError` if it is none."""
+        r"""The dialect with `tab` and `\t` replaced by a tab; raises `DataError` if an option is invalid."""
         separator = "\t" if self.separator in ("tab", "\\t") else self.separator
         for option, value in (("separator", separator or self.separator), ("quote", self.quote or "'")):
             if value is not None and not _one_character(value):
@@ -40,7 +40,7 @@ class Dialect(NamedTuple):
         return self._replace(separator=separator)
 
     def for_line(self, line: str) -> Dialect:
-        """The dialect with the separator of a file whose first line this is."""
+        """The dialect with its separator, detected from the first line of a file."""
         found = next((one for one in _SEPARATORS if one in line), ",")
         return self if self.separator is not None else self._replace(separator=found)
 
@@ -57,7 +57,7 @@ def header(path: Path, dialect: Dialect = _PLAIN) -> list[str]:
     """The column names of a file.
 
     Raises:
-        DataError: it has no header, or another number of columns than are named.
+        DataError: it has no header, or the number of columns differs from that of the given names.
     """
     line = files.first_line(path, encoding=dialect.encoding)
     if not line.strip():
@@ -73,10 +73,10 @@ def header(path: Path, dialect: Dialect = _PLAIN) -> list[str]:
 def read_csv(
     path: Path, wanted: list[str] | None = None, dialect: Dialect = _PLAIN
 ) -> tuple[pl.DataFrame, list[str]]:
-    """A file as text columns and `ROW`; and one line per row with a wrong number of fields.
+    """The file as text columns and `ROW`; and one line per row with a wrong number of fields.
 
     Raises:
-        DataError: the file is missing, empty, in another encoding, or no table.
+        DataError: the file is missing, empty, in another encoding, or not a table.
     """
     data = files.content(path, encoding=dialect.encoding)
     dialect = dialect.for_line(files.first_line(path, encoding=dialect.encoding))
@@ -115,7 +115,7 @@ def _parse(data: bytes, wanted: list[str] | None, dialect: Dialect, *, ragged: b
 
 
 def _wrong_rows(path: Path, data: bytes, dialect: Dialect) -> dict[int, str]:
-    """Row -> message for rows with more fields than the header has; the slow path, for damaged files only."""
+    """Row -> message for rows with too many fields; slow, and only used for damaged files."""
     text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
     rows = csv.reader(text, **dialect.fields())
     wrong = {}
@@ -131,7 +131,7 @@ def _wrong_rows(path: Path, data: bytes, dialect: Dialect) -> dict[int, str]:
 
 
 def _first_row(dialect: Dialect) -> int:
-    """Number of the first row that is data."""
+    """Number of the first data row."""
     return 1 if dialect.names else 2
 
 

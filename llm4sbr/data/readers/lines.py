@@ -1,4 +1,4 @@
-"""Files of one JSON value per line."""
+"""Reads files with one JSON value per line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Parse = Callable[[str], Any]
 def read(
     path: Path, rejected: list[str], *, parse: Parse = json.loads
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Row number and object of every line; lines that hold no object are added to `rejected`.
+    """Row number and object of every line; messages about other lines are added to `rejected`.
 
     Raises:
-        DataError: the file is missing, empty, breaks off, is not UTF-8, or no line of it can be read.
+        DataError: the file is missing, empty, truncated, not UTF-8, or has no readable line.
     """
     row = good = 0
     try:
@@ -55,7 +55,7 @@ def _value(line: bytes, path: Path, row: int, rejected: list[str], parse: Parse)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         rejected.append(f"{path}:{row}: not a JSON object: {text[:40]}")
         return None
-    if "\\ud" in text.lower():  # half of a character, which JSON can say and no text can hold, becomes "?"
+    if "\\ud" in text.lower():  # a lone surrogate is valid JSON but not valid text; it becomes "?"
         value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     if not isinstance(value, dict):
         rejected.append(f"{path}:{row}: not a JSON object: {text[:40]}")

@@ -1,8 +1,8 @@
-"""Readers `ml-100k` and `ml-1m`: MovieLens (Harper & Konstan 2015), https://grouplens.org/datasets/movielens/.
+"""Readers `ml-100k` and `ml-1m`: MovieLens (Harper & Konstan 2015), https://grouplens.org/datasets/movielens.
 
-Read from GroupLens' own files or zip, from RecBole's atomic files, or from a folder that the reader `csv`
-reads. Titles read as people write them: `Empire Strikes Back, The (1980)` becomes `The Empire Strikes
-Back (1980)`. The data may be used for research and must not be redistributed: nothing of it is shipped.
+Reads GroupLens' own files or zip, RecBole's atomic files, or a folder that the reader `csv` can read. Titles
+are put in their usual form: `Empire Strikes Back, The (1980)` becomes `The Empire Strikes Back (1980)`. The
+data may be used for research and must not be redistributed, so none of it is shipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llm4sbr.protocols import RawData
 
 _URL = "https://files.grouplens.org/datasets/movielens/{name}.zip"
 _MD5 = {"ml-100k": "0e33842e24a9c977be4e0107933c0723", "ml-1m": "c4d9eecfca2ab87c1945afe126590906"}
-"""As GroupLens states them beside the zip files."""
+"""As published by GroupLens next to the zip files."""
 
 _WHEEL = "recbole==1.2.1"
 _WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
@@ -44,21 +44,21 @@ _GENRES = (
         "Western",
     ),
 )
-"""The flags at the end of a row of u.item, in order."""
+"""The genre flags at the end of a row of u.item, in order."""
 
 _ARTICLE = r"^([^(]+), (The|A|An|La|Le|Les|El|Il|Der|Die|Das)( \(.*)?$"
-_SUGGESTS = {"data.sessions": "bins", "data.prefixes": "last"}
-"""The paper's rules for MovieLens-1M; its raters rate many films in one sitting."""
+_SUGGESTS = {"data.sessions": "bins", "data.test_prefixes": "last"}
+"""The paper's rules for MovieLens-1M, whose users rate many films in one sitting."""
 
 
 class Layout(NamedTuple):
-    """One way in which the files come."""
+    """File names and columns of one form in which the data is distributed."""
 
     clicks: str
     items: str
     separator: str
     click_columns: list[str]
-    """Of a file without a header; empty if the header names them."""
+    """Column names for a file without a header; empty if it has one."""
     item_columns: list[str]
     encoding: str
 
@@ -75,21 +75,21 @@ _LAYOUTS = (
 
 
 class MovieLens100K:
-    """100,000 ratings; without a path out of a package on PyPI, or from GroupLens."""
+    """100,000 ratings; without a path downloaded from PyPI (inside a package) or from GroupLens."""
 
-    suggests = {**_SUGGESTS, "train.seeds": 3}  # some 600 test samples say little with a single seed
+    suggests = {**_SUGGESTS, "train.seeds": 3}  # about 600 test samples are too few for a single seed
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.progress = Progress(quiet=True)
 
     def read(self) -> RawData:
-        """Every rating as a click; `DataError` if it can be had neither from `path` nor from the network."""
+        """Every rating as a click; raises `DataError` if the data is in neither `path` nor the network."""
         return _read(self.path or _fetched_100k(self.progress), "ml-100k")
 
 
 class MovieLens1M:
-    """1,000,209 ratings; without a path from GroupLens."""
+    """1,000,209 ratings; without a path downloaded from GroupLens."""
 
     suggests = _SUGGESTS
 
@@ -98,12 +98,12 @@ class MovieLens1M:
         self.progress = Progress(quiet=True)
 
     def read(self) -> RawData:
-        """Every rating as a click; `DataError` if it can be had neither from `path` nor from the network."""
+        """Every rating as a click; raises `DataError` if the data is in neither `path` nor the network."""
         return _read(self.path or _fetched("ml-1m", self.progress), "ml-1m")
 
 
 def tidy_titles(items: pl.DataFrame) -> pl.DataFrame:
-    """Leading articles, the year at the end of the title and as an attribute, genres with spaces between."""
+    """Move articles to the front of titles and the year to their end, and add the year as an attribute."""
     title = pl.col("title").str.strip_chars().str.replace(_ARTICLE, "$2 $1$3")
     table = items.with_columns(title)
     in_title = pl.col("title").str.extract(r"\((\d{4})\)$")
@@ -136,7 +136,7 @@ def _fetched_100k(progress: Progress) -> Path:
 
 
 def _fetched(name: str, progress: Progress) -> Path:
-    """The zip file in the cache, fetched if it is not there."""
+    """The zip file in the cache, downloaded if missing."""
     archive = store.cache_dir() / "datasets" / name / f"{name}.zip"
     url = _URL.format(name=name)
     if not archive.exists():
@@ -164,7 +164,7 @@ def _read(path: Path, name: str) -> RawData:
 
 
 def _content(path: Path, name: str, file: str, encoding: str) -> bytes | None:
-    """A file of a folder or a zip, in it or in its folder `name`; None if it is not there."""
+    """A file of a folder or zip, at its top or in the folder `name` inside; None if missing."""
     if path.is_dir():
         found = next((one for one in (path / file, path / name / file) if one.is_file()), None)
         return None if found is None else files.content(found, encoding=encoding)
@@ -192,8 +192,8 @@ def _parsed(path: Path, layout: Layout, clicks: bytes, items: bytes) -> RawData:
 
 
 def _table(where: Path, data: bytes, separator: str, field: str, names: list[str]) -> pl.DataFrame:
-    """Text columns with our names, and `row`."""
-    if separator == "::":  # Polars separates by one byte; a tab occurs in none of these files
+    """Text columns with our names, and `ROW`."""
+    if separator == "::":  # Polars supports one-byte separators only; no tab occurs in these files
         data, field = data.replace(b"::", b"\t"), "\t"
     try:
         table = pl.read_csv(
@@ -224,4 +224,4 @@ _RECBOLE = {
     "class": "category",
     "genre": "category",
 }
-"""RecBole's column names, without their types, as ours."""
+"""RecBole's column names, without their types -> ours."""

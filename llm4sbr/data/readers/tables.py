@@ -18,29 +18,28 @@ _CLICKS = "user_id or session_id, item_id, timestamp or order"
 _ITEMS = "item_id, title, any attributes"
 
 Load = Callable[[Path, list[str] | None], pl.DataFrame]
-"""Reads some columns of a file (None: all) and the column `ROW`."""
+"""Reads some columns of a file (None: all) and `ROW`."""
 
 
 class Csv:
-    """Delimited text, gzip or not.
+    """Delimited text, optionally gzipped.
 
     Args:
         path: a folder with `interactions.csv[.gz]` and `items.csv[.gz]`, or the interactions file itself.
-        interactions, items: the two files, where they have other names.
-        titles: false does without an items table: items are known by their ids, which no LLM can read.
-        user, session, item, time, order, title: columns with names of their own; common names are known.
-            An order named beside a time decides between clicks of one time.
+        interactions, items: the two files, if they have other names.
+        titles: false to work without an items table: items then have only their ids, which tell an LLM
+            nothing.
+        user, session, item, time, order, title: column names, unless they are common ones. If both an order
+            and a time are named, the order decides between clicks of the same time.
         attributes: columns of the items table to keep; by default all.
-        columns: names of the columns of the interactions, where the file has no header.
-        separator: one character between fields; by default what the first line has of tab, comma,
-            semicolon and |.
-        quote: around fields; empty where quotes mean nothing.
-        encoding: of the text, where it is not UTF-8.
-        time_format: of the times as strptime has it, such as `%d.%m.%Y %H:%M`.
+        columns: column names of the interactions, for a file without a header.
+        separator: field separator; by default detected from the first line (tab, comma, semicolon or |).
+        quote: quote character; empty if quotes are ordinary characters.
+        encoding: text encoding, if not UTF-8.
+        time_format: format of the times for strptime, such as `%d.%m.%Y %H:%M`.
 
-    A timestamp is seconds since 1970 (milli-, micro- and nanoseconds are told by their size) or an ISO
-    8601 date. A row that cannot be read is rejected and counted. Titles may also stand in a column of
-    the interactions.
+    A timestamp is in seconds since 1970 (milli-, micro- and nanoseconds are recognised by their size) or an
+    ISO 8601 date. An unreadable row is rejected and counted. Titles may also be a column of the interactions.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Csv:
         return self.places.files()
 
     def read(self) -> RawData:
-        """Both tables; `DataError` with file, row and field on what cannot be used."""
+        """Both tables; raises `DataError` with file, row and field if something cannot be used."""
         rejected: list[str] = []
         plain = self.dialect.checked()
         clicks = plain._replace(names=tuple(map(str, self.columns)))
@@ -91,7 +90,7 @@ class Csv:
 
 
 class Parquet:
-    """Parquet tables; options as those of `Csv`."""
+    """Parquet tables; the options are those of `Csv`."""
 
     def __init__(
         self,
@@ -117,12 +116,12 @@ class Parquet:
         return self.places.files()
 
     def read(self) -> RawData:
-        """Both tables; `DataError` with file, row and field on what cannot be used."""
+        """Both tables; raises `DataError` with file, row and field if something cannot be used."""
         return _read(self.places, _read_parquet, _parquet_header, self.names)
 
 
 class _Places(NamedTuple):
-    """Where the two files are, looked for only when they are read."""
+    """Locations of the two files, resolved only when they are read."""
 
     path: Path | None
     interactions: Path | None
@@ -132,7 +131,7 @@ class _Places(NamedTuple):
     reader: str
 
     def clicks(self) -> Path:
-        """The interactions; `DataError` if there are none."""
+        """The interactions file; raises `DataError` if there is none."""
         if self.interactions is None and self.path is None:
             raise DataError(
                 f"the reader {self.reader!r} needs --data FOLDER with interactions and items{self.endings[0]}"
@@ -145,7 +144,7 @@ class _Places(NamedTuple):
         return file
 
     def items(self) -> Path | None:
-        """The items, None if there is no such table."""
+        """The items file, None if there is none."""
         if not self.titles:
             return None
         if self.own_items is not None:
@@ -191,7 +190,7 @@ def _read(places: _Places, load: Load, names_of: Callable[[Path], list[str]], na
 
 
 def _texts(places: _Places, clicks: Path, found: list[str], names: Names) -> list[str]:
-    """The columns of the interactions with title and attributes, where no items table has them."""
+    """The interactions' columns with title and attributes, if there is no items table."""
     title = columns.find("title", found, names, where=clicks)
     if title is None:
         wanted = " or ".join(f"items{ending}" for ending in places.endings)

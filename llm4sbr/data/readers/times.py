@@ -1,4 +1,4 @@
-"""Times of a user's log, in whatever form they come, as seconds or as an order."""
+"""Converts the times of a log, in any common format, to seconds or to an order."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ _FORMATS = (
 )
 _UNITS = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
 _DIGITS = ((8, "%Y%m%d"), (14, "%Y%m%d%H%M%S"))
-"""Dates written as one number, by its length; taken for seconds or milliseconds they are 1970 and 2610."""
+"""Dates written as one number, by number of digits; read as seconds or milliseconds they would be absurd."""
 
 _PROBE = 1000
-"""Rows that decide what most of a column is."""
+"""Number of rows that decide the format of a column."""
 
 
 def times(
     column: pl.Series, *, clock: bool, form: str | None = None, where: str
 ) -> tuple[pl.Series, list[str]]:
-    """Seconds (Float64) or an order (Int64), null where there is none; and what was decided, one line each.
+    """Seconds (Float64) or an order (Int64), null if missing; and one line per decision taken.
 
     Args:
         column: numbers, text, dates or categories.
-        clock: whether these are times, not an order.
-        form: of the times, as strptime has it; None recognises numbers and ISO 8601.
+        clock: true for times, false for an order.
+        form: format for strptime; None recognises numbers and ISO 8601.
         where: file and column, for messages.
 
     Raises:
-        DataError: the column holds something else, or `form` is none.
+        DataError: the column has another type, or `form` is not a format.
     """
     if isinstance(column.dtype, pl.Categorical | pl.Enum):
         column = column.cast(pl.String)
@@ -43,7 +43,7 @@ def times(
         return _formatted(column.cast(pl.String), form), []
     numbers = column.cast(pl.Float64, strict=False)
     if clock and column.dtype == pl.String:
-        first = column.drop_nulls().head(_PROBE)  # what most of them are; the odd one out is a broken row
+        first = column.drop_nulls().head(_PROBE)  # the majority decides; exceptions are broken rows
         if first.cast(pl.Float64, strict=False).null_count() > len(first) / 2:
             return _dates(column), []
     numbers = pl.select(pl.when(numbers.is_finite()).then(numbers)).to_series()
@@ -51,7 +51,7 @@ def times(
 
 
 def _order(numbers: pl.Series) -> pl.Series:
-    """Whole numbers; fractions become places, since cutting them off would make 1.2 and 1.7 one."""
+    """Whole numbers; fractions are replaced by ranks, since truncation would make 1.2 and 1.7 equal."""
     if (numbers != numbers.floor()).any():
         return numbers.rank("dense").cast(pl.Int64)
     return numbers.cast(pl.Int64, strict=False)
@@ -78,7 +78,7 @@ def _seconds(numbers: pl.Series) -> tuple[pl.Series, list[str]]:
 
 
 def _as_dates(numbers: pl.Series, length: int, form: str) -> pl.Series | None:
-    """Seconds, if the first numbers are one and all dates of the years 1970 to 2100, written as `form`."""
+    """Seconds, if the column's first numbers are all dates of 1970 to 2100 written as `form`; else None."""
     first = numbers.drop_nulls().head(_PROBE)
     whole = (first == first.floor()) & (first >= 1970 * 10.0 ** (length - 4))
     if not len(first) or not (whole & (first < 2101 * 10.0 ** (length - 4))).all():
@@ -100,7 +100,7 @@ def _formatted(column: pl.Series, form: str) -> pl.Series:
 
 
 def _dates(column: pl.Series) -> pl.Series:
-    """ISO 8601 dates as seconds, UTC where no zone is given; also `2024/05/01` and `... UTC`."""
+    """ISO 8601 dates as seconds, in UTC if no zone is given; also `2024/05/01` and `... UTC`."""
     text = pl.lit(
         column.str.replace(r"^(\d{4})/(\d{1,2})/", "$1-$2-")
         .str.replace(r"^(\S+)\s+", "${1}T")

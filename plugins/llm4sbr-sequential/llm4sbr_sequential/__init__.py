@@ -1,1 +1,1 @@
-"""Further backbones for llm4sbr, a module per model; found through entry points, imported when asked for."""
+"""Further backbones for llm4sbr, one module per model."""

@@ -1,7 +1,7 @@
-"""Atten-Mixer: no graph, but several levels of what the user is after (Zhang et al., WSDM 2023).
+"""Atten-Mixer: attention at several levels of user intent, without a graph (Zhang et al., WSDM 2023).
 
-A session is read by queries of growing reach: level l knows the last l clicks as a set. With x_1 ... x_T the
-clicks' embeddings, of length 1, for levels l = 1 ... L and heads h = 1 ... H:
+Queries of growing range read the session: level l sees the last l clicks as a set. With x_1 ... x_T the
+clicks' unit-length embeddings, for levels l = 1 ... L and heads h = 1 ... H:
 
     q_l      = W_l sum of the last l clicks x + b_l, scaled to length 1      deep sets: their order is free
     a_lht    = softmax_t(2 sigmoid((W_q q_l)_h . (W_k x_t)_h))               one attention map per level
@@ -10,17 +10,18 @@ clicks' embeddings, of length 1, for levels l = 1 ... L and heads h = 1 ... H:
     s        = W [m; x_T] + b
     score_j  = sigma cos(s, e_j)
 
-The larger p, the more the level that is surest of a click decides about it; p is learned, starting from 4.
-Cosines are made as by NISER: `query` has the session's direction, `item_embeddings` the items' times sigma.
+The larger p, the more the level with the highest attention to a click decides its weight; p is learned,
+starting from 4. Cosines are computed as in NISER: `query` returns the session's direction, `item_embeddings`
+the items' directions times sigma.
 
 Deviations from the authors' released code (Peiyance/Atten-Mixer-torch):
 
-- A level sums its clicks, as the paper's deep sets do; the code concatenates them in order, and takes padding
-  for the clicks that a short session lacks.
+- A level sums its clicks, as the paper's deep sets do; the code concatenates them in order, and uses padding
+  for missing clicks of a short session.
 - Each head reads every level. The code reshapes across levels and heads, so that its heads are mixtures.
 - Each query is scaled by its own length; the code divides by lengths across levels.
-- p is fixed there; padding takes part in no softmax here.
-- Heads have D / H entries rounded up, so that any width goes with any number of them.
+- p is fixed there; here it is learned, and padding takes part in no softmax.
+- Heads have D / H entries rounded up, so that H need not divide D.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from llm4sbr.protocols import Encoded, Sessions
 __all__ = ["AttenMixer", "LevelAttention"]
 
 SHARPNESS = 2.0
-"""Of both softmaxes, as in the released code."""
+"""Sharpness (inverse temperature) of both softmaxes, as in the released code."""
 
 
 class AttenMixer(nn.Module):
@@ -46,11 +47,11 @@ class AttenMixer(nn.Module):
     Args:
         num_items: N.
         dim: D.
-        levels: L, the clicks that the widest level knows.
+        levels: L, the number of clicks that the widest level sees.
         heads: H.
-        power: p to begin with.
+        power: initial p.
         scale: sigma.
-        dropout: chance that an entry of an item's vector, or a weight of attention, is dropped in training.
+        dropout: dropout rate of item vectors and attention weights.
 
     Raises:
         ConfigError: an option is out of range.
@@ -109,8 +110,8 @@ class LevelAttention(nn.Module):
         dim: D.
         levels: L.
         heads: H.
-        power: p to begin with.
-        dropout: chance that a weight is dropped in training.
+        power: initial p.
+        dropout: dropout rate of the weights.
     """
 
     def __init__(self, dim: int, *, levels: int, heads: int, power: float, dropout: float) -> None:
@@ -133,14 +134,14 @@ class LevelAttention(nn.Module):
         key, value = self._split(self.to_key(clicks)), self._split(self.to_value(clicks))
         maps = torch.sigmoid(query @ key.transpose(2, 3))  # (B, H, L, T)
         maps = masked_softmax(SHARPNESS * maps, mask[:, None, None])
-        mixture = self._pool(maps.masked_fill(~mask[:, None, None], 1.0))  # 1: a power of 0 has no gradient
+        mixture = self._pool(maps.masked_fill(~mask[:, None, None], 1.0))  # 1: the power of 0 has no gradient
         weights = self.dropout(masked_softmax(SHARPNESS * mixture, mask.unsqueeze(1)))  # (B, H, T)
         found = (weights.unsqueeze(2) @ value).flatten(1)  # (B, W)
         normed: Tensor = self.norm(found)
         return normed
 
     def _queries(self, clicks: Tensor, mask: Tensor) -> Tensor:
-        """What each level looks for, float (B, L, D) of length 1."""
+        """Query vector of each level, float (B, L, D), unit length."""
         steps = torch.arange(mask.shape[1], device=mask.device)
         age = mask.sum(1, keepdim=True) - 1 - steps  # (B, T), 0 at the last click
         reach = torch.arange(self.levels, device=mask.device).unsqueeze(1)
@@ -150,7 +151,7 @@ class LevelAttention(nn.Module):
 
     def _pool(self, maps: Tensor) -> Tensor:
         """(sum_l a_l^p)^(1/p) of float (B, H, L, T), none of them 0: (B, H, T)."""
-        top = maps.amax(2, keepdim=True)  # with it in front, no power is too small for a float
+        top = maps.amax(2, keepdim=True)  # factored out, so that no power underflows
         return top.squeeze(2) * (maps / top).pow(self.power).sum(2).pow(1 / self.power)
 
     def _split(self, vectors: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""CORE: sessions and items in one space (Hou, Hu, Zhang & Zhao, SIGIR 2022).
+"""CORE: sessions and items in one vector space (Hou, Hu, Zhang & Zhao, SIGIR 2022).
 
-A session is a weighted mean of its items' embeddings and nothing else, so that both live in one space; how
-much each click weighs is learned. With x_1 ... x_T the embeddings of the clicks, section 3 of the paper:
+A session is a weighted mean of its items' embeddings and nothing else, so that both are in the same space;
+the weights of the clicks are learned. With x_1 ... x_T the embeddings of the clicks, section 3 of the paper:
 
     F        = transformer([x_t + p_t])                 representation-consistent encoder (CORE-trm)
     alpha    = softmax_t(w . f_t)                       without blocks: alpha_t = 1 / T (CORE-ave)
@@ -9,18 +9,18 @@ much each click weighs is learned. With x_1 ... x_T the embeddings of the clicks
     score_j  = cos(h, dropout(e_j)) / tau               robust distance measuring
 
 The cosine is an inner product of the session's direction (`query`) with the items' directions divided by tau
-(`item_embeddings`), so that fusers, losses and exported tables work as with any other backbone. A fuser puts
-its own vector in the place of h: it is no mean of items any more, and its direction is what counts.
+(`item_embeddings`), so that fusers, losses and exported tables work as with any other backbone. A fuser
+replaces h by its own vector, which is no longer a mean of items; only its direction matters.
 
-A mean of few items is nearest to those items: `own_items_first`. That is what users of repeated clicks want;
-elsewhere leave the session's own items out of its list, as serving does.
+A mean of few items is nearest to those items: `own_items_first`. That suits data with repeated clicks; for
+other data, exclude the session's own items from its list, as serving does.
 
 Deviations from the authors' released code:
 
-- The transformer is SASRec's of llm4sbr: LayerNorm stands in front of each map, the inner layer is as wide as
-  the model, with ReLU. As there, a click sees the clicks before it only.
+- The transformer is llm4sbr's SASRec: LayerNorm comes before each map, the inner layer has width D, with
+  ReLU. As there, a click attends to earlier clicks only.
 - Positions are counted from the end of the session; clicks further back than `max_length` share the last one.
-- The map w to weights has no bias, nor has the LayerNorm before it: the softmax would take both out.
+- The map w to weights has no bias, nor has the LayerNorm before it: a softmax ignores both.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class CORE(nn.Module):
     Args:
         num_items: N.
         dim: D.
-        blocks: of the transformer that weighs clicks; 0 weighs them alike (CORE-ave).
-        heads: of each block; D must be a multiple.
-        max_length: positions that have a vector of their own.
-        temperature: tau, what cosines are divided by.
-        item_dropout: chance that an entry of a click's vector, or of an item's to compare with, is dropped.
-        dropout: the same within the transformer.
+        blocks: transformer blocks that compute the clicks' weights; 0 weighs them equally (CORE-ave).
+        heads: heads per block; must divide D.
+        max_length: number of position embeddings.
+        temperature: tau, by which cosines are divided.
+        item_dropout: dropout rate of the click embeddings and of the items they are compared with.
+        dropout: dropout rate inside the transformer.
 
     Raises:
         ConfigError: an option is out of range.
@@ -111,14 +111,14 @@ class CORE(nn.Module):
 
 
 class ClickWeights(nn.Module):
-    """How much each click counts: a causal transformer over the clicks, and a softmax.
+    """Weights of the clicks: a causal transformer over the clicks, and a softmax.
 
     Args:
         dim: D.
-        blocks: of the transformer.
-        heads: of each block; D must be a multiple.
-        max_length: positions that have a vector of their own.
-        dropout: chance that an entry is dropped in training.
+        blocks: transformer blocks.
+        heads: heads per block; must divide D.
+        max_length: number of position embeddings.
+        dropout: dropout rate.
     """
 
     def __init__(self, dim: int, *, blocks: int, heads: int, max_length: int, dropout: float) -> None:

@@ -1,6 +1,7 @@
-"""LESSR: session graphs that lose neither the order of edges nor far clicks (Chen & Wong, KDD 2020).
+"""LESSR: session graphs that keep the order of edges and reach distant clicks (Chen & Wong, KDD 2020).
 
-Layers alternate; each adds D entries to what is known of an item, x <- [layer(x); x]. With x_i an item's:
+Two kinds of layers alternate; each appends D entries to an item's state, x <- [layer(x); x]. With x_i item
+i's:
 
     EOPA: every transition is an edge, u_1 ... u_n those that arrive at i in order of time, section 4.2:
         h_k = GRU(x_{u_k}, h_{k-1}),  h_0 = 0                 layer(x)_i = f(W_self x_i + W_neigh h_n)
@@ -12,15 +13,16 @@ and with z the last item, section 4.4:
     b_i = softmax_i(q . sigmoid(W_1 x_i + W_2 x_z + r)),  g = f(W_out sum_i b_i x_i)
     s   = W_h [x_z; g],  score_j = s . e_j                    f: PReLU, a slope per entry
 
-Nodes are not renumbered: every click carries its item's state (see `llm4sbr.backbones.graph`). The GRU reads
-all items' edges at once, one round per edge of the item that is arrived at most often. `arrivals` bounds the
-rounds, for graphs are exported with a fixed number: an item is known by its latest `arrivals` edges.
+Nodes are not renumbered: every click carries its item's state (see `llm4sbr.backbones.graph`). The GRU
+processes all items in parallel, one round per incoming edge of the item with most of them. `arrivals` bounds
+the number of rounds, which must be fixed in an exported graph: of each item the last `arrivals` edges are
+used.
 
 Deviations from the authors' released code (twchen/lessr):
 
-- LayerNorm stands where batch normalisation stands, so that no session depends on its company and a batch may
-  be spread over processes.
-- Messages are not mapped before the GRU (nor are they in the code): the GRU's own map does that.
+- LayerNorm in place of batch normalisation, so that a session does not depend on the rest of its batch, and a
+  batch can be divided among processes.
+- Messages are not mapped before the GRU (nor are they in the code): the GRU has its own map.
 - Embeddings are not clipped to length 1.
 """
 
@@ -40,7 +42,7 @@ from llm4sbr.protocols import Encoded, Sessions
 __all__ = ["EOPA", "LESSR", "SGAT", "Graph", "Readout", "graph"]
 
 PAIRS = 2**25
-"""Numbers that SGAT computes at once in evaluation, 128 MB: D of them for each two clicks of a session."""
+"""Numbers that SGAT computes at once in evaluation (128 MB): D for every two clicks of a session."""
 
 
 class LESSR(nn.Module):
@@ -49,9 +51,9 @@ class LESSR(nn.Module):
     Args:
         num_items: N.
         dim: D.
-        layers: EOPA and SGAT in turns, EOPA first.
-        arrivals: edges that EOPA reads of each item, the latest ones.
-        dropout: chance that an entry of what a layer reads is dropped in training.
+        layers: number of layers; EOPA and SGAT alternate, EOPA first.
+        arrivals: maximum number of edges per item that EOPA reads, the last ones.
+        dropout: dropout rate of a layer's input.
 
     Raises:
         ConfigError: an option is out of range.
@@ -83,7 +85,7 @@ class LESSR(nn.Module):
         self.from_all = nn.Linear(dim, dim, bias=False)  # W_h, right part
 
     def fit(self, sessions: Sessions) -> None:
-        """Nothing to prepare: both graphs are each session's own."""
+        """Nothing to prepare: each session has its own graphs."""
 
     def item_embeddings(self) -> Tensor:
         """What scores are computed with, float (N, D)."""
@@ -102,14 +104,14 @@ class LESSR(nn.Module):
 
 
 class Graph(NamedTuple):
-    """Both graphs of each session, by clicks; a place is that of a click, and arriving means clicked next."""
+    """Both graphs of each session, by click. An item "arrives" where it is clicked after another item."""
 
     before: Tensor
-    """int64 (B, T): the place at which the item of t was arrived at last before t, 0 if nowhere."""
+    """int64 (B, T): position of the last arrival of t's item before t; 0 for none."""
     latest: Tensor
-    """int64 (B, T): the place at which it was arrived at last in the whole session, 0 if nowhere."""
+    """int64 (B, T): position of its last arrival in the whole session; 0 for none."""
     arrivals: Tensor
-    """int64 (B, T): how often it was arrived at."""
+    """int64 (B, T): number of its arrivals."""
     first: Tensor
     """bool (B, T): t is the first click on its item; one click per node."""
     shortcuts: Tensor
@@ -120,7 +122,7 @@ def graph(items: Tensor, mask: Tensor) -> Graph:
     """The graphs of sessions int64 (B, T) under bool (B, T)."""
     steps = torch.arange(items.shape[1], device=items.device)
     same = same_item(items, mask)  # (B, T, T)
-    arrived = same & (steps > 0)  # a session's first click arrives from nowhere
+    arrived = same & (steps > 0)  # the first click has no predecessor
     first = mask & ((same & (steps < steps.unsqueeze(1))).sum(2) == 0)
     last = torch.where(same, steps, 0).amax(2, keepdim=True)  # (B, T, 1)
     return Graph(
@@ -133,13 +135,13 @@ def graph(items: Tensor, mask: Tensor) -> Graph:
 
 
 class EOPA(nn.Module):
-    """Edge-order preserving aggregation: an item is what was clicked before it, in order.
+    """Edge-order preserving aggregation: an item's state from its predecessors, in order.
 
     Args:
-        width: of what is known of an item.
+        width: size of an item's input state.
         dim: D.
-        arrivals: edges that are read of each item, the latest ones.
-        dropout: chance that an entry of a message is dropped in training.
+        arrivals: maximum number of edges per item, the last ones.
+        dropout: dropout rate of the messages.
     """
 
     def __init__(self, width: int, dim: int, *, arrivals: int, dropout: float) -> None:
@@ -157,7 +159,7 @@ class EOPA(nn.Module):
         """(B, T, width) -> (B, T, D)."""
         states = self.norm(states)
         gates = self.from_message(self.dropout(states))
-        gates = torch.cat([gates[:, :1], gates[:, :-1]], 1)  # of the click before; the first has none
+        gates = torch.cat([gates[:, :1], gates[:, :-1]], 1)  # of the previous click; the first has none
         read = torch.zeros_like(states)
         for _ in range(self._rounds(edges)):
             read = self._cell(gates, _at(read, edges.before))
@@ -165,11 +167,11 @@ class EOPA(nn.Module):
         return active
 
     def _rounds(self, edges: Graph) -> int:
-        """Edges of the item that has most: after so many rounds, every edge has seen those before it."""
+        """Number of rounds: the edges of the item with most of them."""
         if _traced():
-            return self.arrivals  # a graph for all sessions
+            return self.arrivals  # an exported graph must work for all sessions
         most = int(edges.arrivals.max())
-        return max(1, min(self.arrivals, most))  # never 0: every process of a team needs every gradient
+        return max(1, min(self.arrivals, most))  # never 0: in distributed training every gradient is needed
 
     def _cell(self, gates: Tensor, state: Tensor) -> Tensor:
         reset_m, update_m, new_m = gates.chunk(3, 2)
@@ -180,12 +182,12 @@ class EOPA(nn.Module):
 
 
 class SGAT(nn.Module):
-    """Shortcut graph attention: every item looks at all that came before it, and at itself.
+    """Shortcut graph attention: every item attends to itself and to all earlier items.
 
     Args:
-        width: of what is known of an item.
+        width: size of an item's input state.
         dim: D.
-        dropout: chance that an entry of it is dropped in training.
+        dropout: dropout rate of the input.
     """
 
     def __init__(self, width: int, dim: int, *, dropout: float) -> None:
@@ -206,7 +208,7 @@ class SGAT(nn.Module):
         return active
 
     def _logits(self, source: Tensor, target: Tensor) -> Tensor:
-        """Of clicks t that look at clicks s, (B, T, T) from twice (B, T, D); a few sessions at a time."""
+        """Attention logits of clicks t over clicks s, (B, T, T), a few sessions at a time."""
         if self.training or _traced():
             return self._at_once(source, target)
         rows = max(1, PAIRS // (source[0].numel() * source.shape[1]))
@@ -222,9 +224,9 @@ class Readout(nn.Module):
     """Attention over the items of a session, driven by the last one.
 
     Args:
-        width: of what is known of an item.
+        width: size of an item's input state.
         dim: D.
-        dropout: chance that an entry of it is dropped in training.
+        dropout: dropout rate of the input.
     """
 
     def __init__(self, width: int, dim: int, *, dropout: float) -> None:
@@ -238,7 +240,7 @@ class Readout(nn.Module):
         self.active = Activation(dim)
 
     def forward(self, states: Tensor, last: Tensor, first: Tensor) -> Tensor:
-        """(B, T, width), of which those where bool (B, T) is true, and (B, width) -> (B, D)."""
+        """States (B, T, width), used where bool (B, T) is true, and last states (B, width) -> (B, D)."""
         states = self.dropout(self.norm(states))
         drive = self.attend_last(self.dropout(self.norm(last))).unsqueeze(1)
         logits = self.attention(torch.sigmoid(self.attend_all(states) + drive)).squeeze(2)
@@ -264,11 +266,11 @@ class Activation(nn.Module):
 
 
 def _at(states: Tensor, places: Tensor) -> Tensor:
-    """States (B, T, C) at places int64 (B, T), and zeros for place 0, which stands for nowhere."""
+    """States (B, T, C) at positions int64 (B, T); zeros for position 0, which means none."""
     found = states.gather(1, places.unsqueeze(2).expand(-1, -1, states.shape[2]))
     return found * (places > 0).unsqueeze(2)
 
 
 def _traced() -> bool:
-    """Whether what is computed now becomes a graph, which must not depend on its example."""
+    """Whether the model is being exported, so that nothing may depend on the example input."""
     return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()

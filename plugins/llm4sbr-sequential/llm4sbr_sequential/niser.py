@@ -1,7 +1,7 @@
 """NISER+: SR-GNN with normalised items and sessions (Gupta, Garg, Malhotra, Vig & Shroff, 2019).
 
-Long vectors belong to popular items, and inner products favour them; with everything of length 1, directions
-alone count. With e_j the item embeddings (arXiv 1909.04276, section "Approach"):
+Popular items get long vectors, which inner products favour; with unit lengths only directions count. With e_j
+the item embeddings (arXiv 1909.04276, section "Approach"):
 
     v_j     = dropout(e_j) / |dropout(e_j)|
     tau_t   = GNN(v of the session's graph)_t + p_t     gated graph network of SR-GNN, then positions (the +)
@@ -9,14 +9,14 @@ alone count. With e_j the item embeddings (arXiv 1909.04276, section "Approach")
     s       = W_3 [tau_T; sum_t beta_t tau_t]
     score_j = sigma s / |s| . e_j / |e_j|
 
-sigma stretches cosines, which lie within -1 and 1, into logits that a softmax can be certain with. It is part
-of `item_embeddings`, and s / |s| is `query`, so that fusers, losses and exported tables work as with any
+sigma scales cosines, which lie within -1 and 1, to logits on which a softmax can be confident. It is part of
+`item_embeddings`, and s / |s| is `query`, so that fusers, losses and exported tables work as with any
 backbone; a fuser replaces W_3.
 
-The authors released no code. Where the paper leaves room, the order of things is that of RecBole-GNN's
-implementation: positions are counted from the session's first click and added behind the graph network, and
-dropout (the other +) precedes normalisation and leaves the items that are scored alone. Unlike there, W_3 has
-no bias, and clicks beyond the last position share it.
+The authors released no code. Where the paper does not say, this follows RecBole-GNN's implementation:
+positions are counted from the session's first click and added after the graph network; dropout (the other +)
+precedes normalisation and does not affect the items that are scored. Unlike there, W_3 has no bias, and
+clicks beyond the last position share it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class NISER(nn.Module):
         num_items: N.
         dim: D.
         steps: rounds of message passing.
-        positions: places from the session's start that have a vector of their own.
+        positions: number of position embeddings, counted from the session's start.
         scale: sigma.
-        dropout: chance that an entry of an item's vector is dropped in training.
+        dropout: dropout rate of the item vectors.
 
     Raises:
         ConfigError: an option is out of range.
@@ -80,7 +80,7 @@ class NISER(nn.Module):
                 nn.init.uniform_(parameter, -(dim**-0.5), dim**-0.5)
 
     def fit(self, sessions: Sessions) -> None:
-        """Nothing to prepare: the graph is each session's own."""
+        """Nothing to prepare: each session has its own graph."""
 
     def item_embeddings(self) -> Tensor:
         """Directions of the items times sigma, float (N, D)."""
@@ -92,7 +92,7 @@ class NISER(nn.Module):
 
     def forward(self, items: Tensor, mask: Tensor) -> Encoded:
         """Encode int64 (B, T) under bool (B, T): short is tau_T, long the attention over all clicks."""
-        table = functional.normalize(self.dropout(self.items), dim=1)  # dropped once per item, as a node is
+        table = functional.normalize(self.dropout(self.items), dim=1)  # dropout once per item, as per node
         states = self.gnn(items, mask, table)  # (B, T, D)
         steps = torch.arange(items.shape[1], device=items.device).clamp(max=len(self.positions) - 1)
         states = states + functional.embedding(steps, self.positions)

@@ -1,0 +1,132 @@
+"""SLIST: a linear item-item model in closed form (Choi et al., WWW 2021).
+
+X holds which items a session has; S and T what came before and after each of its cuts (`pairs`). B (N, N)
+fits both, the session as a whole and what follows in it (Eq. 13 to 15):
+
+    B = argmin alpha |X - XB|^2 + (1 - alpha) |T - SB|^2 + lambda |B|^2
+      = (alpha X'X + (1 - alpha) S'S + lambda I)^-1 (alpha X'X + (1 - alpha) S'T)
+
+alpha = 1 is SLIS, alpha = 0 SLIT. A session s_1 .. s_L scores item j by (Eq. 16)
+
+    sum over p of exp(-(L - p) / decay) B[s_p, j]
+
+Kept of B are each item's `neighbours` greatest weights above 0, with which it finds as much. The diagonal
+is free where sessions repeat their items, and 0, as a constraint, where they do not (the paper bounds it
+by xi). Catalogues of more than `closed_form` items get each item's weights from the `support` items
+that explain it best (`ridge`). Sessions are not weighted by their age.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, identity
+from torch import Tensor
+
+from llm4sbr.baselines import ridge
+from llm4sbr.baselines.pairs import PairSums
+from llm4sbr.errors import ConfigError
+from llm4sbr.protocols import Sessions
+
+REPEATS = 0.05
+"""Share of clicks on items that the session had before, from which on repeats are worth learning."""
+
+
+class SLIST:
+    """Scores items by weights learned between items.
+
+    Args:
+        num_items: N.
+        alpha: share of whole sessions in what is fitted; the rest is what follows.
+        l2: lambda.
+        cut_decay: delta, over how many clicks the weight of sources and targets falls to 1/e.
+        decay: the same for the clicks of a session that is scored.
+        neighbours: weights kept per item.
+        support: items that may explain one, in catalogues that are too large for the closed form.
+        closed_form: most items of a catalogue for which the closed form is computed.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        alpha: float = 0.5,
+        l2: float = 100.0,
+        cut_decay: float = 2.0,
+        decay: float = 5.0,
+        neighbours: int = 128,
+        support: int = 32,
+        closed_form: int = 5_000,
+    ) -> None:
+        if not 0 <= alpha <= 1:
+            raise ConfigError(f"slist: alpha = {alpha:g} must be in 0..1")
+        for name, value in (("l2", l2), ("cut_decay", cut_decay), ("decay", decay)):
+            if value <= 0:
+                raise ConfigError(f"slist: {name} = {value:g} must be above 0")
+        for name, value in (("neighbours", neighbours), ("support", support)):
+            if value < 1:
+                raise ConfigError(f"slist: {name} = {value} must be 1 or more")
+        self.num_items = num_items
+        self.alpha, self.l2, self.cut_decay, self.decay = alpha, l2, cut_decay, decay
+        self.kept, self.support, self.closed_form = neighbours, support, closed_form
+        self.weights = csr_array((num_items, num_items), dtype=np.float32)
+        self.notes: list[str] = []
+
+    def fit(self, sessions: Sessions) -> None:
+        """Solve for B."""
+        sums = PairSums.of(sessions, self.num_items, decay=self.cut_decay)
+        shared = self.alpha * sums.together
+        ridges = self.l2 * identity(self.num_items, dtype=np.float32, format="csr")
+        gram = csr_array(shared + (1 - self.alpha) * sums.sources + ridges, dtype=np.float32)
+        targets = csr_array(shared + (1 - self.alpha) * sums.onward, dtype=np.float32)
+        own = repeated(sessions) >= REPEATS
+        self.notes = []
+        if self.num_items <= self.closed_form:
+            weights = ridge.dense(gram, targets, own=own)
+        else:
+            self.notes = [
+                f"slist: {self.num_items:,} items are too many for the closed form (at most "
+                f"{self.closed_form:,}); each item is explained by the {self.support} that gain most"
+            ]
+            weights = ridge.sparse(gram, targets, own=own, support=self.support)
+        self.weights = ridge.strongest(weights, self.kept)
+
+    def score(self, items: Tensor, mask: Tensor) -> Tensor:
+        """Decayed sum of the clicks' weights, float32 (B, N)."""
+        row, step = np.nonzero(mask.numpy())
+        decayed = self.click_weights(mask).numpy()[row, step]
+        clicks = csr_array((decayed, (row, items.numpy()[row, step] - 1)), shape=(len(items), self.num_items))
+        return torch.from_numpy((clicks @ self.weights).toarray())
+
+    def click_weights(self, mask: Tensor) -> Tensor:
+        """exp(-(L - p) / decay) of each click, float32 (B, T), 0 where `mask` (B, T) has none."""
+        return (-(mask.flip(1).cumsum(1).flip(1) - 1) / self.decay).exp() * mask
+
+    def neighbours(self, m: int) -> tuple[Tensor, Tensor]:
+        """The m greatest weights of each item's row of B: catalogue ids and weights.
+
+        Returns:
+            int64 (N, m), best first, 0 where there is none, and float32 (N, m).
+        """
+        return ridge.padded(self.weights, m)
+
+
+def slis(num_items: int) -> SLIST:
+    """SLIS: SLIST with alpha = 1, blind to the order of clicks but for the decay."""
+    return SLIST(num_items, alpha=1.0)
+
+
+def slit(num_items: int) -> SLIST:
+    """SLIT: SLIST with alpha = 0, what follows what and nothing else."""
+    return SLIST(num_items, alpha=0.0)
+
+
+def repeated(sessions: Sessions) -> float:
+    """Share of the clicks on items that their session had before."""
+    lengths = sessions.offsets.diff()
+    owner = torch.arange(len(lengths)).repeat_interleave(lengths)
+    pairs = owner * (int(sessions.items.max()) + 1) + sessions.items if len(owner) else owner
+    return 1 - len(np.unique(pairs.numpy())) / max(1, len(pairs))
