@@ -145,10 +145,13 @@ class TrainConfig(Section):
     """Samples per step."""
     learning_rate: float = Field(1e-3, gt=0)
     """Of Adam."""
+    schedule: Literal["plateau", "epochs"] = "plateau"
+    """When the learning rate falls: `plateau`, after an epoch that is no better on validation than all
+    before it; `epochs`, every `decay_every` epochs, as in the paper and without a validation part."""
     decay_every: int = Field(3, ge=1)
-    """Epochs between two decays of the learning rate."""
-    decay: float = Field(0.5, gt=0, le=1)
-    """Factor of each decay. The paper's 0.1 stops a plain backbone long before it has learned."""
+    """Epochs between two decays of the learning rate, with `schedule = epochs`."""
+    decay: float = Field(0.1, gt=0, le=1)
+    """Factor of each decay."""
     l2: float = Field(1e-5, ge=0)
     """Weight decay (L2 penalty in the gradient, as Adam has it)."""
     tau: float = Field(0.1, ge=0)
@@ -217,6 +220,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "train.dim": 100,
         "train.batch_size": 100,
         "train.learning_rate": 1e-3,
+        "train.schedule": "epochs",
         "train.decay": 0.1,
         "train.decay_every": 3,
         "train.l2": 1e-5,

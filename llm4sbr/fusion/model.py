@@ -6,8 +6,8 @@
 
 Where no LLM was asked, a `Predictor` can stand in: intents out of long, short and the items' titles.
 
-Without perspectives it is the plain backbone with its own readout, W [short; long]. With `neighbours`, a fixed
-item-item model adds to the scores of either (`item_item`).
+Without perspectives it is the plain backbone with its own readout, W [short; long]. A fixed item-item model
+may add to the scores of both (`item_item`).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.evaluation.comparison import ALONE, ITEM_ITEM, PLAIN
 from llm4sbr.evaluation.ranking import SampleIntents
-from llm4sbr.fusion.item_item import CrossFit, cross_fit
+from llm4sbr.fusion.item_item import CrossFit
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.intents import IntentStore, verify_all
@@ -31,6 +31,7 @@ from llm4sbr.protocols import Horizon, Perspective, Samples
 from llm4sbr.store import read_json, read_tensors
 from llm4sbr.system.processes import Report
 from llm4sbr.system.processes import run as run_jobs
+from llm4sbr.training.cross_fit import cross_fit
 from llm4sbr.training.team import Team, current
 from llm4sbr.training.trainer import Material, train_model
 
@@ -112,7 +113,7 @@ def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
 
 
 def variants(run: Path, config: Config) -> list[str]:
-    """What is trained, in the table's order: `plain`, `item-item`, a variant per source of intents, `none`."""
+    """What is trained, in the table's order: `ALONE`, a variant per source of intents, `none`."""
     found = sorted(path.parent.name for path in (run / "localize").glob("*/manifest.json"))
     order = [name for name in ("llm", *config.infer.controls) if name in found]
     sources = order + [name for name in found if name not in order]

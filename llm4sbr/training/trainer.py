@@ -162,6 +162,8 @@ class _Trainer:
                 "learning_rate": self._rate(state.epoch),
             } | losses
             entry |= {"valid": valid, "seconds": round(trained, 3)}
+            if not better and self._on_plateau():
+                self.model.load_state_dict(state.best)
             state.advance(entry, better=better, value=valid.get(SELECT_BY, 0.0))
             yield _standing(entry)
 
@@ -258,7 +260,13 @@ class _Trainer:
         return metrics.summary(team.sum(found), SHOWN)
 
     def _rate(self, epoch: int) -> float:
-        return self.config.learning_rate * self.config.decay ** (epoch // self.config.decay_every)
+        config = self.config
+        passed = self.checkpoint.worse if self._on_plateau() else epoch // config.decay_every
+        return config.learning_rate * config.decay**passed
+
+    def _on_plateau(self) -> bool:
+        """Whether the rate falls where validation no longer rises, and training goes on from the best."""
+        return self.config.schedule == "plateau" and len(self.material.select.key) > 0
 
     def _device_peak(self) -> int | None:
         """Bytes of a GPU's memory that tensors took at most."""
