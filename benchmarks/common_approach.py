@@ -1,10 +1,9 @@
-"""SR-GNN with intents as it is commonly written, to measure against; same weights, equations and results.
+"""SR-GNN with intents as it is commonly implemented, for comparison; same weights, equations and results.
 
-Written from the description of the usual code. All sessions are padded to the longest of the set and batches
-are drawn in random order. Each session's graph is built with NumPy when a batch needs it: its nodes by
-`unique`, padding being one of them, its edges click by click, every place's node by a search. After message
-passing the states are put back into the order of clicks session by session. Text embeddings are kept as
-strings, and each is parsed with `ast.literal_eval` into a tensor of its own when a batch needs it.
+Sessions are padded to the longest of the data set, and batches are in random order. Each batch builds its
+sessions' graphs with NumPy: nodes by `unique` (padding is one of them), edges click by click, and the node of
+every position by a search. After message passing, states are put back into the order of clicks session by
+session. Text embeddings are strings; each is parsed with `ast.literal_eval` when a batch needs it.
 """
 
 from __future__ import annotations
@@ -66,14 +65,14 @@ def session_graphs(items: np.ndarray) -> tuple[Tensor, SessionGraph, Tensor]:
 
 
 def common_model(recipe: Recipe) -> LLM4SBR:
-    """The recipe's SR-GNN model with the backbone above; it takes the `state_dict` of `build(recipe)`."""
+    """The recipe's SR-GNN with the backbone above; loads the `state_dict` of `build(recipe)`."""
     model = build(recipe)
     model.backbone = CommonSRGNN(recipe.num_items, recipe.dim, **recipe.backbone_options)
     return model
 
 
 class CommonBatch(NamedTuple):
-    """What a training step gets."""
+    """Input of one training step."""
 
     items: Tensor
     """int64 (B, T)."""
@@ -89,10 +88,10 @@ class CommonData:
     """Samples as Python lists and intents as text.
 
     Args:
-        sessions: what the samples' positions refer to.
+        sessions: the sessions that the samples refer to.
         samples: M samples.
         intents: float (M, P, E), or None for the plain model.
-        width: T, the longest prefix of the data set that the samples are a part of; None: of the samples.
+        width: T, the longest prefix of the whole data set; None for the longest of these samples.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class CommonData:
             yield self.batch(order[first : first + batch_size])
 
     def batch(self, numbers: list[int]) -> CommonBatch:
-        """The samples of these numbers."""
+        """The samples with these numbers as a batch."""
         prefixes = [self.prefixes[number] for number in numbers]
         items = torch.tensor([prefix + [0] * (self.width - len(prefix)) for prefix in prefixes])
         target = torch.tensor([self.targets[number] for number in numbers])

@@ -1,11 +1,12 @@
-r"""Memory of the process that runs `infer`, as samples grow: up to 5 million prompts to a trivial LLM.
+r"""Memory of the process that runs `infer`, by number of samples: up to 5 million prompts to a trivial LLM.
 
     python benchmarks/driver.py --prompts 500000,1000000,5000000 --json benchmarks/results/driver.json
 
-Every sample has a prefix of its own, hence two prompts that no other has. Each size and engine is measured in
-a fresh process: its own memory (no file behind it) ten times a second, by the part of the stage that runs.
-Ray's workers and their object store are other processes. What grows is on disk: the log and the prompts' keys
-in files without a name (`TMPDIR`), answers in the cache, tables as they are written.
+Every sample has a different prefix, and so two prompts of its own. Each size and engine is measured in a
+fresh
+process: its memory without mapped files, ten times per second, by part of the stage. Ray's workers and object
+store are other processes. Everything that grows is on disk: the log and the prompt keys in temporary files
+(`TMPDIR`), answers in the cache, tables as they are written.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ ITEMS = 5000
 PACKAGES = ("torch", "polars", "llm4sbr")
 WORKERS = 2
 CLICKS = 3
-"""Of every prefix, so that there are 5000^3 of them."""
+"""Clicks per prefix, which allows 5000^3 different prefixes."""
 
 LLM = '''
 class Trivial:
@@ -44,7 +45,7 @@ class Trivial:
 
 
 def make_run(run: Path, samples: int, *, seed: int = 0) -> None:
-    """Write `prepare` of a run with so many samples, all for training."""
+    """Write `prepare` of a run with this many samples, all for training."""
     import polars as pl
     import torch
 
@@ -72,7 +73,7 @@ def make_run(run: Path, samples: int, *, seed: int = 0) -> None:
 
 
 def install(site: Path) -> None:
-    """Make `Trivial` an installed LLM, of this process and its children."""
+    """Install the LLM `Trivial` for this process and its children."""
     info = site / "trivial_llm-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: trivial-llm\nVersion: 1\n")
@@ -83,7 +84,7 @@ def install(site: Path) -> None:
 
 
 class Watch:
-    """Memory of this process, by the part of the stage that runs."""
+    """Measures this process's memory, by part of the stage."""
 
     quiet = True
 
@@ -94,7 +95,7 @@ class Watch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Look every tenth of a second."""
+        """Measure every tenth of a second."""
         thread = threading.Thread(target=self._look, daemon=True)
         thread.start()
         yield
@@ -115,15 +116,15 @@ class Watch:
 
     @contextmanager
     def task(self, label: str, total: int, *, unit: str = "") -> Iterator[Any]:
-        """What runs from here on."""
+        """Name the part that runs from here on."""
         self.label = label
         yield lambda n=1, note="": None
-        self._measure(label)  # a part may be over before anybody looks
+        self._measure(label)  # a part may be shorter than the interval
         self.label = f"after {label}"
 
 
 def child(task: dict[str, Any]) -> None:
-    """Run the stage and say what it took."""
+    """Run the stage and report its memory and time."""
     from llm4sbr.config import build
     from llm4sbr.stages.infer import infer
     from llm4sbr.system import memory
@@ -184,7 +185,10 @@ def main() -> None:
     from infer_tables import driver_part
 
     command = f"python benchmarks/driver.py --prompts {','.join(map(str, options.prompts))}"
-    found = {"command": f"{command} --engines {','.join(options.engines)}", "load": os.getloadavg()[0]}
+    found: dict[str, Any] = {
+        "command": f"{command} --engines {','.join(options.engines)}",
+        "load": os.getloadavg()[0],
+    }
     found |= circumstances(PACKAGES) | {"rows": []}
     for row in rows(options, lambda text: print(text, file=sys.stderr, flush=True)):
         found["rows"].append(row)

@@ -1,8 +1,8 @@
-"""Who can compute a list, on the same sessions with the same weights: PyTorch, ONNX Runtime, TensorRT.
+"""Engines that compute recommendations, with the same sessions and weights: PyTorch, ONNX Runtime, TensorRT.
 
-And the floor: how long it takes to read the item table once, which no exact answer can do without. The
-quickest of several kernels counts, on memory that is as quick as this machine has it (numpy asks for huge
-pages). Of PyTorch only those engines know that need it.
+And a lower bound, the floor: the time to read the item table once, which every exact engine must do. It is
+the fastest of several kernels, on huge pages (numpy asks for them). PyTorch is imported only by engines that
+use it.
 """
 
 from __future__ import annotations
@@ -25,50 +25,52 @@ WIDTH, TEXT = 100, 384
 """D and E, as in `synthetic.py`, which needs PyTorch."""
 
 
-class Batch(NamedTuple):
-    """Sessions that are asked together."""
+class SessionBatch(NamedTuple):
+    """Sessions of one request."""
 
     items: NDArray[np.int64]
     """(B, T), 0 at the end where a session is shorter."""
     intents: NDArray[np.float32] | None = None
-    """(B, 2, E), in the variant `intents`."""
+    """(B, 2, E), only in the variant `intents`."""
 
 
 Ids = NDArray[np.int64]
-Answer = Callable[[Batch], Ids]
+Answer = Callable[[SessionBatch], Ids]
 """Item ids (B, K), on the host."""
 
 
-class Engine(NamedTuple):
-    """What can be measured."""
+class EngineSpec(NamedTuple):
+    """An engine that can be measured."""
 
     title: str
     precision: str | None = None
-    """Of the exported artefact that it reads; None: it needs none."""
+    """Precision of the artefact that it loads; None if it needs none."""
     gpu: bool = False
     packages: str = ""
-    """What has to be installed for it, besides a GPU."""
+    """Packages to install for it."""
     copies: int = 3
-    """Memory that it takes at most, in item tables of float32: with room to spare."""
+    """Maximum memory, in multiples of the float32 item table; a generous estimate."""
 
 
 FLOOR = "floor"
 ENGINES = {
-    FLOOR: Engine("item table read once", copies=1),
-    "eager": Engine("PyTorch", copies=2),
-    "compile": Engine("torch.compile", copies=2),
-    "onnx": Engine("ONNX Runtime fp32", "fp32"),
-    "onnx-int8": Engine("ONNX Runtime int8", "int8"),
-    "eager-cuda": Engine("PyTorch, CUDA", gpu=True),
-    "compile-cuda": Engine("torch.compile, CUDA", gpu=True),
-    "onnx-cuda": Engine("ONNX Runtime fp32, CUDA", "fp32", gpu=True, packages="llm4sbr[onnx-gpu]"),
-    "tensorrt-fp32": Engine("TensorRT fp32", gpu=True, packages="llm4sbr[onnx,tensorrt]"),
-    "tensorrt-fp16": Engine("TensorRT fp16", gpu=True, packages="llm4sbr[onnx,tensorrt]"),
+    FLOOR: EngineSpec("item table read once", copies=1),
+    "eager": EngineSpec("PyTorch", copies=2),
+    "compile": EngineSpec("torch.compile", copies=2),
+    "onnx": EngineSpec("ONNX Runtime fp32", "fp32"),
+    "onnx-int8": EngineSpec("ONNX Runtime int8", "int8"),
+    "eager-cuda": EngineSpec("PyTorch, CUDA", gpu=True),
+    "compile-cuda": EngineSpec("torch.compile, CUDA", gpu=True),
+    "onnx-cuda": EngineSpec("ONNX Runtime fp32, CUDA", "fp32", gpu=True, packages="llm4sbr[onnx-gpu]"),
+    "tensorrt-fp32": EngineSpec("TensorRT fp32", gpu=True, packages="llm4sbr[onnx,tensorrt]"),
+    "tensorrt-fp16": EngineSpec("TensorRT fp16", gpu=True, packages="llm4sbr[onnx,tensorrt]"),
 }
 
 
-def batches(items: int, size: int, lengths: Callable[[], int], *, variant: str, count: int) -> list[Batch]:
-    """Sessions with ids drawn uniformly; first a batch of the shortest sessions, then one of the longest."""
+def batches(
+    items: int, size: int, lengths: Callable[[], int], *, variant: str, count: int
+) -> list[SessionBatch]:
+    """Batches with random item ids; the first has the shortest sessions, the second the longest."""
     random = np.random.default_rng(size)
     drawn = [[lengths() for _ in range(size)] for _ in range(count)]
     made = []
@@ -76,14 +78,14 @@ def batches(items: int, size: int, lengths: Callable[[], int], *, variant: str, 
         ids = random.integers(1, items + 1, (size, max(wanted)))
         ids *= np.arange(max(wanted)) < np.array(wanted)[:, None]
         intents = random.standard_normal((size, 2, TEXT), dtype=np.float32) if variant == "intents" else None
-        made.append(Batch(ids, intents))
+        made.append(SessionBatch(ids, intents))
     return made
 
 
 def open_engine(
     name: str, folder: Path, *, items: int, variant: str, threads: int, backbone: str = "sr-gnn"
 ) -> Answer:
-    """An engine that is ready to answer.
+    """Open an engine.
 
     Args:
         name: one of `ENGINES`.
@@ -105,7 +107,7 @@ def open_engine(
 
 
 def floor(items: int, threads: int) -> Answer:
-    """Reads a table of float32 (N, D) with the kernel that is quickest here; its ids mean nothing."""
+    """The floor: reads a table of float32 (N, D) with the fastest kernel; the ids it returns mean nothing."""
     import torch
 
     torch.set_num_threads(threads)
@@ -116,7 +118,7 @@ def floor(items: int, threads: int) -> Answer:
     kernels: Sequence[Callable[[], Any]] = (table.sum, table.amax, whole.amax, lambda: table @ query)
     best = min(kernels, key=_quickest)
 
-    def answer(batch: Batch) -> Ids:
+    def answer(batch: SessionBatch) -> Ids:
         best()
         return np.zeros((len(batch.items), 0), np.int64)
 
@@ -154,7 +156,7 @@ def _torch(items: int, variant: str, backbone: str, *, threads: int, device: str
 
     run = torch.compile(best, dynamic=True) if compiled else best
 
-    def answer(batch: Batch) -> Ids:
+    def answer(batch: SessionBatch) -> Ids:
         with torch.inference_mode():
             clicks = torch.from_numpy(batch.items).to(device)
             intents = None if batch.intents is None else torch.from_numpy(batch.intents).to(device)
@@ -176,7 +178,7 @@ def _tensorrt(precision: str, folder: Path, items: int, variant: str, backbone: 
     TensorRT().export(random_model(items, variant, backbone=backbone), {}, path, spec=spec)
     scorer = TensorRT().load(path)
 
-    def answer(batch: Batch) -> Ids:
+    def answer(batch: SessionBatch) -> Ids:
         clicks = torch.from_numpy(batch.items)
         inputs = {"items": clicks, "mask": clicks > 0}
         inputs["exclude_seen"] = torch.ones(len(clicks), 1, dtype=torch.bool)

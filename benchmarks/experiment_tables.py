@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from llm4sbr.report.cells import Entry, labels, rows_of
-from llm4sbr.report.terminal.results import Row
+from llm4sbr.report.table import Row
 
 RESULTS = Path(__file__).parent / "results"
 PREFIX = "experiment-"
 MARKS = ((0.01, "**"), (0.05, "*"))
-"""Below this p-value a gain carries this mark."""
+"""A gain with a smaller p-value than this gets this mark."""
 SHOWN = ("HR@20", "MRR@20")
-"""With gain and the paper's figure beside."""
+"""Metrics shown with their gain and the paper's result."""
 NUMBERS = r"\[\s+([-\d.,e\s]+?)\s+\]"
 """A list of numbers in indented JSON."""
 BELOW = 0.10
-"""A plain backbone further below the paper's (relative) than this has to be explained."""
+"""A plain backbone that is (relatively) further below the paper's than this needs an explanation."""
 
 
 def keep(folder: Path, name: str) -> Path:
@@ -137,7 +137,7 @@ def _printed(cell: Entry, row: str, metric: str) -> str:
 
 
 def _against_paper(cell: Entry, label: str) -> list[str]:
-    """How the plain backbone stands to the paper's."""
+    """The plain backbone's results relative to the paper's."""
     printed = (cell["paper"] or {}).get("plain")
     plain = next((row for row in cell["metrics"]["rows"] if row["name"] == "plain"), None)
     if not printed or not plain:

@@ -1,13 +1,13 @@
-"""Prompts per second of an LLM asked as `infer` asks it, against one prompt at a time; what each part adds.
+"""Prompts per second of an LLM as `infer` uses it, against one prompt at a time, and what each step adds.
 
     llm4sbr prepare runs/ml-100k --dataset ml-100k
     python benchmarks/infer.py runs/ml-100k --json benchmarks/results/infer.json
 
-Two sets of prompts of the run. `distinct`: of random sessions, from both perspectives, no two alike.
+Two sets of prompts of the run. `distinct`: random sessions, both perspectives, no two prompts equal.
 `repeated`: some prompts of the short perspective, each as often as it occurs in the run. Every set is asked
-in the order of its sessions, in five ways, each of which adds one thing to the way before it. The ways take
-turns, round by round, in one process per number of threads; times are CPU time with one thread, which other
-work on the machine disturbs less, wall time with more. About 15 minutes.
+in the order of its sessions, in five ways, each of which adds one step to the previous one. All ways run in
+every round, in one process per number of threads. Times are CPU time with one thread, which other load on the
+machine affects less, and wall time with more. Takes about 15 minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PERSPECTIVES = ("long", "short")
 
 
 def prompt_sets(run: Path, size: int, seed: int, wording: str) -> dict[str, list[str]]:
-    """Both sets; `repeated` has a sixth as many distinct prompts, which makes it about as long."""
+    """Both sets; `repeated` has a sixth as many distinct prompts, which makes it about as large."""
     from llm4sbr.asking.questions import Questions
     from llm4sbr.config import InferConfig
     from llm4sbr.data.prepared import load
@@ -49,7 +49,7 @@ def prompt_sets(run: Path, size: int, seed: int, wording: str) -> dict[str, list
     return {"distinct": list(mixed)[:size], "repeated": [prompt for prompt in short if prompt in kept]}
 
 
-class Bench:
+class InferBench:
     """Asks one LLM in every way."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Bench:
         self.llm.generate(self.sets["distinct"][:2])  # loads the model
 
     def ready(self) -> dict[str, Any]:
-        """What is asked, and of whom."""
+        """The sets of prompts and the LLM, for the report."""
         counts = {name: {"prompts": len(one), "distinct": len(set(one))} for name, one in self.sets.items()}
         tokens = {name: sum(self.llm.count_tokens(one)) for name, one in self.sets.items()}
         for name, count in tokens.items():
@@ -71,7 +71,7 @@ class Bench:
         return {"sets": counts, "fingerprint": self.llm.fingerprint}
 
     def ask(self, way: str, name: str) -> dict[str, float]:
-        """Seconds, by the wall and of the CPU, and how many answers are those to the prompt alone."""
+        """Wall time, CPU time, and how many answers equal the answer to the prompt asked alone."""
         prompts = self.sets[name]
         with _without(self.llm, way):
             began = time.perf_counter(), time.process_time()
@@ -95,7 +95,7 @@ def _ask(generate: Callable[[Sequence[str]], list[str]], prompts: list[str], way
 
 @contextmanager
 def _without(llm: Any, way: str) -> Iterator[None]:
-    """Takes from the LLM what a way does not have yet."""
+    """Disable the steps that a way does not have yet."""
     from llm4sbr.llms import transformers
 
     size = llm.batch_size
@@ -108,7 +108,7 @@ def _without(llm: Any, way: str) -> Iterator[None]:
 
 
 def measured(options: argparse.Namespace, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Rows of one number of threads: a set, a way, its rounds."""
+    """Results for one number of threads: one row per set and way, with all rounds."""
     task = {name: getattr(options, name) for name in ("size", "seed", "llm", "wording")}
     rounds: dict[tuple[str, str], list[Any]] = {(name, way): [] for name in SETS for way in WAYS}
     task |= {"run": str(options.run), "threads": threads, "options": options.options}
@@ -126,16 +126,16 @@ def measured(options: argparse.Namespace, threads: int, say: Callable[[str], Non
 
 
 def child(task: dict[str, Any]) -> None:
-    """Answer the questions on standard input."""
+    """Answer the requests on standard input."""
     import torch
 
     torch.set_num_threads(task.pop("threads"))
-    bench = Bench(Path(task.pop("run")), **task)
+    bench = InferBench(Path(task.pop("run")), **task)
     answer_for(bench.ready(), bench.ask)
 
 
 def results(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file."""
+    """All results, for the JSON file."""
     found = [measured(options, threads, say) for threads in options.threads]
     command = f"python benchmarks/infer.py {options.run.name} --threads {','.join(map(str, options.threads))}"
     return {

@@ -15,7 +15,7 @@ WAYS = {
     "shared": "shared beginning once",
     "once": "equal prompts once",
 }
-"""Each has what those before it have."""
+"""Each way includes the steps of those before it."""
 SETS = ("distinct", "repeated")
 
 
@@ -26,7 +26,7 @@ def infer_section() -> str:
 
 
 def infer_part(found: dict[str, Any]) -> str:
-    """Prompts per second in every way, and each one's share of what all gain together."""
+    """Prompts per second in every way, and each step's share of the total gain."""
     sets = "; ".join(
         f"{name}: {one['prompts']:,} prompts, {one['distinct']:,} of them distinct, "
         f"{one['tokens'] / one['prompts']:.0f} tokens on average"
@@ -63,7 +63,7 @@ def _lines(rows: dict[str, Any], prompts: int) -> list[list[str]]:
 
 def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
     clock = _clock(one)
-    return median(a[clock] / b[clock] for a, b in zip(one["rounds"], other["rounds"], strict=True))
+    return median(float(a[clock] / b[clock]) for a, b in zip(one["rounds"], other["rounds"], strict=True))
 
 
 def _clock(row: dict[str, Any]) -> str:

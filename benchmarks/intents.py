@@ -1,9 +1,9 @@
-"""What intents are worth, by fuser: python benchmarks/intents.py RUN --fuser gated --fuser whitened.
+"""The gain from intents, by fuser: python benchmarks/intents.py RUN --fuser gated --fuser whitened.
 
-RUN is prepared and localized, with the control `shuffled`. For every fuser the stages `train` and `evaluate`
-do what `llm4sbr run` does, in a folder of their own beside the others; the plain backbone is trained once,
-with settings of its own (`--plain`), so that it may be tuned. What a killed measurement finished, the next
-one keeps. The JSON is rewritten whenever a seed is done; with fewer seeds than asked for, it says so.
+RUN must be prepared and localized, with the control `shuffled`. For every fuser the stages `train` and
+`evaluate` run as in `llm4sbr run`, in separate folders; the plain backbone is trained once, with its own
+settings (`--plain`), so that it can be tuned. An interrupted measurement can be resumed. The JSON is written
+after every seed, and says so if there are fewer seeds than requested.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from llm4sbr.stages.train import train, variants
 
 K = 20
 RARE = 5
-"""Targets seen at most this often in training are rare."""
+"""A target with at most this many clicks in training is rare."""
 TOLERANCE = 0.02
-"""Worse than this in a group of the test samples, relative, counts as worse."""
+"""A relative loss above this in a group of test samples counts as worse."""
 
 
-class Cell(NamedTuple):
-    """Models that are trained with the same settings."""
+class Contender(NamedTuple):
+    """Models trained with the same settings."""
 
     name: str
     """`plain`, or the fuser."""
@@ -47,12 +47,12 @@ class Cell(NamedTuple):
     work: Path
 
     def config(self, seed: int) -> Config:
-        """All settings of one seed: one model after the other, no baselines."""
+        """The configuration for one seed: one model after the other, no baselines."""
         fixed = {"seed": seed, "seeds": 1, "workers": 1, "baselines": []}
         return build(merge(self.settings, {"train": fixed}))
 
     def ranks(self, seed: int) -> dict[str, Tensor]:
-        """Variant -> int64 (M,), trained and evaluated now unless that was done before."""
+        """Variant -> ranks int64 (M,); trains and evaluates first if that was not done before."""
         safe = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in self.name)
         folder, config = self.work / f"{safe}-{seed}", self.config(seed)
         for stage in ("prepare",) if self.name == "plain" else ("prepare", "localize"):
@@ -69,27 +69,27 @@ class Cell(NamedTuple):
 
 
 def read_ranks(folder: Path) -> dict[str, Tensor]:
-    """Variant -> int64 (M,); empty before the first evaluation."""
+    """Variant -> ranks int64 (M,); empty before the first evaluation."""
     path = folder / "evaluate" / "ranks.safetensors"
     if not path.exists():
         return {}
     return {name.split("/")[0]: ranks for name, ranks in store.read_tensors(path).items()}
 
 
-def cells(options: argparse.Namespace) -> list[Cell]:
-    """The plain backbone, then one cell per fuser."""
+def cells(options: argparse.Namespace) -> list[Contender]:
+    """The plain backbone, then one group of models per fuser."""
     given = merge(read_toml(options.run / "config.toml"), parse_set(options.set))
     controls: Settings = {"infer": {"controls": options.controls}}
     plain = merge(given, parse_set(options.plain))
-    found = [Cell("plain", plain, options.run, options.work)]
+    found = [Contender("plain", plain, options.run, options.work)]
     for fuser in options.fuser:
         settings = merge(given, {"train": {"fuser": fuser, "plain": False}}, controls)
-        found.append(Cell(fuser, settings, options.run, options.work))
+        found.append(Contender(fuser, settings, options.run, options.work))
     return found
 
 
 def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train and evaluate what is missing, seed by seed; returns what goes into the JSON file."""
+    """Train and evaluate what is missing, seed by seed; returns the content of the JSON file."""
     prepared = load(options.run / "prepare")
     every = cells(options)
     rows: dict[str, list[Tensor]] = {}
@@ -105,8 +105,10 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
     return found
 
 
-def results(every: Sequence[Cell], rows: Mapping[str, list[Tensor]], prepared: Prepared) -> dict[str, Any]:
-    """Rows, tests and groups from the ranks of the seeds that are done."""
+def results(
+    every: Sequence[Contender], rows: Mapping[str, list[Tensor]], prepared: Prepared
+) -> dict[str, Any]:
+    """Rows, significance tests and groups, from the ranks of the finished seeds."""
     numbers = numbers_of(prepared)
     rare = numbers["target"] <= RARE
     groups = torch.searchsorted(prepared.sessions.offsets, prepared.samples["test"].end, right=True)
@@ -125,15 +127,15 @@ def results(every: Sequence[Cell], rows: Mapping[str, list[Tensor]], prepared: P
     }
 
 
-def row_name(cell: Cell, variant: str) -> str:
-    """`plain` or `FUSER SOURCE`, the source under its own name."""
+def row_name(cell: Contender, variant: str) -> str:
+    """`plain` or `FUSER SOURCE`."""
     if cell.name == "plain":
         return "plain"
     source = cell.settings["infer"]["llm"] if variant == "llm" else variant
     return f"{cell.name} {source}"
 
 
-def pairs(every: Sequence[Cell], rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+def pairs(every: Sequence[Contender], rows: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each fuser's intents against its own controls and against the plain backbone."""
     found = []
     for cell in every[1:]:
@@ -210,7 +212,7 @@ def about(options: argparse.Namespace, prepared: Prepared, seeds: int) -> dict[s
 
 
 def command(options: argparse.Namespace) -> str:
-    """What to type for this measurement, without this machine's paths."""
+    """The command line of this measurement, without this machine's paths."""
     words = [f"--fuser {one}" for one in options.fuser] + [f"--seeds {options.seeds}"]
     words += [f"--set {one}" for one in options.set] + [f"--plain {one}" for one in options.plain]
     return f"python benchmarks/intents.py RUN {' '.join(words)} --controls {','.join(options.controls)}"

@@ -2,13 +2,13 @@
 
     python benchmarks/latency.py --minutes 5 --json benchmarks/results/latency.json
 
-A process per engine, variant, size and number of threads, with a model of random weights exported as real
-ones are; sessions of one batch have geometric lengths. All engines of a size are open at the same time and
-take turns, round by round, so that other work on the machine meets all of them; ratios are medians of the
-rounds' ratios (of CPU time with one thread, of the wall clock with more). Small sizes get `--samples` calls;
-larger ones get as many as fit into the time, and the table says how many. What does not fit into memory, or
-needs a GPU where there is none, is a line that says so. Measuring takes `--minutes`; exporting, opening and
-compiling come on top, about seven minutes for the default sizes on two idle cores.
+One process per engine, variant, size and number of threads, with a model of random weights from the real
+exporter; session lengths are geometric. All engines of a size are open at the same time and run in every
+round, so that other load on the machine affects all of them; ratios are medians of the rounds' ratios (of CPU
+time with one thread, wall time with more). Small sizes get `--samples` calls, larger ones as many as fit into
+the time; the table says how many. What does not fit into memory, or needs a missing GPU, is listed as such.
+Measuring takes `--minutes`; exporting, opening and compiling take about seven more for the default sizes on
+two idle cores.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ SIZES_TOO = {**SIZES, "10m": 10_000_000}
 VARIANTS = ("plain", "intents")
 ROUNDS, LEAST_ROUNDS = 10, 3
 INSIDE = 2**31
-"""Bytes from which weights lie beside the graph, about."""
+"""Approximate size in bytes above which weights are external to the graph."""
 SHORTEST = 0.05
-"""Seconds per turn at least, even if the time is up."""
+"""Minimum seconds per turn, even if the time is up."""
 ENOUGH = 200
-"""Calls from which a 99th percentile is told."""
+"""Minimum number of calls for a 99th percentile."""
 EXPORT_COPIES, EXPORT_COPIES_BESIDE = 7, 3
-"""Memory that an export takes, in item tables of float32; less where weights lie beside the graph."""
+"""Memory of an export, in multiples of the float32 item table; less if weights are external."""
 PACKAGES = ("llm4sbr", "torch", "onnxruntime", "numpy")
 
 Say = Callable[[str], None]
 
 
 class Contestant(NamedTuple):
-    """What is measured in a process of its own."""
+    """A combination that is measured in its own process."""
 
     items: int
     threads: int
@@ -63,28 +63,28 @@ class Contestant(NamedTuple):
         return f"{self.items:,} items, threads {self.threads}, {self.engine}, {self.variant}"
 
     def folder(self, base: Path) -> Path:
-        """Of the artefact that it reads."""
+        """Folder of the artefact that it loads."""
         return base / f"{self.items}-{self.variant}-{ENGINES[self.engine].precision or self.engine}"
 
     def bytes(self) -> int:
-        """What it needs at most."""
+        """Maximum memory needed."""
         return ENGINES[self.engine].copies * table_bytes(self.items)
 
 
 class Turn(NamedTuple):
-    """What one contestant did in one round, milliseconds per call."""
+    """One contestant's times in one round, milliseconds per call."""
 
     wall: list[float]
     cpu: list[float]
 
 
 def table_bytes(items: int) -> int:
-    """Of the item table in float32."""
+    """Size of the float32 item table."""
     return items * WIDTH * 4
 
 
 def spare_memory() -> int:
-    """Bytes that this machine can still give (Linux; elsewhere all that it has)."""
+    """Available memory in bytes (on Linux; elsewhere the machine's total)."""
     path = Path("/proc/meminfo")
     for line in path.read_text().splitlines() if path.exists() else ():
         if line.startswith("MemAvailable"):
@@ -120,7 +120,7 @@ def group(
 def _turns(
     children: dict[Contestant, Child], batch: int, *, seconds: float, samples: int
 ) -> tuple[dict[Contestant, list[Turn]], dict[Contestant, dict[str, Any]], float]:
-    """What every contestant did in every round, its last answer, and the seconds that the rounds took."""
+    """Every contestant's times in every round and its last answer, and the duration of all rounds."""
     turns: dict[Contestant, list[Turn]] = defaultdict(list)
     told = {one: child.ask(batch=batch, calls=1, seconds=0) for one, child in children.items()}  # warm-up
     began = time.monotonic()
@@ -158,21 +158,21 @@ def row(one: Contestant, batch: int, turns: dict[Contestant, list[Turn]]) -> dic
 
 
 def ratio(one: Sequence[Turn], other: Sequence[Turn], threads: int) -> float:
-    """How much longer one takes than the other: the median over the rounds."""
+    """Ratio of the times of two contestants: the median over the rounds."""
     clock = 1 if threads == 1 else 0
     pairs = zip(one, other, strict=True)
     return round(median(median(a[clock]) / median(b[clock]) for a, b in pairs), 4)
 
 
 def _memory(child: Child, told: dict[str, Any]) -> dict[str, Any]:
-    """Peaks in bytes while opening and while answering."""
+    """Peak memory in bytes while opening and while answering."""
     ready = child.ready
     seconds = round(ready["load_seconds"], 2)
     return {"load_seconds": seconds, "load_peak": ready["load_peak"], "peak": told["peak"]}
 
 
 def _same(one: Contestant, told: dict[Contestant, dict[str, Any]]) -> dict[str, Any]:
-    """Share of a batch's lists that have the items of the first engine's that is not the floor."""
+    """Share of a batch's lists with the same items as those of the first real engine."""
     others = [other for other in told if other.engine != FLOOR and other.variant == one.variant]
     if one.engine == FLOOR:
         return {"same_lists": None}
@@ -198,7 +198,7 @@ def plan(options: argparse.Namespace, *, gpu: bool) -> tuple[list[list[Contestan
 
 
 def _reason(one: Contestant, gpu: bool) -> str:
-    """Why it cannot be measured, "" if it can."""
+    """Why a contestant cannot be measured, "" if it can."""
     if ENGINES[one.engine].gpu and not gpu:
         return "no GPU"
     exported, table = ENGINES[one.engine].precision is not None, table_bytes(one.items)
@@ -210,7 +210,7 @@ def _reason(one: Contestant, gpu: bool) -> str:
 
 
 def _packed(fitting: Sequence[Contestant], floor: Contestant) -> list[list[Contestant]]:
-    """Lists that fit into memory together, each with the floor in front."""
+    """Groups of contestants that fit into memory together, each with the floor first."""
     packed: list[list[Contestant]] = []
     for one in fitting:
         if not packed or sum(other.bytes() for other in packed[-1]) + one.bytes() > 0.8 * spare_memory():
@@ -220,14 +220,14 @@ def _packed(fitting: Sequence[Contestant], floor: Contestant) -> list[list[Conte
 
 
 def command_for(one: Contestant) -> str:
-    """What measures it elsewhere."""
+    """The command that measures it on another machine."""
     packages = ENGINES[one.engine].packages
     install = f"pip install '{packages}' && " if packages else ""
     return f"{install}python benchmarks/latency.py --sizes {one.items} --engines {one.engine} --minutes 5"
 
 
 def export_missing(contestants: Sequence[Contestant], base: Path, say: Say) -> None:
-    """Write the artefacts that are not there yet, each in a process of its own."""
+    """Write missing artefacts, each in its own process."""
     for one in contestants:
         precision, folder = ENGINES[one.engine].precision, one.folder(base)
         if precision and not (folder / "artefact.json").exists():
@@ -236,7 +236,7 @@ def export_missing(contestants: Sequence[Contestant], base: Path, say: Say) -> N
 
 
 def results(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file, which is written again after every group."""
+    """All results, for the JSON file, which is written after every group."""
     found = {"command": command(options), **about(), "load_before": os.getloadavg()[0]}
     groups, left = plan(options, gpu=bool(found["gpus"]))
     rows: list[dict[str, Any]] = []
@@ -255,7 +255,7 @@ def results(options: argparse.Namespace, say: Say) -> dict[str, Any]:
 
 
 def command(options: argparse.Namespace) -> str:
-    """What was typed, or would have been."""
+    """The command line with all options."""
     given = {"sizes": options.sizes, "batches": options.batches, "threads": options.threads}
     given |= {"engines": options.engines, "variants": options.variants, "minutes": [f"{options.minutes:g}"]}
     words = [f"--{name} {','.join(map(str, value))}" for name, value in given.items()]

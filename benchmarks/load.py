@@ -1,8 +1,8 @@
-"""Open-loop load on an HTTP server: requests leave on schedule, whether or not earlier ones were answered.
+"""Open-loop load on an HTTP server: requests are sent on schedule, whether or not earlier ones were answered.
 
-A request's latency counts from the moment it was due, so that a server that stalls is charged for every
-request that had to wait, sent or not (no "coordinated omission"). One thread, plain sockets, kept
-connections: at 1,000 requests/s it takes a small part of a core.
+Latency is measured from the scheduled time, so that a stalled server is charged for every waiting request,
+sent or not (no "coordinated omission"). One thread with plain keep-alive sockets: 1,000 requests/s take a
+small part of a core.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 GRACE = 2.0
-"""Seconds after the last request is due in which answers still count; later ones are errors."""
+"""Seconds after the last scheduled request; later answers count as errors."""
 
 
 @dataclass
-class Result:
-    """What came of one stretch of load."""
+class LoadResult:
+    """Result of one period of load."""
 
     rate: float
     seconds: float
     latencies: list[float] = field(default_factory=list)
-    """Seconds from due to answered, of good answers."""
+    """Seconds from the scheduled time to the answer, for good answers."""
     errors: int = 0
-    """Other status codes than 200, broken connections, answers that never came."""
+    """Status codes other than 200, broken connections, missing answers."""
     connections: int = 0
 
     def quantile(self, share: float) -> float:
-        """The latency (seconds) that this share of good answers does not exceed, infinity without any."""
+        """Quantile of the latency in seconds; infinity if there are no good answers."""
         ordered = sorted(self.latencies)
         return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else math.inf
 
     def as_dict(self) -> dict[str, float | None]:
-        """Figures for a report, latencies in milliseconds, None without any good answer."""
+        """Summary with latencies in milliseconds, None if there are no good answers."""
         told: dict[str, float | None] = dict.fromkeys(("p50", "p90", "p99", "max"))
         if self.latencies:
             told = {f"p{round(100 * q)}": round(1000 * self.quantile(q), 3) for q in (0.5, 0.9, 0.99)}
@@ -48,7 +48,7 @@ class Result:
 
 
 class _Connection:
-    """A kept connection with at most one request under way."""
+    """A keep-alive connection with at most one open request."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.socket = socket.create_connection(address, timeout=5)
@@ -61,7 +61,7 @@ class _Connection:
         return self.socket.fileno()
 
     def send(self, request: bytes, due: float) -> None:
-        """Send a request that was due at that time."""
+        """Send a request that was scheduled for `due`."""
         self.due, self._received = due, b""
         self.socket.sendall(request)
 
@@ -96,18 +96,18 @@ def offer(
     seconds: float,
     most: int = 512,
     seed: int = 0,
-) -> Result:
-    """Offer load and see how it is answered; ends `GRACE` seconds after the last request at the latest.
+) -> LoadResult:
+    """Send load and measure the answers; ends at most `GRACE` seconds after the last request.
 
     Args:
         address: host and port.
         requests: whole HTTP requests, sent in turn.
         rate: requests per second on average, arriving as a Poisson process.
-        seconds: for how long.
-        most: connections at most; a request that finds all busy waits, which counts.
-        seed: of the schedule.
+        seconds: duration.
+        most: maximum number of connections; if all are busy, a request waits, which adds to its latency.
+        seed: seed of the schedule.
     """
-    result = Result(rate, seconds)
+    result = LoadResult(rate, seconds)
     schedule = deque(poisson(rate, seconds, seed))
     waiting: deque[float] = deque()
     idle = [_Connection(address) for _ in range(8)]
@@ -135,7 +135,7 @@ def offer(
 
 
 def _kept(idle: list[_Connection], now: float) -> _Connection | None:
-    """A connection that is still open: a server closes those that have been idle for long."""
+    """An idle connection, reopened if the server has closed it."""
     while idle:
         connection = idle.pop()
         if now - connection.due < 1 or not select.select([connection], [], [], 0)[0]:
@@ -145,9 +145,9 @@ def _kept(idle: list[_Connection], now: float) -> _Connection | None:
 
 
 def _take(
-    ready: _Connection, result: Result, started: float, idle: list[_Connection], busy: set[_Connection]
+    ready: _Connection, result: LoadResult, started: float, idle: list[_Connection], busy: set[_Connection]
 ) -> None:
-    """Read what a connection has; its answer, if whole, goes into the result."""
+    """Read from a connection; if its answer is complete, add it to the result."""
     try:
         status = ready.receive()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a measurement was made on, and how its results are kept."""
+"""Describes the machine of a measurement, and saves results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def processor() -> str:
 
 
 def graphics() -> list[str]:
-    """Names of the GPUs that could be used, as the driver tells them."""
+    """Names of the GPUs, as reported by the driver."""
     try:
         told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -40,6 +40,6 @@ def graphics() -> list[str]:
 
 
 def keep(path: Path | None, found: Mapping[str, Any]) -> None:
-    """Write what has been found so far, if there is a path: a long measurement may be cut short."""
+    """Write the results so far, if a path is given, since a long measurement may be interrupted."""
     if path is not None:
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -4,10 +4,10 @@ r"""Memory of training and of serving, plain and with intents, per backbone: the
         --backbone sr-gnn,tagnn,gce-gnn,s2-dhcn --protocol paper --llm item-text --encoder embedded
     python benchmarks/memory.py runs/memory --json benchmarks/results/memory.json
 
-Training is what `llm4sbr experiment memory` measured, each model in a process of its own. Serving is measured
-here, for catalogues of the same sizes: each engine in a fresh process opens a model (random weights, which
-does not matter to memory) and answers sessions in batches of 1 and 64. GPU memory of serving is what the
-driver counts before and after, so nothing else may use the GPU meanwhile.
+Training memory is taken from `llm4sbr experiment memory`, where each model has its own process. Serving is
+measured here, for catalogues of the same sizes: each engine, in a fresh process, opens a model (with random
+weights, which do not affect memory) and answers sessions in batches of 1 and 64. GPU memory of serving is the
+difference of the driver's counts, so nothing else may use the GPU meanwhile.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SERVED_BY = ("eager", "onnx", "onnx-int8", "eager-cuda", "onnx-cuda", "tensorrt-
 
 
 def child(task: dict[str, Any]) -> None:
-    """Open an engine, answer some batches, and say what that took."""
+    """Open an engine, answer some batches, and report the memory used."""
     before = graphics_memory()
     answer = open_engine(folder=Path(task.pop("folder")), **task)
     draw = lengths(None, 0)[0]
@@ -49,7 +49,7 @@ def child(task: dict[str, Any]) -> None:
 
 
 def graphics_memory() -> int:
-    """Bytes that are taken on all GPUs, as the driver counts them; 0 where there is none."""
+    """Used memory of all GPUs in bytes, as reported by the driver; 0 without a GPU."""
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(query, capture_output=True, text=True, check=True).stdout
@@ -90,7 +90,7 @@ def catalogues(experiment: Path) -> dict[str, int]:
 def serving_rows(
     items: int, backbones: Sequence[str], base: Path, *, gpu: bool, engines: Sequence[str], say: Say
 ) -> Iterator[dict[str, Any]]:
-    """A row per backbone, engine and variant, measured or with the reason why not; bytes."""
+    """A row per backbone, engine and variant, in bytes, or with the reason why it was not measured."""
     for backbone, name, variant in product(backbones, engines, VARIANTS):
         engine = ENGINES[name]
         row = {"items": items, "backbone": backbone, "engine": name, "variant": variant}
@@ -117,7 +117,7 @@ def _own_score(backbone: str) -> bool:
 
 
 def results(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file, which is written again after every row."""
+    """All results, for the JSON file, which is written after every row."""
     found = {"command": command(options), **about(), "load": os.getloadavg()[0]}
     training = [row for folder in options.experiments for row in training_rows(folder)]
     known = {name: items for folder in options.experiments for name, items in catalogues(folder).items()}
@@ -135,7 +135,7 @@ def results(options: argparse.Namespace, say: Say) -> dict[str, Any]:
 
 
 def command(options: argparse.Namespace) -> str:
-    """What was typed, with the folders' names only."""
+    """The command line, with folder names only."""
     words = ["python benchmarks/memory.py", *(folder.name for folder in options.experiments)]
     given = {"sizes": options.sizes, "backbones": options.backbones, "engines": options.engines}
     return " ".join(

@@ -10,7 +10,7 @@ from tables import machine, section, table, versions
 
 NO_GPU = "not measured: no GPU"
 PLACE = ("items", "backbone", "engine")
-"""What a plain model and a fused one have in common."""
+"""Fields that are equal for a plain model and the fused model it is compared with."""
 
 ELSEWHERE = (
     "What needs a GPU is measured by the same commands on a machine that has one, after "
@@ -37,7 +37,7 @@ def memory_part(found: dict[str, Any]) -> str:
 
 
 def training_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line per trained model, host and GPU, each beside its plain backbone's."""
+    """A line per trained model, on host and GPU, with the ratio to its plain backbone."""
     heads = ["data set", "model", "host peak", "/ plain", "GPU peak", "/ plain", "paper, GPU", "/ plain"]
     lines = []
     for row in rows:
@@ -53,7 +53,7 @@ def training_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def serving_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line per catalogue, backbone and engine, plain beside fused."""
+    """A line per catalogue, backbone and engine, plain next to fused."""
     heads = ["items", "backbone", "engine", "plain", "with intents", "/ plain", "GPU, plain", "with intents"]
     lines = []
     for row in (one for one in rows if one["variant"] == "plain"):

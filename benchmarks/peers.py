@@ -1,14 +1,14 @@
-r"""Training and lists beside RecBole's models of the same name, on the same samples and the same machine.
+r"""Compares training and recommending with RecBole's models of the same name, side by side.
 
     python -m venv peer
     peer/bin/pip install recbole==1.2.1 'numpy<2' 'pandas<2.3' 'scipy<1.14' 'setuptools<80'
     python benchmarks/peers.py runs/ml-1m --python peer/bin/python --json benchmarks/results/peers.json
 
-RUN is prepared and localized. RecBole (recbole.io) has an environment of its own, because it asks for older
+RUN must be prepared and localized. RecBole (recbole.io) has its own environment, because it needs older
 packages; it should have the same torch. A random part of the training samples is written in its format for
-samples that are split already. Both train with the same width, batch size, layers and heads, full softmax, in
-float32, on the last 50 clicks of a session. Contestants take turns; ratios are medians of the rounds', of
-CPU time with one thread, of the wall clock with more. A list is one session's K = 20 best of all items:
+pre-split samples. Both train with the same hidden size, batch size, layers and heads, full softmax, in
+float32, on the last 50 clicks of a session. Contestants run in turns; ratios are medians of the rounds'
+ratios, of CPU time with one thread, wall time with more. A list is one session's K = 20 best of all items:
 RecBole's by its `full_sort_predict` in PyTorch, ours by the exported model in ONNX Runtime.
 """
 
@@ -26,7 +26,7 @@ from machine import circumstances, keep
 from peers_tables import peers_part
 from processes import Child
 from synthetic import LONGEST, WIDTH
-from training import Bench, Worker
+from training import Bench, Measurer
 
 from llm4sbr.config import TrainConfig
 
@@ -44,7 +44,7 @@ LISTS = 200
 
 
 def write_samples(folder: Path, bench: Bench, batches: int) -> None:
-    """The data set `peer`: `Bench.samples(batches)` to train on, and the whole catalogue beside it."""
+    """Write the data set `peer`: `Bench.samples(batches)` to train on, and the whole catalogue."""
     samples, clicks = bench.samples(batches), bench.prepared.sessions.items
     every = range(1, bench.prepared.catalogue.size + 1)
     blocks = [[*every[i : i + LONGEST]] for i in range(0, len(every), LONGEST)]
@@ -66,7 +66,7 @@ def write_samples(folder: Path, bench: Bench, batches: int) -> None:
 
 
 def rows(options: argparse.Namespace, threads: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row per model with its figures in every round."""
+    """A row per model with its results in every round."""
     bench, batches = Bench.open(options.run, options.seed), options.batches + 1
     size = TrainConfig().batch_size
     if len(bench.samples(batches).key) < batches * size:
@@ -90,7 +90,7 @@ def rows(options: argparse.Namespace, threads: int, say: Callable[[str], None]) 
         lists = {name: _artefact(folder / name, name, bench.prepared.catalogue.size) for name in found}
         with (
             Child(script, task, threads=threads, python=options.python) as peer,
-            Worker(options.run, threads, options.seed) as ours,
+            Measurer(options.run, threads, options.seed) as ours,
         ):
             for number in range(options.rounds):
                 say(f"{threads} threads, round {number + 1} of {options.rounds}")

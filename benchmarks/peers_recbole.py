@@ -1,4 +1,4 @@
-"""RecBole on the samples that `peers.py` wrote, under the Python that has it; llm4sbr need not be there.
+"""Measures RecBole on the samples that `peers.py` wrote, with RecBole's Python; llm4sbr is not needed.
 
 python benchmarks/peers_recbole.py --child '{"folder": ..., "width": 100, "longest": 50, ...}'
 """
@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import chdir
 from statistics import median
 from typing import Any
 
@@ -18,12 +19,12 @@ import torch
 from processes import answer_for
 
 LISTS = 200
-"""Calls that the time of one list is the median of, after as many to warm up as the list is long."""
+"""Number of calls; the time of one list is their median, after K warm-up calls."""
 K = 20
 
 
 class Timed:
-    """RecBole's batches as its trainer takes them; the first is warm-up.
+    """RecBole's batches as its trainer consumes them; the first is warm-up.
 
     Attributes:
         samples: after the first batch.
@@ -50,10 +51,11 @@ class Timed:
 
 
 class RecBole:
-    """One data set, and its models as they are asked for.
+    """One data set, and its models, created on request.
 
     Args:
-        task: `folder` with the data set `peer`; `width`, D; `longest`, T; `batch`, B; `seed`.
+        task: `folder` with the data set `peer`, where RecBole leaves its logs, too; `width`, D; `longest`, T;
+            `batch`, B; `seed`.
     """
 
     def __init__(self, task: dict[str, Any]) -> None:
@@ -61,7 +63,7 @@ class RecBole:
         self.made: dict[str, tuple[Any, Any]] = {}
 
     def __call__(self, model: str, options: dict[str, Any], batches: int) -> dict[str, Any]:
-        """Train on so many batches, then ask for single lists.
+        """Train on some batches, then time single lists.
 
         Returns:
             `wall` and `cpu` of training in samples/s, `list_wall` and `list_cpu` in milliseconds.
@@ -105,7 +107,7 @@ class RecBole:
         return loader, get_trainer(config["MODEL_TYPE"], model)(config, network)
 
     def _lists(self, model: Any, loader: Any) -> dict[str, float]:
-        """Milliseconds of one session's list of K: scores of all items, and the best of them."""
+        """Milliseconds for one session's list of K items: scores of all items, then top-K."""
         batch = next(iter(loader))
         model.eval()
         wall, cpu = [], []
@@ -121,14 +123,15 @@ class RecBole:
 
 
 def main(task: dict[str, Any]) -> None:
-    """Answer questions about RecBole's models."""
+    """Answer requests to measure RecBole's models."""
     from importlib.metadata import version
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(task["threads"])
     names = ("recbole", "torch", "numpy")
-    answer_for({"versions": {name: version(name) for name in names}}, RecBole(task))
+    with chdir(task["folder"]):  # RecBole writes log/, log_tensorboard/ and saved/ into the folder it runs in
+        answer_for({"versions": {name: version(name) for name in names}}, RecBole(task))
 
 
 if __name__ == "__main__":

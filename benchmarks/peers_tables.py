@@ -1,4 +1,4 @@
-"""The table of `benchmarks/README.md` about other people's models, from what `peers.py` writes."""
+"""The table of `benchmarks/README.md` that compares with RecBole, from the results of `peers.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that measure: fresh, started one by one, and asked in turns over their standard input."""
+"""Fresh child processes for measurements, which get requests on standard input."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 
 class Child:
-    """A script started again as `SCRIPT --child TASK`, which answers every line with a line, both JSON.
+    """A script started as `SCRIPT --child TASK`, which answers every line of JSON with a line of JSON.
 
     Args:
         script: path of the script; its `main` calls `answer_for`.
-        task: what the child is for.
-        threads: set for every library that would otherwise take all cores.
-        python: what runs the script, if not the Python that runs this one.
+        task: the child's task.
+        threads: number of threads, for every library that would otherwise use all cores.
+        python: the Python interpreter, by default this one.
 
     Attributes:
-        ready: what the child said once it had started.
+        ready: the child's first message.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Child:
             self.process.communicate()
 
     def ask(self, **question: Any) -> dict[str, Any]:
-        """What the child answers; `SystemExit` if it died."""
+        """The child's answer; raises `SystemExit` if it died."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
@@ -66,7 +66,7 @@ class Child:
 
 
 def answer_for(ready: Mapping[str, Any], answer: Callable[..., dict[str, Any]]) -> None:
-    """Be the child: say what is ready, then answer questions until there are no more."""
+    """Run as the child: send the first message, then answer requests until input ends."""
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(**json.loads(line))), flush=True)

@@ -34,11 +34,11 @@ SECTIONS = {
     "memory": memory_section,
     "store": store_section,
 }
-"""What stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` -> what makes it."""
+"""Section between `<!-- NAME: begin -->` and `<!-- NAME: end -->` -> function that generates it."""
 
 
 def rendered(text: str) -> str:
-    """The README with every table made anew."""
+    """The README with all tables generated again."""
     for name, section in SECTIONS.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         head, rest = text.split(begin)
@@ -47,7 +47,7 @@ def rendered(text: str) -> str:
 
 
 def main() -> None:
-    """Take results over, and write the tables into the README, between their marks."""
+    """Copy experiment results, and write the tables into the README."""
     for text in sys.argv[1:]:
         folder, _, name = text.rpartition("=")
         keep(Path(folder), name)

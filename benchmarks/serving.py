@@ -2,10 +2,10 @@
 
     python benchmarks/serving.py [RUN] --json benchmarks/results/serving.json
 
-A server per catalogue size and precision, with a model of random weights (speed does not depend on their
-values) exported as real ones are; load from this process over loopback as `load.py` describes it. Sessions
-have the lengths of RUN's test samples, or of a stated distribution. The rate doubles until the 90th
-percentile of the latency passes the limits, then the highest good rates are narrowed down.
+One server per catalogue size and precision, with a model of random weights (which do not affect speed) from
+the real exporter; the load comes from this process over loopback, see `load.py`. Session lengths are those of
+RUN's test samples, or from a distribution. The rate doubles until the 90th percentile of the latency exceeds
+the limits, then the highest good rates are narrowed down.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from load import Result, offer
+from load import LoadResult, offer
 from machine import circumstances, keep
 from serving_tables import LIMITS, serving_table
 
 from llm4sbr.testing.live_server import LiveServer, live_server
 
 MEAN, LONGEST = 5, 50
-"""Session lengths without a run: geometric with this mean, cut to the longest."""
+"""Session lengths without a run: geometric with this mean, truncated."""
 
 PACKAGES = ("llm4sbr", "onnxruntime", "uvicorn", "uvloop", "httptools", "orjson", "numpy")
 SIZES = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}
 
 
 def lengths(run: Path | None, seed: int) -> tuple[Callable[[], int], str]:
-    """Draws a session length, and says from what."""
+    """A function that draws a session length, and a description of the distribution."""
     generator = random.Random(seed)
     if run is None:
         share = 1 / MEAN
@@ -64,6 +64,7 @@ def requests(
     """HTTP requests of one session each, ids drawn uniformly."""
     generator = random.Random(seed)
     made = []
+    body: dict[str, Any]
     for _ in range(count):
         session = [generator.randint(1, items) for _ in range(draw())]
         if endpoint == "recommend":
@@ -77,12 +78,12 @@ def requests(
     return made
 
 
-def good(result: Result, limit: float) -> bool:
-    """True if every request was answered well, on time, and the server kept up."""
+def good(result: LoadResult, limit: float) -> bool:
+    """Whether every request was answered without error, within the limit, and at the offered rate."""
     return not result.errors and result.quantile(0.9) < limit
 
 
-def search(measure: Callable[[float], Result], *, most: float, refine: int) -> list[Result]:
+def search(measure: Callable[[float], LoadResult], *, most: float, refine: int) -> list[LoadResult]:
     """Results at rates that double up to `most`, then between the last good and the first bad one."""
     found = [measure(50.0)]
     while good(found[-1], max(LIMITS.values())) and found[-1].rate * 2 <= most:
@@ -97,7 +98,7 @@ def search(measure: Callable[[float], Result], *, most: float, refine: int) -> l
     return sorted(found, key=lambda one: one.rate)
 
 
-def highest(found: Sequence[Result], limit: float) -> float:
+def highest(found: Sequence[LoadResult], limit: float) -> float:
     """The highest rate below the first bad one; 0 if there is none."""
     best = 0.0
     for one in sorted(found, key=lambda one: one.rate):
@@ -108,7 +109,7 @@ def highest(found: Sequence[Result], limit: float) -> float:
 
 
 def gauge(server: LiveServer, name: str) -> float:
-    """A figure of the server's own metrics."""
+    """A value of the server's own metrics."""
     found = re.search(rf"^{name} (\S+)$", server.ask("/metrics").body.decode(), re.MULTILINE)
     return float(found[1]) if found else 0.0
 
@@ -116,7 +117,7 @@ def gauge(server: LiveServer, name: str) -> float:
 def contestant(
     folder: Path, items: int, options: argparse.Namespace, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Everything about one artefact."""
+    """All results of one artefact."""
     draw, _ = lengths(options.run, options.seed)
     prepared = requests(options.endpoint, items, draw, seed=options.seed)
     began = time.perf_counter()
@@ -124,7 +125,7 @@ def contestant(
         started = time.perf_counter() - began
         settle(server)
 
-        def measure(rate: float, seconds: float = options.seconds) -> Result:
+        def measure(rate: float, seconds: float = options.seconds) -> LoadResult:
             result = offer(
                 ("127.0.0.1", server.port), prepared, rate=rate, seconds=seconds, seed=options.seed
             )
@@ -146,9 +147,9 @@ def contestant(
 
 
 def sustained(
-    server: LiveServer, measure: Callable[..., Result], options: argparse.Namespace
+    server: LiveServer, measure: Callable[..., LoadResult], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """One long stretch at a fixed rate, with what both processes spent on it."""
+    """A long period at a fixed rate, with the CPU time of both processes."""
     names = (
         "process_cpu_seconds_total",
         "llm4sbr_batch_rows_sum",
@@ -167,12 +168,12 @@ def sustained(
 
 
 def settle(server: LiveServer) -> None:
-    """Wait until the look-up of misspelt titles is ready: it is not measured here."""
+    """Wait until the search for misspelt titles is ready; it is not measured here."""
     server.ask("/recommend", {"session": ["no such title"]})
 
 
 def results(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file, which is written again after every row."""
+    """All results, for the JSON file, which is written after every row."""
     from synthetic import WIDTH, write_artefact
 
     rows: list[dict[str, Any]] = []
@@ -193,7 +194,7 @@ def results(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
 
 @contextmanager
 def artefacts(kept: Path | None) -> Any:
-    """Where the export folders are: `kept`, or a temporary folder."""
+    """The folder for exports: `kept`, or a temporary folder."""
     if kept is not None:
         yield kept
         return

@@ -11,7 +11,7 @@ RATE = 1000
 """Requests per second to reach."""
 
 LIMITS = {"p90 < 7 ms": 0.007, "p90 < 50 ms": 0.05}
-"""Serenade's figure and ETUDE's limit, seconds."""
+"""Serenade's published latency and ETUDE's limit, in seconds."""
 
 
 def serving_section() -> str:
@@ -31,7 +31,7 @@ def serving_part(found: dict[str, Any]) -> str:
 
 
 def aims(rows: Sequence[dict[str, Any]]) -> str:
-    """A line per artefact that was asked for long enough at the rate to reach."""
+    """A line per artefact with a long measurement at the target rate."""
     lines = [
         f"- {row['items']:,} items, {row['precision']}: {RATE:,}/s for {long['seconds']:.0f} s with p90 "
         f"under 7 ms and without an error: {'reached' if long['good'] else 'MISSED'}, "

@@ -1,13 +1,13 @@
-"""Size, load time and batch-gather time of the intent store, and of what others keep such vectors in.
+"""Size, load time and batch-gather time of the intent store, compared with other file formats.
 
     python benchmarks/store.py --results benchmarks/results
 
-Two parts. `formats`: the same vectors in every format of `store_formats.py`, with all vectors distinct and
-with one in ten, as LLMs repeat themselves; a fresh process opens them and gathers 100 random rows, until the
-first rows are there (load) and again and again (gather). `scale`: intent stores of up to ten million rows,
-written block by block, then opened and asked for 100 random rows and 100 random keys. Files have just been
-written, so they are in the system's cache; every gather draws other rows. What is written goes to a temporary
-folder, at most 2.5 GB at once. About 6 minutes on two quiet cores.
+Two parts. `formats`: the same vectors in every format of `store_formats.py`, with 100% or 10% of them
+distinct (LLMs repeat themselves); a fresh process measures the time to the first 100 random rows (load) and
+to further ones (gather). `scale`: intent stores of up to ten million rows, written in blocks, then opened and
+asked for 100 random rows and 100 random keys. The files are in the system's cache, since they were just
+written; every gather takes other rows. Needs up to 2.5 GB in a temporary folder and about 6 minutes on two
+idle cores.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from llm4sbr.system import memory
 BATCH = 100
 """Rows gathered at once."""
 CALLS = 300
-"""Gathers timed; fewer where they take long."""
+"""Number of gathers to time; fewer if they are slow."""
 PATIENCE = 3.0
-"""Seconds after which a measurement has enough calls."""
+"""Maximum seconds per measurement."""
 BLOCK = 2**15
 PACKAGES = ("llm4sbr", "torch", "numpy", "polars", "safetensors")
 
@@ -60,14 +60,14 @@ def keys(start: int, end: int, total: int, *, seed: int = 0) -> Tensor:
 
 
 def child(task: dict[str, Any]) -> None:
-    """Do one task in this process and say what it took."""
+    """Run one task in this process and report its time and memory."""
     tasks: dict[str, Callable[..., dict[str, Any]]]
     tasks = {"format": measure_format, "write": write_large, "read": measure_large}
     answer_for(tasks[task.pop("kind")](**task), dict)
 
 
 def measure_format(name: str, folder: str, rows: int) -> dict[str, Any]:
-    """Load a file and gather from it; seconds and bytes of memory that no file backs."""
+    """Load a file and gather from it; returns seconds, and bytes of memory without mapped files."""
     generator = torch.Generator().manual_seed(1)
     before = memory.anonymous()
     started = time.perf_counter()
@@ -79,7 +79,7 @@ def measure_format(name: str, folder: str, rows: int) -> dict[str, Any]:
 
 
 def write_large(folder: str, rows: int, dim: int) -> dict[str, Any]:
-    """Write a store of distinct vectors in blocks; seconds, bytes, and how far this process has grown."""
+    """Write a store of distinct vectors in blocks; returns seconds, bytes, and the growth of this process."""
     writer = IntentWriter(Path(folder), ["long"], about={"catalogue": ""})
     before, most, spent = memory.anonymous(), 0, 0.0
     for start in range(0, rows, BLOCK):
@@ -162,7 +162,7 @@ def _run(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def results(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file."""
+    """All results, for the JSON file."""
     scale = ",".join(f"{rows}x{dim}" for rows, dim in options.scale)
     shares = ",".join(f"{share:g}" for share in options.shares)
     found = {

@@ -1,6 +1,6 @@
-"""Ways to keep one vector per sample: how each writes a file, opens it and gathers rows of it.
+"""File formats for one vector per sample: how each writes a file, opens it and gathers rows.
 
-Opening ends where rows can be gathered; whether that means to read everything is the format's own affair.
+After opening, rows can be gathered; a format may read the whole file for that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Gather = Callable[[Tensor], Tensor]
 
 
 class Format(NamedTuple):
-    """A way to keep keys int64 (M,) and vectors float32 (M, E)."""
+    """A file format for keys int64 (M,) and vectors float32 (M, E)."""
 
     title: str
     write: Callable[[Path, Tensor, Tensor], None]
@@ -112,7 +112,7 @@ FORMATS = {
     "lists": Format("text lists, parsed when loaded", _write_lists, _open_lists),
     "lists-late": Format("text lists, parsed per batch", _write_lists, _open_lists_late),
 }
-"""The others are compared with the first. Text lists are what a spreadsheet holds, without its XML."""
+"""All formats; the others are compared with the first. Text lists imitate spreadsheets, without their XML."""
 
 
 def size(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Tables of `benchmarks/README.md` about the intent store, from what `store.py` writes."""
+"""Tables of `benchmarks/README.md` about the intent store, from the results of `store.py`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def store_part(found: dict[str, Any]) -> str:
 
 
 def formats_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line per share of distinct vectors and format, each beside the intent store."""
+    """A line per share of distinct vectors and format, with ratios to the intent store."""
     heads = ["distinct", "format", "size", "ratio", "load", "ratio", "gather 100", "ratio", "memory"]
     lines = []
     for row in rows:

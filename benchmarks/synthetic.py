@@ -11,14 +11,14 @@ import torch
 from llm4sbr.data.prepared import catalogue_hash
 from llm4sbr.exporting import ExportSpec
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
-from llm4sbr.protocols import Catalogue
+from llm4sbr.protocols import Catalogue, Horizon
 from llm4sbr.store import file_sha256
 from llm4sbr_export.onnx import Onnx
 
 WIDTH, TEXT, LONGEST = 100, 384, 50
 """D, E and T of the models."""
 
-PERSPECTIVES = ("long", "short")
+PERSPECTIVES: tuple[Horizon, ...] = ("long", "short")
 
 COLOURS = ("Red", "Blue", "Green", "White", "Black", "Silver", "Golden", "Grey", "Brown", "Violet")
 THINGS = ("Lamp", "Chair", "Table", "Clock", "Mirror", "Shelf", "Vase", "Rug", "Door", "Desk")
@@ -36,8 +36,9 @@ def random_model(items: int, variant: str, *, backbone: str = "sr-gnn", seed: in
     """A model with random weights, fused unless `variant` is `plain`."""
     recipe = Recipe(items, WIDTH, backbone)
     if variant != "plain":
-        fused = {"fuser": "gated", "perspectives": PERSPECTIVES, "horizons": PERSPECTIVES, "text_dim": TEXT}
-        recipe = recipe._replace(**fused)
+        recipe = recipe._replace(
+            fuser="gated", perspectives=PERSPECTIVES, horizons=PERSPECTIVES, text_dim=TEXT
+        )
     torch.manual_seed(seed)
     return build(recipe).eval()
 
@@ -56,7 +57,11 @@ def write_artefact(
     folder.mkdir(parents=True, exist_ok=True)
     perspectives = PERSPECTIVES if variant != "plain" else ()
     whole = catalogue(items)
-    facts = {"fingerprint": f"synthetic-{seed}", "catalogue": catalogue_hash(whole), "variant": variant}
+    facts: dict[str, object] = {
+        "fingerprint": f"synthetic-{seed}",
+        "catalogue": catalogue_hash(whole),
+        "variant": variant,
+    }
     facts |= {"k": k, "num_items": items, "max_length": LONGEST}
     spec = ExportSpec(k, variant, precision, 64, LONGEST, {key: str(value) for key, value in facts.items()})
     inputs = ["items", "mask", "exclude_seen", *(["intents"] if variant == "intents" else [])]

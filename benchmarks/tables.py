@@ -1,4 +1,4 @@
-"""What the tables of `benchmarks/README.md` have in common."""
+"""Helpers for the tables of `benchmarks/README.md`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def section(name: str, part: Callable[[dict[str, Any]], str]) -> str:
-    """What `part` makes of `results/NAME.json` and `NAME-*.json`, or that there is no such file yet."""
+    """`part` applied to `results/NAME.json` and `NAME-*.json`, or a note that there is no such file yet."""
     paths = sorted(RESULTS.glob(f"{name}.json")) + sorted(RESULTS.glob(f"{name}-*.json"))
     return "\n\n".join(part(json.loads(path.read_text("utf-8"))) for path in paths) or "Not measured yet."
 

@@ -51,7 +51,7 @@ SHARES = (0.25, 0.5, 1.0)
 SOURCE = "llm"
 
 
-class Clock:
+class Throughput:
     """Samples per second between the first and the last report, and the memory used."""
 
     def __init__(self) -> None:
@@ -106,12 +106,12 @@ class Bench(NamedTuple):
 
     def measure(self, backbone: str, kind: str, batches: int) -> dict[str, float]:
         """Train one contestant from fresh weights."""
-        clock = Clock()
+        clock = Throughput()
         measure = self._common if kind.startswith(COMMON) else self._fast
         measure(self.recipe(backbone, kind.endswith("intents")), self.samples(batches), clock)
         return clock.found()
 
-    def _fast(self, recipe: Recipe, samples: Samples, clock: Clock) -> None:
+    def _fast(self, recipe: Recipe, samples: Samples, clock: Throughput) -> None:
         prepared = self.prepared
         nothing = Samples(*(torch.zeros(0, dtype=torch.int64),) * 3)
         known = SampleIntents.of(self.store, samples) if recipe.fuser else None
@@ -121,7 +121,7 @@ class Bench(NamedTuple):
         with tempfile.TemporaryDirectory() as folder:
             train_model(Path(folder), recipe, material, config, seed=self.seed, report=clock, facts={})
 
-    def _common(self, recipe: Recipe, samples: Samples, clock: Clock) -> None:
+    def _common(self, recipe: Recipe, samples: Samples, clock: Throughput) -> None:
         config = TrainConfig()
         known = self.store.gather(self.store.rows(samples.key)) if recipe.fuser else None
         every = self.prepared.samples["train"]
@@ -135,7 +135,7 @@ class Bench(NamedTuple):
             clock(len(batch.target), "")
 
 
-class Worker:
+class Measurer:
     """A process that runs measurements on request.
 
     Args:
@@ -155,7 +155,7 @@ class Worker:
             text=True,
         )
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Measurer:
         """Itself."""
         return self
 
@@ -189,7 +189,7 @@ def timed(run: Path, threads: int, options: argparse.Namespace, say: Callable[[s
     kinds = [(backbone, kind) for backbone in options.backbones for kind in KINDS]
     kinds += [("sr-gnn", COMMON + kind) for kind in KINDS if "sr-gnn" in options.backbones]
     rounds: dict[tuple[str, str], list[Any]] = {kind: [] for kind in kinds}
-    with Worker(run, threads, options.seed) as fast, Worker(run, threads, options.seed) as common:
+    with Measurer(run, threads, options.seed) as fast, Measurer(run, threads, options.seed) as common:
         for number in range(options.rounds + 1):
             say(f"{run}, {threads} threads, round {number} of {options.rounds}")
             for backbone, kind in kinds:
@@ -211,7 +211,7 @@ def memory_rows(run: Path, options: argparse.Namespace, say: Callable[[str], Non
     for backbone in (one for one in PAPERS if one in options.backbones):
         for kind in KINDS:
             say(f"{run}, memory of {backbone}, {kind}")
-            with Worker(run, options.threads[0], options.seed) as worker:
+            with Measurer(run, options.threads[0], options.seed) as worker:
                 found = worker.measure(backbone, kind, options.batches)
             peaks = {name: found[name] for name in ("resident", "anonymous")}
             rows.append({"backbone": backbone, "kind": kind} | peaks)
@@ -221,8 +221,10 @@ def memory_rows(run: Path, options: argparse.Namespace, say: Callable[[str], Non
 def growth(run: Path, total: int, options: argparse.Namespace, say: Callable[[str], None]) -> list[Any]:
     """How long SR-GNN takes for parts of the training samples, plain and with intents in turns."""
     contestants = [(share, kind) for share in SHARES for kind in KINDS if "sr-gnn" in options.backbones]
-    rows = [{"kind": kind, "share": share, "samples": 0.0, "rounds": []} for share, kind in contestants]
-    with Worker(run, options.threads[0], options.seed) as worker:
+    rows: list[dict[str, Any]] = [
+        {"kind": kind, "share": share, "samples": 0.0, "rounds": []} for share, kind in contestants
+    ]
+    with Measurer(run, options.threads[0], options.seed) as worker:
         for number in range(options.rounds + 1):
             for row in rows if number else rows[: len(KINDS)]:  # for warm-up the smallest share is enough
                 kind, share = row["kind"], row["share"]

@@ -22,7 +22,7 @@ def training_section() -> str:
 
 
 def training_part(name: str, found: dict[str, Any]) -> str:
-    """One data set: circumstances and tables."""
+    """One data set: description of the measurement, and tables."""
     versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
     return (
         f"### {name}\n\n"
@@ -59,7 +59,7 @@ def _speed_line(row: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 
 def memory_table(found: dict[str, Any]) -> str:
-    """Peaks in fresh processes, with the pages of mapped files and without."""
+    """Peak memory in fresh processes, with and without mapped files."""
     heads = [
         "backbone",
         "what",
@@ -81,7 +81,7 @@ def memory_table(found: dict[str, Any]) -> str:
 
 
 def growth_table(found: dict[str, Any]) -> str:
-    """Time against the number of samples, SR-GNN; ratios are medians of the rounds' ratios."""
+    """Training time by number of samples, SR-GNN; ratios are medians of the rounds' ratios."""
     heads = ["what", "share of the samples", "samples", "s", "ms per sample", "time / plain"]
     plain = {row["share"]: _seconds(row) for row in found["growth"] if row["kind"] == "plain"}
     lines = []
@@ -106,7 +106,7 @@ def _clock(row: dict[str, Any]) -> str:
 def _ratio(row: dict[str, Any], other: dict[str, Any]) -> float:
     clock = _clock(row)
     pairs = zip(row["rounds"], other["rounds"], strict=True)
-    return median(one[clock] / two[clock] for one, two in pairs)
+    return median(float(one[clock] / two[clock]) for one, two in pairs)
 
 
 def _row(found: dict[str, Any], like: dict[str, Any], **changes: str) -> dict[str, Any] | None:

@@ -55,10 +55,10 @@ def load(folder: str | Path, **options: Any) -> Recommender:
 
 def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
     """What `infer` of a prepared run would ask, and what it takes; None where no LLM is asked."""
-    from llm4sbr.asking.questions import plan_of
+    from llm4sbr.asking.questions import plan_run
 
     _, config = in_force.configure(Path(folder).expanduser(), {})
-    return plan_of(Path(folder).expanduser(), config, Progress(quiet=quiet))
+    return plan_run(Path(folder).expanduser(), config, Progress(quiet=quiet))
 
 
 def settings(folder: str | Path | None = None) -> Config:

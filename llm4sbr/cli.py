@@ -77,11 +77,12 @@ def _show(run: Path, stage: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
+        from llm4sbr.report.terminal.next_step import next_command
         from llm4sbr.report.terminal.stages import show_stage
 
         show_stage(stage, found, timings(run))
-        if "report" in found:
-            click.echo(f"\nReport: {found['report']}")
+        report = f"Report: {found['report']}\n" if "report" in found else ""
+        click.echo(f"\n{report}Next: {next_command(run, stage)}")
 
 
 @cli.command("run")
@@ -245,6 +246,8 @@ def _guarded(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and (lacking := _not_installed(error)):
+            return _fail(f"error: {lacking}", 2)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"error: {error.filename or 'output'}: cannot write: {error.strerror}", 2)
         short = memory.shortage(error)
@@ -252,6 +255,12 @@ def _guarded(arguments: list[str]) -> int:
             return _fail(f"error: {short}", 2)
         detail = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"internal error: {detail}; --debug shows where", 1)
+
+
+def _not_installed(error: ModuleNotFoundError) -> Exception | None:
+    from llm4sbr.system import installation
+
+    return installation.missing_module(error)
 
 
 def _fail(message: str, code: int) -> int:

@@ -12,16 +12,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from packaging.requirements import InvalidRequirement, Requirement
-
 from llm4sbr import registry, store
 from llm4sbr.registry import CORE, Component
+from llm4sbr.system import installation, memory
+from llm4sbr.system.installation import command, installed_version
 
 Level = Literal["ok", "warn", "error"]
 
@@ -100,12 +98,21 @@ def _devices() -> tuple[Iterator[Finding], ...]:
 
 
 def _machine() -> Iterator[Finding]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     text = f"Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores"
-    yield Finding("ok", "machine", f"{text}, {memory / GIGABYTE:.1f} GB memory")
+    total = memory.total()
+    yield Finding("ok", "machine", f"{text}, {total / GIGABYTE:.1f} GB memory" if total else text)
+
+
+def _light() -> bool:
+    """Whether this copy was installed without what trains models, to ask and serve exported ones."""
+    return installed_version("torch") is None
 
 
 def _torch() -> Iterator[Finding]:
+    if _light():
+        text = f"not installed: this copy asks and serves exported models; for the rest {command('train')}"
+        yield Finding("ok", "torch", text)
+        return
     try:
         import torch
     except Exception as error:
@@ -130,16 +137,18 @@ def _torch() -> Iterator[Finding]:
 
 
 def _dependencies() -> Iterator[Finding]:
-    lacking = _lacking(CORE)
+    parts = ("",) if _light() else ("", "train")
+    lacking = installation.lacking(CORE, *parts)
     for needed, what in lacking.items():
         yield Finding("error", "packages", what, f'pip install "{needed.name}{needed.specifier}"')
-    installed = [f"{one.name} {_version(one.name)}" for one in _needed(CORE) if one not in lacking]
+    every = [one for part in parts for one in installation.needed(CORE, part) if one not in lacking]
+    installed = [f"{one.name} {installed_version(one.name)}" for one in every]
     yield Finding("ok", "packages", f"{CORE} {registry.core_version()} with {', '.join(installed)}")
 
 
 def _plugin_requirements(packages: Iterable[str]) -> Iterator[Finding]:
     for package in sorted(packages):
-        for needed, what in _lacking(package).items():
+        for needed, what in installation.lacking(package).items():
             mend = f'pip install "{needed.name}{needed.specifier}"'
             yield Finding("warn", package, f"{what}, which it needs", mend)
 
@@ -147,48 +156,14 @@ def _plugin_requirements(packages: Iterable[str]) -> Iterator[Finding]:
 def _extras(packages: Iterable[str]) -> Iterator[Finding]:
     """Optional parts of ours and of plugins, and what is missing for each."""
     for package in sorted(packages, key=lambda name: (name != CORE, name)):
-        extras = {extra: list(_lacking(package, extra).values()) for extra in _offered(package)}
+        offered = installation.extras_of(package)
+        extras = {extra: list(installation.lacking(package, extra).values()) for extra in offered}
         if extras:
             there = ", ".join(extra for extra, lacking in extras.items() if not lacking) or "none"
             missing = [f"{extra} ({', '.join(lacking)})" for extra, lacking in extras.items() if lacking]
             text = f"{there} complete" + (f"; incomplete: {', '.join(missing)}" if missing else "")
-            mend = f"pip install '{package}[EXTRA]' for one that is wanted" if missing else ""
+            mend = f"{command('EXTRA', package=package)}, for one that is wanted" if missing else ""
             yield Finding("ok", f"{package} extras", text, mend, extras)
-
-
-def _needed(package: str, extra: str = "") -> list[Requirement]:
-    """What a package requires, or what an extra of it requires besides."""
-    found = []
-    with suppress(PackageNotFoundError):
-        for text in requires(package) or []:
-            with suppress(InvalidRequirement):  # pip will say so
-                found.append(Requirement(text))
-    always = [one for one in found if not one.marker or one.marker.evaluate({"extra": ""})]
-    if not extra:
-        return always
-    return [
-        one for one in found if one not in always and one.marker and one.marker.evaluate({"extra": extra})
-    ]
-
-
-def _lacking(package: str, extra: str = "") -> dict[Requirement, str]:
-    """What a package or an extra of it requires and is not there -> what is there instead."""
-    found = {}
-    for needed in _needed(package, extra):
-        number = _version(needed.name)
-        if not number:
-            found[needed] = f"{needed.name} is not installed"
-        elif not needed.specifier.contains(number, prereleases=True):
-            found[needed] = f"{needed.name} {number} does not suit"
-    return found
-
-
-def _offered(package: str) -> list[str]:
-    """The extras of a package."""
-    try:
-        return sorted(metadata(package).get_all("Provides-Extra") or [])
-    except PackageNotFoundError:
-        return []
 
 
 def _onnxruntime() -> Iterator[Finding]:
@@ -272,17 +247,16 @@ def _module(component: Component) -> tuple[str, str]:
 
 def _check_module(group: Sequence[Component], timeout: float) -> dict[Component, Finding]:
     names = [(c.kind, f"{c.package}:{c.name}") for c in group]
-    command = [sys.executable, "-P", "-c", _CHILD, json.dumps(names)]
-    lines, reason = _run(command, timeout)
+    lines, reason = _run([sys.executable, "-P", "-c", _CHILD, json.dumps(names)], timeout)
     missing = (None, f"cannot be imported: {reason}")
     results = [*map(json.loads, lines), *[missing] * (len(group) - len(lines))]
     return {c: _finding(c, *result) for c, result in zip(group, results, strict=True)}
 
 
-def _run(command: list[str], timeout: float) -> tuple[list[str], str]:
+def _run(arguments: list[str], timeout: float) -> tuple[list[str], str]:
     """Lines of a child's output, and how it ended if it did not end well."""
     with subprocess.Popen(
-        command,
+        arguments,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -293,7 +267,9 @@ def _run(command: list[str], timeout: float) -> tuple[list[str], str]:
             output, _ = child.communicate(timeout=timeout)
             reason = f"its process ended with code {child.returncode}"
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
+            if os.name == "posix":
+                os.killpg(child.pid, signal.SIGKILL)
+            child.kill()
             output, _ = child.communicate()
             reason = f"not done after {timeout:g} s"
     return output.splitlines(), reason
@@ -320,21 +296,14 @@ def _finding(
         says = [f"API {api}"] if api is not None else []
         says += [f"lacks {', '.join(lacks)}"] if lacks else []
         return Finding("ok", subject, ", ".join([origin, *says, f"{seconds:.1f} s"]), "", facts)
-    mend = f"pip install --force-reinstall {component.package}, or pip uninstall {component.package}"
+    mend = f"{command(package=component.package, force=True)}, or pip uninstall {component.package}"
     text = error if component.package in error else f"{origin} {error}"
     return Finding("error", subject, text, "" if "pip install" in error else mend, facts)
 
 
 def _installed(*packages: str) -> list[str]:
-    found = ((package, _version(package)) for package in packages)
+    found = ((package, installed_version(package)) for package in packages)
     return [f"{package} {number}" for package, number in found if number]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _size(folder: Path) -> int:

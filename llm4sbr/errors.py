@@ -6,7 +6,7 @@
     ├── ConfigError              a setting that does not exist or has a wrong value
     ├── RegistryError            a component that is unknown, ambiguous or broken
     ├── StoreError               a run directory, cache or tensor file that cannot be read or written
-    ├── ModelUnavailableError    weights that cannot be had here (no network, gated, not installed)
+    ├── ModelUnavailableError    weights or a package not to be had here (no network, gated, not installed)
     ├── UnansweredError          an LLM could not answer some of the prompts; carries the answers it has
     ├── ExportError              an exported model does not answer as the trained one
     ├── DeviceError              what was asked for needs a device that is not here; exit code 3
@@ -61,7 +61,7 @@ class StoreError(Llm4sbrError):
 
 
 class ModelUnavailableError(Llm4sbrError):
-    """A model's weights cannot be had on this machine."""
+    """A model's weights, or a package, cannot be had on this machine."""
 
 
 class UnansweredError(Llm4sbrError):

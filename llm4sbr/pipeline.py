@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from llm4sbr.freshness import STAGES, Stage, stamp_now, why
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 from llm4sbr.stamps import STAGE_NAMES
-from llm4sbr.system import memory, signals
+from llm4sbr.system import installation, memory, signals
 
 
 def execute(
@@ -41,6 +40,7 @@ def execute(
         ConfigError: a setting is wrong.
         StoreError: the directory is in use by another process, not a run, or cannot be written.
     """
+    installation.require("train")
     progress = progress or Progress()
     if until not in STAGE_NAMES:
         raise ConfigError(f"no stage {until!r}; there are {', '.join(STAGE_NAMES)}")
@@ -74,12 +74,12 @@ def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progres
     with stamps.stage_folder(folder, stamp) as out:
         started = time.monotonic()
         memory.reset_peak()
-        before = _largest_child()
+        before = memory.peak_of_children()
         work = stage.function
         signals.interruptible()
         with _way_out(run):
             work(run, out, config, progress)
-        child = _largest_child()
+        child = memory.peak_of_children()
         done = stamp._replace(
             seconds=round(time.monotonic() - started, 2),
             peak_memory=max(memory.peak(), child if child > before else 0),
@@ -128,8 +128,3 @@ def _locked(run: Path) -> Iterator[None]:
         raise StoreError(f"{run}: holds other files and no run; name a new or empty folder")
     with store.locked(run, what="run"):
         yield
-
-
-def _largest_child() -> int:
-    """Bytes: the largest resident set of any finished child process so far."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

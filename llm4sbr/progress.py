@@ -6,13 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Advance = Callable[..., None]
-"""`advance(n=1, note="")`: n more units are done; the note replaces the one shown."""
+"""`advance(n=1, note="", total=None)`: n more parts are done; the note replaces the one shown, the total
+the one expected so far."""
 
 EVERY = 10.0
 """Seconds between two lines where there is no terminal."""
@@ -45,66 +47,102 @@ class Progress:
             self.console.print(text, markup=False, highlight=False)
 
     @contextmanager
-    def task(self, label: str, total: int, *, unit: str = "") -> Iterator[Advance]:
-        """A piece of work of `total` units; yields the function to call when some are done."""
-        if self.quiet or total <= 0:
-            yield lambda n=1, note="": None
-        elif self.console.is_terminal:
-            yield from self._bar(label, total, unit)
-        else:
-            yield from self._lines(label, total, unit)
+    def task(
+        self, label: str, total: int, *, unit: str = "", parts: int = 1, at_most: bool = False
+    ) -> Iterator[Advance]:
+        """A piece of work; yields the function to call when some of it is done.
 
-    def _bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
+        Args:
+            label: what is being done.
+            total: parts of the work.
+            unit: what is counted.
+            parts: of a unit; 100 counts hundredths.
+            at_most: the work may end earlier, as long as no other total is told.
+        """
+        state = _State(total, unit, parts, at_most, time.monotonic())
+        if self.quiet or total <= 0:
+            yield lambda n=1, note="", total=None: None
+            return
+        yield from self._bar(label, state) if self.console.is_terminal else self._lines(label, state)
+        self.note(
+            f"{label}: {state.amount(state.done)}{_of(unit)} in {_clock(time.monotonic() - state.started)}"
+        )
+
+    def _bar(self, label: str, state: _State) -> Iterator[Advance]:
         from rich import progress as rich
 
         columns = (
             rich.TextColumn("{task.description}"),
             rich.BarColumn(),
-            rich.MofNCompleteColumn(),
-            rich.TextColumn("{task.fields[rate]}"),
-            rich.TimeRemainingColumn(),
-            rich.TextColumn("[dim]{task.fields[note]}"),
+            rich.TextColumn("{task.fields[status]}"),
         )
-        started = time.monotonic()
         with rich.Progress(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(label, total=total, rate="", note="")
-            done = 0
+            task = bars.add_task(label, total=state.total, status="")
 
-            def advance(n: int = 1, note: str = "") -> None:
-                nonlocal done
-                done += n
-                rate = _rate(done, time.monotonic() - started, unit)
-                bars.update(task, advance=n, rate=rate, note=note or bars.tasks[0].fields["note"])
+            def advance(n: int = 1, note: str = "", total: int | None = None) -> None:
+                state.advance(n, note, total)
+                bars.update(task, completed=state.done, total=state.total, status=state.status())
 
             yield advance
-        self.note(f"{label}: {done:,}{_of(unit)} in {_clock(time.monotonic() - started)}")
 
-    def _lines(self, label: str, total: int, unit: str) -> Iterator[Advance]:
-        started = said = time.monotonic()
-        done = 0
+    def _lines(self, label: str, state: _State) -> Iterator[Advance]:
+        said = state.started
 
-        def advance(n: int = 1, note: str = "") -> None:
-            nonlocal done, said
-            done += n
-            now = time.monotonic()
-            if now - said >= EVERY and done < total:
-                said = now
-                left = (now - started) / max(done, 1) * (total - done)
-                rate = _rate(done, now - started, unit)
-                tail = f", {note}" if note else ""
-                self.note(f"{label}: {done:,}/{total:,}, {rate}, {_clock(left)} left{tail}")
+        def advance(n: int = 1, note: str = "", total: int | None = None) -> None:
+            nonlocal said
+            state.advance(n, note, total)
+            if time.monotonic() - said >= EVERY and state.done < state.total:
+                said = time.monotonic()
+                self.note(f"{label}: {state.status()}")
 
         yield advance
-        self.note(f"{label}: {done:,}{_of(unit)} in {_clock(time.monotonic() - started)}")
+
+
+@dataclass
+class _State:
+    """How far a task is."""
+
+    total: int
+    unit: str
+    parts: int
+    at_most: bool
+    started: float
+    done: int = 0
+    note: str = ""
+
+    def advance(self, n: int, note: str, total: int | None) -> None:
+        self.done += n
+        self.note = note or self.note
+        if total is not None:
+            self.total, self.at_most = total, False
+
+    def amount(self, number: int) -> str:
+        """Whole units, or with one decimal where parts of them are counted."""
+        units = number / self.parts
+        return f"{units:,.1f}" if number % self.parts else f"{units:,.0f}"
+
+    def status(self) -> str:
+        """`30/100, 2.5 prompts/s, 28.0s left, 3 cached`."""
+        seconds = time.monotonic() - self.started
+        left = _clock(seconds / max(self.done, 1) * max(self.total - self.done, 0))
+        rate = _rate(self.done / self.parts, seconds, self.unit)
+        most = "at most " if self.at_most else ""
+        text = f"{self.amount(self.done)}/{self.amount(self.total)}, {rate}, {most}{left} left"
+        return f"{text}, {self.note}" if self.note else text
 
 
 def _of(unit: str) -> str:
     return f" {unit}" if unit else ""
 
 
-def _rate(done: int, seconds: float, unit: str) -> str:
+def _rate(done: float, seconds: float, unit: str) -> str:
+    """By the second, or by the minute or hour where that is less than a tenth."""
     rate = done / max(seconds, 1e-9)
-    return f"{rate:,.0f}{_of(unit)}/s" if rate >= 10 else f"{rate:.1f}{_of(unit)}/s"
+    if rate >= 10:
+        return f"{rate:,.0f}{_of(unit)}/s"
+    spans = {"s": 1, "min": 60, "h": 3600}
+    span = next((name for name, length in spans.items() if rate * length >= 0.1), "h")
+    return f"{rate * spans[span]:.1f}{_of(unit)}/{span}"
 
 
 def _clock(seconds: float) -> str:

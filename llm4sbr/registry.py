@@ -22,6 +22,9 @@ from packaging.utils import canonicalize_name
 from llm4sbr.errors import Llm4sbrError, RegistryError
 from llm4sbr.option_types import wrong_types
 from llm4sbr.protocols import PLUGIN_API
+from llm4sbr.system import installation
+
+CORE = installation.CORE
 
 KINDS = (
     "readers",
@@ -36,8 +39,6 @@ KINDS = (
     "engines",
 )
 """Every kind of component; its entry-point group is `llm4sbr.<kind>`."""
-
-CORE = "llm4sbr"
 
 TARGET = re.compile(r"[\w.]+\s*(:\s*[\w.]+)?\s*(\[.*\])?\s*")
 """What an entry point can name, as the Python packaging specification has it."""
@@ -248,11 +249,9 @@ def _import(component: Component) -> Callable[..., Any]:
         with redirect_stdout(sys.stderr):  # standard output is for results
             factory: Callable[..., Any] = component.entry_point.load()
     except ModuleNotFoundError as error:
-        missing = _top(error.name)
-        own = missing == _top(component.module)
+        mend = installation.module_command(component.package, error.name or "", own=component.module)
         raise RegistryError(
-            f"{origin} needs the module {error.name!r}, which is not installed: "
-            f"pip install --force-reinstall {component.package}{'' if own else f', or pip install {missing}'}"
+            f"{origin} needs the module {error.name!r}, which is not installed: {mend}"
         ) from error
     except KeyboardInterrupt:
         raise
@@ -268,7 +267,7 @@ def _import(component: Component) -> Callable[..., Any]:
         newer = isinstance(written_for, int) and written_for > PLUGIN_API
         raise RegistryError(
             f"{origin} was written for version {written_for!r} of the plugin protocols, this llm4sbr has "
-            f"{PLUGIN_API}: pip install --upgrade {CORE if newer else component.package}"
+            f"{PLUGIN_API}: {installation.upgrade_command(CORE if newer else component.package)}"
         )
     return factory
 
@@ -297,7 +296,7 @@ def _unknown(kind: str, name: str, installed: list[Component]) -> str:
     text = f"no {kind[:-1]} {name!r} is installed"
     offered = OFFERED.get((kind, name))
     if offered:
-        return f"{text}: pip install {offered}"
+        return f"{text}: {installation.plugin_command(offered)}"
     if any(entry.name == name for entry, _, _ in _entries(f"llm4sbr.{kind}")):
         return f"{kind[:-1]} {name!r} is installed, but LLM4SBR_PLUGINS does not list its package"
     near = get_close_matches(name, names, n=1) or get_close_matches(name.partition(":")[0], names, n=1)
@@ -320,10 +319,6 @@ def _said(error: BaseException) -> str:
         return " ".join(f"{type(error).__name__}: {error}".split())
     except Exception:  # an exception that cannot say what it is
         return type(error).__name__
-
-
-def _top(module: str | None) -> str:
-    return (module or "").partition(".")[0]
 
 
 def _same(first: str, second: str) -> bool:

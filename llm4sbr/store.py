@@ -13,7 +13,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,17 +236,27 @@ def locked(folder: Path, *, what: str) -> Iterator[None]:
         folder: to hold until the block or the process ends.
         what: what it is, for the message.
     """
-    import fcntl
-
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("w")
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _hold(lock.fileno())
         except OSError:
             raise StoreError(f"{folder}: another llm4sbr process is working on this {what}") from None
         yield
+
+
+def _hold(number: int) -> None:
+    """Lock an open file until it is closed; `OSError` if another process has it."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows, whose module the type checker knows there only
+        with suppress(ModuleNotFoundError):
+            windows: Any = import_module("msvcrt")
+            windows.locking(number, windows.LK_NBLCK, 1)
+    else:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def replace_folder(new: Path, final: Path) -> None:
@@ -288,5 +299,5 @@ def _system_error(error: Exception) -> Exception:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
+    with path.open("rb+") as stream:  # Windows only syncs what is open for writing
         os.fsync(stream.fileno())

@@ -13,8 +13,8 @@ from llm4sbr.data.batches import sample_keys
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.evaluation.breakdown import breakdown, numbers_of
 from llm4sbr.protocols import Samples, Sessions
-from llm4sbr.report.terminal.breakdown import breakdown_tables
-from llm4sbr.report.terminal.layout import WIDTH, show
+from llm4sbr.report.breakdown import breakdown_table, splits
+from llm4sbr.report.terminal.layout import WIDTH, drawn, show
 from llm4sbr.testing.toy import toy_catalogue
 
 
@@ -84,14 +84,16 @@ def test_every_sample_is_in_one_group_of_each_split(samples):
 
 def shown(metrics):
     stream = io.StringIO()
-    show(*breakdown_tables(metrics), file=stream)
+    for split, groups in splits(metrics).items():
+        table = breakdown_table(split, groups, metrics["rows"], max(metrics["k"]))
+        show(*drawn(table, caption=True), file=stream)
     return stream.getvalue()
 
 
 def metrics(target, last, length):
     rows = [
-        {"name": "plain", "label": "sr-gnn, plain"},
-        {"name": "llm", "label": "sr-gnn, intents of smollm2-135m"},
+        {"name": "plain", "label": "sr-gnn, plain", "kind": "plain"},
+        {"name": "llm", "label": "sr-gnn, intents of smollm2-135m", "kind": "intents"},
     ]
     ranks = {"plain": [torch.full((len(target),), 4)], "llm": [torch.full((len(target),), 2)]}
     numbers = {"target": target, "last": last, "length": length}
@@ -104,14 +106,15 @@ def test_all_groups_fit_the_width_and_say_what_they_are():
     text = shown(everything)
     assert max(map(len, text.splitlines())) <= WIDTH
     words = " ".join(text.split())
-    assert "how often the target occurs in training clicks" in words
-    assert "(occurrences: new 0, rare 1-5, common 6+)" in words
-    lines = text.splitlines()
-    name = next(i for i, line in enumerate(lines) if line.split()[:1] == ["new"])
-    assert lines[name - 1].split() == ["target"] * 3 + ["last"] * 3 + ["prefix"] * 4
-    assert lines[name].split() == ["new", "rare", "common"] * 2 + ["1-2", "3-5", "6-10", "11+"]
-    assert lines[name + 1].split() == ["HR@10", *["2,500", "2,500", "5,000"] * 2, *["2,500"] * 4]
-    assert "MRR@10" in words
+    assert "how often the next click's item occurs in training; in brackets the test samples" in words
+    assert "how often the last item of the session occurs" in words
+    lines = [line.split() for line in text.splitlines()]
+    heads = [place for place, line in enumerate(lines) if line[:1] == ["HR@10"]]
+    assert [lines[place] for place in heads] == [["HR@10"] * n + ["MRR@10"] * n for n in (3, 3, 4)]
+    for place in heads[:2]:
+        assert lines[place + 1] == ["new", "0", "rare", "1-5", "common", "6+"] * 2
+        assert lines[place + 2] == ["model", *["(2,500)", "(2,500)", "(5,000)"] * 2]
+    assert lines[heads[2] + 1] == ["1-2", "3-5", "6-10", "11+"] * 2
     assert ">50.00" in words  # the reciprocal of rank 2
     assert " 25.00" in words
 
@@ -120,7 +123,7 @@ def test_groups_without_samples_and_splits_of_one_group_are_left_out():
     text = shown(metrics([3, 9], [9, 9], [1, 2]))
     assert "rare" in text
     assert "new" not in text
-    assert "prefix" not in text
+    assert "clicks the session" not in text
     assert "last" not in text
     assert shown(metrics([9, 9], [9, 9], [1, 2])) == ""
     assert shown({"k": [5], "rows": []}) == ""

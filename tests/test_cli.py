@@ -109,7 +109,7 @@ def test_protocol_paper_is_named_wherever_its_numbers_are(tmp_path: Path, capsys
     arguments += ["--set", "evaluate.k=[5]"]
     assert _guarded(["run", *arguments]) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("PROTOCOL PAPER, but train.dim=8. Percent over")
+    assert "\nPROTOCOL PAPER, but train.dim=8. Percent over" in printed.out
     shown = " ".join(printed.out.split())
     assert "BEST EPOCH CHOSEN ON THE TEST SET" in shown
     assert "with the best epoch chosen on the test set as in the paper" in shown

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from llm4sbr import doctor, registry
 from llm4sbr.cli import cli
 from llm4sbr.protocols import PLUGIN_API
+from llm4sbr.system import installation
 from llm4sbr.testing.toy import toy_log
 
 Install = Callable[..., Path]
@@ -182,5 +183,5 @@ def test_the_doctor_of_plugins_says_what_is_missing_and_what_the_machine_has(ins
 def test_extras_of_ours_are_those_of_the_metadata():
     (found,) = doctor._extras(["llm4sbr"])
     assert {"onnx", "serve", "gguf"} <= found.facts.keys()
-    assert doctor._needed("llm4sbr", "onnx")
+    assert installation.needed("llm4sbr", "onnx")
     assert not os.environ.get("LLM4SBR_PLUGINS")

@@ -12,7 +12,7 @@ from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.evaluation.comparison import Row, table
 from llm4sbr.evaluation.ranking import rank_all
-from llm4sbr.evaluation.verdict import Comparison, Ground, verdict
+from llm4sbr.evaluation.verdict import Comparison, Evidence, verdict
 from llm4sbr.progress import Progress
 from llm4sbr.stages.evaluate import evaluate
 from llm4sbr.stages.train import train
@@ -166,7 +166,7 @@ def test_gain_over_nothing_is_unknown():
     json.dumps(found)
 
 
-GROUND = Ground(samples=1000, coverage=1.0, seeds=3, selected_on=["valid"])
+GROUND = Evidence(samples=1000, coverage=1.0, seeds=3, selected_on=["valid"])
 UP, LEVEL, DOWN = Comparison(0.2, 0.001), Comparison(0.01, 0.4), Comparison(-0.1, 0.001)
 
 
@@ -208,7 +208,7 @@ def test_a_control_in_place_of_an_llm_is_called_one():
 
 
 def test_the_ground_is_named():
-    ground = Ground(samples=61, coverage=0.25, seeds=1, selected_on=["test"])
+    ground = Evidence(samples=61, coverage=0.25, seeds=1, selected_on=["test"])
     text = said(ground, plain=LEVEL)
     assert "a single seed" in text
     assert "25% of them with an answer" in text

@@ -80,8 +80,8 @@ def test_both_protocols_have_tables_of_their_own(base: Path, capsys: Output) -> 
     content = quiet(base / "protocols", request_of(base, "table2", **axes))
     show(*experiment_tables(content))
     printed = " ".join(capsys.readouterr().out.split())
-    assert "toy, protocol default: percent over" in printed
-    assert "toy, protocol paper: percent over" in printed
+    assert "toy, protocol default: Percent over" in printed
+    assert "toy, protocol paper: Percent over" in printed
     assert printed.count("BEST EPOCH CHOSEN ON THE TEST SET") == 1
     assert printed.count("The paper's split leaks here") == 1
     assert printed.count("popularity") == 2

@@ -11,7 +11,7 @@ import pytest
 from llm4sbr.cli import _guarded
 from llm4sbr.config import nest
 from llm4sbr.errors import ConfigError, RegistryError
-from llm4sbr.experiments.grid import Dataset, Request, cells, parts
+from llm4sbr.experiments.grid import Dataset, Request, ablations, cells
 
 Output = pytest.CaptureFixture[str]
 
@@ -27,7 +27,7 @@ def test_table2_has_a_cell_per_data_set_protocol_and_backbone() -> None:
 
 
 def test_an_ablation_leaves_out_one_thing_at_a_time() -> None:
-    found = {part.name: part for part in parts(("long", "short"))}
+    found = {part.name: part for part in ablations(("long", "short"))}
     assert found["without long"].perspectives == ("short",)
     assert found["without short"].perspectives == ("long",)
     assert found["normal only"].perspectives == ("normal",)

@@ -15,7 +15,7 @@ from llm4sbr import store
 from llm4sbr.asking.asker import Asker, Budget, parse_budget
 from llm4sbr.asking.cache import Answer, AnswerCache, answer_key
 from llm4sbr.asking.exchange import export_answers, import_answers
-from llm4sbr.asking.questions import Questions, missing
+from llm4sbr.asking.questions import Questions, missing_prompts
 from llm4sbr.config import Config, build, to_settings, to_toml
 from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.prepared import load
@@ -169,7 +169,7 @@ def test_shuffled_stays_within_the_split_and_item_text_is_the_sessions_own(run, 
 
 def test_controls_work_in_parts_of_a_split(run, tmp_path, parrot, monkeypatch):
     whole = _infer(run, tmp_path / "whole", parrot())
-    monkeypatch.setattr("llm4sbr.asking.tables.TOGETHER", 7)
+    monkeypatch.setattr("llm4sbr.asking.tables.CONTROL_BLOCK", 7)
     tables = _infer(run, tmp_path / "parts", parrot())
     for name in ("item-text/long", "item-text/short", "llm/long"):
         assert tables[name].drop("cached").sort("key").equals(whole[name].drop("cached").sort("key"))
@@ -200,11 +200,11 @@ def test_what_is_missing_comes_once_and_in_the_order_of_the_samples(run, parrot)
     prompts = [text for row in range(len(questions.samples.keys)) for text in questions.prompts(row)]
     wanted = {answer_key("parrot", text): text for text in prompts}
     assert len(wanted) < len(prompts)
-    assert list(missing(run, config)) == list(wanted.items())
+    assert list(missing_prompts(run, config)) == list(wanted.items())
     known = list(wanted)[1::2]
     with AnswerCache.open(config.infer.cache) as cache:
         cache.put_many({key: Answer("a", 0.0, 0) for key in known}, llm="parrot")
-    assert list(missing(run, config)) == list(wanted.items())[::2]
+    assert list(missing_prompts(run, config)) == list(wanted.items())[::2]
 
 
 def test_without_an_llm_there_are_no_answers(run, tmp_path):
@@ -263,7 +263,7 @@ import sys
 from pathlib import Path
 from llm4sbr.config import build, read_toml
 from llm4sbr.progress import Progress
-from llm4sbr.asking.questions import Questions, missing
+from llm4sbr.asking.questions import Questions, missing_prompts
 from llm4sbr.stages.infer import infer
 run, out, settings = map(Path, sys.argv[1:])
 out.mkdir(exist_ok=True)

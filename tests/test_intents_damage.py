@@ -11,7 +11,7 @@ import torch
 
 from llm4sbr.errors import StoreError
 from llm4sbr.intents import MANIFEST, IntentStore, IntentWriter, verify_all
-from llm4sbr.intents.layout import write_manifest
+from llm4sbr.intents.manifest import write_manifest
 from llm4sbr.store import file_sha256, write_json, write_tensors
 
 

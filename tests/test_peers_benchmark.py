@@ -43,7 +43,8 @@ def create_dataset(config):
     return [line.split("\\t") for line in file.read_text().splitlines()[1:]]
 
 def data_preparation(config, dataset):
-    pathlib.Path("seen.inter").write_text("\\n".join(map("|".join, dataset)))
+    pathlib.Path("log_tensorboard").mkdir()
+    (pathlib.Path(__file__).parent / "seen.inter").write_text("\\n".join(map("|".join, dataset)))
     return Loader(dataset, config["train_batch_size"]), None, None
 """,
     "utils.py": """
@@ -102,9 +103,29 @@ def test_both_train_on_the_same_samples(tmp_path, recbole):
         (" ".join(map(str, clicks[start:end])), str(clicks[end]))
         for start, end in zip(part.start.tolist(), part.end.tolist(), strict=True)
     }
-    seen = [tuple(line.split("|")[1:]) for line in (tmp_path / "seen.inter").read_text().splitlines()]
+    seen = [
+        tuple(line.split("|")[1:])
+        for line in (tmp_path / "site" / "recbole" / "seen.inter").read_text().splitlines()
+    ]
     assert len(seen) == 3 * 100  # with the batch that warms up
     assert set(seen) <= there
+    assert {one.name for one in tmp_path.iterdir()} == {"site", "run", "found.json"}
+
+
+def test_recbole_runs_where_its_logs_go_away(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import peers_recbole
+
+    where = []
+    monkeypatch.setattr(peers_recbole, "answer_for", lambda ready, ask: where.append(Path.cwd()))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
+    monkeypatch.setattr(peers_recbole.warnings, "simplefilter", lambda kind: None)
+    monkeypatch.setattr(peers_recbole.logging, "disable", lambda level: None)
+    monkeypatch.setattr(peers_recbole.torch, "set_num_threads", lambda count: None)
+    before = Path.cwd()
+    peers_recbole.main({"folder": str(tmp_path), "threads": 1})
+    assert where == [tmp_path.resolve()]
+    assert Path.cwd() == before
 
 
 def test_the_first_batch_is_warm_up(monkeypatch):

@@ -47,6 +47,44 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then(clock: Clock) -> 
     ]
 
 
+def test_hundredths_are_shown_as_the_units_they_belong_to(clock: Clock) -> None:
+    said, stream = plain()
+    with said.task("experiment", 500, unit="cells", parts=100) as advance:
+        for hundredths in (40, 200, 260):
+            clock.now += 120
+            advance(hundredths, "a cell")
+    assert stream.getvalue().splitlines() == [
+        "experiment: 0.4/5, 0.2 cells/min, 23m00s left, a cell",
+        "experiment: 2.4/5, 0.6 cells/min, 4m20s left, a cell",
+        "experiment: 5 cells in 6m00s",
+    ]
+
+
+def test_what_may_end_early_says_so_until_a_better_total_is_known(clock: Clock) -> None:
+    said, stream = plain()
+    with said.task("train", 100, unit="samples", at_most=True) as advance:
+        clock.now += 10
+        advance(10)
+        advance(0, total=40)
+        clock.now += 10
+        advance(10)
+        clock.now += 20
+        advance(20)
+    assert stream.getvalue().splitlines() == [
+        "train: 10/100, 1.0 samples/s, at most 1m30s left",
+        "train: 20/40, 1.0 samples/s, 20.0s left",
+        "train: 40 samples in 40.0s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "text"),
+    [(25, 2, "12 x/s"), (1, 10, "0.1 x/s"), (1, 60, "1.0 x/min"), (1, 3600, "1.0 x/h"), (0, 5, "0.0 x/h")],
+)
+def test_rates_are_by_a_span_in_which_something_happens(done: float, seconds: float, text: str) -> None:
+    assert progress._rate(done, seconds, "x") == text
+
+
 def test_a_failure_inside_passes_and_claims_no_end() -> None:
     said, stream = plain()
 

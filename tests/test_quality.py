@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llm4sbr.data.prepared import catalogue_hash, load
-from llm4sbr.evaluation.answers_alone import by_intent_alone, identical, naming
+from llm4sbr.evaluation.answer_quality import by_intent_alone, identical, naming
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.protocols import Catalogue, Samples
 from llm4sbr.testing.localizers import LetterEncoder

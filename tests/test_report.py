@@ -9,13 +9,14 @@ from rich.console import RenderableType
 
 from llm4sbr.doctor import Diagnosis, Finding
 from llm4sbr.registry import components
-from llm4sbr.report.terminal.layout import WIDTH, count, duration, show, size
+from llm4sbr.report.formats import count, duration, size
+from llm4sbr.report.models import models_table
+from llm4sbr.report.terminal.layout import WIDTH, drawn, show
 from llm4sbr.report.terminal.recommendation import recommendation_tables
 from llm4sbr.report.terminal.results import metrics_tables
 from llm4sbr.report.terminal.stages import (
     components_table,
     diagnosis_table,
-    models_table,
     show_stage,
     stats_tables,
     summary_table,
@@ -123,7 +124,7 @@ def test_final_table_says_what_its_marks_and_numbers_mean() -> None:
     assert "Percent over 4,321 test samples, 3 seeds, split temporal, 83% with an LLM answer" in shown
     assert "> best of its column. ± standard deviation over seeds." in shown
     assert "gain: over the plain backbone; * p < 0.05, ** p < 0.01 (paired test)" in shown
-    assert shown.endswith("The table shows nothing that can be told from chance.")
+    assert shown.startswith("The table shows nothing that can be told from chance. Percent over")
 
 
 def test_nothing_is_explained_that_is_not_shown() -> None:
@@ -144,15 +145,15 @@ def test_best_epoch_chosen_on_the_test_set_cannot_be_overlooked() -> None:
 def test_protocol_and_what_departs_from_it_stand_first() -> None:
     named = metrics(PLAIN, protocol="paper", protocol_changes=["train.dim=8", "localize.f=3"])
     shown = text(*metrics_tables(named, {}))
-    assert shown.startswith("PROTOCOL PAPER, but train.dim=8, localize.f=3. Percent over 4,321")
+    assert "\nPROTOCOL PAPER, but train.dim=8, localize.f=3. Percent over 4,321" in shown
     shown = text(*metrics_tables(metrics(PLAIN, protocol="default", protocol_changes=[]), {}))
-    assert shown.startswith("Percent over 4,321")
+    assert "\nPercent over 4,321" in shown
 
 
 def test_shorter_lists_cost_and_stages_stand_below() -> None:
     shown = text(*metrics_tables(metrics(POPULARITY, PLAIN), TIMINGS))
     headers = [" ".join(line.split()) for line in shown.splitlines() if line.startswith("model")]
-    assert headers[1] == "model (P@5) MRR@5 NDCG@5 (P@10) MRR@10 NDCG@10"
+    assert headers[1] == "model P@5 MRR@5 NDCG@5 P@10 MRR@10 NDCG@10"
     costs = shown[shown.index("parameters") :].splitlines()
     assert costs[2].split() == ["popularity", "-", "1", "min", "15", "s", "-", "-"]
     assert costs[3].split("plain")[1].split() == ["345,678", "1", "min", "15", "s", "2,650", "1.25", "GB"]
@@ -288,12 +289,12 @@ def test_models_are_listed_with_their_validation_metric() -> None:
         {"parameters": 1000, "facts": facts | {"valid": {"MRR@20": 0.0512}}},
         {"parameters": 1000, "facts": facts | {"valid": {}}},
     ]
-    shown = text(models_table(records)).splitlines()
+    shown = text(*drawn(models_table(records))).splitlines()
     assert shown[2].split() == ["llm", "1", "9", "6", "5.12", "1,000", "12.0", "s"]
     assert shown[3].split()[4] == "-"
     assert "valid MRR@20" in shown[0]
     facts |= {"selected_on": "test"}
-    assert "TEST MRR@20" in text(models_table([{"parameters": 1, "facts": facts}]))
+    assert "TEST MRR@20" in text(*drawn(models_table([{"parameters": 1, "facts": facts}])))
 
 
 def test_summary_is_flat_and_cuts_what_is_long() -> None:

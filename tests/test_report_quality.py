@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from llm4sbr.report.quality import quality_tables
 from llm4sbr.report.terminal.layout import WIDTH, show
-from llm4sbr.report.terminal.stages import show_stage
+from llm4sbr.report.terminal.stages import quality_tables, show_stage
 
 Output = pytest.CaptureFixture[str]
 
@@ -59,7 +58,7 @@ def test_every_figure_is_printed(found: dict[str, Any], capsys: Output) -> None:
     assert "small, short 1,000 480 20 (2%) 0% 0% 100% - -" in rows
     assert "small, long 1,234 4.10 1.20 300" in rows
     assert "item-text, long 1,234 9.00 2.00 200" in rows
-    assert rows.count("popularity 1,234 >10.60 3.10 190") == 1
+    assert rows.count("popularity 1,234 >10.60 >3.10 190") == 1
     text = " ".join(rows)
     assert "small: 50% of the samples have the same answer from all perspectives" in text
     assert "Answers tied to items by nearest, f 5; texts encoded by sha256:1, mean pooling." in text

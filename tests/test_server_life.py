@@ -137,12 +137,12 @@ def truncate(folder: Path) -> None:
 def truncate_and_sign(folder: Path) -> None:
     """A graph that broke off before it was signed: the hash is right, the file is not."""
     truncate(folder)
-    change(folder, files={name: sha256(folder / name) for name in ("model.onnx", "items.parquet")})
+    change(folder, files={name: sha256(folder / name) for name in ("model.onnx", "items.json")})
 
 
 def other_catalogue(folder: Path) -> None:
     other = toy_export(folder.parent / "other", items=30)
-    shutil.copy(other / "items.parquet", folder)
+    shutil.copy(other / "items.json", folder)
 
 
 def sha256(path: Path) -> str:
@@ -159,12 +159,12 @@ def change(folder: Path, **values: object) -> None:
 BROKEN = [
     (truncate, "model.onnx: not the file that was exported"),
     (truncate_and_sign, "model.onnx: ONNX Runtime cannot load it"),
-    (other_catalogue, "items.parquet: not the file that was exported"),
-    (lambda folder: (folder / "items.parquet").unlink(), "items.parquet: No such file"),
+    (other_catalogue, "items.json: not the file that was exported"),
+    (lambda folder: (folder / "items.json").unlink(), "items.json: No such file"),
     (lambda folder: change(folder, k=7), "artefact.json: k is 7, the graph says '5'"),
     (lambda folder: change(folder, catalogue="x"), "catalogue is 'x', the graph says 'toy'"),
     (lambda folder: change(folder, files={}), "has no hash"),
-    (lambda folder: change(folder, format=2), "format 2"),
+    (lambda folder: change(folder, format=1), "format 1"),
     (lambda folder: (folder / "artefact.json").write_text("{"), "artefact.json"),
 ]
 
@@ -251,7 +251,7 @@ def test_files_that_are_still_being_copied_are_waited_for(tmp_path):
     with live_server(folder, "--watch", "0.3") as server:
         shutil.copy(new / "artefact.json", folder)  # in the worst order, a little at a time
         time.sleep(0.2)
-        shutil.copy(new / "items.parquet", folder)
+        shutil.copy(new / "items.json", folder)
         whole = (new / "model.onnx").read_bytes()
         with (folder / "model.onnx").open("wb") as stream:
             for start in range(0, len(whole), len(whole) // 4 + 1):

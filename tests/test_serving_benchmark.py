@@ -107,7 +107,7 @@ def test_the_search_finds_the_limits(load, serving):
 
     def measure(rate: float):
         tried.append(rate)
-        return load.Result(rate, 1, [rate / 100_000] * 10, int(rate > 3000))  # 7 ms at 700, 50 ms never
+        return load.LoadResult(rate, 1, [rate / 100_000] * 10, int(rate > 3000))  # 7 ms at 700, 50 ms never
 
     found = serving.search(measure, most=6400, refine=4)
     assert 600 < serving.highest(found, 0.007) <= 700

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4sbr.baselines import ridge
+from llm4sbr.baselines.item_to_item import strongest
 from llm4sbr.baselines.pairs import PairSums
 from llm4sbr.baselines.slist import SLIST, repeated, slis, slit
 from llm4sbr.errors import ConfigError
@@ -169,7 +170,7 @@ def test_neighbours_score_as_the_model(history, batch):
 def test_few_neighbours_are_the_greatest():
     weights = np.array([[0, 3, -9, 2], [1, 0, 1, 5], [0, 0, 0, 0], [4, 1, 2, 0]], np.float32)
     for given_as in (weights, ridge.csr_array(weights)):
-        kept = ridge.strongest(given_as, 2).toarray()
+        kept = strongest(given_as, 2).toarray()
         np.testing.assert_array_equal(kept[[0, 2, 3]], [[0, 3, 0, 2], [0, 0, 0, 0], [4, 0, 2, 0]])
         assert kept[1].tolist() in ([1, 0, 0, 5], [0, 0, 1, 5])
 

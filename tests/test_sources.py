@@ -18,8 +18,8 @@ from llm4sbr.fusion.saved import load_model
 from llm4sbr.intents import IntentStore
 from llm4sbr.intents.nearest import NearestSession
 from llm4sbr.progress import Progress
-from llm4sbr.report.terminal.layout import show
-from llm4sbr.report.terminal.sources import source_tables
+from llm4sbr.report.sources import sources_table
+from llm4sbr.report.terminal.layout import drawn, show
 from llm4sbr.stages.evaluate import evaluate
 from llm4sbr.stages.train import train
 from llm4sbr.testing.toy_run import toy_run
@@ -148,10 +148,10 @@ def test_another_runs_table_has_no_sources(tmp_path: Path) -> None:
         stage(run, run / name, settings(), Progress(quiet=True))
     found = metrics_of(run)
     assert "sources" not in found
-    assert source_tables(found) == []
+    assert sources_table(found) is None
 
 
 def printed(metrics: dict[str, Any]) -> str:
     text = io.StringIO()
-    show(*source_tables(metrics), file=text)
+    show(*drawn(sources_table(metrics), caption=True), file=text)
     return " ".join(text.getvalue().split())

@@ -98,6 +98,35 @@ def run_parallel(work, jobs=(1, 2, 3)):
     processes.run(work, jobs, workers=2, progress=lambda *_: None, done=lambda *_: None)
 
 
+def test_jobs_in_fresh_processes(tmp_path, monkeypatch):
+    (tmp_path / "fresh_work.py").write_text(
+        "import os, signal, sys\nbefore = []\n"
+        "def where(job, report):\n    report(job, 'note')\n    before.append(job)\n"
+        "    return os.getpid(), before, 'torch' in sys.modules\n"
+        "def die(job, report):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import fresh_work
+
+    found, told = {}, []
+    processes.run(
+        fresh_work.where,
+        [5, 6],
+        workers=1,
+        fresh=True,
+        progress=lambda *words: told.append(words),
+        done=found.__setitem__,
+    )
+    assert [before for _, before, _ in found.values()] == [[5], [6]]
+    assert len({os.getpid(), *(number for number, *_ in found.values())}) == 3
+    assert not any(loaded for *_, loaded in found.values())  # nothing that the job itself has not imported
+    assert told == [(0, 5, "note"), (1, 6, "note")]
+    with pytest.raises(TrainingError, match=r"a worker process died .SIGKILL"):
+        processes.run(
+            fresh_work.die, [1], workers=1, fresh=True, progress=lambda *_: None, done=lambda *_: None
+        )
+
+
 def test_dead_worker_is_one_line(tmp_path, monkeypatch, capfd):
     (tmp_path / "work_functions.py").write_text(
         "import os, signal\nfrom llm4sbr.errors import TrainingError\n"

@@ -13,7 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr.errors import ExportError, ModelUnavailableError
+from llm4sbr.errors import ExportError
+from llm4sbr.system import installation
 
 TARGET = "SM80"
 """Compute capability to compile for: that of the A100."""
@@ -92,7 +93,7 @@ def compile_ahead(path: Path, shapes: Shapes, *, target: str = TARGET) -> bytes:
     try:
         import tensorrt_rtx as trt
     except ImportError:
-        raise ModelUnavailableError("tensorrt_rtx is not installed: pip install 'llm4sbr[rtx]'") from None
+        raise installation.not_installed("tensorrt_rtx", "rtx") from None
     words = Words(trt)
     builder = trt.Builder(words.logger)
     network, config = parse(trt, builder, words, path, shapes)

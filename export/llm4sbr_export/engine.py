@@ -18,6 +18,7 @@ from torch import Tensor
 
 from llm4sbr import store
 from llm4sbr.errors import DeviceError, ExportError, ModelUnavailableError, StoreError
+from llm4sbr.system import installation
 from llm4sbr_export.checks import Shapes, Words, built, parse
 
 KEY = "engine.json"
@@ -52,7 +53,7 @@ def tensorrt() -> Any:
     try:
         import tensorrt as module
     except ImportError as error:  # also if its libraries are missing
-        raise ModelUnavailableError(f"tensorrt: {error}: pip install 'llm4sbr[tensorrt]'") from None
+        raise ModelUnavailableError(f"tensorrt: {error}: {installation.command('tensorrt')}") from None
     return module
 
 

@@ -34,7 +34,7 @@ class Graph(nn.Module):
         variant: one of `VARIANTS`.
         precision: `fp32`, or one of `heads.COARSE`, which select candidates and score those exactly.
         query_range: largest absolute value in a query, for a precision that also rounds queries.
-        told: also return the predicted intents, in the variant `predictor`.
+        with_intents: also return the predicted intents, in the variant `predictor`.
 
     Raises:
         InputError: K is not in 1..N, the model has no such variant, or it has no single table to compress.
@@ -48,13 +48,13 @@ class Graph(nn.Module):
         variant: str,
         precision: str = "fp32",
         query_range: float | None = None,
-        told: bool = False,
+        with_intents: bool = False,
     ) -> None:
         super().__init__()
         self.model = model.float()  # titles are stored in half precision, but computed with in float32
         self.num_items = len(model.backbone.item_embeddings())
         self.k, self.variant, self.precision = k, variant, precision
-        self.told = told and variant == "predictor"
+        self.with_intents = with_intents and variant == "predictor"
         self._check()
         tables = self._tables()
         if not tables and precision != "fp32":
@@ -73,28 +73,30 @@ class Graph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Item ids int64 (B, K), best first, 0 for none, and their scores float32 (B, K).
 
-        With `told`, also the predicted intents float32 (B, P, E).
+        With `with_intents`, also the predicted intents float32 (B, P, E).
 
         Args:
-            items: int64 (B, T), right-padded; every session has at least one click.
-            mask: bool (B, T), true at clicks.
+            items: int64 (B, T), right-padded with 0; every session has at least one click.
+            mask: bool (B, T), true at clicks. An item where the mask is false is an older click: the model
+                does not read it, but it is excluded like the others.
             exclude_seen: bool (B, 1), exclude the session's own items.
             intents: float32 (B, P, E), only in the variant `intents`.
         """
-        output = self.model.represent(items, mask, intents, predict=self.variant == "predictor")
-        clicked = torch.where(mask, items, items[:, :1]) - 1  # padding repeats the first click
+        read = torch.where(mask, items, 0)
+        output = self.model.represent(read, mask, intents, predict=self.variant == "predictor")
+        clicked = torch.where(items > 0, items, items[:, :1]) - 1  # padding repeats the first click
         if self.exact is None:
             values, rows = torch.topk(without(output.scores, clicked, exclude_seen), self.k)
         else:
             head = self.coarse or self.exact
             values, rows = head(self.queries(output), clicked, exclude_seen, self.k, output.added)
         found = (torch.where(values == -torch.inf, 0, rows + 1), values)
-        return (*found, cast(Tensor, output.intents)) if self.told else found
+        return (*found, cast(Tensor, output.intents)) if self.with_intents else found
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs of `forward`."""
-        return ("item_ids", "scores", "intents") if self.told else ("item_ids", "scores")
+        return ("item_ids", "scores", "intents") if self.with_intents else ("item_ids", "scores")
 
     def queries(self, output: Output) -> list[Tensor]:
         """The queries for each table, float (B, Q) each."""

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm4sbr.errors import ModelUnavailableError
 from llm4sbr.exporting import ExportSpec
 from llm4sbr.serving.artefact import Provider, open_session, provider_of
+from llm4sbr.system import installation
 from llm4sbr_export.checks import check_operators
 from llm4sbr_export.graph import Graph
 from llm4sbr_export.heads import OPSET
@@ -67,7 +67,7 @@ class Onnx:
             InputError: the model has no such variant or precision, or K is larger than the catalogue.
             ModelUnavailableError: a package is not installed.
         """
-        graph = Graph(model, k=spec.k, variant=spec.variant, precision=spec.precision, told=True)
+        graph = Graph(model, k=spec.k, variant=spec.variant, precision=spec.precision, with_intents=True)
         write(graph, path, about=spec.about, most_inside=self.most_inside)
         check_operators(path, allowed=CPU_ONLY if spec.precision == "int8" else ())
 
@@ -109,9 +109,7 @@ def _trace(graph: Graph) -> Any:
     try:
         import onnxscript  # noqa: F401  needed by torch's exporter
     except ModuleNotFoundError as error:
-        raise ModelUnavailableError(
-            f"{error.name} is not installed, which ONNX export needs: pip install 'llm4sbr[onnx]'"
-        ) from None
+        raise installation.not_installed(f"{error.name}, which ONNX export needs,", "onnx") from None
     example = graph.example()
     with _quiet(), torch.no_grad():
         return torch.onnx.export(

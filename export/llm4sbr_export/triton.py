@@ -2,7 +2,7 @@
 
     models/llm4sbr/{config.pbtxt, 1/model.onnx}
     models/llm4sbr_tensorrt/{config.pbtxt, 1/model.onnx, 1/trtexec.sh [, 1/model.plan]}
-    docker.sh  client.py  items.parquet
+    docker.sh  client.py  items.json
 
 The second model is available once `model.plan` exists, which `trtexec.sh` builds on the GPU that will serve
 it. `docker.sh` starts Triton with both models, and Triton reports which it could load.
@@ -118,8 +118,8 @@ def _configure(folder: Path, graph: Graph, spec: ExportSpec, *, backend: str, fi
         {"name": "scores", "data_type": "TYPE_FP32", "dims": [spec.k]},
     ]
     if spec.variant == "predictor" and file == ONNX:  # the engine's graph does not return intents
-        told = [len(graph.model.horizons), graph.model.text_dim]
-        outputs.append({"name": "intents", "data_type": "TYPE_FP32", "dims": told})
+        shape = [len(graph.model.horizons), graph.model.text_dim]
+        outputs.append({"name": "intents", "data_type": "TYPE_FP32", "dims": shape})
     config: dict[str, Any] = {
         "name": folder.name,
         "backend": backend,

@@ -1,4 +1,4 @@
-"""Ask Triton for recommendations: `pip install 'tritonclient[http]' polars`, then `python client.py 12 7 31`.
+"""Ask Triton for recommendations: `pip install 'tritonclient[http]'`, then `python client.py 12 7 31`.
 
 Arguments are catalogue ids, oldest click first. Triton batches requests of equal shape only: a client that
 sends many should pad its sessions to a few lengths.
@@ -6,6 +6,7 @@ sends many should pad its sessions to a few lengths.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import numpy as np
 
 def main(clicks: list[int], *, url: str = "localhost:8000", model: str = "llm4sbr") -> None:
     """Print ids, titles and scores for one session."""
-    import polars as pl
     from tritonclient.http import InferenceServerClient, InferInput
 
     client = InferenceServerClient(url)
@@ -29,7 +29,7 @@ def main(clicks: list[int], *, url: str = "localhost:8000", model: str = "llm4sb
         inputs.append(InferInput(name, list(value.shape), types[value.dtype.name]))
         inputs[-1].set_data_from_numpy(value)
     found = client.infer(model, inputs)
-    titles = pl.read_parquet(Path(__file__).with_name("items.parquet"))["title"]
+    titles = json.loads(Path(__file__).with_name("items.json").read_text(encoding="utf-8"))["title"]
     for id, score in zip(found.as_numpy("item_ids")[0], found.as_numpy("scores")[0], strict=True):
         if id:
             sys.stdout.write(f"{id:8d}  {score:8.3f}  {titles[int(id) - 1]}\n")

@@ -19,7 +19,7 @@ from llm4sbr.asking.cache import Answer, AnswerCache, answer_key
 from llm4sbr.errors import ConfigError, Llm4sbrError, UnansweredError
 from llm4sbr.protocols import LLM
 
-__all__ = ["Answered", "Answering", "Asker", "Budget", "answering", "keepable", "parse_budget"]
+__all__ = ["Asker", "BatchAnswerer", "BatchAnswers", "Budget", "batch_answerer", "parse_budget", "storable"]
 
 BLOCK = 512
 """Samples looked up in the cache at once."""
@@ -69,7 +69,7 @@ def parse_budget(text: str | None) -> Budget:
     return Budget(prompts=int(prompts)) if prompts else Budget(seconds=float(amount) * UNITS[unit])
 
 
-class Answered(NamedTuple):
+class BatchAnswers(NamedTuple):
     """Answers to one batch of prompts."""
 
     texts: list[str | None]
@@ -81,13 +81,13 @@ class Answered(NamedTuple):
     """Why answers are missing, if any are."""
 
 
-class Answering:
+class BatchAnswerer:
     """Answers one batch of prompts with an LLM; engines run one of these per worker."""
 
     def __init__(self, llm: LLM) -> None:
         self.llm = llm
 
-    def __call__(self, prompts: list[str]) -> Answered:
+    def __call__(self, prompts: list[str]) -> BatchAnswers:
         """Answer some prompts.
 
         Raises:
@@ -105,19 +105,19 @@ class Answering:
                 "its generate() must give one per prompt"
             )
         count = getattr(self.llm, "count_tokens", lambda texts: [0] * len(texts))
-        texts = [None if text is None else keepable(text) for text in texts]
+        texts = [None if text is None else storable(text) for text in texts]
         pairs = zip(count(prompts), count([text or "" for text in texts]), strict=True)
-        return Answered(texts, seconds, [a + b for a, b in pairs], reason)
+        return BatchAnswers(texts, seconds, [a + b for a, b in pairs], reason)
 
 
-def keepable(text: str) -> str:
+def storable(text: str) -> str:
     """An answer that every file format can hold: invalid Unicode replaced, cut to `LONGEST` characters."""
     return text[:LONGEST].encode("utf-8", "replace").decode()
 
 
-def answering(name: str, options: dict[str, Any]) -> Answering:
+def batch_answerer(name: str, options: dict[str, Any]) -> BatchAnswerer:
     """Create an installed LLM, in the worker process that will use it."""
-    return Answering(registry.create("llms", name, **options))
+    return BatchAnswerer(registry.create("llms", name, **options))
 
 
 class Asker:
@@ -139,11 +139,11 @@ class Asker:
         *,
         budget: Budget,
         advance: Callable[..., None] = lambda n=1, note="": None,
-        work: Callable[[Iterable[list[str]]], Iterator[Answered]] | None = None,
+        work: Callable[[Iterable[list[str]]], Iterator[BatchAnswers]] | None = None,
         workers: int = 1,
     ) -> None:
         self.llm = llm
-        self.work = work or partial(map, Answering(llm))
+        self.work = work or partial(map, BatchAnswerer(llm))
         self.cache = cache
         self.budget = budget
         self.advance = advance
@@ -248,7 +248,7 @@ class Asker:
         self.lost += max(0, len(failed) - room)
         self.failed |= dict(islice(failed.items(), room))
 
-    def _answers(self, batch: Sequence[tuple[bytes, str]], found: Answered) -> dict[bytes, Answer]:
+    def _answers(self, batch: Sequence[tuple[bytes, str]], found: BatchAnswers) -> dict[bytes, Answer]:
         """Key -> answer for the prompts of a batch that got one."""
         self.seconds += found.seconds
         self.tokens += sum(found.tokens)

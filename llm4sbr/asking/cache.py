@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from llm4sbr.errors import StoreError
 
-__all__ = ["Answer", "AnswerCache", "Kept", "answer_key"]
+__all__ = ["Answer", "AnswerCache", "CacheStats", "answer_key"]
 
 APPLICATION_ID = 0x4C345342
 """Marks an SQLite file as ours ("L4SB")."""
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
     """Tokens of prompt and answer together; 0 if the LLM does not count them."""
 
 
-class Kept(NamedTuple):
+class CacheStats(NamedTuple):
     """Statistics of one LLM's answers in the cache."""
 
     llm: str
@@ -152,14 +152,14 @@ class AnswerCache:
         row = self._connection.execute("SELECT id FROM llms WHERE fingerprint = ?", (llm,)).fetchone()
         return int(row[0])
 
-    def stats(self) -> list[Kept]:
+    def stats(self) -> list[CacheStats]:
         """One entry per LLM, the one with most answers first."""
         query = (
             "SELECT fingerprint, count(*), sum(seconds), sum(tokens), min(added), max(added) "
             "FROM answers JOIN llms ON llm = id GROUP BY id ORDER BY count(*) DESC, fingerprint"
         )
         with _explained(self.path):
-            return [Kept(*row) for row in self._connection.execute(query)]
+            return [CacheStats(*row) for row in self._connection.execute(query)]
 
     def rows(self, *, llm: str = "") -> Iterator[tuple[bytes, Answer, str, float]]:
         """All answers with key, LLM and time, or only those of LLMs whose fingerprint contains `llm`."""

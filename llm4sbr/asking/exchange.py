@@ -28,7 +28,7 @@ BLOCK = 10_000
 """Answers per transaction."""
 
 
-class Line(NamedTuple):
+class SharedAnswer(NamedTuple):
     """One exported answer."""
 
     key: bytes
@@ -92,7 +92,7 @@ def _open(path: Path, name: Path, mode: str) -> IO[str]:
     return path.open(mode, encoding="utf-8")
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def _lines(path: Path) -> Iterator[SharedAnswer]:
     try:
         with _open(path, path, "rt") as stream:
             number = 0
@@ -108,7 +108,7 @@ def _lines(path: Path) -> Iterator[Line]:
         raise DataError(f"{path}: cannot be read: {reason}") from None
 
 
-def _parsed(text: str, where: str) -> Line:
+def _parsed(text: str, where: str) -> SharedAnswer:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -132,4 +132,4 @@ def _parsed(text: str, where: str) -> Line:
     if not re.fullmatch("[0-9a-f]{64}", found["key"]):
         raise DataError(f"{where}: key: {found['key']!r:.80} is not 64 hex digits; no answer was added")
     answer = Answer(found["answer"], float(found["seconds"]), found["tokens"])
-    return Line(bytes.fromhex(found["key"]), found["llm"], answer, float(found["added"]))
+    return SharedAnswer(bytes.fromhex(found["key"]), found["llm"], answer, float(found["added"]))

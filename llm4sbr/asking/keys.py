@@ -25,11 +25,11 @@ class PromptKeys:
     The temporary file is deleted when it is closed, or when the process ends.
 
     Args:
-        views: P, keys per sample.
+        keys_per_sample: P, one key per perspective.
     """
 
-    def __init__(self, views: int) -> None:
-        self.views = views
+    def __init__(self, keys_per_sample: int) -> None:
+        self.keys_per_sample = keys_per_sample
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed by `close`
         self._samples = 0
 
@@ -50,14 +50,14 @@ class PromptKeys:
     def rows(self, begin: int, end: int) -> list[list[bytes]]:
         """The keys of samples `begin` to `end - 1`."""
         self._file.flush()
-        width = self.views * WIDTH
+        width = self.keys_per_sample * WIDTH
         data = os.pread(self._file.fileno(), (end - begin) * width, begin * width)
         keys = [data[i : i + WIDTH] for i in range(0, len(data), WIDTH)]
-        return [keys[i : i + self.views] for i in range(0, len(keys), self.views)]
+        return [keys[i : i + self.keys_per_sample] for i in range(0, len(keys), self.keys_per_sample)]
 
     def distinct(self) -> Iterator[list[bytes]]:
         """All distinct keys in groups, in ascending order as the answer cache's table has them."""
-        total = self._samples * self.views
+        total = self._samples * self.keys_per_sample
         groups = max(1, -(-total // AT_ONCE))
         for group in range(groups):
             low, high = (round(2**64 * part / groups) for part in (group, group + 1))

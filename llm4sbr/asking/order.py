@@ -79,9 +79,9 @@ def order(
 
 def _coverage(samples: Distinct, prepared: Prepared, keys: PromptKeys) -> Tensor:
     """int64 (M,): how many samples have the prompts that each has; `Distinct.wholes` above all others."""
-    count, views = len(samples.keys), keys.views
-    short = mapped(keys.short()).numpy().reshape(count, views)
-    odd = 2 * np.arange(views) + 1  # any weights that tell the perspectives apart
+    count, per_sample = len(samples.keys), keys.keys_per_sample
+    short = mapped(keys.short()).numpy().reshape(count, per_sample)
+    odd = 2 * np.arange(per_sample) + 1  # any weights that tell the perspectives apart
     prompts = mapped((short[some] * odd).sum(1) for some in blocks(count)).numpy()
     ranked = mapped(prompts[some] for some in blocks(count)).numpy()
     ranked.sort()

@@ -76,7 +76,7 @@ def plan(
         letters += sum(map(len, texts))
         advance(1)
     distinct, known, seconds, tokens = _known(keys, cache)
-    count = samples * keys.views
+    count = samples * keys.keys_per_sample
     ask = distinct - known
     within = ask if most is None else min(ask, most)
     new = int(getattr(llm, "max_new_tokens", NEW_TOKENS))

@@ -25,7 +25,7 @@ class Questions(NamedTuple):
     """Distinct samples, and the perspectives to ask about them from."""
 
     samples: Distinct
-    views: Mapping[str, Perspective]
+    perspectives: Mapping[str, Perspective]
 
     @classmethod
     def of(cls, prepared: Prepared, settings: InferConfig) -> Questions:
@@ -45,24 +45,26 @@ class Questions(NamedTuple):
             "max_items": settings.max_items,
             "attributes": settings.attributes,
         }
-        views = {name: registry.create("perspectives", name, **options) for name in settings.perspectives}
-        for view in views.values():
-            if hasattr(view, "fit"):
-                view.fit(prepared.train, prepared.catalogue)
-        return cls(Distinct.of(prepared), views)
+        perspectives = {
+            name: registry.create("perspectives", name, **options) for name in settings.perspectives
+        }
+        for perspective in perspectives.values():
+            if hasattr(perspective, "fit"):
+                perspective.fit(prepared.train, prepared.catalogue)
+        return cls(Distinct.of(prepared), perspectives)
 
     def prompts(self, row: int) -> list[str]:
         """The prompts of one sample, one per perspective."""
         items = self.samples.prefixes[row]
-        return [view.prompt(items) for view in self.views.values()]
+        return [perspective.prompt(items) for perspective in self.perspectives.values()]
 
 
-def answers_of(settings: InferConfig) -> AnswerCache:
+def open_answer_cache(settings: InferConfig) -> AnswerCache:
     """Open the answer cache that the settings name."""
     return AnswerCache.open(settings.cache or store.cache_dir() / "answers.sqlite")
 
 
-def planned(
+def plan_questions(
     llm: LLM,
     questions: Questions,
     prepared: Prepared,
@@ -85,7 +87,7 @@ def planned(
         DataError: a prompt contains the target of its own sample.
     """
     samples = questions.samples
-    audit, targets = Audit(questions.views), samples.targets(prepared)
+    audit, targets = Audit(questions.perspectives), samples.targets(prepared)
     items = [prepared.catalogue.item(i + 1) for i in range(prepared.catalogue.size)]
 
     def prompts(row: int) -> list[str]:
@@ -94,7 +96,10 @@ def planned(
         return texts
 
     count, budget = len(samples.keys), parse_budget(settings.budget)
-    with answers_of(settings) as cache, progress.task("infer: planning", count, unit="samples") as advance:
+    with (
+        open_answer_cache(settings) as cache,
+        progress.task("infer: planning", count, unit="samples") as advance,
+    ):
         most = budget.prompts
         found = plan(count, prompts, llm=llm, cache=cache, keys=keys, most=most, advance=advance)
         progress.note(f"infer: {settings.llm} ({llm.fingerprint}); answers are kept in {cache.path}")
@@ -102,7 +107,7 @@ def planned(
     return found
 
 
-def plan_of(run: Path, config: Config, progress: Progress) -> Plan | None:
+def plan_run(run: Path, config: Config, progress: Progress) -> Plan | None:
     """The plan for `infer`, without asking anything; None if no LLM is used (`none`, or a control).
 
     Raises:
@@ -113,11 +118,11 @@ def plan_of(run: Path, config: Config, progress: Progress) -> Plan | None:
         return None
     prepared = load(run / "prepare")
     questions = Questions.of(prepared, config.infer)
-    with PromptKeys(len(questions.views)) as keys:
-        return planned(model, questions, prepared, config.infer, progress, keys=keys)
+    with PromptKeys(len(questions.perspectives)) as keys:
+        return plan_questions(model, questions, prepared, config.infer, progress, keys=keys)
 
 
-def missing(run: Path, config: Config) -> Iterator[tuple[bytes, str]]:
+def missing_prompts(run: Path, config: Config) -> Iterator[tuple[bytes, str]]:
     """Key and text of every distinct prompt without a cached answer, to have them answered elsewhere.
 
     Raises:
@@ -127,12 +132,12 @@ def missing(run: Path, config: Config) -> Iterator[tuple[bytes, str]]:
     if is_control(model):
         return
     questions = Questions.of(load(run / "prepare"), config.infer)
-    with PromptKeys(len(questions.views)) as keys, answers_of(config.infer) as cache:
+    with PromptKeys(len(questions.perspectives)) as keys, open_answer_cache(config.infer) as cache:
         for row in range(len(questions.samples.keys)):
             keys.append([answer_key(model.fingerprint, text) for text in questions.prompts(row)])
         found = firsts(mapped(keys.short()))
         for some in blocks(len(found)):
-            places = [divmod(at, keys.views) for at in found[some].tolist()]
+            places = [divmod(at, keys.keys_per_sample) for at in found[some].tolist()]
             group = [keys.of(row)[place] for row, place in places]
             known = cache.known(group)
             for key, (row, place) in zip(group, places, strict=True):

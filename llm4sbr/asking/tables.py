@@ -22,12 +22,12 @@ from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.mapped import mapped
 from llm4sbr.protocols import Control, Perspective
 
-__all__ = ["COLUMNS", "TOGETHER", "answered", "write_answers", "write_control"]
+__all__ = ["COLUMNS", "CONTROL_BLOCK", "answered", "write_answers", "write_control"]
 
 BLOCK = 20_000
 """Samples looked up in the cache at once."""
 
-TOGETHER = 2**16
+CONTROL_BLOCK = 2**16
 """Maximum number of sessions given to a control at once; a larger split is divided by taking every n-th."""
 
 COLUMNS = {
@@ -67,7 +67,7 @@ def answered(keys: PromptKeys, cache: AnswerCache, kept: PromptKeys) -> Sequence
 
 def write_answers(
     path: Path,
-    view: Perspective,
+    perspective: Perspective,
     place: int,
     *,
     cache: AnswerCache,
@@ -80,7 +80,7 @@ def write_answers(
 
     Args:
         path: where to write.
-        view: the perspective; parses the answers.
+        perspective: the perspective; parses the answers.
         place: its position among all perspectives.
         cache: the answer cache.
         kept: keys of the answered samples.
@@ -95,7 +95,7 @@ def write_answers(
             keys = [own[place] for own in kept.rows(begin, begin + len(some))]
             before = cache.known(set(keys), before=began)
             found = cache.get_many(list(set(keys)))
-            parsed = {key: view.parse(answer.text) for key, answer in found.items()}
+            parsed = {key: perspective.parse(answer.text) for key, answer in found.items()}
             yield (
                 some,
                 [(found[k].text, parsed[k], found[k].seconds, found[k].tokens, k in before) for k in keys],
@@ -107,7 +107,7 @@ def write_answers(
 def write_control(
     path: Path,
     control: Control,
-    view: Perspective,
+    perspective: Perspective,
     *,
     samples: Distinct,
     rows: Sequence[int],
@@ -120,7 +120,7 @@ def write_control(
     Args:
         path: where to write.
         control: the control.
-        view: the perspective.
+        perspective: the perspective.
         samples: all samples.
         rows: rows of the answered samples, ascending.
         own: table of the run's LLM, if it has one.
@@ -129,12 +129,12 @@ def write_control(
     def parts() -> Iterator[Part]:
         for split in samples.splits.values():
             first, last = bisect_left(rows, split.start), bisect_left(rows, split.stop)
-            steps = -(-(last - first) // TOGETHER)
+            steps = -(-(last - first) // CONTROL_BLOCK)
             for start in range(steps):
                 some = rows[first + start : last : steps]
                 sessions = samples.prefixes.take(some)
                 answers = _own(own, first, last, start, steps) if own else None
-                texts = control.answer(sessions, view, answers)
+                texts = control.answer(sessions, perspective, answers)
                 pairs = zip(some, texts, strict=True)
                 yield some, [(text, text, 0.0, 0, False) for _, text in pairs]
 
@@ -142,7 +142,7 @@ def write_control(
 
 
 def _own(path: Path, first: int, last: int, start: int, steps: int) -> list[str]:
-    size = max(1, TOGETHER // steps) * steps  # a multiple of `steps`, so every part gives the same rows
+    size = max(1, CONTROL_BLOCK // steps) * steps  # a multiple of `steps`, so every part gives the same rows
     parts = store.read_parts(path, "parsed", size, first=first, last=last)
     return [text for part in parts for text in part.gather_every(steps, start)]
 

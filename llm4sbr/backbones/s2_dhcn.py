@@ -129,8 +129,8 @@ class S2DHCN(nn.Module):
         found = Convolution.apply(self.items, self._graph(), self.layers)  # type: ignore[no-untyped-call]
         return cast(Tensor, found)
 
-    def _graph(self) -> Hypergraph:
-        return Hypergraph(self.edges, self.offsets, self.sessions, self.starts)
+    def _graph(self) -> HypergraphIndex:
+        return HypergraphIndex(self.edges, self.offsets, self.sessions, self.starts)
 
     def _dense(self) -> bool:
         entries = len(self.items) ** 2
@@ -171,7 +171,7 @@ def _index_again(model: S2DHCN, _: object) -> None:
     model._index()
 
 
-class Hypergraph(NamedTuple):
+class HypergraphIndex(NamedTuple):
     """The hypergraph in both directions: items by session, sessions by item; all int32."""
 
     items: Tensor
@@ -197,7 +197,7 @@ class Convolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, graph: Hypergraph, layers: int) -> Tensor:
+    def forward(ctx: Any, table: Tensor, graph: HypergraphIndex, layers: int) -> Tensor:
         """Float (N, D) -> float (N, D)."""
         ctx.graph, ctx.layers = graph, layers
         return _mean_of_layers(table, graph, layers)
@@ -218,7 +218,7 @@ def jaccard(items: Tensor, mask: Tensor, *, num_items: int) -> Tensor:
     return shared / (size.unsqueeze(1) + size - shared).clamp(min=1)
 
 
-def _mean_of_layers(table: Tensor, graph: Hypergraph, layers: int) -> Tensor:
+def _mean_of_layers(table: Tensor, graph: HypergraphIndex, layers: int) -> Tensor:
     layer = total = table
     for _ in range(layers):
         layer = graph.mean(layer)

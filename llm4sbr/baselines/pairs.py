@@ -15,6 +15,7 @@ that multiply to rho^(g - 1) each time, and both stand before the cuts behind q,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,17 +43,26 @@ class PairSums(NamedTuple):
         """Sum over all sessions; `decay` is delta."""
         items, lengths = sessions.items.numpy() - 1, sessions.offsets.diff().numpy()
         behind = np.repeat(sessions.offsets[1:].numpy(), lengths) - 1 - np.arange(len(items))  # n, L - q
-        diagonal = _sparse(_cuts(behind, decay), items, items, num_items)
-        earlier, onward = (csr_array((num_items, num_items), dtype=np.float32) for _ in range(2))
-        gap = 1
-        while gap * np.exp((1 - gap) / decay) > FAINT and (first := np.flatnonzero(behind >= gap)).size:
-            pair = items[first], items[first + gap]
+        sources = _sparse(_cuts(behind, decay), items, items, num_items)
+        weights: list[float] = []
+        while (gap := len(weights) + 1) * np.exp((1 - gap) / decay) > FAINT and (behind >= gap).any():
+            first = np.flatnonzero(behind >= gap)
             near = np.exp(-gap / decay) * _cuts(behind[first + gap], decay)
-            far = np.full(len(first), gap * np.exp((1 - gap) / decay))
-            earlier = earlier + _sparse(near, *pair, num_items)
-            onward = onward + _sparse(far, *pair, num_items)
-            gap += 1
-        return cls(together(sessions, num_items), csr_array(diagonal + earlier + earlier.T), onward)
+            earlier = _sparse(near, items[first], items[first + gap], num_items)
+            sources = sources + earlier + earlier.T
+            weights.append(gap * np.exp((1 - gap) / decay))
+        return cls(together(sessions, num_items), csr_array(sources), onward(sessions, num_items, weights))
+
+
+def onward(sessions: Sessions, num_items: int, weights: Sequence[float]) -> csr_array:
+    """Pairs of an earlier click and a later one, float32 (N, N); one that is g apart has `weights[g - 1]`."""
+    items, lengths = sessions.items.numpy() - 1, sessions.offsets.diff().numpy()
+    behind = np.repeat(sessions.offsets[1:].numpy(), lengths) - 1 - np.arange(len(items))
+    found = csr_array((num_items, num_items), dtype=np.float32)
+    for gap, weight in enumerate(weights, 1):
+        first = np.flatnonzero(behind >= gap)
+        found = found + _sparse(np.full(len(first), weight), items[first], items[first + gap], num_items)
+    return found
 
 
 def together(sessions: Sessions, num_items: int) -> csr_array:

@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
+from llm4sbr.baselines.item_to_item import Entries, Floats, Ints, first
 
 CELLS = 2**22
 """Matrix elements of small systems that are held at once."""
@@ -51,43 +50,12 @@ def sparse(gram: csr_array, targets: csr_array, *, own: bool, support: int) -> c
     return csr_array((weights, (rows, columns)), shape=gram.shape)
 
 
-def strongest(weights: Floats | csr_array, most: int) -> csr_array:
-    """The `most` greatest weights above 0 of each row."""
-    if isinstance(weights, csr_array):
-        rows, columns, values = _entries(weights)
-        keep = values > 0
-        rows, columns, values = rows[keep], columns[keep], values[keep]
-        first = _first(rows, values, most)
-        rows, columns, values = rows[first], columns[first], values[first]
-    else:
-        most = min(most, weights.shape[1])
-        columns = np.argpartition(-weights, most - 1, axis=1)[:, :most]
-        values = np.take_along_axis(weights, columns, 1)
-        rows, rank = np.nonzero(values > 0)
-        columns, values = columns[rows, rank], values[rows, rank]
-    return csr_array((values, (rows, columns)), shape=weights.shape)
-
-
-def _support(gram: csr_array, targets: csr_array, *, own: bool, most: int) -> tuple[Ints, Ints, Floats]:
-    """Rows, columns and R_ij of the elements that B may have, by column."""
-    rows, columns, values = _entries(csc_array(targets))
-    keep = (values > 0) if own else (values > 0) & (rows != columns)
-    rows, columns, values = rows[keep], columns[keep], values[keep]
-    gain = np.where(rows == columns, np.inf, values / np.sqrt(gram.diagonal()[rows]))
-    first = _first(columns, gain, most)
-    return rows[first], columns[first], values[first]
-
-
-def _entries(matrix: csr_array | csc_array) -> tuple[Ints, Ints, Floats]:
-    found = matrix.tocoo()
-    return found.row.astype(np.int64), found.col.astype(np.int64), found.data
-
-
-def _first(groups: Ints, values: NDArray[np.floating], most: int) -> Ints:
-    """Where the `most` greatest values of each group stand, group by group."""
-    order = np.lexsort((-values, groups))
-    rank = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
-    return order[rank < most]
+def _support(gram: csr_array, targets: csr_array, *, own: bool, most: int) -> Entries:
+    """The elements that B may have, with R_ij, by column."""
+    found = Entries.of(csc_array(targets))
+    found = found.where((found.values > 0) & (own | (found.rows != found.columns)))
+    gain = np.where(found.rows == found.columns, np.inf, found.values / np.sqrt(gram.diagonal()[found.rows]))
+    return found.where(first(found.columns, gain, most))
 
 
 def _alike(counts: Ints) -> list[Ints]:
@@ -101,10 +69,10 @@ def _alike(counts: Ints) -> list[Ints]:
 def _solve(gram: csr_array, rows: Ints, values: Floats, inside: NDArray[np.bool_]) -> Floats:
     """Small systems G[rows, rows] b = values, (C, width) each; places that are not `inside` do not count."""
     width = rows.shape[1]
-    first, second = np.tril_indices(width)
-    below = gram[rows[:, first].ravel(), rows[:, second].ravel()]
+    above, below = np.tril_indices(width)
+    values_of = gram[rows[:, above].ravel(), rows[:, below].ravel()]
     systems = np.zeros((len(rows), width, width), np.float32)
-    systems[:, first, second] = np.asarray(below).reshape(len(rows), -1)
+    systems[:, above, below] = np.asarray(values_of).reshape(len(rows), -1)
     systems *= inside[:, :, None] & inside[:, None]
     systems[:, range(width), range(width)] += ~inside
     factors = torch.linalg.cholesky(torch.from_numpy(systems))  # reads the lower triangles
@@ -112,17 +80,3 @@ def _solve(gram: csr_array, rows: Ints, values: Floats, inside: NDArray[np.bool_
         :, :, 0
     ].numpy()
     return found
-
-
-def padded(weights: csr_array, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The greatest weights of each row: column + 1, int64 (N, most), 0 for none, and float32 (N, most)."""
-    rows, columns, values = _entries(weights)
-    first = _first(rows, values, most)
-    rows, columns, values = rows[first], columns[first], values[first]
-    rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    ids = torch.zeros(weights.shape[0], most, dtype=torch.int64)
-    found = torch.zeros(weights.shape[0], most)
-    where = torch.from_numpy(rows), torch.from_numpy(rank)
-    ids[where] = torch.from_numpy(columns + 1)
-    found[where] = torch.from_numpy(values)
-    return ids, found

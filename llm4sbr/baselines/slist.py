@@ -21,9 +21,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.sparse import csr_array, identity
-from torch import Tensor
 
 from llm4sbr.baselines import ridge
+from llm4sbr.baselines.item_to_item import ItemToItem, strongest
 from llm4sbr.baselines.pairs import PairSums
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Sessions
@@ -32,7 +32,7 @@ REPEATS = 0.05
 """Share of clicks on items that the session had before, from which on repeats are worth learning."""
 
 
-class SLIST:
+class SLIST(ItemToItem):
     """Scores items by weights learned between items.
 
     Args:
@@ -41,7 +41,7 @@ class SLIST:
         l2: lambda.
         cut_decay: delta, over how many clicks the weight of sources and targets falls to 1/e.
         decay: the same for the clicks of a session that is scored.
-        neighbours: weights kept per item.
+        neighbours: weights kept per item, the greatest above 0.
         support: items that may explain one, in catalogues that are too large for the closed form.
         closed_form: most items of a catalogue for which the closed form is computed.
 
@@ -69,10 +69,9 @@ class SLIST:
         for name, value in (("neighbours", neighbours), ("support", support)):
             if value < 1:
                 raise ConfigError(f"slist: {name} = {value} must be 1 or more")
-        self.num_items = num_items
-        self.alpha, self.l2, self.cut_decay, self.decay = alpha, l2, cut_decay, decay
+        super().__init__(num_items, decay=decay)
+        self.alpha, self.l2, self.cut_decay = alpha, l2, cut_decay
         self.kept, self.support, self.closed_form = neighbours, support, closed_form
-        self.weights = csr_array((num_items, num_items), dtype=np.float32)
         self.notes: list[str] = []
 
     def fit(self, sessions: Sessions) -> None:
@@ -92,26 +91,7 @@ class SLIST:
                 f"{self.closed_form:,}); each item is explained by the {self.support} that gain most"
             ]
             weights = ridge.sparse(gram, targets, own=own, support=self.support)
-        self.weights = ridge.strongest(weights, self.kept)
-
-    def score(self, items: Tensor, mask: Tensor) -> Tensor:
-        """Decayed sum of the clicks' weights, float32 (B, N)."""
-        row, step = np.nonzero(mask.numpy())
-        decayed = self.click_weights(mask).numpy()[row, step]
-        clicks = csr_array((decayed, (row, items.numpy()[row, step] - 1)), shape=(len(items), self.num_items))
-        return torch.from_numpy((clicks @ self.weights).toarray())
-
-    def click_weights(self, mask: Tensor) -> Tensor:
-        """exp(-(L - p) / decay) of each click, float32 (B, T), 0 where `mask` (B, T) has none."""
-        return (-(mask.flip(1).cumsum(1).flip(1) - 1) / self.decay).exp() * mask
-
-    def neighbours(self, m: int) -> tuple[Tensor, Tensor]:
-        """The m greatest weights of each item's row of B: catalogue ids and weights.
-
-        Returns:
-            int64 (N, m), best first, 0 where there is none, and float32 (N, m).
-        """
-        return ridge.padded(self.weights, m)
+        self.weights = strongest(weights, self.kept)
 
 
 def slis(num_items: int) -> SLIST:

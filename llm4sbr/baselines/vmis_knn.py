@@ -23,40 +23,15 @@ is its own nearest neighbour and may hold the target: such a row shows the split
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4sbr.baselines.incidence import Incidence, Ints, chunks
+from llm4sbr.baselines.session_neighbours import Clicks, Neighbours, votes
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Sessions
-
-
-class _Clicks(NamedTuple):
-    """The latest click on each distinct item of each session of a batch."""
-
-    row: Ints
-    """Which session of the batch, in ascending order."""
-    item: Ints
-    """Which item, as a row number."""
-    place: Ints
-    """p_i."""
-
-
-class _Neighbours(NamedTuple):
-    """Training sessions that share items with those of a batch; those of a row stand together."""
-
-    row: Ints
-    """Which session of the batch, in ascending order."""
-    session: Ints
-    """Which training session."""
-    overlap: Ints
-    """The sum of the places of the shared items, r_n |s|: a whole number, so that ties are ties."""
-    latest: Ints
-    """The greatest of these places."""
 
 
 class VMISKNN:
@@ -90,64 +65,22 @@ class VMISKNN:
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """The neighbours' votes, float32 (B, N), 0 where nobody votes."""
         scores = np.zeros((len(items), self.num_items), np.float32)
-        clicks = _latest_clicks(items.numpy() - 1, mask.numpy(), self.num_items)
+        clicks = Clicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
         length = mask.sum(1).numpy()
         reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
         costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
         for part in chunks(costs):
-            inside = slice(*np.searchsorted(clicks.row, [part[0], part[-1] + 1]))
-            some = _Clicks(*(field[inside] for field in clicks))._replace(row=clicks.row[inside] - part[0])
-            scores[part] = self._votes(some, length[part])
+            scores[part] = self._votes(clicks.some(part), length[part])
         last = np.take_along_axis(items.numpy(), (length[:, None] - 1).clip(min=0), 1) - 1
         np.put_along_axis(scores, last.clip(min=0), 0, 1)
         return torch.from_numpy(scores)
 
-    def _votes(self, clicks: _Clicks, length: Ints) -> NDArray[np.float64]:
+    def _votes(self, clicks: Clicks, length: Ints) -> NDArray[np.float64]:
         """Scores of a few sessions of `length` clicks each, (rows, N)."""
-        near = _closest(_recent(self.index, clicks, self.m), self.k)
+        places = np.tile(np.arange(int(length.max(initial=0)) + 1), (len(length), 1))  # r_n |s|, so ties tie
+        near = Neighbours.recent(self.index, clicks, self.m, weights=places)
+        near, overlap = near.closest(self.k, near.overlap)
         distinct = np.bincount(clicks.row, minlength=len(length))
         back = length[near.row] - near.latest + 1  # q_n
-        weight = np.maximum(0, 1 - 0.1 * back) * near.overlap / distinct[near.row]  # l_n r_n
-        items, voter = self.index.items.take(near.session)
-        cells = near.row[voter] * self.num_items + items
-        votes = np.bincount(cells, weight[voter], minlength=len(length) * self.num_items)
-        return votes.reshape(len(length), self.num_items) * self.idf
-
-
-def _latest_clicks(items: Ints, mask: NDArray[np.bool_], num_items: int) -> _Clicks:
-    row, step = np.nonzero(mask)
-    cells = row * num_items + items[row, step]
-    _, backwards = np.unique(cells[::-1], return_index=True)  # the first from behind is the latest
-    latest = np.sort(len(cells) - 1 - backwards)
-    return _Clicks(row[latest], items[row, step][latest], step[latest] + 1)
-
-
-def _recent(index: Incidence, clicks: _Clicks, m: int) -> _Neighbours:
-    """M: the m most recent sessions that share an item, most recent first.
-
-    Each item's own m most recent sessions suffice: beyond them there are m more recent ones already.
-    """
-    total = len(index.items.lengths)
-    width = int(clicks.place.max(initial=0)) + 1
-    where, click = index.sessions.positions(clicks.item, most=m)
-    age = total - 1 - index.sessions.values[where]
-    # One number holds row, age and place, so that one sort brings together what belongs together.
-    pairs, place = np.divmod(np.sort((clicks.row[click] * total + age) * width + clicks.place[click]), width)
-    first = np.flatnonzero(np.diff(pairs, prepend=-1))
-    row, age = np.divmod(pairs[first], total)
-    overlap = np.add.reduceat(place, first) if len(first) else first
-    latest = place[np.append(first[1:], len(place)) - 1] if len(first) else first
-    return _keep(_Neighbours(row, total - 1 - age, overlap, latest), m)
-
-
-def _closest(found: _Neighbours, k: int) -> _Neighbours:
-    """K: of each row the k with the greatest overlap; a stable sort leaves the more recent one first."""
-    most = int(found.overlap.max(initial=0)) + 1
-    order = np.argsort(found.row * most + (most - 1 - found.overlap), kind="stable")
-    return _keep(_Neighbours(*(field[order] for field in found)), k)
-
-
-def _keep(found: _Neighbours, most: int) -> _Neighbours:
-    """The first so many of each row."""
-    rank = np.arange(len(found.row)) - np.searchsorted(found.row, found.row)
-    return _Neighbours(*(field[rank < most] for field in found))
+        weight = np.maximum(0, 1 - 0.1 * back) * overlap / distinct[near.row]  # l_n r_n
+        return votes(self.index, near, weight, rows=len(length), num_items=self.num_items) * self.idf

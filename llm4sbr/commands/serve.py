@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from llm4sbr.commands.options import Command, common
-from llm4sbr.errors import ModelUnavailableError
 
 
 def _option(flag: str, default: object, text: str, type_: Any = None) -> Callable[[Command], Command]:
@@ -66,11 +65,7 @@ def serve(
     A new version in the folder is taken up as soon as it is whole; SIGTERM stops the server when every open
     request is answered. Logs are lines of JSON on standard error.
     """
-    try:
-        from llm4sbr.serving.server.run import serve as run
-        from llm4sbr.serving.server.settings import MIB, Settings
-    except ModuleNotFoundError as error:
-        raise ModelUnavailableError(
-            f"{error.name} is not installed: pip install 'llm4sbr[serve,onnx]'"
-        ) from None
+    from llm4sbr.serving.server.run import serve as run
+    from llm4sbr.serving.server.settings import MIB, Settings
+
     run(folder, Settings(max_delay=max_delay / 1000, max_body=int(max_body * MIB), **options))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -199,26 +199,8 @@ class TransformersEncoder:
             raise _unavailable(self.model, error) from error
 
 
-def bert(
-    *,
-    model: str | Path = "bert-base-uncased",
-    pooling: Pooling | None = None,
-    normalize: bool | None = None,
-    max_length: int = 64,
-    batch_size: int = 128,
-    device: str = "auto",
-    revision: str | None = None,
-) -> TransformersEncoder:
-    """The paper's encoder, bert-base-uncased (Eqs. 1 and 2), or a copy of it in the folder `model`."""
-    return TransformersEncoder(
-        model,
-        pooling=pooling,
-        normalize=normalize,
-        max_length=max_length,
-        batch_size=batch_size,
-        device=device,
-        revision=revision,
-    )
+bert = partial(TransformersEncoder, model="bert-base-uncased")
+"""The paper's encoder (Eqs. 1 and 2), or a copy of it in the folder `model`."""
 
 
 def _unit(vectors: Tensor) -> Tensor:

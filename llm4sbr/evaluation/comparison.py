@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr.evaluation import metrics
-from llm4sbr.evaluation.verdict import Comparison, Ground, verdict
+from llm4sbr.evaluation.verdict import Comparison, Evidence, verdict
 
 PLAIN, LLM = "plain", "llm"
 """Names of the rows that others are compared with."""
@@ -52,7 +52,7 @@ def table(
     tested = _test(values, pairs, groups)
     headline = f"MRR@{max(ks)}"
     found = {pair: Comparison(_gain(values, pair, headline), tested[pair][headline]) for pair in pairs}
-    ground = Ground(
+    evidence = Evidence(
         samples=len(groups),
         coverage=coverage,
         seeds=max((len(row.ranks) for row in rows), default=0),
@@ -61,14 +61,14 @@ def table(
     return {
         "k": list(ks),
         "llm": llm,
-        **ground._asdict(),
+        **evidence._asdict(),
         "rows": [_line(row, ks, values, tested.get((row.name, PLAIN))) for row in rows],
         "against": {
             other: {"gain": {name: _gain(values, (LLM, other), name) for name in p}, "p": p}
             for (first, other), p in tested.items()
             if first == LLM and other != PLAIN
         },
-        "verdict": verdict(found, ground, llm=llm, metric=headline),
+        "verdict": verdict(found, evidence, llm=llm, metric=headline),
     }
 
 

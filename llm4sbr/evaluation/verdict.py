@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
         return f"{size}, p = {self.p:.2g}"
 
 
-class Ground(NamedTuple):
+class Evidence(NamedTuple):
     """The evidence behind a table."""
 
     samples: int
@@ -49,7 +49,7 @@ class Ground(NamedTuple):
 
 
 def verdict(
-    comparisons: Mapping[tuple[str, str], Comparison], ground: Ground, *, llm: str, metric: str
+    comparisons: Mapping[tuple[str, str], Comparison], evidence: Evidence, *, llm: str, metric: str
 ) -> str:
     """One sentence on whether a gain is due to the LLM.
 
@@ -58,15 +58,15 @@ def verdict(
 
     Args:
         comparisons: (row, other row) -> comparison by `metric`.
-        ground: the evidence behind the table.
+        evidence: the evidence behind the table.
         llm: name of the LLM.
         metric: name of the metric compared.
     """
-    text = f"on {ground.samples:,} test samples"
-    text += f" and {ground.seeds} seeds" if ground.seeds > 1 else " and a single seed"
-    if ground.coverage is not None and ground.coverage < 1:
-        text += f", {ground.coverage:.0%} of them with an answer"
-    if "test" in ground.selected_on:
+    text = f"on {evidence.samples:,} test samples"
+    text += f" and {evidence.seeds} seeds" if evidence.seeds > 1 else " and a single seed"
+    if evidence.coverage is not None and evidence.coverage < 1:
+        text += f", {evidence.coverage:.0%} of them with an answer"
+    if "test" in evidence.selected_on:
         text += ", with the best epoch chosen on the test set as in the paper, which flatters every row"
     return f"By {metric} {text}, {_finding(comparisons, llm)}."
 

@@ -26,7 +26,7 @@ class Kind(NamedTuple):
     backbones: tuple[str, ...] = ("sr-gnn",)
     f: tuple[int, ...] = (5,)
     settings: dict[str, Any] = {}
-    parts: bool = False
+    ablation: bool = False
     """Ablation: each cell is followed by cells that lack one part of the method."""
     fresh_processes: bool = False
     """Train each model in a fresh process, so that its peak memory can be measured."""
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "table2": Kind("every backbone, plain and with intents (Table 2)", PAPER_BACKBONES),
-    "ablation": Kind("what each part of the method gives (Figure 4)", parts=True),
+    "ablation": Kind("what each part of the method gives (Figure 4)", ablation=True),
     "localization": Kind("metrics against f, the items an answer is tied to (Figure 5)", f=(0, 1, 3, 5)),
     "memory": Kind(
         "peak memory of training, plain and with intents (Table 3)",
@@ -93,7 +93,7 @@ class Cell(NamedTuple):
     settings: Settings
 
 
-class Part(NamedTuple):
+class Ablation(NamedTuple):
     """A variant of the method in which one part is missing."""
 
     name: str
@@ -146,14 +146,14 @@ def command(request: Request) -> str:
     return shlex.join(words)
 
 
-def parts(perspectives: tuple[str, ...]) -> list[Part]:
+def ablations(perspectives: tuple[str, ...]) -> list[Ablation]:
     """Variants of an ablation, the whole method first (Figure 4, and parts that the paper did not ablate)."""
     several = perspectives if len(perspectives) > 1 else ()
     return [
-        Part("whole", perspectives),
-        *(Part(f"without {one}", tuple(p for p in perspectives if p != one)) for one in several),
-        *([Part("normal only", ("normal",))] if perspectives != ("normal",) else []),
-        Part("without alignment", perspectives, {"train.tau": 0.0}),
+        Ablation("whole", perspectives),
+        *(Ablation(f"without {one}", tuple(p for p in perspectives if p != one)) for one in several),
+        *([Ablation("normal only", ("normal",))] if perspectives != ("normal",) else []),
+        Ablation("without alignment", perspectives, {"train.tau": 0.0}),
     ]
 
 
@@ -166,7 +166,7 @@ def _cells(
     f: int,
 ) -> Iterator[Cell]:
     kind = KINDS[request.kind]
-    for part in parts(perspectives) if kind.parts else [Part("", perspectives)]:
+    for part in ablations(perspectives) if kind.ablation else [Ablation("", perspectives)]:
         axes: dict[str, Any] = {"dataset": dataset.name, "protocol": protocol, "backbone": backbone}
         axes |= {"perspectives": list(part.perspectives), "f": f}
         axes |= {"part": part.name} if part.name else {}

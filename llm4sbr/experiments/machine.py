@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from llm4sbr.system import memory
+
 
 def hardware() -> dict[str, Any]:
     """`cpu`, `cores`, `memory` in bytes, and `gpus` by name."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return {"cpu": _processor(), "cores": os.cpu_count(), "memory": pages, "gpus": gpus}
+    return {"cpu": _processor(), "cores": os.cpu_count(), "memory": memory.total(), "gpus": gpus}
 
 
 def _processor() -> str:

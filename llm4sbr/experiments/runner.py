@@ -20,8 +20,7 @@ from llm4sbr.experiments.grid import KINDS, Cell, Request, cells, command
 from llm4sbr.experiments.machine import hardware
 from llm4sbr.experiments.work import SHARES, Task, line_of, settle, work
 from llm4sbr.fusion.saved import RECORD as MODEL
-from llm4sbr.progress import Progress
-from llm4sbr.report.page.write import write_experiment
+from llm4sbr.progress import Advance, Progress
 from llm4sbr.system import processes
 
 RECORD = "experiment.json"
@@ -54,10 +53,19 @@ def run_experiment(
         ready = [cell for cell in todo if _upstream(cell, book, progress)]
         fresh = KINDS[request.kind].fresh_processes
         tasks = [Task(book.run(cell), cell.name, cell.settings, book.runs, fresh) for cell in ready]
-        for wave in _waves(ready):
-            _train([tasks[place] for place in wave], book, 1 if fresh else jobs, progress)
-        write_experiment(folder)
+        parts = sum(SHARES.values())
+        with progress.task("experiment", parts * len(tasks), unit="cells", parts=parts) as advance:
+            for wave in _waves(ready):
+                several = [tasks[place] for place in wave]
+                _train(several, book, jobs=1 if fresh else jobs, progress=progress, advance=advance)
+        _write_report(folder)
         return book.content
+
+
+def _write_report(folder: Path) -> None:
+    from llm4sbr.report.page.write import write_experiment  # loads the library that draws
+
+    write_experiment(folder)
 
 
 def failures(content: dict[str, Any]) -> list[str]:
@@ -167,28 +175,27 @@ def _waves(todo: Sequence[Cell]) -> list[list[int]]:
     return [ahead, [place for place in range(len(todo)) if place not in ahead]]
 
 
-def _train(tasks: Sequence[Task], book: _Book, jobs: int, progress: Progress) -> None:
+def _train(tasks: Sequence[Task], book: _Book, *, jobs: int, progress: Progress, advance: Advance) -> None:
     if jobs > 1:
         alone = nest({"train.workers": 1})  # a worker process has no children
         tasks = [task._replace(settings=merge(task.settings, alone)) for task in tasks]
     left = [sum(SHARES.values())] * len(tasks)
-    with progress.task("cells", sum(left), unit="%") as advance:
 
-        def going(index: int, n: int, note: str) -> None:
-            left[index] -= n
-            if n:
-                advance(n, f"{tasks[index].name} {note}")
-            else:
-                progress.note(f"{tasks[index].name}: {note}")
+    def going(index: int, n: int, note: str) -> None:
+        left[index] -= n
+        if n:
+            advance(n, f"{tasks[index].name} {note}")
+        else:
+            progress.note(f"{tasks[index].name}: {note}")
 
-        def done(index: int, error: str) -> None:
-            name = tasks[index].name
-            book.failed(name, error) if error else book.done(name)
-            advance(left[index])
-            progress.note(f"{name}: {f'failed: {error}' if error else 'done'}")
+    def done(index: int, error: str) -> None:
+        name = tasks[index].name
+        book.failed(name, error) if error else book.done(name)
+        advance(left[index])
+        progress.note(f"{name}: {f'failed: {error}' if error else 'done'}")
 
-        try:
-            processes.run(work, tasks, workers=jobs, progress=going, done=done)
-        except TrainingError as error:  # a worker died, which ended the whole pool
-            for name in book.pending(tasks):
-                book.failed(name, line_of(error))
+    try:
+        processes.run(work, tasks, workers=jobs, progress=going, done=done)
+    except TrainingError as error:  # a worker died, which ended the whole pool
+        for name in book.pending(tasks):
+            book.failed(name, line_of(error))

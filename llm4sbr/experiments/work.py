@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from llm4sbr import freshness, pipeline, stamps, store
 from llm4sbr.config import Config, Settings, in_force, to_toml
-from llm4sbr.errors import Llm4sbrError, TrainingError
+from llm4sbr.errors import Llm4sbrError
 from llm4sbr.experiments import sharing
 from llm4sbr.progress import Advance, Progress
 from llm4sbr.stages.train import TrainingJob, train_job
-from llm4sbr.system import memory, signals
+from llm4sbr.system import memory, processes
 from llm4sbr.system.processes import Report
 
 SHARES = {"train": 95, "evaluate": 5}
@@ -55,14 +52,19 @@ class _Relay(Progress):
             self.report(0, text)
 
     @contextmanager
-    def task(self, label: str, total: int, *, unit: str = "") -> Iterator[Advance]:
+    def task(
+        self, label: str, total: int, *, unit: str = "", parts: int = 1, at_most: bool = False
+    ) -> Iterator[Advance]:
         """Report every percent that is done."""
         done = told = 0
 
-        def advance(n: int = 1, note: str = "") -> None:
-            nonlocal done, told
+        expected = total
+
+        def advance(n: int = 1, note: str = "", total: int | None = None) -> None:
+            nonlocal done, told, expected
             done += n
-            share = SHARES.get(label, 0) * done // max(total, 1)
+            expected = expected if total is None else total
+            share = SHARES.get(label, 0) * min(done, expected) // max(expected, 1)
             if share > told:
                 self.report(share - told, note)
                 told = share
@@ -92,19 +94,15 @@ def _train_apart(run: Path, config: Config, report: Report) -> None:
     done = stamps.read_stamp(run / sharing.TRAIN.name)
     if done and done.fingerprint == stamp.fingerprint:
         return
-    signals.interruptible()
-    context = multiprocessing.get_context("spawn")
-    for variant, folder in sharing.wanted(run, config, stamp):
-        job = TrainingJob(run, folder, config, variant, int(folder.name.removeprefix("seed-")))
-        with ProcessPoolExecutor(1, mp_context=context) as process:
-            try:
-                report(0, f"{variant}: {process.submit(_train_one, job).result()}")
-            except BrokenProcessPool:
-                raise TrainingError(f"the process that trained {variant} died; was memory short?") from None
+    jobs = [
+        TrainingJob(run, folder, config, variant, int(folder.name.removeprefix("seed-")))
+        for variant, folder in sharing.wanted(run, config, stamp)
+    ]
 
+    def told(index: int, result: str) -> None:
+        report(0, f"{jobs[index].variant}: {result}")
 
-def _train_one(job: TrainingJob) -> str:
-    return train_job(job, lambda n, note: None)
+    processes.run(train_job, jobs, workers=1, fresh=True, progress=lambda *_: None, done=told)
 
 
 def line_of(error: Exception) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm4sbr import store
 from llm4sbr.data.batches import Batch, collate
-from llm4sbr.data.prepared import ITEMS, Prepared, catalogue_hash, load
+from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.exporting.verification import Inputs, Reference
 from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
@@ -25,8 +25,6 @@ CALIBRATION = 512
 class Original(NamedTuple):
     """A trained model with its data."""
 
-    items: Path
-    """The catalogue's file."""
     prepared: Prepared
     saved: SavedModel
     trained: Trained
@@ -66,7 +64,7 @@ class Original(NamedTuple):
         vectors = run / "localize" / "items.safetensors"
         told = chosen == "predictor" and vectors.exists()
         texts = store.read_tensors(vectors)["items"] if told else None
-        return cls(run / "prepare" / ITEMS, prepared, saved, trained, chosen, known, texts)
+        return cls(prepared, saved, trained, chosen, known, texts)
 
     @property
     def test(self) -> Samples:

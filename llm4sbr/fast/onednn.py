@@ -12,13 +12,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from llm4sbr.fast import private
 
 _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 P = ParamSpec("P")
@@ -30,10 +32,11 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 @cache
 def wins() -> bool:
-    """Whether oneDNN is the faster one here: Linux, AVX-512, not Intel."""
+    """Whether oneDNN is the faster one here (Linux, AVX-512, not Intel) and can be called."""
     built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     wide = built and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return bool(wide and _CPUINFO.exists() and "GenuineIntel" not in _CPUINFO.read_text())
+    faster = wide and _CPUINFO.exists() and "GenuineIntel" not in _CPUINFO.read_text()
+    return bool(faster and private.products_work())
 
 
 def faster_products() -> AbstractContextManager[Any]:
@@ -53,6 +56,7 @@ def usable(states: Tensor) -> bool:
         and states.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and private.formulas_work()
     )
 
 
@@ -106,7 +110,7 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """(..., K) and (N, K) -> (..., N)."""
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()  # for a weight with gaps between its rows oneDNN has slow code only
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], ""))
+    return private.linear(rows, weight, bias)
 
 
 class _Linear(torch.autograd.Function):

@@ -15,6 +15,7 @@ from torch import Tensor
 from llm4sbr import registry, store
 from llm4sbr.errors import RegistryError, StoreError
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
+from llm4sbr.system import installation
 
 WEIGHTS = "model.safetensors"
 RECORD = "model.json"
@@ -92,10 +93,13 @@ def _check_installed(recipe: Recipe, versions: Mapping[str, str], folder: Path) 
     """Name the package of a component that has gone since the model was trained."""
     for kind, name in recipe.components():
         package = versions.get(f"{kind}/{name.rpartition(':')[2]}")
-        if package and not any(c.package == package.partition("==")[0] for c in registry.components(kind)):
+        bare = (package or "").partition("==")[0]
+        if package and not any(c.package == bare for c in registry.components(kind)):
+            ours = bare in registry.OFFERED.values()
+            mend = installation.plugin_command(bare) if ours else f"pip install {package}"
             raise RegistryError(
-                f"{folder}: trained with the {kind[:-1]} {name!r} of {package}, which is not installed: "
-                f"pip install {package}"
+                f"{folder}: trained with the {kind[:-1]} {name!r} of {package}, which is not "
+                f"installed: {mend}"
             )
 
 

@@ -10,7 +10,7 @@ first use: opening reads only the manifest and checks the files' sizes, however 
 and checks their content.
 """
 
-from llm4sbr.intents.layout import FORMAT, MANIFEST
+from llm4sbr.intents.manifest import FORMAT, MANIFEST
 from llm4sbr.intents.reader import IntentStore, verify_all
 from llm4sbr.intents.writer import IntentWriter
 

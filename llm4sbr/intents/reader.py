@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm4sbr import store
 from llm4sbr.errors import StoreError
-from llm4sbr.intents.layout import MANIFEST, again, intent_shapes, key_shapes, read_manifest
+from llm4sbr.intents.manifest import MANIFEST, again, intent_shapes, key_shapes, read_manifest
 from llm4sbr.intents.shards import Shards, spans
 
 

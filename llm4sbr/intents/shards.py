@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm4sbr import store
 from llm4sbr.errors import StoreError
-from llm4sbr.intents.layout import MANIFEST, Shapes, again
+from llm4sbr.intents.manifest import MANIFEST, Shapes, again
 
 
 class Shards:

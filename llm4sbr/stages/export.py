@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm4sbr import registry, store
-from llm4sbr.data.prepared import ITEMS
 from llm4sbr.errors import DeviceError, ExportError, InputError, StoreError
 from llm4sbr.exporting import Exporter, ExportSpec, Scorer
 from llm4sbr.exporting.trained_model import Original
 from llm4sbr.exporting.verification import verify
 from llm4sbr.fusion.model import Recipe
 from llm4sbr.progress import Progress
-from llm4sbr.serving.artefact import FORMAT, RECORD
+from llm4sbr.serving.artefact import FORMAT, ITEMS, RECORD, write_items
 from llm4sbr.serving.predicted import write_titles
 
 SUMMARY = "export.json"
@@ -146,7 +145,7 @@ def _artefact(job: ExportJob, original: Original, wanted: Export, progress: Prog
         path = fresh / f"model{exporter.suffix}"
         exporter.export(original.saved.model, original.example(), path, spec=spec)
         verified = _verified(exporter.load(path), original, spec, job.folder.name, progress)
-        shutil.copyfile(original.items, fresh / ITEMS)
+        write_items(fresh / ITEMS, original.prepared.catalogue)
         if job.kind == "onnx" and original.texts is not None:
             write_titles(fresh, original.texts.numpy())
         record = _record(fresh, job.kind, original=original, spec=spec, verified=verified)

@@ -17,11 +17,11 @@ from typing import Any
 import polars as pl
 
 from llm4sbr import registry, store
-from llm4sbr.asking.asker import Asker, Budget, answering, parse_budget
+from llm4sbr.asking.asker import Asker, Budget, batch_answerer, parse_budget
 from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.asking.keys import PromptKeys
 from llm4sbr.asking.order import order as asking_order
-from llm4sbr.asking.questions import Questions, answers_of, planned
+from llm4sbr.asking.questions import Questions, open_answer_cache, plan_questions
 from llm4sbr.asking.tables import answered, write_answers, write_control
 from llm4sbr.config import Config, InferConfig
 from llm4sbr.data.distinct import Distinct
@@ -52,21 +52,21 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
     if settings.llm != "none":
         prepared = load(run / "prepare")
         questions = Questions.of(prepared, settings)
-        samples, views = questions
+        samples, perspectives = questions
         beside = [name for name in settings.controls if name not in (settings.llm, "none")]
         controls = {name: _control(name, settings.seed) for name in beside}  # before anything is asked
         model = registry.create("llms", settings.llm, **settings.options)
         rows: Sequence[int] = range(len(samples.keys))
         (out / "llm").mkdir(exist_ok=True)
         if is_control(model):
-            counts = _stand_in(out / "llm", model, samples, rows, views, None)
+            counts = _stand_in(out / "llm", model, samples, rows, perspectives, None)
         else:
             rows, counts = _ask(run, out, model, questions, prepared, config, progress, summary)
-        summary["sources"]["llm"] = _examples(out / "llm", counts, samples, rows, views)
+        summary["sources"]["llm"] = _examples(out / "llm", counts, samples, rows, perspectives)
         for name, control in controls.items():
             (out / name).mkdir(exist_ok=True)
-            counts = _stand_in(out / name, control, samples, rows, views, out / "llm")
-            summary["sources"][name] = _examples(out / name, counts, samples, rows, views)
+            counts = _stand_in(out / name, control, samples, rows, perspectives, out / "llm")
+            summary["sources"][name] = _examples(out / name, counts, samples, rows, perspectives)
         summary |= {"samples": len(samples.keys), "answered": len(rows)}
         _report(summary, settings, progress)
     store.write_json(out / "infer.json", summary)
@@ -91,9 +91,13 @@ def _ask(
     summary: dict[str, Any],
 ) -> tuple[Sequence[int], Counts]:
     """Plan, ask, and write the LLM's tables; the answered rows, and what is in the tables."""
-    settings, samples, views = config.infer, questions.samples, questions.views
-    with PromptKeys(len(views)) as keys, PromptKeys(len(views)) as kept, answers_of(settings) as cache:
-        plan = planned(llm, questions, prepared, settings, progress, keys=keys)
+    settings, samples, perspectives = config.infer, questions.samples, questions.perspectives
+    with (
+        PromptKeys(len(perspectives)) as keys,
+        PromptKeys(len(perspectives)) as kept,
+        open_answer_cache(settings) as cache,
+    ):
+        plan = plan_questions(llm, questions, prepared, settings, progress, keys=keys)
         order: Sequence[int] = range(len(samples.keys))
         if parse_budget(settings.budget) != Budget():
             order = asking_order(run, out, samples, prepared, config, progress, keys=keys)
@@ -102,8 +106,8 @@ def _ask(
         rows = answered(keys, cache, kept)
         about: Any = {"cache": cache, "kept": kept, "samples": samples, "rows": rows, "began": began}
         counts = {
-            name: write_answers(out / "llm" / f"{name}.parquet", view, place, **about)
-            for place, (name, view) in enumerate(views.items())
+            name: write_answers(out / "llm" / f"{name}.parquet", perspective, place, **about)
+            for place, (name, perspective) in enumerate(perspectives.items())
         }
         distinct = sum(map(len, kept.distinct()))
     summary |= {
@@ -111,7 +115,7 @@ def _ask(
         "fingerprint": llm.fingerprint,
         "budget": settings.budget or "none",
         "select": settings.select,
-        "prompts": len(rows) * len(views),
+        "prompts": len(rows) * len(perspectives),
         "distinct": distinct,
         "asked": asker.asked,
         "from_cache": max(0, distinct - asker.asked),
@@ -134,7 +138,7 @@ def _asked(
     """Ask where the engine works, and say what was left unanswered."""
     settings = config.infer
     engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
-    make = partial(answering, settings.llm, settings.options)
+    make = partial(batch_answerer, settings.llm, settings.options)
     with progress.task("infer", len(order), unit="samples") as advance, closing(engine):
         asker = Asker(
             llm,
@@ -158,7 +162,7 @@ def _stand_in(
     control: Control,
     samples: Distinct,
     rows: Sequence[int],
-    views: Mapping[str, Perspective],
+    perspectives: Mapping[str, Perspective],
     own: Path | None,
 ) -> Counts:
     """Write a control's tables; what is in them."""
@@ -166,23 +170,27 @@ def _stand_in(
         name: write_control(
             folder / f"{name}.parquet",
             control,
-            view,
+            perspective,
             samples=samples,
             rows=rows,
             own=own / f"{name}.parquet" if own else None,
         )
-        for name, view in views.items()
+        for name, perspective in perspectives.items()
     }
 
 
 def _examples(
-    folder: Path, counts: Counts, samples: Distinct, rows: Sequence[int], views: Mapping[str, Perspective]
+    folder: Path,
+    counts: Counts,
+    samples: Distinct,
+    rows: Sequence[int],
+    perspectives: Mapping[str, Perspective],
 ) -> dict[str, Any]:
     """The counts with an example each, the first sample's."""
     found: dict[str, Any] = {name: {**one, "example": None} for name, one in counts.items()}
-    for name, view in views.items() if rows else ():
+    for name, perspective in perspectives.items() if rows else ():
         table = pl.scan_parquet(folder / f"{name}.parquet").select("answer", "parsed").head(1).collect()
-        prompt = view.prompt(samples.prefixes[rows[0]])
+        prompt = perspective.prompt(samples.prefixes[rows[0]])
         found[name]["example"] = {"prompt": prompt, **table.row(0, named=True)}
     return found
 
@@ -192,7 +200,7 @@ def _report(summary: Mapping[str, Any], settings: InferConfig, progress: Progres
     text = f"infer: {answered:,} of {samples:,} samples answered"
     if "asked" in summary:
         text += f"; {summary['asked']:,} prompts asked, {summary['from_cache']:,} from the cache"
-    empty = sum(view["empty"] for view in summary["sources"]["llm"].values())
+    empty = sum(perspective["empty"] for perspective in summary["sources"]["llm"].values())
     if empty:
         text += f"; {empty:,} answers name nothing"
     if answered < samples and not summary.get("failed"):

@@ -3,7 +3,7 @@
 What stands for an item in text space is chosen by `localize.item_text`; encoder and localizer see a
 catalogue whose titles are that text. All sources of answers share one memo of encoded texts, so the
 catalogue and answers that several of them have are encoded once; the catalogue's vectors are kept for other
-runs (`encoders/kept.py`).
+runs (`encoders/disk_cache.py`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from llm4sbr.config import Config
 from llm4sbr.data.batches import collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.encoders import Memo, encoding
-from llm4sbr.encoders.kept import encode_kept
+from llm4sbr.encoders.disk_cache import encode_cached
 from llm4sbr.errors import StoreError
-from llm4sbr.evaluation import answers_alone
+from llm4sbr.evaluation import answer_quality
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.localizers import top
 from llm4sbr.localizers.title import TITLE
@@ -91,7 +91,7 @@ def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
             progress.note(f"localize: {', '.join(f'{name} {value}' for name, value in facts.items())}")
     for folder in folders:
         intents = IntentStore.open(out / folder.name)
-        alone = answers_alone.by_intent_alone(intents, prepared, space.items)
+        alone = answer_quality.by_intent_alone(intents, prepared, space.items)
         summary["sources"][folder.name] = intents.manifest["statistics"] | {"by_intent_alone": alone}
     store.write_json(out / "localize.json", summary)
 
@@ -165,7 +165,7 @@ def _space(
     samples = Samples(*(torch.cat(part) for part in parts))
     order = samples.key.argsort()
     samples = Samples(*(part[order] for part in samples))
-    items = encode_kept(catalogue.titles, memo, note=lambda text: note(f"localize: {text}"))
+    items = encode_cached(catalogue.titles, memo, note=lambda text: note(f"localize: {text}"))
     return Space(prepared, samples, catalogue, memo, localizer, items, about)
 
 
@@ -238,7 +238,7 @@ def _statistics(table: pl.DataFrame, names: Sequence[str], space: Space, sums: T
     """What the answers of one source are like: shares are of the answers that are not empty."""
     found: dict[str, Any] = {
         "samples": len(table),
-        "same_from_all_perspectives": answers_alone.identical([table[name] for name in names]),
+        "same_from_all_perspectives": answer_quality.identical([table[name] for name in names]),
         "perspectives": {},
     }
     catalogue = space.prepared.catalogue
@@ -247,7 +247,7 @@ def _statistics(table: pl.DataFrame, names: Sequence[str], space: Space, sums: T
         found["perspectives"][name] = {
             "empty": len(table) - len(given),
             "distinct": given.n_unique(),
-            **answers_alone.naming(given, catalogue, space.encoder),
+            **answer_quality.naming(given, catalogue, space.encoder),
             "grounding": round(cosine / tied, 4) if tied else None,
             "repeats_session": round(again / tied, 4) if tied else None,
         }

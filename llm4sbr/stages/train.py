@@ -60,6 +60,32 @@ class TrainingJob(NamedTuple):
         return cls(Path(run), Path(folder), build(settings), variant, seed)
 
 
+class Expected:
+    """How many samples all models will have been trained on: early stopping may end each of them earlier.
+
+    Args:
+        jobs: models to train.
+        most: samples of one that is never stopped.
+    """
+
+    def __init__(self, jobs: int, most: int) -> None:
+        self.done = [0] * jobs
+        self.most = most
+        self.ended: set[int] = set()
+
+    def end(self, index: int) -> None:
+        """This model is finished."""
+        self.ended.add(index)
+
+    @property
+    def total(self) -> int:
+        """Those that are finished as they were, the others as long as these on average."""
+        ended = [self.done[index] for index in self.ended]
+        usual = sum(ended) // len(ended) if ended else self.most
+        rest = [max(usual, done) for index, done in enumerate(self.done) if index not in self.ended]
+        return sum(ended) + sum(rest)
+
+
 def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
     """Write `<variant>/seed-<k>/` with a trained model each; see `variants`.
 
@@ -96,17 +122,20 @@ def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
     team = current()
     if team.size > 1:
         progress.note(f"train: {team.size} processes share every batch, one model after the other")
-    total = len(jobs) * config.train.epochs * samples
+    expected = Expected(len(jobs), config.train.epochs * samples)
     notes: dict[int, str] = {}
-    with progress.task("train", total, unit="samples") as advance:
+    with progress.task("train", expected.total, unit="samples", at_most=True) as advance:
 
         def going(index: int, n: int, note: str) -> None:
             if note:
                 notes[index] = f"{jobs[index].variant}/{jobs[index].seed} {note}"
+            expected.done[index] += n
             advance(n, "; ".join(notes.values()))
 
         def done(index: int, result: str) -> None:
             notes.pop(index, None)
+            expected.end(index)
+            advance(0, total=expected.total)
             progress.note(f"{jobs[index].variant}, seed {jobs[index].seed}: {result}")
 
         run_jobs(train_job, jobs, workers=_workers(config), progress=going, done=done)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
-import resource
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,29 @@ def peak() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return _largest("RUSAGE_SELF")
+
+
+def peak_of_children() -> int:
+    """Bytes: the largest resident set of any child process that has ended; 0 if the system does not say."""
+    return _largest("RUSAGE_CHILDREN")
+
+
+def _largest(whose: str) -> int:
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(getattr(resource, whose)).ru_maxrss * unit)
+
+
+def total() -> int:
+    """Bytes of memory that this machine has; 0 where the system does not say (Windows)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def anonymous() -> int:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -33,6 +33,7 @@ def run(
     workers: int,
     progress: Callable[[int, int, str], None],
     done: Callable[[int, Any], None],
+    fresh: bool = False,
 ) -> None:
     """Run all jobs, in order, at most `workers` at a time; with one worker in this process.
 
@@ -44,17 +45,32 @@ def run(
         workers: number of processes.
         progress: called with a job's index, the number of units just done, and its status text.
         done: called with a job's index and its result.
+        fresh: run one job after the other, each in a new process, as when memory is measured.
 
     Raises:
         Llm4sbrError: raised by a job; the other jobs are stopped.
         RuntimeError: any other error of a job in a worker process, with its traceback as a note.
         TrainingError: a worker process died.
     """
-    if min(workers, len(jobs)) <= 1:
+    if fresh:
+        for index, job in enumerate(jobs):
+            _side_by_side(work, {index: job}, 1, progress, done)
+    elif min(workers, len(jobs)) <= 1:
         for index, job in enumerate(jobs):
             done(index, work(job, partial(progress, index)))
-        return
-    pool = _Pool(work, min(workers, len(jobs)))
+    else:
+        _side_by_side(work, dict(enumerate(jobs)), min(workers, len(jobs)), progress, done)
+
+
+def _side_by_side(
+    work: Work,
+    jobs: Mapping[int, Any],
+    workers: int,
+    progress: Callable[[int, int, str], None],
+    done: Callable[[int, Any], None],
+) -> None:
+    """Run jobs by index in so many processes."""
+    pool = _Pool(work, workers)
     try:
         pool.run(jobs, progress, done)
     finally:
@@ -64,7 +80,7 @@ def run(
 class _Pool:
     def __init__(self, work: Work, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
-        threads = max(1, (os.cpu_count() or 1) // workers)
+        threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
         self.workers: dict[Connection, BaseProcess] = {}
         self.busy: dict[Connection, int] = {}
         for _ in range(workers):
@@ -75,9 +91,12 @@ class _Pool:
             self.workers[ours] = process
 
     def run(
-        self, jobs: Sequence[Any], progress: Callable[[int, int, str], None], done: Callable[[int, Any], None]
+        self,
+        jobs: Mapping[int, Any],
+        progress: Callable[[int, int, str], None],
+        done: Callable[[int, Any], None],
     ) -> None:
-        waiting = list(range(len(jobs)))[::-1]
+        waiting = list(jobs)[::-1]
         for pipe in self.workers:
             self._next(pipe, jobs, waiting)
         while self.busy:
@@ -92,7 +111,7 @@ class _Pool:
                     done(self.busy.pop(pipe), content[0])
                     self._next(pipe, jobs, waiting)
 
-    def _next(self, pipe: Connection, jobs: Sequence[Any], waiting: list[int]) -> None:
+    def _next(self, pipe: Connection, jobs: Mapping[int, Any], waiting: list[int]) -> None:
         if waiting:
             index = waiting.pop()
             with suppress(BrokenPipeError):  # a dead worker is noticed when its pipe is read
@@ -130,12 +149,13 @@ def _portable(error: Exception) -> Exception:
     return told
 
 
-def _serve(pipe: Connection, work: Work, threads: int) -> None:
+def _serve(pipe: Connection, work: Work, threads: int | None) -> None:
     """Main loop of a worker: Ctrl-C is left to the parent, and a broken pipe ends the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
+    if threads is not None:
+        import torch
 
-    torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
 
     def report(n: int, note: str) -> None:
         pipe.send(("progress", n, note))

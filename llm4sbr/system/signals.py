@@ -11,4 +11,5 @@ def interruptible() -> None:
     polars handles SIGINT itself and makes interrupted system calls restart. The main thread, waiting for a
     server's answer, would then notice Ctrl-C only when the answer arrives.
     """
-    signal.siginterrupt(signal.SIGINT, True)
+    if hasattr(signal, "siginterrupt"):  # Windows has none, and no such waits either
+        signal.siginterrupt(signal.SIGINT, True)

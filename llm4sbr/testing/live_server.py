@@ -19,7 +19,7 @@ STARTUP = 60.0
 """Seconds to wait for something that the server will log."""
 
 
-class Answered(NamedTuple):
+class Response(NamedTuple):
     """A response that has been read."""
 
     status: int
@@ -69,7 +69,7 @@ class LiveServer:
         *,
         method: str | None = None,
         headers: dict[str, str] | None = None,
-    ) -> Answered:
+    ) -> Response:
         """Send one request on a connection of its own; a body that is not bytes goes as JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -77,7 +77,7 @@ class LiveServer:
             connection.request(method or ("GET" if data is None else "POST"), path, data, headers or {})
             response = connection.getresponse()
             names = {name.lower(): value for name, value in response.getheaders()}
-            return Answered(response.status, names, response.read())
+            return Response(response.status, names, response.read())
         finally:
             connection.close()
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import polars as pl
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from llm4sbr.serving.artefact import FORMAT, ITEMS, write_items
 from llm4sbr.serving.predicted import TITLES, write_titles
 from llm4sbr.testing.toy import toy_catalogue
 
@@ -53,16 +53,15 @@ def toy_export(
     facts: dict[str, Any] = {"fingerprint": f"toy-{step}", "catalogue": "toy", "variant": variant}
     facts |= {"k": k, "num_items": items, "max_length": LONGEST}
     model = _model(items, k, step, intents)
-    names = ["model.onnx", "items.parquet"]
+    names = ["model.onnx", ITEMS]
     if predictor:
         _tell(model, titles(items), step)
         write_titles(folder, titles(items))
         names.append(TITLES)
     helper.set_model_props(model, {key: str(value) for key, value in facts.items()})
     onnx.save(model, folder / "model.onnx")
-    columns = {"id": range(1, items + 1), "key": catalogue.keys, "title": catalogue.titles}
-    pl.DataFrame(columns | catalogue.attributes).write_parquet(folder / "items.parquet")
-    record = facts | {"format": 1, "kind": "onnx", "precision": "fp32", "perspectives": perspectives}
+    write_items(folder / ITEMS, catalogue)
+    record = facts | {"format": FORMAT, "kind": "onnx", "precision": "fp32", "perspectives": perspectives}
     record |= {"text_dim": TEXT if perspectives else 0, "verified": {}, "versions": {}}
     record |= {"inputs": {one.name: {} for one in model.graph.input}, "outputs": {}}
     record["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
@@ -108,7 +107,8 @@ def _model(items: int, k: int, step: int, intents: bool) -> onnx.ModelProto:
         helper.make_node("Cast", ["whole"], ["known"], to=TensorProto.FLOAT),
         *_with_intents(intents),
         helper.make_node("Slice", ["items", "zero", "one", "one"], ["first"]),
-        helper.make_node("Where", ["mask", "items", "first"], ["filled"]),
+        helper.make_node("Greater", ["items", "zero"], ["clicks"]),
+        helper.make_node("Where", ["clicks", "items", "first"], ["filled"]),
         helper.make_node("Sub", ["filled", "one"], ["seen"]),
         helper.make_node("GatherElements", ["all", "seen"], ["own"], axis=1),
         helper.make_node("Where", ["exclude_seen", "lowest", "own"], ["left"]),

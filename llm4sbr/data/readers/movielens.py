@@ -51,7 +51,7 @@ _SUGGESTS = {"data.sessions": "bins", "data.test_prefixes": "last"}
 """The paper's rules for MovieLens-1M, whose users rate many films in one sitting."""
 
 
-class Layout(NamedTuple):
+class FileFormat(NamedTuple):
     """File names and columns of one form in which the data is distributed."""
 
     clicks: str
@@ -64,13 +64,13 @@ class Layout(NamedTuple):
 
 
 _RATING = ["user", "item", "rating", "time"]
-_LAYOUTS = (
-    Layout(
+_FORMATS = (
+    FileFormat(
         "u.data", "u.item", "\t|", _RATING, ["item", "title", "date", "video", "url", *_GENRES], "latin-1"
     ),
-    Layout("ratings.dat", "movies.dat", "::", _RATING, ["item", "title", "category"], "latin-1"),
-    Layout("ml-100k.inter", "ml-100k.item", "\t", [], [], "utf-8"),
-    Layout("ml-1m.inter", "ml-1m.item", "\t", [], [], "utf-8"),
+    FileFormat("ratings.dat", "movies.dat", "::", _RATING, ["item", "title", "category"], "latin-1"),
+    FileFormat("ml-100k.inter", "ml-100k.item", "\t", [], [], "utf-8"),
+    FileFormat("ml-1m.inter", "ml-1m.item", "\t", [], [], "utf-8"),
 )
 
 
@@ -150,17 +150,15 @@ def _fetched(name: str, progress: Progress) -> Path:
 def _read(path: Path, name: str) -> RawData:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; without --data {name} is fetched")
-    for layout in _LAYOUTS:
-        clicks, items = (
-            _content(path, name, file, layout.encoding) for file in (layout.clicks, layout.items)
-        )
+    for form in _FORMATS:
+        clicks, items = (_content(path, name, file, form.encoding) for file in (form.clicks, form.items))
         if clicks is not None and items is not None:
-            return _parsed(path, layout, clicks, items)
+            return _parsed(path, form, clicks, items)
     if path.is_dir() and any(path.glob("interactions.*")):
         raw = Csv(path).read()
         return raw._replace(items=tidy_titles(raw.items))
-    layouts = "; ".join(f"{layout.clicks} and {layout.items}" for layout in _LAYOUTS)
-    raise DataError(f"{path}: not {name}: looked for {layouts}; interactions.csv and items.csv")
+    formats = "; ".join(f"{form.clicks} and {form.items}" for form in _FORMATS)
+    raise DataError(f"{path}: not {name}: looked for {formats}; interactions.csv and items.csv")
 
 
 def _content(path: Path, name: str, file: str, encoding: str) -> bytes | None:
@@ -177,13 +175,13 @@ def _content(path: Path, name: str, file: str, encoding: str) -> bytes | None:
     return data.decode(encoding).encode()
 
 
-def _parsed(path: Path, layout: Layout, clicks: bytes, items: bytes) -> RawData:
-    first, last = layout.separator[0], layout.separator[-1]
-    table = _table(path / layout.clicks, clicks, layout.separator, first, layout.click_columns)
+def _parsed(path: Path, form: FileFormat, clicks: bytes, items: bytes) -> RawData:
+    first, last = form.separator[0], form.separator[-1]
+    table = _table(path / form.clicks, clicks, form.separator, first, form.click_columns)
     raw = columns.interactions(
-        table, {"user": "user", "item": "item", "time": "time"}, where=path / layout.clicks
+        table, {"user": "user", "item": "item", "time": "time"}, where=path / form.clicks
     )
-    texts = _table(path / layout.items, items, layout.separator, last, layout.item_columns)
+    texts = _table(path / form.items, items, form.separator, last, form.item_columns)
     if "Western" in texts.columns:
         flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _GENRES]
         texts = texts.with_columns(pl.concat_str(flags, separator=" ", ignore_nulls=True).alias("category"))

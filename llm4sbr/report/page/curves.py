@@ -1,4 +1,4 @@
-"""The HTML report's training curves, from every model's `log.jsonl`."""
+"""The page's training curves, from every model's `log.jsonl`, and the table of the models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from llm4sbr import store
 from llm4sbr.errors import StoreError
 from llm4sbr.fusion.saved import RECORD
-from llm4sbr.report.page import figures
+from llm4sbr.report.models import models_table
+from llm4sbr.report.page import charts
+from llm4sbr.report.page.looks import look_of
 from llm4sbr.training import SELECT_BY
 
 Epoch = Mapping[str, Any]
@@ -27,27 +29,35 @@ class TrainingLog(NamedTuple):
     """The epoch that was kept."""
 
 
-def training(run: Path, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Per measure a title and one chart of each variant, with a line per seed and the kept epoch ringed.
+def training(run: Path, labels: Mapping[str, str]) -> dict[str, Any] | None:
+    """A chart of each measure with a line per model, the kept epoch ringed; None where nothing was trained.
 
     Args:
         run: has `train`.
-        labels: variant -> how people know it, in the order of the charts.
+        labels: variant -> how people know it, in the order of the legend.
 
     Raises:
         StoreError: a log is not whole.
     """
     logs = [_log(path) for path in sorted(run.glob("train/*/seed-*/log.jsonl"))]
-    names = list(dict.fromkeys([*labels, *(log.variant for log in logs)]))
+    if not logs:
+        return None
+    names = [name for name in dict.fromkeys([*labels, *(log.variant for log in logs)]) if _has(logs, name)]
     measures: dict[tuple[str, str], Callable[[Epoch], float | None]] = {
         (f"{SELECT_BY}, by which the epoch was chosen", f"{SELECT_BY}, percent"): _chosen_by,
         ("Training loss", "cross entropy, nats"): lambda epoch: epoch.get("recommendation"),
     }
-    found = [
-        {"title": title, "charts": _charts(logs, names, labels, read, unit=unit)}
+    records = [store.read_json(path) for path in sorted(run.glob(f"train/*/seed-*/{RECORD}"))]
+    drawn = [
+        charts.line_chart(title, series, unit=unit, x_label="epoch")
         for (title, unit), read in measures.items()
+        if (series := _series(logs, names, labels, read))
     ]
-    return [one for one in found if one["charts"]]
+    return {
+        "charts": drawn,
+        "legend": [(labels.get(name, name), charts.legend_key(look_of(name, names))) for name in names],
+        "table": models_table(records) if records else None,
+    }
 
 
 def _log(path: Path) -> TrainingLog:
@@ -60,36 +70,27 @@ def _log(path: Path) -> TrainingLog:
     return TrainingLog(path.parent.parent.name, path.parent.name, epochs, best)
 
 
+def _has(logs: Sequence[TrainingLog], variant: str) -> bool:
+    return any(log.variant == variant for log in logs)
+
+
 def _chosen_by(epoch: Epoch) -> float | None:
     found = epoch.get("valid", {}).get(SELECT_BY)
     return None if found is None else 100 * found
 
 
-def _charts(
+def _series(
     logs: Sequence[TrainingLog],
     names: Sequence[str],
     labels: Mapping[str, str],
     read: Callable[[Epoch], float | None],
-    *,
-    unit: str,
-) -> list[figures.LineChart]:
-    """One chart per variant, all with the same axes."""
-    drawn: dict[str, list[figures.Series]] = {}
-    for log in logs:
+) -> list[charts.Series]:
+    """A line per variant and seed."""
+    found = []
+    for log in sorted(logs, key=lambda log: names.index(log.variant)):
         points = [(float(one["epoch"]), y) for one in log.epochs if (y := read(one)) is not None]
         ring = next((place for place, (x, _) in enumerate(points) if x == log.best), None)
-        style = figures.style_of(log.variant, names)
         if points:
-            series = figures.Series(log.seed, points, style, best=ring)
-            drawn.setdefault(log.variant, []).append(series)
-    every = [one for series in drawn.values() for one in series]
-    limits = figures.y_limits(every)
-    last = max((x for one in every for x, _ in one.points), default=1.0)
-    epochs = {mark: figures.number(mark) for mark in figures.ticks(0, last) if mark <= last and mark % 1 == 0}
-    return [
-        figures.line_chart(
-            labels.get(name, name), drawn[name], unit=unit, x_label="epoch", x_names=epochs, limits=limits
-        )
-        for name in names
-        if name in drawn
-    ]
+            label = f"{labels.get(log.variant, log.variant)}, {log.seed}"
+            found.append(charts.Series(label, points, look_of(log.variant, names), best=ring))
+    return found

@@ -10,17 +10,17 @@ from urllib.parse import quote
 from llm4sbr import store
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation.verdict import CONTROLS, LEVEL
-from llm4sbr.report.cells import Entry, describe, labels, rows_of
-from llm4sbr.report.page.experiment_figures import FIGURES
-from llm4sbr.report.page.results import marked
-from llm4sbr.report.page.tables import Table, TableCell, best_of, cells, gain, label, peak, value
-from llm4sbr.report.terminal.layout import MISSING, duration, size
-from llm4sbr.report.terminal.results import Row
+from llm4sbr.report.cells import Entry, describe
+from llm4sbr.report.experiment import cells_table, row_named, setting, with_rows
+from llm4sbr.report.formats import MISSING, duration, size
+from llm4sbr.report.page.experiment_charts import CHARTS
+from llm4sbr.report.results import peak
+from llm4sbr.report.table import Cell, Row, Table, cells
 
 RECORD = "experiment.json"
 FORMAT = 1
 """Version of `experiment.json` that is read."""
-SAID = {
+TITLES = {
     "table2": "Every backbone, plain and with intents (the paper's Table 2)",
     "ablation": "What each part of the method gives (the paper's Figure 4)",
     "localization": "Against f, the items an answer is tied to (the paper's Figure 5)",
@@ -47,7 +47,7 @@ def experiment_page(folder: Path) -> dict[str, Any]:
 
 
 def _page(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    done = [_with_rows(one) for one in content["cells"] if one["status"] == "done" and one["metrics"]]
+    done = [with_rows(one) for one in content["cells"] if one["status"] == "done" and one["metrics"]]
     kind = content["experiment"]
     k = max((max(one["metrics"]["k"]) for one in done), default=20)
     groups: dict[str, list[Entry]] = {}
@@ -56,13 +56,17 @@ def _page(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         groups.setdefault(f"{axes['dataset']}, protocol {axes.get('protocol', 'default')}", []).append(one)
     return {
         "name": folder.resolve().name,
-        "kicker": f"Report of an experiment. {SAID.get(kind, kind)}",
-        "memory": kind == "memory",
+        "kicker": f"Report of an experiment. {TITLES.get(kind, kind)}",
         "verdict": f"{len(done)} of {len(content['cells'])} cells are done. {_finding(kind, done, k)}",
         "warnings": _warnings(done),
         "gaps": [],
         "groups": [
-            {"title": title, "table": _table(kind, members, k), "figures": FIGURES[kind](members, k)}
+            {
+                "title": title,
+                "setting": setting(members),
+                "table": cells_table(kind, members),
+                "charts": CHARTS[kind](members, k),
+            }
             for title, members in groups.items()
         ],
         "source": next((one["paper"]["source"] for one in done if (one["paper"] or {}).get("source")), ""),
@@ -73,17 +77,13 @@ def _page(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_rows(one: Entry) -> Entry:
-    return {**one, "rows": marked(one["metrics"]["rows"], one["metrics"].get("llm"))}
-
-
 def _finding(kind: str, done: Sequence[Entry], k: int) -> str:
     """What the cells show together, "" if nothing can be compared."""
-    compared = [one for one in done if _row(one, "llm") and _row(one, "plain")]
+    compared = [one for one in done if row_named(one, "llm") and row_named(one, "plain")]
     if not compared:
         return ""
     if kind == "memory":
-        pairs = [[peak(_row(one, name)) for name in ("plain", "llm")] for one in compared]
+        pairs = [[peak(row_named(one, name)) for name in ("plain", "llm")] for one in compared]
         more = [fused / plain - 1 for plain, fused in pairs if plain and fused]
         return f"Intents cost {min(more):+.1%} to {max(more):+.1%} of peak memory." if more else ""
     return str(compared[0]["metrics"]["verdict"]) if len(compared) == 1 else _gains(compared, k)
@@ -92,7 +92,7 @@ def _finding(kind: str, done: Sequence[Entry], k: int) -> str:
 def _gains(compared: Sequence[Entry], k: int) -> str:
     """In how many cells intents help, in how many of these a control does as well, and where they harm."""
     metric = f"MRR@{k}"
-    raised = [one for one in compared if _differs(_row(one, "llm"), metric, 1)]
+    raised = [one for one in compared if _differs(row_named(one, "llm"), metric, 1)]
     text = f"By {metric}, intents raise the plain backbone significantly in {len(raised)} of {len(compared)}"
     if raised:
         shared = sum(_shared(one, metric) for one in raised)
@@ -102,7 +102,8 @@ def _gains(compared: Sequence[Entry], k: int) -> str:
         "; no LLM was asked in any" if unasked else ", and there the gain is not the LLM's" if raised else ""
     )
     harm = {
-        name: sum(_differs(_row(one, "llm"), name, -1) for one in compared) for name in (metric, f"HR@{k}")
+        name: sum(_differs(row_named(one, "llm"), name, -1) for one in compared)
+        for name in (metric, f"HR@{k}")
     }
     worse = " and ".join(f"{name} in {number}" for name, number in harm.items() if number)
     return f"{text}{end}." + (f" They lower {worse}." if worse else "")
@@ -120,16 +121,11 @@ def _shared(one: Entry, metric: str) -> bool:
     if tested is not None:
         return not all(_differs(tested[name], metric, 1) for name in CONTROLS if name in tested)
     best = max((_mean(row, metric) for row in one["rows"] if row["name"] in CONTROLS), default=0.0)
-    return best >= _mean(_row(one, "llm"), metric)  # an older version did not keep the tests
+    return best >= _mean(row_named(one, "llm"), metric)  # an older version did not keep the tests
 
 
 def _mean(row: Row, metric: str) -> float:
     return float(row["metrics"][metric]["mean"])
-
-
-def _row(one: Entry, name: str) -> Row:
-    """The row of that name, or an empty one."""
-    return next((row for row in one["rows"] if row["name"] == name), {})
 
 
 def _warnings(done: Sequence[Entry]) -> list[str]:
@@ -146,53 +142,6 @@ def _warnings(done: Sequence[Entry]) -> list[str]:
     return [note if len(names) == every else f"{', '.join(names)}: {note}" for note, names in said.items()]
 
 
-def _table(kind: str, members: Sequence[Entry], k: int) -> Table:
-    return _memory_table(members) if kind == "memory" else _metric_table(members, k)
-
-
-def _metric_table(members: Sequence[Entry], k: int) -> Table:
-    """The rows of every cell, the paper's own figures beside."""
-    names = [f"HR@{k}", f"MRR@{k}"]
-    with_paper = any(name in row for one in members for row in _printed(one) for name in names)
-    header = cells("model")
-    for name in names:
-        header += [TableCell(name, f"P@{k}" if name.startswith("HR") else ""), TableCell("gain")]
-        header += [TableCell("paper", name)] if with_paper else []
-    best = best_of([row for one in members for row in one["rows"]], names)
-    lines = []
-    for row, one, note in rows_of(members, told=["backbone"]):
-        line = [label(row)._replace(note=note)]
-        printed = (one["paper"] or {}).get(row["name"], {})
-        for name in names:
-            line += [value(row, name, best), gain(row, name)]
-            there = f"{100 * printed[name]:.2f}" if name in printed else MISSING
-            line += [TableCell(there)] if with_paper else []
-        lines.append(line)
-    return Table(f"Percent, lists of {k}", header, lines)
-
-
-def _printed(one: Entry) -> list[Mapping[str, Any]]:
-    """The paper's rows for a cell: metric -> figure."""
-    return [row for name, row in (one["paper"] or {}).items() if name in ("plain", "llm")]
-
-
-def _memory_table(members: Sequence[Entry]) -> Table:
-    header = cells("backbone", "plain", "with intents", "more")
-    header += [TableCell("paper", "plain"), TableCell("paper", "with intents"), TableCell("paper", "more")]
-    lines = []
-    for one, note in zip(members, labels(members, told=["backbone"]), strict=True):
-        ours = [peak(_row(one, name)) for name in ("plain", "llm")]
-        printed = [((one["paper"] or {}).get("memory") or {}).get(name) for name in ("plain", "llm")]
-        lines.append([TableCell(one["axes"]["backbone"], note), *_pair(ours), *_pair(printed)])
-    return Table("Peak memory of training", header, lines)
-
-
-def _pair(found: Sequence[float | None]) -> list[TableCell]:
-    plain, fused = found
-    more = f"{fused / plain - 1:+.1%}" if plain and fused else MISSING
-    return cells(size(plain), size(fused), more)
-
-
 def _overview(folder: Path, every: Sequence[Entry]) -> Table:
     lines = []
     for one in every:
@@ -202,9 +151,9 @@ def _overview(folder: Path, every: Sequence[Entry]) -> Table:
         said = one["error"] or ""
         lines.append(
             [
-                TableCell(one["name"], about, link=_link(folder, one)),
-                TableCell(one["status"], said),
-                TableCell(took),
+                Cell(one["name"], note=about, link=_link(folder, one)),
+                Cell(one["status"], note=said),
+                Cell(took),
             ]
         )
     return Table(

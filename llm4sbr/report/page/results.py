@@ -1,13 +1,16 @@
-"""The HTML report's results: the table, the bars, and the same split by items and sessions."""
+"""The page's results: the table, dots with deviations, and the same split by items and sessions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm4sbr.evaluation.verdict import CONTROLS
-from llm4sbr.report.page import figures, tables
-from llm4sbr.report.terminal.results import Row, ground
+from llm4sbr.report.breakdown import CAPTIONS, Group, breakdown_table, group_name, splits
+from llm4sbr.report.page import charts
+from llm4sbr.report.page.looks import row_look
+from llm4sbr.report.results import main_table, setting, shorter_table
+from llm4sbr.report.sources import sources_table
+from llm4sbr.report.table import Row
 
 AXES = {
     "target": "clicks on the next item in training",
@@ -17,75 +20,64 @@ AXES = {
 """Split -> its axis."""
 
 
-def marked(rows: Sequence[Row], llm: str | None) -> list[dict[str, Any]]:
-    """The rows, that in the LLM's place marked as a control if `llm`, which made it, is one."""
-    return [
-        {**row, "kind": "control"} if row["kind"] == "intents" and llm in CONTROLS else {**row}
-        for row in rows
-    ]
-
-
 def results(metrics: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """The table at the longest list, bars of it, shorter lists, and the sources of live intents."""
+    """The table at the longest list, charts of it, shorter lists, and the sources of live intents."""
     *fewer, k = sorted(metrics["k"])
-    charts = [
-        figures.bar_chart(name, [bar(row, name, rows) for row in rows], unit="percent")
-        for name in (f"HR@{k}", f"MRR@{k}")
-    ]
     return {
-        "ground": ground(metrics),
-        "table": tables.main_table(rows, k, f"Percent, lists of {k}"),
-        "shorter": tables.short_table(rows, fewer) if fewer else None,
-        "sources": tables.sources_table(metrics["sources"], k) if metrics.get("sources") else None,
-        "charts": charts,
+        "setting": setting(metrics),
+        "table": main_table(rows, k),
+        "shorter": shorter_table(rows, fewer) if fewer else None,
+        "sources": sources_table(metrics),
+        "charts": [_metric_chart(name, rows) for name in (f"HR@{k}", f"MRR@{k}")],
         "seeds": metrics.get("seeds", 1),
     }
 
 
 def breakdown(metrics: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """Tables of all splits; figures of those with several groups, without the baselines."""
+    """Tables and charts of all splits with several groups; the charts without the baselines."""
     k = max(metrics["k"])
-    splits = {name: groups for name, groups in metrics.get("breakdown", {}).items() if len(groups) > 1}
     models = [row for row in rows if row["kind"] != "baseline"]
+    found = splits(metrics)
     return {
-        "tables": [tables.breakdown_table(split, groups, rows, k) for split, groups in splits.items()],
-        "charts": [_by_group(split, groups, models, k) for split, groups in splits.items()],
-        "legend": [(row["label"], style(row, models)) for row in models],
+        "tables": [breakdown_table(split, groups, rows, k) for split, groups in found.items()],
+        "charts": [
+            _by_group(split, groups, models, metric)
+            for split, groups in found.items()
+            for metric in (f"HR@{k}", f"MRR@{k}")
+        ],
+        "legend": [(row["label"], charts.legend_key(row_look(row, models))) for row in models],
     }
 
 
-def style(row: Row, rows: Sequence[Row]) -> int:
-    """The look of a row in every figure."""
-    if row["kind"] == "baseline":
-        return figures.BASELINE
-    return figures.style_of(row["name"], [one["name"] for one in rows if one["kind"] != "baseline"])
+def _metric_chart(metric: str, rows: Sequence[Row]) -> charts.Chart:
+    """A metric of the trained models, the plain backbone's as a line through all of them.
+
+    The baselines are far from the models and would leave no room for the differences between these.
+    """
+    models = [row for row in rows if row["kind"] != "baseline"] or rows
+    plain = next((100 * row["metrics"][metric]["mean"] for row in rows if row["name"] == "plain"), None)
+    dots = [dot(row, metric, rows) for row in models]
+    return charts.dot_chart(f"{metric} of the trained models", dots, unit="percent", reference=plain)
 
 
-def bar(row: Row, name: str, rows: Sequence[Row]) -> figures.Value:
+def dot(row: Row, metric: str, rows: Sequence[Row]) -> charts.Dot:
     """A row's metric in percent."""
-    found = row["metrics"][name]
+    found = row["metrics"][metric]
     spread = 100 * found["std"] if len(found["values"]) > 1 else 0.0
-    control = row["kind"] == "control"
-    return figures.Value(row["label"], 100 * found["mean"], style(row, rows), spread, control)
+    return charts.Dot(
+        row["label"], 100 * found["mean"], row_look(row, rows), spread, hollow=row["kind"] == "control"
+    )
 
 
-def _by_group(
-    split: str, groups: Sequence[Mapping[str, Any]], rows: Sequence[Row], k: int
-) -> figures.LineChart:
+def _by_group(split: str, groups: Sequence[Group], rows: Sequence[Row], metric: str) -> charts.Chart:
     series = [
-        figures.Series(
+        charts.Series(
             row["label"],
-            [
-                (float(place), 100 * group["rows"][row["name"]][f"HR@{k}"])
-                for place, group in enumerate(groups)
-            ],
-            style(row, rows),
+            [(float(place), 100 * group["rows"][row["name"]][metric]) for place, group in enumerate(groups)],
+            row_look(row, rows),
         )
         for row in rows
     ]
-    names = {float(place): tables.group_name(group) for place, group in enumerate(groups)}
-    limits = (0.0, figures.y_limits(series)[1])
-    unit = f"HR@{k}, percent; in brackets the test samples"
-    return figures.line_chart(
-        tables.SAID[split], series, unit=unit, x_label=AXES[split], x_names=names, limits=limits
-    )
+    names = {float(place): group_name(group, between="\n") for place, group in enumerate(groups)}
+    unit = f"{metric}, percent; in brackets the test samples"
+    return charts.line_chart(CAPTIONS[split], series, unit=unit, x_label=AXES[split], x_names=names)

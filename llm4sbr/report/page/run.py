@@ -13,10 +13,12 @@ from llm4sbr import store
 from llm4sbr.config import to_toml
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import Llm4sbrError, StoreError
+from llm4sbr.evaluation.verdict import CONTROLS
 from llm4sbr.report.page.curves import training
 from llm4sbr.report.page.facts import answers, cost, data
-from llm4sbr.report.page.results import breakdown, marked, results
+from llm4sbr.report.page.results import breakdown, results
 from llm4sbr.report.page.sessions import sessions_page
+from llm4sbr.report.results import mark_controls
 
 UNFINISHED = "Not evaluated yet: there is no table, and nothing to conclude."
 
@@ -53,7 +55,7 @@ def run_page(run: Path) -> dict[str, Any]:
     metrics = gather.get("results", lambda: _metrics(run)) or {}
     prepared = gather.get("data", lambda: load(run / "prepare"))
     llm = metrics.get("llm") or settings.get("infer", {}).get("llm")
-    rows = marked(metrics.get("rows", []), llm)
+    rows = mark_controls(metrics.get("rows", []), llm)
     labels = {row["name"]: row["label"] for row in rows}
     page = {
         "name": run.resolve().name,
@@ -78,8 +80,10 @@ def _kicker(settings: Mapping[str, Any]) -> str:
     if not settings:
         return ""
     data, train, llm = settings["data"], settings["train"], settings["infer"]["llm"]
-    protocol = settings["protocol"]
-    return f"Report of a run: {train['backbone']} on {data['reader']}, LLM {llm}, protocol {protocol}"
+    asked = f"no LLM asked ({llm})" if llm in (*CONTROLS, "none") else f"LLM {llm}"
+    return (
+        f"Report of a run: {train['backbone']} on {data['reader']}, {asked}, protocol {settings['protocol']}"
+    )
 
 
 def _metrics(run: Path) -> dict[str, Any]:

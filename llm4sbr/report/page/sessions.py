@@ -1,4 +1,8 @@
-"""The report's sessions: what the LLM said, the items that was tied to, and the lists with and without it."""
+"""The page's sessions: what the LLM said, the items its answer was tied to, and lists with and without it.
+
+The lists leave out the session's own items, as `recommend` does; the ranks are those of the evaluation, which
+ranks the whole catalogue.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from llm4sbr import store
 from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash
 from llm4sbr.errors import StoreError
+from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.ranking import SampleIntents, scorer
 from llm4sbr.fusion.saved import load_model
 from llm4sbr.intents import IntentStore
@@ -27,8 +32,6 @@ class Listed(NamedTuple):
     title: str
     target: bool
     """It is what was clicked next."""
-    seen: bool
-    """It is in the session already."""
 
 
 class Ranking(NamedTuple):
@@ -36,11 +39,13 @@ class Ranking(NamedTuple):
 
     label: str
     rank: int
-    """Of the target, from 1."""
+    """Of the target in the whole catalogue, from 1."""
+    place: int | None
+    """The same without the session's own items; None if the target is one of them."""
     top: list[Listed]
 
 
-class ShownThought(NamedTuple):
+class ShownAnswer(NamedTuple):
     """An answer from one perspective and what it was taken to mean."""
 
     perspective: str
@@ -59,7 +64,7 @@ class Shown(NamedTuple):
     """Titles, oldest first."""
     target: str
     rankings: list[Ranking]
-    thoughts: list[ShownThought]
+    answers: list[ShownAnswer]
 
 
 class SessionGroup(NamedTuple):
@@ -119,7 +124,7 @@ def _sessions(
     batch = collate(prepared.sessions, test, index)
     rankings = [
         _rankings(
-            _top(run, f"{name}/{ranked.seed}", batch, catalogue, intents if name == WITH else None),
+            _scores(run, f"{name}/{ranked.seed}", batch, catalogue, intents if name == WITH else None),
             ranks[index],
             batch,
             catalogue,
@@ -127,56 +132,67 @@ def _sessions(
         )
         for name, ranks in ranked.ranks.items()
     ]
-    thoughts = _thoughts(run, intents, index, catalogue) if intents else [[] for _ in index]
+    answers = _shown_answers(run, intents, index, catalogue) if intents else [[] for _ in index]
     return [
         Shown(
             [catalogue.titles[id - 1] for id in prepared.prefix(test, sample)],
             catalogue.titles[int(batch.target[place]) - 1],
             [one[place] for one in rankings],
-            thoughts[place],
+            answers[place],
         )
         for place, sample in enumerate(index.tolist())
     ]
 
 
-def _top(
+def _scores(
     run: Path, name: str, batch: Batch, catalogue: Catalogue, intents: SampleIntents | None
-) -> list[list[int]]:
-    """Catalogue ids of the first `K`, per session of the batch."""
+) -> Tensor:
+    """A model's scores of the batch without the sessions' own items, which are -inf: float (B, N)."""
     saved = load_model(run / "train" / name)
     if saved.catalogue != catalogue_hash(catalogue):
         raise StoreError(f"{run / 'train' / name}: trained on another catalogue; run train again")
     with torch.inference_mode():
         scores = scorer(saved.model, intents, torch.device("cpu"))(batch)
-    found: list[list[int]] = (scores.topk(min(K, catalogue.size)).indices + 1).tolist()
-    return found
+        own = torch.cat([torch.full_like(scores[:, :1], -torch.inf), scores], 1)  # column 0 is the padding's
+        return own.scatter(1, batch.items, -torch.inf)[:, 1:]
 
 
 def _rankings(
-    tops: list[list[int]], ranks: Tensor, batch: Batch, catalogue: Catalogue, *, label: str
+    scores: Tensor, ranks: Tensor, batch: Batch, catalogue: Catalogue, *, label: str
 ) -> list[Ranking]:
-    sessions = zip(tops, ranks.tolist(), batch.target.tolist(), batch.items.tolist(), strict=True)
+    best = scores.topk(min(K, catalogue.size))
+    tops = [
+        [id for id, score in zip(row, values, strict=True) if score > -torch.inf]
+        for row, values in zip((best.indices + 1).tolist(), best.values.tolist(), strict=True)
+    ]
+    places = metrics.ranks(scores, batch.target).tolist()
+    repeated = (batch.items == batch.target.unsqueeze(1)).any(1).tolist()
     return [
-        Ranking(label, rank, [Listed(catalogue.titles[id - 1], id == target, id in items) for id in top])
-        for top, rank, target, items in sessions
+        Ranking(
+            label,
+            rank,
+            None if own else place,
+            [Listed(catalogue.titles[id - 1], id == target) for id in top],
+        )
+        for top, rank, place, own, target in zip(
+            tops, ranks.tolist(), places, repeated, batch.target.tolist(), strict=True
+        )
     ]
 
 
-def _thoughts(
+def _shown_answers(
     run: Path, intents: SampleIntents, index: Tensor, catalogue: Catalogue
-) -> list[list[ShownThought]]:
+) -> list[list[ShownAnswer]]:
     """Per session, its answers by perspective."""
     rows = intents.rows[index]
     keys = intents.store.keys[rows].tolist()
     names = intents.store.perspectives
-    said = [_answers(run / "infer" / WITH / f"{name}.parquet", keys) for name in names]
+    by_key = [_answers(run / "infer" / WITH / f"{name}.parquet", keys) for name in names]
     items, weights = (part.tolist() for part in intents.store.located(rows))
     return [
         [
-            ShownThought(
-                name, *answers.get(key, ("", "")), _tied(items[place][p], weights[place][p], catalogue)
-            )
-            for p, (name, answers) in enumerate(zip(names, said, strict=True))
+            ShownAnswer(name, *found.get(key, ("", "")), _tied(items[place][p], weights[place][p], catalogue))
+            for p, (name, found) in enumerate(zip(names, by_key, strict=True))
         ]
         for place, key in enumerate(keys)
     ]

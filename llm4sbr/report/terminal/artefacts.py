@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llm4sbr.report.terminal.layout import count, grid, show
+from llm4sbr.report.formats import count
+from llm4sbr.report.terminal.layout import grid, show
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from llm4sbr.report.terminal.layout import MISSING, count, grid, show
+from llm4sbr.report.formats import MISSING, count
+from llm4sbr.report.terminal.layout import grid, show
 
 Found = Sequence[Mapping[str, Any]]
 """What a function of `stored` returns."""

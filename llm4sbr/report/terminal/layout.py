@@ -1,20 +1,20 @@
-"""How numbers and tables look, in a terminal and in plain text. Every table fits `WIDTH` columns."""
+"""How tables look in a terminal and in plain text. Every table fits `WIDTH` columns."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO
 
 from rich import box
 from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.table import Table as Drawn
 from rich.text import Text
+
+from llm4sbr.report.table import Cell, Table
 
 WIDTH = 100
 """Columns of a table at most, and of everything where there is no terminal."""
-
-MISSING = "-"
 
 BEST = ">"
 """Stands before the best value of a column."""
@@ -34,9 +34,31 @@ def show(*parts: RenderableType, file: IO[str] | None = None) -> None:
     console.file.write("".join(f"{line.rstrip()}\n" for line in lines))
 
 
-def grid(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: int = 1) -> Table:
+def drawn(table: Table | None, *, spread: bool = False, caption: bool = False) -> list[RenderableType]:
+    """A table, below it its legend; nothing if there is no table.
+
+    Args:
+        table: what to draw.
+        spread: show deviations over seeds.
+        caption: show the caption above.
+    """
+    if table is None:
+        return []
+    header = [f"{cell.text} ({cell.note})" if spread and cell.note else _below(cell) for cell in table.header]
+    stars = [max((len(cell.mark) for cell in column), default=0) for column in zip(*table.rows, strict=True)]
+    lines = [
+        [_heading(row[0]), *(_text(*one, spread=spread) for one in zip(row[1:], stars[1:], strict=True))]
+        for row in table.rows
+    ]
+    above = [Text(table.caption)] if caption else []
+    best = f"{BEST} best of its column. " if any(cell.best for row in table.rows for cell in row) else ""
+    below = [Text(best + table.legend)] if table.legend else []
+    return [*above, grid(header, lines), *below]
+
+
+def grid(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: int = 1) -> Drawn:
     """A table under a ruled header; the first `left` columns are text, the others numbers."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = Drawn(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for place, name in enumerate(columns):
         words = place < left
         table.add_column(Text(name), justify="left" if words else "right", overflow="fold", no_wrap=not words)
@@ -45,9 +67,9 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: 
     return table
 
 
-def pairs(rows: Sequence[tuple[str, str]]) -> Table:
+def pairs(rows: Iterable[tuple[str, str]]) -> Drawn:
     """Names and values, without a header."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Drawn(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
@@ -55,24 +77,16 @@ def pairs(rows: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def count(value: float | None) -> str:
-    """`1,234`."""
-    return MISSING if value is None else f"{value:,.0f}"
+def _below(cell: Cell) -> str:
+    return f"{cell.text}\n{cell.note}" if cell.note else cell.text
 
 
-def size(bytes_: float | None) -> str:
-    """`1.31 GB`, `120 MB`."""
-    if bytes_ is None:
-        return MISSING
-    return f"{bytes_ / 1e9:.2f} GB" if bytes_ >= 1e9 else f"{bytes_ / 1e6:.0f} MB"
+def _heading(cell: Cell) -> Text:
+    return Text(f"{cell.text} ({cell.note})" if cell.note else cell.text)
 
 
-def duration(seconds: float | None) -> str:
-    """`0.4 s`, `12.5 s`, `3 min 05 s`, `2 h 07 min`."""
-    if seconds is None:
-        return MISSING
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+def _text(cell: Cell, stars: int, *, spread: bool) -> Text:
+    """The cell, its mark padded to the column's longest so that numbers stand below each other."""
+    text = cell.text + cell.mark.ljust(stars)
+    text += f" {cell.spread}" if spread and cell.spread else ""
+    return Text(BEST + text, style="bold") if cell.best else Text(text)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from llm4sbr.report.quality import quality_tables
-from llm4sbr.report.terminal.layout import MISSING, count, duration, grid, pairs, show, size
+from llm4sbr.report import quality
+from llm4sbr.report.formats import count, day, duration, size
+from llm4sbr.report.models import models_table
+from llm4sbr.report.prepared import left_out, sizes, splits_table
+from llm4sbr.report.results import Timings
+from llm4sbr.report.terminal.layout import drawn, grid, pairs, show
 from llm4sbr.report.terminal.results import metrics_tables
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm4sbr.asking.cache import Kept
+    from llm4sbr.asking.cache import CacheStats
     from llm4sbr.doctor import Diagnosis
     from llm4sbr.registry import Component
 
@@ -24,9 +27,6 @@ MARKS = {"ok": "ok", "warn": "WARN", "error": "ERROR"}
 """How a finding's level is shown; colour only repeats it."""
 
 COLOURS = {"ok": "", "warn": "yellow", "error": "red"}
-
-Timings = Mapping[str, Mapping[str, float]]
-"""Stage -> `seconds` and `peak_memory` in bytes."""
 
 LONGEST = 300
 """Characters of a value that a stage's summary shows."""
@@ -43,7 +43,7 @@ def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
     if stage == "prepare":
         show(*stats_tables(found))
     elif stage == "train":
-        show(models_table(found["models"]))
+        show(*drawn(models_table(found["models"])))
     elif stage == "localize" and found.get("sources"):
         show(*quality_tables(found))
     elif stage == "evaluate":
@@ -52,7 +52,7 @@ def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
         show(summary_table(found))
 
 
-def show_answers(path: Path, stored: int, found: Sequence[Kept]) -> None:
+def show_answers(path: Path, stored: int, found: Sequence[CacheStats]) -> None:
     """Print what an answer cache of `stored` bytes has of each LLM."""
     rows = [
         (
@@ -60,7 +60,7 @@ def show_answers(path: Path, stored: int, found: Sequence[Kept]) -> None:
             count(one.answers),
             count(one.tokens),
             duration(one.seconds),
-            f"{_day(one.first)} to {_day(one.last)}" if one.last else "",
+            f"{day(one.first)} to {day(one.last)}" if one.last else "",
         )
         for one in found
     ]
@@ -70,50 +70,17 @@ def show_answers(path: Path, stored: int, found: Sequence[Kept]) -> None:
 
 def stats_tables(stats: Mapping[str, Any]) -> list[RenderableType]:
     """The data of a run: `prepare/stats.json`."""
-    rules = {key: value for key, value in stats.get("rules", {}).items() if value is not None}
-    length = f"{stats['average_length']} ({stats['average_length_with_target']} with the target)"
-    facts = [
-        ("sessions", count(stats["sessions"])),
-        ("clicks", count(stats["clicks"])),
-        ("items", count(stats["items"])),
-        ("average length", length),
-        ("rules", ", ".join(f"{key} {value}" for key, value in rules.items())),
-    ]
-    if stats.get("clock"):
-        facts.append(("time", f"{_day(stats['first_click'])} to {_day(stats['last_click'])}"))
-    facts += [(what, count(number)) for what, number in stats.get("dropped", {}).items() if number]
-    facts += [(what, count(number)) for what, number in stats.get("mended", {}).items() if number]
-    if stats.get("rejected"):
-        facts.append(("rows not read", f"{stats['rejected']:,} of {stats['rows']:,}"))
-        facts += [("", line) for line in stats.get("rejected_first", [])]
-    splits = [
-        [name, count(part["sessions"]), count(part["clicks"]), count(part["samples"])]
-        for name, part in stats["splits"].items()
-    ]
-    return [pairs(facts), grid(["split", "sessions", "clicks", "samples"], splits)]
+    return [pairs([*sizes(stats), *left_out(stats)]), *drawn(splits_table(stats))]
 
 
-def models_table(records: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """The trained models of a run, from the `model.json` of each."""
-    on_test = any(record["facts"].get("selected_on") == "test" for record in records)
-    metric = f"{'TEST' if on_test else 'valid'} MRR@20"  # on which the best epoch was chosen
-    header = ["variant", "seed", "epochs", "best", metric, "parameters", "time"]
-    lines = []
-    for record in records:
-        facts = record["facts"]
-        valid = facts.get("valid", {}).get("MRR@20")
-        lines.append(
-            [
-                facts["variant"],
-                str(facts["seed"]),
-                count(facts["epochs"]),
-                count(facts["best_epoch"]),
-                MISSING if valid is None else f"{100 * valid:.2f}",
-                count(record["parameters"]),
-                duration(facts["seconds"]),
-            ]
-        )
-    return grid(header, lines)
+def quality_tables(found: Mapping[str, Any]) -> list[RenderableType]:
+    """What the answers of a run are worth by themselves: `localize.json`."""
+    tied, llm = found["sources"], found.get("llm", "llm")
+    parts: list[RenderableType] = [Text(quality.setting(found))]
+    parts += drawn(quality.answers_table(quality.asked_of(tied), tied, llm))
+    parts += drawn(quality.alone_table(tied, llm))
+    facts = ", ".join(f"{name} {value}" for name, value in found.get("facts", {}).items())
+    return [*parts, *([Text(facts)] if facts else [])]
 
 
 def summary_table(summary: Mapping[str, Any]) -> RenderableType:
@@ -146,10 +113,6 @@ def diagnosis_table(diagnosis: Diagnosis) -> RenderableType:
         if finding.mend:
             lines.append(["", "", Text(f"-> {finding.mend}", style=COLOURS[finding.level])])
     return grid(["", "subject", "found"], lines, left=3)
-
-
-def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
 def _flat(summary: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

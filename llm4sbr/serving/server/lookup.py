@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from heapq import nlargest
+from itertools import islice
 from typing import TypeVar
 
-import polars as pl
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
@@ -44,7 +44,7 @@ class Lookup:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
         self.titles = TitleIndex(catalogue, matches=close_matches)
-        self._lower = pl.Series("title", catalogue.titles).str.to_lowercase()
+        self._lower = [title.lower() for title in catalogue.titles]
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lookup")
         self._waiting = 0
 
@@ -83,8 +83,8 @@ class Lookup:
         """Catalogue ids of the first items whose title holds `text`, letter case aside."""
         if not text:
             return list(range(1, min(FOUND, self.catalogue.size) + 1))
-        rows = self._lower.str.contains(text.lower(), literal=True).arg_true()
-        return [row + 1 for row in rows.head(FOUND).to_list()]
+        wanted = text.lower()
+        return list(islice((id for id, title in enumerate(self._lower, 1) if wanted in title), FOUND))
 
     def _quick(self, item: str | int) -> Resolved | None:
         return self.titles.resolve(item) if isinstance(item, int) else self.titles.exact(item.strip())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llm4sbr.serving.recommendation import Recommendation, recommended
+from llm4sbr.serving.answering import Answerer, Clicks, answer
 from llm4sbr.serving.server.batching import PendingRequest
 from llm4sbr.serving.server.http import Refusal, Reply, parse_json, reply_json
 from llm4sbr.serving.server.models import Model
@@ -54,24 +56,29 @@ async def recommend(wish: Wish, model: Model, name: str) -> Reply:
     """The list, the session as it was understood, and where its intents came from.
 
     Only the last clicks go into the model, as many as it was trained with. With `exclude_seen` none of the
-    session's items is in the list, earlier ones included; the list may be shorter then.
+    session's items is in the list, earlier ones included.
     """
-    resolved = await model.lookup.resolve(wish.session)
-    ids = [one.id for one in resolved]
-    recent = ids[-model.artefact.max_length :]
-    intents, explained = await model.intents(recent, explain=wish.explain)
-    items = np.array([recent], np.int64)
-    exclude = np.full((1, 1), wish.exclude_seen)
-    answer = await model.batcher.submit(
-        PendingRequest(items, np.ones(items.shape, np.bool_), exclude, intents)
-    )
-    left_out = {0, *ids} if wish.exclude_seen else {0}
-    pairs = zip(answer.ids[0].tolist(), answer.scores[0].tolist(), strict=True)
-    kept = [pair for pair in pairs if pair[0] not in left_out]
-    listed = recommended(model.lookup.catalogue, kept[: wish.k])
     known = model.known
-    found = Recommendation(listed, resolved, known.trained, known.seed, explained, model.engine)
+    answerer = Answerer(
+        model.lookup.catalogue,
+        model.artefact.max_length,
+        known.trained,
+        known.seed,
+        model.engine,
+        model.lookup.resolve,
+        partial(model.intents, explain=wish.explain),
+        partial(_best, model),
+    )
+    found = await answer(answerer, wish.session, k=wish.k, exclude_seen=wish.exclude_seen)
     return reply_json({"model": name, "version": model.version} | vars(found))
+
+
+async def _best(
+    model: Model, clicks: Clicks, intents: NDArray[Any] | None, k: int
+) -> list[tuple[int, float]]:
+    exclude = np.full((1, 1), clicks.exclude_seen)
+    found = await model.batcher.submit(PendingRequest(clicks.items, clicks.mask, exclude, intents))
+    return list(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True))
 
 
 async def search(query: bytes, model: Model) -> Reply:

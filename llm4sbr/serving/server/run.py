@@ -126,10 +126,10 @@ def listen(settings: Settings) -> socket.socket:
 
 def most_connections(wanted: int) -> int:
     """As many of the wanted connections as the system gives this process files for, after asking for more."""
-    if os.name != "posix":
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
         return wanted
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # some systems take no unlimited number
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 
-import llm4sbr_openai_batch as batch
 import pytest
 from click.testing import CliRunner
+from llm4sbr_openai import batch
 
 from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.config import to_toml

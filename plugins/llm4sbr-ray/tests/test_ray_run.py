@@ -10,7 +10,7 @@ import pytest
 from llm4sbr_ray import RayEngine
 
 from llm4sbr import pipeline, store
-from llm4sbr.asking.asker import Answering, Asker, Budget
+from llm4sbr.asking.asker import Asker, BatchAnswerer, Budget
 from llm4sbr.asking.cache import AnswerCache, answer_key
 from llm4sbr.config import nest
 from llm4sbr.progress import Progress
@@ -56,7 +56,7 @@ class Slow:
 
 
 def slow():
-    return Answering(Slow())
+    return BatchAnswerer(Slow())
 
 
 def test_a_worker_killed_while_it_answers_loses_nothing(tmp_path):

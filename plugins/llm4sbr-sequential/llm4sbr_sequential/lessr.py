@@ -39,7 +39,7 @@ from llm4sbr.backbones.readout import masked_softmax
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Encoded, Sessions
 
-__all__ = ["EOPA", "LESSR", "SGAT", "Graph", "Readout", "graph"]
+__all__ = ["EOPA", "LESSR", "SGAT", "ClickGraphs", "Readout", "graph"]
 
 PAIRS = 2**25
 """Numbers that SGAT computes at once in evaluation (128 MB): D for every two clicks of a session."""
@@ -103,7 +103,7 @@ class LESSR(nn.Module):
         return Encoded(long=short + self.from_all(self.dropout(self.norm_all(overall))), short=short)
 
 
-class Graph(NamedTuple):
+class ClickGraphs(NamedTuple):
     """Both graphs of each session, by click. An item "arrives" where it is clicked after another item."""
 
     before: Tensor
@@ -118,14 +118,14 @@ class Graph(NamedTuple):
     """bool (B, T, T): s is the first click on its item, and the item of t was clicked there or later."""
 
 
-def graph(items: Tensor, mask: Tensor) -> Graph:
+def graph(items: Tensor, mask: Tensor) -> ClickGraphs:
     """The graphs of sessions int64 (B, T) under bool (B, T)."""
     steps = torch.arange(items.shape[1], device=items.device)
     same = same_item(items, mask)  # (B, T, T)
     arrived = same & (steps > 0)  # the first click has no predecessor
     first = mask & ((same & (steps < steps.unsqueeze(1))).sum(2) == 0)
     last = torch.where(same, steps, 0).amax(2, keepdim=True)  # (B, T, 1)
-    return Graph(
+    return ClickGraphs(
         before=torch.where(arrived & (steps < steps.unsqueeze(1)), steps, 0).amax(2),
         latest=torch.where(arrived, steps, 0).amax(2),
         arrivals=arrived.sum(2),
@@ -155,7 +155,7 @@ class EOPA(nn.Module):
         self.neighbours = nn.Linear(width, dim, bias=False)
         self.active = Activation(dim)
 
-    def forward(self, states: Tensor, edges: Graph) -> Tensor:
+    def forward(self, states: Tensor, edges: ClickGraphs) -> Tensor:
         """(B, T, width) -> (B, T, D)."""
         states = self.norm(states)
         gates = self.from_message(self.dropout(states))
@@ -166,7 +166,7 @@ class EOPA(nn.Module):
         active: Tensor = self.active(self.itself(states) + self.neighbours(_at(read, edges.latest)))
         return active
 
-    def _rounds(self, edges: Graph) -> int:
+    def _rounds(self, edges: ClickGraphs) -> int:
         """Number of rounds: the edges of the item with most of them."""
         if _traced():
             return self.arrivals  # an exported graph must work for all sessions
@@ -200,7 +200,7 @@ class SGAT(nn.Module):
         self.attention = nn.Linear(dim, 1, bias=False)  # p
         self.active = Activation(dim)
 
-    def forward(self, states: Tensor, edges: Graph) -> Tensor:
+    def forward(self, states: Tensor, edges: ClickGraphs) -> Tensor:
         """(B, T, width) -> (B, T, D)."""
         states = self.dropout(self.norm(states))
         weights = masked_softmax(self._logits(self.source(states), self.target(states)), edges.shortcuts)

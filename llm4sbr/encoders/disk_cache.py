@@ -27,7 +27,7 @@ def folder() -> Path:
     return store.cache_dir() / "embeddings"
 
 
-def encode_kept(texts: Sequence[str], memo: Memo, *, note: Callable[[str], None]) -> Tensor:
+def encode_cached(texts: Sequence[str], memo: Memo, *, note: Callable[[str], None]) -> Tensor:
     """Vectors float32 (len(texts), E) of a catalogue's texts, read from the disk cache if possible.
 
     The vectors are added to `memo`. A damaged file is written again; if a file cannot be written, the vectors

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llm4sbr import store
 from llm4sbr.encoders import Memo
-from llm4sbr.encoders.kept import encode_kept, folder
+from llm4sbr.encoders.disk_cache import encode_cached, folder
 
 TITLES = ["Red Lamp", "Oak Chair", "Red Lamp", "Wall\nClock"]
 
@@ -40,7 +40,7 @@ def encode(encoder: Lengths, titles: Sequence[str] = TITLES) -> tuple[Tensor, li
     notes: list[str] = []
     done: list[int] = []
     memo = Memo(encoder, advance=done.append)
-    return encode_kept(titles, memo, note=notes.append), notes, done
+    return encode_cached(titles, memo, note=notes.append), notes, done
 
 
 def files() -> list[Path]:
@@ -65,7 +65,7 @@ def test_what_is_kept_is_known_to_the_rest_of_the_run() -> None:
     encode(Lengths())
     encoder = Lengths()
     memo = Memo(encoder)
-    encode_kept(TITLES, memo, note=pytest.fail)
+    encode_cached(TITLES, memo, note=pytest.fail)
     memo.encode(["Oak Chair", "an answer"])
     assert encoder.seen == ["an answer"]
 
@@ -152,7 +152,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
 SIDE_BY_SIDE = """
 import sys, torch
 from llm4sbr.encoders import Memo
-from llm4sbr.encoders.kept import encode_kept
+from llm4sbr.encoders.disk_cache import encode_cached
 
 class Encoder:
     fingerprint, dim = "one for all", 64
@@ -162,11 +162,11 @@ class Encoder:
 titles = [f"item {'x' * number}" for number in range(500)]
 for _ in range(30):
     notes = []
-    found = encode_kept(titles, Memo(Encoder()), note=notes.append)
+    found = encode_cached(titles, Memo(Encoder()), note=notes.append)
     assert not notes, notes
     assert torch.equal(found, Memo(Encoder()).encode(titles))
     if sys.argv[1] == "clear":
-        from llm4sbr.encoders.kept import folder
+        from llm4sbr.encoders.disk_cache import folder
         for path in folder().glob("*.safetensors"):
             path.unlink(missing_ok=True)
 """

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from llm4sbr_openai import said
 
 from llm4sbr import registry
-from llm4sbr.asking.asker import keepable
+from llm4sbr.asking.asker import storable
 from llm4sbr.asking.cache import Answer
-from llm4sbr.asking.questions import answers_of, missing
+from llm4sbr.asking.questions import missing_prompts, open_answer_cache
 from llm4sbr.config import in_force
 from llm4sbr.errors import ConfigError, DataError, Llm4sbrError
 from llm4sbr.store import writing
+from llm4sbr_openai import said
 
 LONGEST = 10_000_000
 """Maximum length of a result line in bytes."""
@@ -41,7 +41,7 @@ def requests(run: Path, file: Path) -> None:
     llm = _llm(config.infer.llm, config.infer.options)
     count = 0
     with writing(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        for key, prompt in missing(run, config):
+        for key, prompt in missing_prompts(run, config):
             line = {
                 "custom_id": key.hex(),
                 "method": "POST",
@@ -60,7 +60,7 @@ def answers(run: Path, file: Path) -> None:
     """Put the results of a batch, FILE, into the answer cache of RUN."""
     _, config = in_force.configure(run, {})
     llm = _llm(config.infer.llm, config.infer.options)
-    wanted = {key for key, _ in missing(run, config)}
+    wanted = {key for key, _ in missing_prompts(run, config)}
     found: dict[bytes, Answer] = {}
     failed = foreign = 0
     for key, answer in _results(file):
@@ -68,7 +68,7 @@ def answers(run: Path, file: Path) -> None:
         failed += key in wanted and answer is None
         if key in wanted and answer is not None:
             found[key] = answer
-    with answers_of(config.infer) as cache:
+    with open_answer_cache(config.infer) as cache:
         new = cache.put_many(found, llm=llm.fingerprint)
     left = len(wanted) - len(found)
     click.echo(
@@ -108,7 +108,7 @@ def _result(line: dict[str, Any]) -> tuple[bytes, Answer | None]:
         text, asked, answered = said(response.get("body"))
     except ValueError:  # no text, or cut off while reasoning
         return key, None
-    return key, Answer(keepable(text), 0.0, asked + answered)
+    return key, Answer(storable(text), 0.0, asked + answered)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ as far as the LLM itself is not deterministic.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -71,15 +72,15 @@ class RayEngine:
                     address=address,
                     include_dashboard=False,
                     log_to_driver=False,
-                    logging_level="ERROR",
-                    **({} if address else {"num_cpus": max(workers or 1, os.cpu_count() or 1)}),
+                    logging_level=logging.ERROR,
+                    num_cpus=None if address else max(workers or 1, os.cpu_count() or 1),
                 )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split())[:300]
                 raise ConfigError(
                     f"engine.options.address = {address!r}: no Ray cluster there ({reason})"
                 ) from None
-        there = ray.cluster_resources()
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         self.workers = workers or int(there.get("GPU", 0) if gpus else there.get("CPU", 1)) or 1
         self._resources = {"num_cpus": cpus, "num_gpus": gpus}
         self._made: tuple[object, list[Any]] | None = None
@@ -121,6 +122,7 @@ class RayEngine:
 
     def _actors(self, make: Callable[[], Callable[[Any], Any]]) -> list[Any]:
         if self._made is None or self._made[0] is not make:
-            made = [Worker.options(**self._resources).remote(make) for _ in range(self.workers)]
+            actor: Any = Worker  # an actor class of Ray, which its decorator does not say
+            made = [actor.options(**self._resources).remote(make) for _ in range(self.workers)]
             self._made = make, made
         return self._made[1]

@@ -1,0 +1,84 @@
+"""Rules between items: what was clicked along with an item, or after it (Ludewig & Jannach 2018, sec. 3.2).
+
+With n_i the clicks on item i, over all training sessions p_1 .. p_L:
+
+    ar      association rules   w_ij = sessions that hold both / sessions that hold i,   i != j
+    markov  Markov chain        w_ij = 1 / n_i sum over clicks x with p_x = i of [p_x+1 = j]
+    sr      sequential rules    w_ij = 1 / n_i sum over clicks x < y <= x + steps with p_x = i
+                                       of [p_y = j] / (y - x)
+
+A session is scored by all its clicks with decay (`ItemToItem`); the paper has the last item alone,
+`decay = 0`. Each item keeps its `neighbours` strongest rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from llm4sbr.baselines.item_to_item import Entries, ItemToItem, strongest
+from llm4sbr.baselines.pairs import onward, together
+from llm4sbr.errors import ConfigError
+from llm4sbr.protocols import Sessions
+
+
+class Rules(ItemToItem):
+    """Scores items by the rules that the clicked items have for them.
+
+    Args:
+        num_items: N.
+        count: the rules' weights, float32 (N, N), of training sessions and N.
+        neighbours: rules kept per item.
+        decay: over how many clicks the weight of a session's items falls to 1/e; 0: the last item alone.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    def __init__(
+        self, num_items: int, *, count: Callable[[Sessions, int], csr_array], neighbours: int, decay: float
+    ) -> None:
+        if neighbours < 1 or decay < 0:
+            raise ConfigError(
+                f"rules: neighbours = {neighbours} must be 1 or more and decay = {decay:g} not negative"
+            )
+        super().__init__(num_items, decay=decay)
+        self.count, self.kept = count, neighbours
+
+    def fit(self, sessions: Sessions) -> None:
+        """Count."""
+        self.weights = strongest(self.count(sessions, self.num_items), self.kept)
+
+
+def association(num_items: int, *, neighbours: int = 100, decay: float = 2.8) -> Rules:
+    """AR: items clicked in the same sessions."""
+
+    def count(sessions: Sessions, num_items: int) -> csr_array:
+        found = Entries.of(together(sessions, num_items))
+        own = found.rows == found.columns
+        holding = np.zeros(num_items, np.float32)
+        holding[found.rows[own]] = found.values[own]
+        rest = found.where(~own)
+        return rest._replace(values=rest.values / holding[rest.rows]).matrix(num_items)
+
+    return Rules(num_items, count=count, neighbours=neighbours, decay=decay)
+
+
+def sequential(num_items: int, *, steps: int = 10, neighbours: int = 100, decay: float = 2.8) -> Rules:
+    """SR: items clicked later, the sooner the more."""
+    if steps < 1:
+        raise ConfigError(f"sr: steps = {steps} must be 1 or more")
+
+    def count(sessions: Sessions, num_items: int) -> csr_array:
+        found = Entries.of(onward(sessions, num_items, [1 / gap for gap in range(1, steps + 1)]))
+        clicks = np.bincount(sessions.items.numpy() - 1, minlength=num_items).astype(np.float32)
+        return found._replace(values=found.values / clicks[found.rows]).matrix(num_items)
+
+    return Rules(num_items, count=count, neighbours=neighbours, decay=decay)
+
+
+def markov(num_items: int, *, neighbours: int = 100, decay: float = 0.0) -> Rules:
+    """MC: items clicked next."""
+    return sequential(num_items, steps=1, neighbours=neighbours, decay=decay)

@@ -1,0 +1,100 @@
+"""Training sessions that share items with the session at hand."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm4sbr.baselines.incidence import Incidence, Ints
+
+
+class Clicks(NamedTuple):
+    """The latest click on each distinct item of each session of a batch."""
+
+    row: Ints
+    """Which session of the batch, in ascending order."""
+    item: Ints
+    """Which item, as a row number."""
+    place: Ints
+    """Its place in the session: 1 is the first click."""
+
+    @classmethod
+    def of(cls, items: Ints, mask: NDArray[np.bool_], num_items: int) -> Clicks:
+        """Those of items (B, T), as row numbers, under mask (B, T)."""
+        row, step = np.nonzero(mask)
+        cells = row * num_items + items[row, step]
+        _, backwards = np.unique(cells[::-1], return_index=True)  # the first from behind is the latest
+        latest = np.sort(len(cells) - 1 - backwards)
+        return cls(row[latest], items[row, step][latest], step[latest] + 1)
+
+    def some(self, rows: Ints) -> Clicks:
+        """Those of the sessions `rows`, a run of them, which are counted from 0 now."""
+        inside = slice(*np.searchsorted(self.row, [rows[0], rows[-1] + 1]))
+        return Clicks(self.row[inside] - rows[0], self.item[inside], self.place[inside])
+
+
+class Neighbours(NamedTuple):
+    """Training sessions that share items with those of a batch; those of a row stand together."""
+
+    row: Ints
+    """Which session of the batch, in ascending order."""
+    session: Ints
+    """Which training session."""
+    overlap: NDArray[Any]
+    """The sum of the weights of the shared items."""
+    latest: Ints
+    """The greatest of their places in the session of the batch."""
+
+    @classmethod
+    def recent(cls, index: Incidence, clicks: Clicks, m: int, *, weights: NDArray[Any]) -> Neighbours:
+        """The m most recent sessions that share an item, most recent first.
+
+        Each item's own m most recent sessions suffice: beyond them there are m more recent ones already.
+
+        Args:
+            index: of the training sessions.
+            clicks: of a batch.
+            m: most sessions for each of the batch.
+            weights: of the batch's clicks by row and place; whole numbers keep ties.
+        """
+        total, width = len(index.items.lengths), weights.shape[1]
+        where, click = index.sessions.positions(clicks.item, most=m)
+        age = total - 1 - index.sessions.values[where]
+        # One number holds row, age and place, so that one sort brings together what belongs together.
+        pairs, place = np.divmod(
+            np.sort((clicks.row[click] * total + age) * width + clicks.place[click]), width
+        )
+        first = np.flatnonzero(np.diff(pairs, prepend=-1))
+        row, age = np.divmod(pairs[first], total)
+        counted = weights[pairs // total, place]
+        overlap = np.add.reduceat(counted, first) if len(first) else counted
+        latest = place[np.append(first[1:], len(place)) - 1] if len(first) else first
+        return cls(row, total - 1 - age, overlap, latest)._first(m)
+
+    def closest(self, k: int, similarity: NDArray[Any]) -> tuple[Neighbours, NDArray[Any]]:
+        """The k of each row with the greatest similarity, of tied ones the first, and that similarity."""
+        order = np.lexsort((-similarity, self.row))
+        order = order[_rank(self.row[order]) < k]
+        return Neighbours(*(field[order] for field in self)), similarity[order]
+
+    def _first(self, most: int) -> Neighbours:
+        keep = _rank(self.row) < most
+        return Neighbours(*(field[keep] for field in self))
+
+
+def _rank(rows: Ints) -> Ints:
+    """The number of each element within its row."""
+    ranks: Ints = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    return ranks
+
+
+def votes(
+    index: Incidence, near: Neighbours, weight: NDArray[Any], *, rows: int, num_items: int
+) -> NDArray[Any]:
+    """The sum of the weights of the neighbours that hold an item, float64 (rows, N)."""
+    items, voter = index.items.take(near.session)
+    cells = near.row[voter] * num_items + items
+    found = np.bincount(cells, weight[voter], minlength=rows * num_items)
+    return found.reshape(rows, num_items)

@@ -1,0 +1,90 @@
+"""What an experiment found: the cells of `experiment.json` as tables, with the paper's figures beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm4sbr.report.cells import Entry, labels, rows_of
+from llm4sbr.report.formats import MISSING, count, metric, size
+from llm4sbr.report.results import best_of, gain, label, legend, mark_controls, metric_header, peak, value
+from llm4sbr.report.table import Cell, Row, Table, cells
+
+PAPER_LEGEND = "paper: its Table 2 as printed, with Qwen-7B and BERT."
+MEMORY_LEGEND = (
+    "Ours: of the GPU if there is one, else of the whole process, each model in one of its own. "
+    "The paper's: of the GPU."
+)
+
+
+def with_rows(cell: Entry) -> Entry:
+    """The cell with the rows of its table, the controls among them marked."""
+    metrics = cell["metrics"]
+    return {**cell, "rows": mark_controls(metrics["rows"], metrics.get("llm"))}
+
+
+def setting(members: Sequence[Entry]) -> str:
+    """What the numbers of cells of one data set and protocol rest on, in one line."""
+    metrics = members[0]["metrics"]
+    seeds = sorted({cell["metrics"].get("seeds", 1) for cell in members})
+    number = " or ".join(map(str, seeds)) + (" seeds" if seeds != [1] else " seed")
+    chosen = ", BEST EPOCH CHOSEN ON THE TEST SET" if "test" in metrics["selected_on"] else ""
+    return f"Percent over {count(metrics.get('samples'))} test samples, {number}{chosen}; full ranking."
+
+
+def cells_table(kind: str, members: Sequence[Entry]) -> Table:
+    """The table of an experiment of this kind, for cells of one data set and protocol (at least one)."""
+    return memory_table(members) if kind == "memory" else metric_table(members)
+
+
+def metric_table(members: Sequence[Entry]) -> Table:
+    """The rows of every cell, the paper's own figures beside."""
+    k = max(members[0]["metrics"]["k"])
+    names = [f"HR@{k}", f"MRR@{k}"]
+    with_paper = any(name in row for one in members for row in _printed(one) for name in names)
+    header = cells("model")
+    for name in names:
+        header += [metric_header(name), Cell("gain"), *([Cell("paper", note=name)] if with_paper else [])]
+    rows = [row for one in members for row in one["rows"]]
+    best = best_of(rows, names)
+    lines = []
+    for row, one, note in rows_of(members, told=["backbone"]):
+        line = [label(row)._replace(note=note)]
+        printed = (one["paper"] or {}).get(row["name"], {})
+        for name in names:
+            line += [value(row, name, best), gain(row, name)]
+            there = metric(printed[name]) if name in printed else MISSING
+            line += cells(there) if with_paper else []
+        lines.append(line)
+    said = [legend(rows).replace("the plain backbone", "the cell's plain backbone")]
+    return Table(
+        f"Percent, lists of {k}", header, lines, " ".join([*said, *([PAPER_LEGEND] if with_paper else [])])
+    )
+
+
+def memory_table(members: Sequence[Entry]) -> Table:
+    """Per cell the peak memory of training, plain and with intents, the paper's beside."""
+    header = cells("backbone", "plain", "with intents", "more")
+    header += [Cell("paper", note=name) for name in ("plain", "with intents", "more")]
+    lines = []
+    for one, note in zip(members, labels(members, told=["backbone"]), strict=True):
+        ours = [peak(row_named(one, name)) for name in ("plain", "llm")]
+        printed = [((one["paper"] or {}).get("memory") or {}).get(name) for name in ("plain", "llm")]
+        lines.append([Cell(one["axes"]["backbone"], note=note), *_pair(ours), *_pair(printed)])
+    return Table("Peak memory of training", header, lines, MEMORY_LEGEND)
+
+
+def row_named(cell: Entry, name: str) -> Row:
+    """The row of that name, or an empty one."""
+    return next((row for row in cell["rows"] if row["name"] == name), {})
+
+
+def _printed(cell: Entry) -> list[Mapping[str, Any]]:
+    """The paper's rows for a cell: metric -> figure."""
+    return [row for name, row in (cell["paper"] or {}).items() if name in ("plain", "llm")]
+
+
+def _pair(found: Sequence[float | None]) -> list[Cell]:
+    plain, fused = found
+    more = f"{fused / plain - 1:+.1%}" if plain and fused else MISSING
+    return cells(size(plain), size(fused), more)

@@ -1,0 +1,172 @@
+"""The results of `metrics.json` as tables: metrics with gains, shorter lists, cost of models and stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm4sbr.evaluation.verdict import CONTROLS
+from llm4sbr.report.formats import MISSING, count, duration, metric, p_value, percent, size
+from llm4sbr.report.table import Cell, Row, Table, best_value, cells
+
+STARS = ((0.01, "**"), (0.05, "*"))
+"""Below this p-value a gain carries this mark."""
+
+METRICS = ("HR", "MRR", "NDCG")
+
+Timings = Mapping[str, Mapping[str, float]]
+"""Stage -> `seconds` and `peak_memory` in bytes."""
+
+
+def mark_controls(rows: Sequence[Row], llm: str | None) -> list[dict[str, Any]]:
+    """The rows; the one in the LLM's place counts as a control if `llm`, which made its intents, is one."""
+    return [
+        {**row, "kind": "control"} if row["kind"] == "intents" and llm in CONTROLS else {**row}
+        for row in rows
+    ]
+
+
+def setting(metrics: Mapping[str, Any]) -> str:
+    """What the numbers rest on, in one line: protocol, samples, seeds, split, where epochs were chosen."""
+    seeds = metrics.get("seeds", 1)
+    facts = [f"{metrics['samples']:,} test samples", f"{seeds} seed{'s' if seeds != 1 else ''}"]
+    if metrics.get("split"):
+        facts.append(f"split {metrics['split']}")
+    if metrics.get("coverage") is not None:
+        facts.append(_coverage(metrics["coverage"], metrics.get("llm")))
+    if "test" in metrics.get("selected_on", ()):
+        facts.append("BEST EPOCH CHOSEN ON THE TEST SET")
+    if "none" in metrics.get("selected_on", ()):
+        facts.append("last epoch kept for want of validation samples")
+    return f"{_protocol(metrics)}Percent over {', '.join(facts)}; full ranking."
+
+
+def main_table(rows: Sequence[Row], k: int, *, gains: Sequence[str] = METRICS) -> Table:
+    """Metrics at K with their deviation over seeds, the gain over the plain backbone and its p-value.
+
+    Args:
+        rows: of `metrics.json`.
+        k: length of the lists.
+        gains: metrics that have a column of gains beside them.
+    """
+    names = [f"{name}@{k}" for name in METRICS]
+    shown = [name for name in names if name.partition("@")[0] in gains]
+    header = cells("model")
+    best = best_of(rows, names)
+    lines = [[label(row)] for row in rows]
+    for name in names:
+        header += [metric_header(name), *cells(*["gain"] * (name in shown))]
+        for row, line in zip(rows, lines, strict=True):
+            line += [value(row, name, best), *([gain(row, name)] if name in shown else [])]
+    return Table(f"Percent, lists of {k}", header, lines, legend(rows))
+
+
+def shorter_table(rows: Sequence[Row], ks: Sequence[int]) -> Table:
+    """The same metrics at shorter lists."""
+    names = [f"{name}@{k}" for k in ks for name in METRICS]
+    best = best_of(rows, names)
+    lines = [[label(row), *(value(row, name, best) for name in names)] for row in rows]
+    return Table("Shorter lists, in percent", [Cell("model"), *map(metric_header, names)], lines)
+
+
+def cost_table(rows: Sequence[Row]) -> Table:
+    """Time and memory of every model, compared with the plain backbone (the paper's Table 3)."""
+    plain = next((row for row in rows if row["name"] == "plain"), {})
+    columns = {"parameters": count, "seconds": duration, "samples_per_second": count, "peak_memory": size}
+    names = ["parameters", "training", "samples/s", "peak memory"]
+    if any(row.get("device_memory") for row in rows):
+        columns["device_memory"] = size
+        names.append("of the GPU")
+    lines = [
+        [label(row)]
+        + [Cell(show(row.get(key)), note=_more(row, plain, key)) for key, show in columns.items()]
+        for row in rows
+    ]
+    legend = "Mean over seeds; peak memory is that of the whole process, with data and libraries."
+    return Table(
+        "Cost of each model, compared with the plain backbone", cells("model", *names), lines, legend
+    )
+
+
+def stages_table(timings: Timings) -> Table | None:
+    """Time and memory of every finished stage, and of all; None if none is finished."""
+    if not timings:
+        return None
+    lines = [cells(name, duration(one["seconds"]), size(one["peak_memory"])) for name, one in timings.items()]
+    total = sum(one["seconds"] for one in timings.values())
+    highest = max(one["peak_memory"] for one in timings.values())
+    lines.append(cells("all", duration(total), size(highest)))
+    return Table("Stages of the run", cells("stage", "time", "peak memory"), lines)
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """What the numbers of a table of metrics mean; nothing is explained that is not shown."""
+    lines = []
+    if any(len(found["values"]) > 1 for row in rows for found in row["metrics"].values()):
+        lines.append("± standard deviation over seeds.")
+    if any(row.get("gain") for row in rows):
+        marks = ", ".join(f"{mark} p < {level:g}" for level, mark in reversed(STARS))
+        lines.append(f"gain: over the plain backbone; {marks} (paired test), no mark: may be chance.")
+    return " ".join(lines)
+
+
+def best_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float | None]:
+    """The mean to mark of each metric, see `best_value`."""
+    return {name: best_value([row["metrics"][name]["mean"] for row in rows]) for name in names}
+
+
+def label(row: Row) -> Cell:
+    """A row's heading; a control and a baseline are named as such."""
+    return Cell(row["label"], badge=row["kind"] if row["kind"] in ("control", "baseline") else "")
+
+
+def metric_header(name: str) -> Cell:
+    """`HR@20`, which the paper calls P@20."""
+    kind, _, k = name.partition("@")
+    return Cell(name, note=f"P@{k}" if kind == "HR" else "")
+
+
+def value(row: Row, name: str, best: Mapping[str, float | None]) -> Cell:
+    """A metric in percent, with the deviation over seeds if there are several."""
+    found = row["metrics"][name]
+    spread = f"± {metric(found['std'])}" if len(found["values"]) > 1 else ""
+    return Cell(metric(found["mean"]), spread=spread, best=found["mean"] == best[name])
+
+
+def gain(row: Row, name: str) -> Cell:
+    """The relative difference to the plain backbone, with its mark of significance and its p-value."""
+    found, p = (row.get("gain") or {}).get(name), (row.get("p") or {}).get(name)
+    if found is None:
+        return Cell(MISSING)
+    mark = next((mark for level, mark in STARS if p is not None and p < level), "")
+    return Cell(f"{found:+.1%}", mark, note="" if p is None else p_value(p))
+
+
+def peak(row: Row) -> float | None:
+    """Most bytes used in training: of the GPU if it ran on one, else of the whole process."""
+    found: float | None = row.get("device_memory") or row.get("peak_memory")
+    return found
+
+
+def _coverage(share: float, llm: str | None) -> str:
+    return (
+        f"no LLM asked, {percent(share)} with {llm}"
+        if llm in CONTROLS
+        else f"{percent(share)} with an LLM answer"
+    )
+
+
+def _protocol(metrics: Mapping[str, Any]) -> str:
+    """`PROTOCOL PAPER, but train.dim=64. `; nothing under the default protocol."""
+    name, changes = metrics.get("protocol", "default"), metrics.get("protocol_changes", [])
+    if name == "default":
+        return ""
+    but = f", but {', '.join(changes)}" if changes else ""
+    return f"PROTOCOL {name.upper()}{but}. "
+
+
+def _more(row: Row, plain: Row, key: str) -> str:
+    """The difference to the plain backbone, relative."""
+    if key == "seconds" or row is plain or not row.get(key) or not plain.get(key):
+        return ""
+    return f"{row[key] / plain[key] - 1:+.1%}"

@@ -1,0 +1,92 @@
+"""The LLM's model with intents from each source: `sources` of `metrics.json` as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm4sbr.evaluation.verdict import CONTROLS
+from llm4sbr.report.formats import MISSING, percent
+from llm4sbr.report.results import best_of, value
+from llm4sbr.report.table import Cell, Table, cells
+
+MEANING = {
+    "cache": "the LLM's own answers",
+    "nearest": "the nearest session's",
+    "predictor": "predicted by the model",
+    "none": "no intents",
+}
+"""Source -> where the intents come from."""
+
+Source = Mapping[str, Any]
+
+
+def sources_table(metrics: Mapping[str, Any]) -> Table | None:
+    """What each source of intents keeps of the gain of the LLM's own answers; None without an LLM.
+
+    Args:
+        metrics: the content of `metrics.json`.
+    """
+    sources = metrics.get("sources", [])
+    if not sources:
+        return None
+    k, llm = max(metrics["k"]), metrics.get("llm")
+    names = [f"HR@{k}", f"MRR@{k}"]
+    bases = list(sources[0]["kept"])
+    header = cells("intents", "covered")
+    for name in names:
+        header += [Cell(name), *(Cell("gain kept", note=f"over {base}") for base in bases)]
+    best = best_of(sources, names)
+    lines = []
+    for one in sources:
+        line = cells(_meaning(one["name"], llm), percent(one["covered"]))
+        for name in names:
+            line += [value(one, name, best), *(_kept(one["kept"][base][name]) for base in bases)]
+        lines.append(line)
+    caption = "The model trained with the LLM's intents, on the same test samples, with intents from:"
+    return Table(_said(caption, llm), header, lines, _said(_legend(sources, names, bases), llm))
+
+
+def _meaning(source: str, llm: str | None) -> str:
+    return f"{llm} of the session" if source == "cache" and llm in CONTROLS else MEANING.get(source, source)
+
+
+def _said(text: str, llm: str | None) -> str:
+    """The same of a control's texts, where no LLM was asked."""
+    if llm not in CONTROLS:
+        return text
+    return text.replace("the LLM's own answers", f"{llm}").replace("the LLM's intents", f"intents of {llm}")
+
+
+def _kept(found: Mapping[str, float] | None) -> Cell:
+    if found is None:
+        return Cell(MISSING)
+    return Cell(percent(found["share"]), note=f"{percent(found['low'])} to {percent(found['high'])}")
+
+
+def _legend(sources: Sequence[Source], names: Sequence[str], bases: Sequence[str]) -> str:
+    own = next(one for one in sources if one["name"] == "cache")
+    lost = [f"{name} over {base}" for base in bases for name in names if own["kept"][base][name] is None]
+    lines = [
+        "covered: test samples that get an intent. gain kept: the share of the gain of the LLM's own "
+        "answers that is left. The nearest session is one of training."
+    ]
+    predicted = next((one for one in sources if one["name"] == "predictor"), None)
+    if predicted:
+        lines += _interval(predicted, names, bases)
+    if lost:
+        lines.append(f"{MISSING} no gain of the LLM's own answers to keep: {', '.join(lost)}.")
+    if not predicted:
+        lines.append("The model was trained without a predictor; llm4sbr train --force adds it.")
+    return " ".join(lines)
+
+
+def _interval(source: Source, names: Sequence[str], bases: Sequence[str]) -> list[str]:
+    """How sure the predictor's shares are, in one sentence."""
+    found = [
+        f"{name} over {base} {100 * kept['low']:.0f} to {percent(kept['high'])}"
+        for base in bases
+        for name in names
+        if (kept := source["kept"][base][name]) is not None
+    ]
+    return [f"The predictor's shares, 95% interval over sessions: {', '.join(found)}."] if found else []

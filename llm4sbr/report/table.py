@@ -1,0 +1,52 @@
+"""Tables as data. A record is turned into one of these once; the terminal and the page both draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+Row = Mapping[str, Any]
+"""A model's row of `metrics.json`."""
+
+
+class Cell(NamedTuple):
+    """One cell of a table."""
+
+    text: str
+    mark: str = ""
+    """Stars of significance, directly behind the text."""
+    spread: str = ""
+    """The deviation over seeds, `± 0.12`."""
+    note: str = ""
+    """Said below the text, small: a p-value, a range. The terminal shows it in headings only."""
+    best: bool = False
+    """The best of its column."""
+    badge: str = ""
+    """What kind of row this is: `control` or `baseline`. The page frames it, the terminal leaves it out."""
+    link: str = ""
+    """Relative address."""
+
+
+class Table(NamedTuple):
+    """A table ready to draw; the first cell of a row is its heading."""
+
+    caption: str
+    header: list[Cell]
+    rows: list[list[Cell]]
+    legend: str = ""
+    """What the marks and numbers mean, if that has to be said."""
+
+
+def cells(*texts: str) -> list[Cell]:
+    """Cells of nothing but text."""
+    return [Cell(text) for text in texts]
+
+
+def best_value(values: Sequence[float]) -> float | None:
+    """The value to mark in a column, None where no row is better than all others together.
+
+    Rows that share the highest value are all marked. A column of one value, or without any above 0, has no
+    best.
+    """
+    highest = max(values, default=0.0)
+    return highest if highest > 0 and (len(values) == 1 or min(values) < highest) else None

@@ -1,0 +1,104 @@
+"""Session in, list out: the steps from what somebody typed to a recommendation, the same for every model.
+
+A trained model in PyTorch, an exported one, and the server all answer by `answer`; they differ in who
+computes the list and in where intents come from, which they hand over as `Answerer`. The server's look-ups
+wait for others, so the steps are a coroutine; where nothing waits, `at_once` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, recommended
+from llm4sbr.serving.titles import Resolved
+
+Found = TypeVar("Found")
+Session = str | Sequence[str | int]
+
+
+class Clicks(NamedTuple):
+    """One session as a model takes it.
+
+    Clicks that are too old for the model stand behind the others, where the mask is false: the model does not
+    read them, and they are left out of the list like all the others.
+    """
+
+    items: NDArray[np.int64]
+    """int64 (1, T)."""
+    mask: NDArray[np.bool_]
+    """bool (1, T), true at the clicks that count."""
+    exclude_seen: bool
+    """Whether the session's items are left out of the list."""
+
+
+class Answerer(NamedTuple):
+    """What `answer` needs of a model."""
+
+    catalogue: Catalogue
+    longest: int
+    """Clicks that count; earlier ones are left out, as `prepare` does."""
+    variant: str
+    seed: int | None
+    engine: str
+    resolve: Callable[[Session], Awaitable[list[Resolved]]]
+    """The items of a session."""
+    intents: Callable[[list[int]], Awaitable[tuple[Any, Explanation | None]]]
+    """Intents for the clicks that count, in the model's own form, and where they came from."""
+    best: Callable[[Clicks, Any, int], Awaitable[Sequence[tuple[int, float]]]]
+    """At least the k best items with their scores, best first; all there are if there are fewer.
+
+    A list that was exported may be longer than k, and ends with id 0 where no items are left.
+    """
+
+
+async def answer(
+    model: Answerer, session: Session, *, k: int | None = None, exclude_seen: bool = True
+) -> Recommendation:
+    """The k best items to come next: k of them whenever the catalogue has as many that may be listed.
+
+    Args:
+        model: answers.
+        session: keys, titles or catalogue ids (int), oldest first, or one text of them.
+        k: by default `LENGTH`; the model has lists of that length.
+        exclude_seen: leave out what is in the session, also where it is too old for the model.
+
+    Raises:
+        InputError: an empty session, or an unknown or ambiguous title.
+    """
+    resolved = await model.resolve(session)
+    ids = [one.id for one in resolved]
+    recent = ids[-model.longest :]
+    older = sorted(set(ids) - set(recent)) if exclude_seen else []
+    intents, explained = await model.intents(recent)
+    wanted = k or LENGTH
+    found = await _list(model, _clicks(recent, [], exclude_seen), intents, wanted + len(older))
+    kept = [pair for pair in found if pair[0] not in older]
+    if len(kept) < wanted and len(kept) < len(found):  # rare: only then is a longer session computed
+        kept = await _list(model, _clicks(recent, older, exclude_seen), intents, wanted)
+    items = recommended(model.catalogue, kept[:wanted])
+    return Recommendation(items, resolved, model.variant, model.seed, explained, model.engine)
+
+
+def _clicks(recent: list[int], older: list[int], exclude_seen: bool) -> Clicks:
+    items = np.array([recent + older], np.int64)
+    return Clicks(items, np.arange(items.shape[1])[None] < len(recent), exclude_seen)
+
+
+async def _list(model: Answerer, clicks: Clicks, intents: Any, k: int) -> list[tuple[int, float]]:
+    return [pair for pair in await model.best(clicks, intents, k) if pair[0]]
+
+
+def at_once(steps: Coroutine[Any, Any, Found]) -> Found:
+    """The result of a coroutine none of whose steps waits for anything."""
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        found: Found = done.value
+        return found
+    steps.close()
+    raise RuntimeError("a step waited; run it in an event loop")
