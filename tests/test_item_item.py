@@ -43,7 +43,9 @@ def by_hand(model, session, log_ages, weight, small):
     """The formula of the module, click by click."""
     sums = [0.0] * N
     for age, item in enumerate(reversed(session)):
-        for id, strength in zip(model.items[item - 1].tolist(), model.weights[item - 1].tolist(), strict=True):
+        for id, strength in zip(
+            model.items[item - 1].tolist(), model.weights[item - 1].tolist(), strict=True
+        ):
             if id and age < AGES:
                 sums[id - 1] += math.exp(log_ages[age]) * strength
     return torch.tensor([weight * math.log1p(one / small) for one in sums])
@@ -156,9 +158,7 @@ def toy_model(fuser=None, items=N):
     recipe = Recipe(items, 8, "stamp", neighbours=4)
     if fuser:
         views = ("long", "short")
-        recipe = recipe._replace(
-            fuser=fuser, perspectives=views, horizons=views, text_dim=6, predictor=True
-        )
+        recipe = recipe._replace(fuser=fuser, perspectives=views, horizons=views, text_dim=6, predictor=True)
     model = build(recipe)
     if model.rescores:
         model.fuser.fit(torch.nn.functional.normalize(torch.randn(items, 6), dim=1), torch.arange(items))

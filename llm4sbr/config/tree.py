@@ -128,7 +128,7 @@ class TrainConfig(Section):
     """An installed name of kind `backbones`."""
     options: dict[str, Any] = {}
     """Further keyword arguments of the backbone."""
-    fuser: str = "gated"
+    fuser: str = "whitened"
     """An installed name of kind `fusers`."""
     fuser_options: dict[str, Any] = {}
     """Further keyword arguments of the fuser."""
@@ -139,7 +139,7 @@ class TrainConfig(Section):
     """D, the width of the model."""
     epochs: int = Field(30, ge=1)
     """At most this many passes over the training samples."""
-    patience: int = Field(3, ge=1)
+    patience: int = Field(2, ge=1)
     """Stop after so many epochs without a better validation MRR@20."""
     batch_size: int = Field(100, ge=2, lt=LARGEST)
     """Samples per step."""
@@ -217,6 +217,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "data.min_length": 2,
         "data.gap_seconds": 600,
         "localize.f": 5,
+        "train.fuser": "gated",
+        "train.neighbours": 0,
         "train.dim": 100,
         "train.batch_size": 100,
         "train.learning_rate": 1e-3,
