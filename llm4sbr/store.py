@@ -1,7 +1,7 @@
-"""Files of a run: written whole or not at all, and recognisable.
+"""Reads and writes files safely: a file is complete or absent, and checked when it is read.
 
-Every file is written under another name first; a folder is replaced in two renames. Tensors are safetensors,
-tables Parquet; nothing here reads pickle. How the stages of a run use it: `stamps`.
+Files are written under a temporary name and renamed; a folder is replaced by two renames. Tensors are
+safetensors, tables Parquet; nothing here reads pickle. `stamps` uses this for the stages of a run.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STAMP = "stage.json"
-"""Written into a stage's folder last."""
+"""Written last into a stage's folder."""
 
 LOCK = ".lock"
-"""Held by the process that works on a folder."""
+"""Lock file of the process that works on a folder."""
 
 BEGUN = "begun.json"
-"""In a folder that a stage is still writing: the fingerprint it was begun with."""
+"""In the folder of an unfinished stage: the fingerprint it was started with."""
 
 
 def cache_dir() -> Path:
-    """Where downloads and answers are kept: `LLM4SBR_CACHE`, else `llm4sbr` in the user's cache folder."""
+    """The folder for downloads and answers: `LLM4SBR_CACHE`, else `llm4sbr` in the user's cache folder."""
     chosen = os.environ.get("LLM4SBR_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -56,7 +56,7 @@ def file_sha256(path: Path) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """sha256 (hex) of all files below a folder, names and contents, the records of the stage left out."""
+    """sha256 (hex) of the names and contents of all files in a folder, except the stage's own records."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (STAMP, BEGUN))
     return fingerprint([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
 
@@ -67,13 +67,13 @@ def open_for_reading(path: Path) -> Any:
         return path.open("rb")
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # a NUL or half a character in its name
+    except ValueError as error:  # a NUL character or a lone surrogate in the name
         raise StoreError(f"{path!r}: {error}") from None
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well."""
+    """A temporary path next to `path`, renamed to `path` if the block succeeds."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,11 +87,11 @@ def writing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def explained(path: Path, *, only_full: bool = False) -> Iterator[None]:
-    """Turns an `OSError` of writing at `path` into a one-line `StoreError`.
+    """Turns an `OSError` while writing to `path` into a one-line `StoreError`.
 
     Args:
         path: what is being written.
-        only_full: leave every `OSError` but that of a full disk as it is.
+        only_full: convert only the error of a full disk.
     """
     try:
         yield
@@ -104,28 +104,28 @@ def explained(path: Path, *, only_full: bool = False) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole."""
+    """Write a text file atomically."""
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON whole, indented, keys in the order given."""
+    """Write JSON atomically, indented, with keys in the given order."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; `StoreError` names the file and the line where it breaks off."""
+    """Read JSON; `StoreError` names the file and the line of an error."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError also for numbers with thousands of digits
         raise StoreError(f"{path}: not a whole JSON file: {error}") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> None:
-    """Write a safetensors file whole."""
+    """Write a safetensors file atomically."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -139,7 +139,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, memory-mapped; `StoreError` if it is missing, truncated or another format."""
+    """Read a safetensors file, memory-mapped; `StoreError` if it is missing, truncated or invalid."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -156,7 +156,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
-    """Write a Parquet file whole."""
+    """Write a Parquet file atomically."""
     import polars as pl
 
     with writing(path) as temporary:
@@ -167,12 +167,12 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
 
 
 def write_table_parts(path: Path, schema: Mapping[str, Any], parts: Iterator[pl.DataFrame]) -> None:
-    """Write a Parquet file whole, from parts of which few are in memory at once.
+    """Write a Parquet file atomically from parts, of which only a few are in memory at once.
 
     Args:
-        path: of the file.
+        path: the file.
         schema: columns and their polars types.
-        parts: frames of this schema, in order.
+        parts: frames with this schema, in order.
     """
     import polars as pl
     from polars.io.plugins import register_io_source
@@ -188,7 +188,7 @@ def write_table_parts(path: Path, schema: Mapping[str, Any], parts: Iterator[pl.
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """Read a Parquet file; `StoreError` if it is missing, truncated or another format."""
+    """Read a Parquet file; `StoreError` if it is missing, truncated or invalid."""
     import polars as pl
 
     with _readable(path):
@@ -198,9 +198,9 @@ def read_table(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
 def read_parts(
     path: Path, column: str, size: int, *, first: int = 0, last: int | None = None
 ) -> Iterator[pl.Series]:
-    """One column of a Parquet file from row `first` to `last - 1`, `size` rows at once.
+    """One column of a Parquet file from row `first` to `last - 1`, `size` rows at a time.
 
-    Raises what `read_table` does.
+    Raises the errors of `read_table`.
     """
     import polars as pl
 
@@ -230,10 +230,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, *, what: str) -> Iterator[None]:
-    """Hold a folder, made if missing, for this process alone; `StoreError` if another has it.
+    """Lock a folder (created if missing) for this process; `StoreError` if another process has locked it.
 
     Args:
-        folder: to hold until the block or the process ends.
+        folder: locked until the block or the process ends.
         what: what it is, for the message.
     """
     with explained(folder):
@@ -260,10 +260,10 @@ def _hold(number: int) -> None:
 
 
 def replace_folder(new: Path, final: Path) -> None:
-    """Give `new` the name `final`, removing what was there.
+    """Rename `new` to `final`, removing what was there.
 
-    Two renames: a crash between them leaves the former folder as `<final>.old`, see `mend_folder`. A link
-    in its place is removed, what it points at stays.
+    Two renames: a crash between them leaves the old folder as `<final>.old`, see `mend_folder`. If `final` is
+    a link, the link is removed, not its target.
     """
     old = final.with_name(final.name + ".old")
     _remove(old)
@@ -274,7 +274,7 @@ def replace_folder(new: Path, final: Path) -> None:
 
 
 def mend_folder(final: Path) -> None:
-    """Finish or undo a `replace_folder` that a crash cut short: the former folder comes back, or goes."""
+    """Complete or undo a `replace_folder` that a crash interrupted: restore or remove the old folder."""
     old = final.with_name(final.name + ".old")
     if not os.path.lexists(old):
         return
@@ -283,6 +283,25 @@ def mend_folder(final: Path) -> None:
             _remove(old)
         else:
             old.rename(final)
+
+
+def link_files(source: Path, target: Path) -> None:
+    """The same files in another folder, the records that vouch for them last. None is ever written again."""
+    for path in sorted(source.rglob("*"), key=lambda one: one.suffix == ".json"):
+        if path.is_file():
+            link_file(path, target / path.relative_to(source))
+
+
+def link_file(source: Path, target: Path) -> None:
+    """The same file under another name, a copy where the file system has no links."""
+    if target.exists() and target.samefile(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _remove(path: Path) -> None:

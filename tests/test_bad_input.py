@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import llm4sbr.training.step
-from llm4sbr import registry
+from llm4sbr import pipeline, registry
 from llm4sbr.cli import _guarded
+from llm4sbr.config import nest
 from llm4sbr.errors import Llm4sbrError
 from llm4sbr.fusion.saved import load_model
+from llm4sbr.progress import Progress
 from llm4sbr.testing.encoders import tiny_bert
 from llm4sbr.testing.toy import toy_log
 
@@ -30,6 +32,9 @@ def run(tmp_path: Path) -> Command:
             toy_log(tmp_path / "log", sessions=sessions)
         every = [stage, str(tmp_path / "run"), "--dataset", "csv", "--data", str(tmp_path / "log")]
         every += ["--set", "data.min_item_count=1"]
+        if not (tmp_path / "run" / "config.toml").exists():
+            log = {"data.reader": "csv", "data.path": str(tmp_path / "log"), "data.min_item_count": 1}
+            pipeline.execute(tmp_path / "run", nest(log), until="prepare", progress=Progress(quiet=True))
         if stage == "train":
             every += ["--workers", "1", "--set", "train.dim=8"]
         return _guarded([*every, *arguments])

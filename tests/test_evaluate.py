@@ -87,7 +87,13 @@ def test_popularity_by_hand(tmp_path):
     prepared = load(run / "prepare")
     counts = torch.bincount(prepared.train.items, minlength=21)[1:]
     targets = prepared.sessions.items[prepared.samples["test"].end]
-    expected = [int((counts >= counts[target - 1]).sum()) for target in targets.tolist()]
+    test, items = prepared.samples["test"], prepared.sessions.items
+    expected = []
+    for start, end, target in zip(test.start, test.end, targets, strict=True):
+        others = torch.ones(20, dtype=torch.bool)  # the session's own items are in no list
+        others[items[start:end] - 1] = False
+        expected.append(int((counts >= counts[target - 1])[others].sum()))
+    assert not prepared.repeats
     assert read_tensors(run / "evaluate/ranks.safetensors")["popularity"].tolist() == expected
 
 
@@ -100,7 +106,8 @@ def test_batch_size_does_not_matter(tmp_path):
     def score(batch):
         return scores[batch.items.sum(1) % 50]
 
-    found = [rank_all(score, prepared.sessions, test, num_items=size, batch_size=b) for b in (1, 7, 1000)]
+    about = {"num_items": size, "repeats": False}
+    found = [rank_all(score, prepared.sessions, test, batch_size=b, **about) for b in (1, 7, 1000)]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert found[0].float().std() > 0
@@ -216,6 +223,39 @@ def test_the_ground_is_named():
     assert "a single seed" in text
     assert "25% of them with an answer" in text
     assert "test set as in the paper" in text
+
+
+def test_the_best_baseline_is_compared_with():
+    ground = GROUND._replace(best_baseline="slist")
+    assert "the model is below the best baseline, slist (-10.0%, p = 0.001)" in said(
+        ground, plain=UP, item_text=UP, shuffled=UP, slist=DOWN
+    )
+    text = said(ground, plain=UP, item_text=UP, shuffled=UP, slist=UP)
+    assert "so the gain is the LLM's own; the model is above the best baseline, slist" in text
+    assert "credited" not in text  # a baseline is no control
+
+
+def test_the_best_baseline_is_the_one_with_the_highest_value():
+    rows = [
+        Row("llm", "intents", "llm", [torch.tensor([1, 1, 2])], [{"seed": 0, "selected_on": "valid"}]),
+        Row("weak", "baseline", "weak", [torch.tensor([3, 3, 3])], [{}]),
+        Row("strong", "baseline", "strong", [torch.tensor([1, 3, 1])], [{}]),
+    ]
+    found = table(rows, (2,), groups=torch.arange(3), llm="x", coverage=1.0)
+    assert found["best_baseline"] == "strong"
+    assert "best baseline, strong (+25.0%" in found["verdict"]  # (1 + 1 + 1/2) / 3 against 2 / 3
+
+
+def test_intents_that_no_sample_has_raise_nothing():
+    text = said(GROUND._replace(coverage=0.0), plain=UP, item_text=UP, shuffled=UP)
+    assert "no test sample has an answer, so nothing is shown about the intents of embedded" in text
+    assert "raise" not in text
+
+
+@pytest.mark.parametrize(("change", "told"), [(0.001, True), (-0.2, False), (None, False)])
+def test_lists_that_do_not_depend_on_intents_are_called_so(change, told):
+    text = said(GROUND._replace(without_intents=change), plain=UP, item_text=UP, shuffled=UP)
+    assert ("the lists do not depend on the intents" in text) is told
 
 
 def test_without_an_llm_nothing_is_claimed():

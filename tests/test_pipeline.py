@@ -92,20 +92,20 @@ def test_neutral_settings_redo_nothing(tmp_path: Path, chosen: Settings) -> None
 
 
 def test_suggestions_fill_only_what_nobody_chose(tmp_path: Path) -> None:
-    _, config = in_force.configure(None, nest({"data.reader": "ml-100k"}))
+    config = in_force.configure(None, nest({"data.reader": "ml-100k"}))
     assert config.data.sessions is not None
-    _, config = in_force.configure(None, nest({"data.reader": "ml-100k", "data.sessions": "user"}))
+    config = in_force.configure(None, nest({"data.reader": "ml-100k", "data.sessions": "user"}))
     assert config.data.sessions == "user"
 
 
 def test_protocol_stands_between_suggestions_and_choices() -> None:
-    _, config = in_force.configure(None, nest({"data.reader": "ml-1m", "protocol": "paper"}))
+    config = in_force.configure(None, nest({"data.reader": "ml-1m", "protocol": "paper"}))
     flat = flatten(to_settings(config))
     assert {key: flat[key] for key in PROTOCOLS["paper"]} == PROTOCOLS["paper"]
     assert (config.data.split, config.train.decay, config.data.sessions) == ("paper", 0.1, "bins")
     assert departures(config) == []
     chosen = nest({"protocol": "paper", "train.decay": 0.5, "data.split": "random"})
-    _, config = in_force.configure(None, chosen)
+    config = in_force.configure(None, chosen)
     assert (config.data.split, config.train.decay, config.train.decay_every) == ("random", 0.5, 3)
     assert departures(config) == ["data.split=random", "train.decay=0.5"]
 
@@ -205,15 +205,15 @@ def test_a_stage_that_there_is_not(tmp_path: Path, chosen: Settings) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_that_is_gone_from_a_fresh_stage_says_how_it_comes_back(
-    tmp_path: Path, chosen: Settings
-) -> None:
+def test_a_file_that_is_gone_or_changed_is_made_anew(tmp_path: Path, chosen: Settings) -> None:
     run = tmp_path / "run"
     _execute(run, chosen, until="prepare")
     (run / "prepare" / "items.parquet").unlink()
-    with pytest.raises(StoreError, match=r"items.parquet: No such .*llm4sbr prepare .*run --force makes it"):
-        _execute(run, {}, until="train")
-    _execute(run, {}, until="prepare", force=True)
+    again = "prepare: redone, prepare/items.parquet is missing"
+    assert _execute(run, {}, until="infer") == [again, "infer: to do"]
+    (run / "infer" / "infer.json").write_text("{}")
+    again = "infer: redone, infer/infer.json has changed since it was written"
+    assert _execute(run, {}, until="infer") == ["prepare: fresh", again]
     (run / "infer" / "stage.json").write_text("{")
     with pytest.raises(
         StoreError, match=r"stage.json: not a whole JSON file: .*; delete .*infer and run again"

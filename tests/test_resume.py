@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from llm4sbr import stamps
 from llm4sbr.errors import StoreError
+from llm4sbr.freshness import part_stamp
 from llm4sbr.testing.toy_run import toy_run
 from llm4sbr.testing.training import equal, record, settings, trained, weights
 
@@ -96,7 +98,7 @@ def test_killed_training_ends_with_the_same_weights(tmp_path):
         assert facts[0]["best_epoch"] == facts[1]["best_epoch"]
         assert epochs_done(killed, variant) == LONG["epochs"]
         left = sorted(path.name for path in (killed / variant / "seed-0").iterdir())
-        assert left == ["log.jsonl", "model.json", "model.safetensors"]
+        assert left == ["log.jsonl", "model.json", "model.safetensors", "stage.json"]
 
 
 @pytest.mark.slow
@@ -120,7 +122,8 @@ def test_no_worker_outlives_its_parent(tmp_path, how):
 def test_broken_checkpoint(tmp_path):
     run = toy_run(tmp_path / "run", sources=())
     folder = run / "train/plain/seed-0"
-    folder.mkdir(parents=True)
+    attempt = stamps.Attempt.alone(run / "train", "train")
+    stamps.begin_part(folder, part_stamp(run, "plain/seed-0", attempt))
     (folder / "checkpoint.safetensors").write_bytes(b"\0" * 40)
     with pytest.raises(StoreError, match=r"checkpoint\.safetensors"):
         trained(run, settings())

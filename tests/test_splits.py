@@ -41,8 +41,8 @@ def config(**options: object) -> DataConfig:
 
 def test_prefixes_last_and_all():
     log = make([[1, 2, 3], [4], [5, 6]])
-    assert [x.tolist() for x in expand(log, "last")] == [[0, 4], [2, 5]]
-    assert [x.tolist() for x in expand(log, "all")] == [[0, 0, 4], [1, 2, 5]]
+    assert [x.tolist() for x in expand(log.offsets, "last")] == [[0, 4], [2, 5]]
+    assert [x.tolist() for x in expand(log.offsets, "all")] == [[0, 0, 4], [1, 2, 5]]
 
 
 def test_temporal_puts_the_last_sessions_to_the_end():

@@ -37,6 +37,7 @@ def test_every_variant_and_seed(tmp_path):
             "log.jsonl",
             "model.json",
             "model.safetensors",
+            "stage.json",
         ]
     facts = record(out, "llm", 6)["facts"]
     assert (facts["variant"], facts["llm"], facts["seed"], facts["selected_on"]) == (

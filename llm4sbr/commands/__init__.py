@@ -1,1 +1,1 @@
-"""The command line beyond the stages: one module per group of commands."""
+"""Commands other than the stages, one module per group."""

@@ -1,4 +1,4 @@
-"""`llm4sbr answers`: what is in the answer cache, and how a team shares what it paid for."""
+"""`llm4sbr answers`: statistics of the answer cache, and sharing it with others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNITS = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 @click.option("--cache", type=click.Path(path_type=Path), help="The answer cache.  [the user's own]")
 @click.pass_context
 def answers(context: click.Context, cache: Path | None) -> None:
-    """The answer cache: what LLMs said, asked once and kept for every run."""
+    """The answer cache: answers of LLMs, asked once and kept for every run."""
     context.obj = cache
 
 
@@ -39,7 +39,7 @@ def _open(path: Path | None, *, new: bool = False) -> AnswerCache:
 @common
 @click.pass_obj
 def stats(cache: Path | None, as_json: bool, quiet: bool, debug: bool) -> None:
-    """Count the answers of each LLM, what they took, and when they came."""
+    """Show number, cost and dates of the answers of each LLM."""
     with _open(cache) as opened:
         found, path, size = opened.stats(), opened.path, opened.path.stat().st_size
     if as_json:
@@ -52,11 +52,11 @@ def stats(cache: Path | None, as_json: bool, quiet: bool, debug: bool) -> None:
 
 @answers.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--llm", default="", metavar="TEXT", help="Of LLMs whose fingerprint contains this.  [all]")
+@click.option("--llm", default="", metavar="TEXT", help="Only LLMs whose fingerprint contains this.  [all]")
 @common
 @click.pass_obj
 def export_(cache: Path | None, file: Path, llm: str, as_json: bool, quiet: bool, debug: bool) -> None:
-    """Write the answers to FILE, one JSON object per line; a name in .gz is compressed."""
+    """Write the answers to FILE, one JSON object per line; compressed if the name ends in .gz."""
     from llm4sbr.asking.exchange import export_answers
 
     with _open(cache) as opened:
@@ -69,7 +69,7 @@ def export_(cache: Path | None, file: Path, llm: str, as_json: bool, quiet: bool
 @common
 @click.pass_obj
 def import_(cache: Path | None, file: Path, as_json: bool, quiet: bool, debug: bool) -> None:
-    """Add the answers of FILE; those that are there already stay as they are."""
+    """Add the answers of FILE; answers that the cache already has are kept."""
     from llm4sbr.asking.exchange import import_answers
 
     with _open(cache, new=True) as opened:
@@ -81,8 +81,8 @@ def import_(cache: Path | None, file: Path, as_json: bool, quiet: bool, debug: b
 
 
 @answers.command()
-@click.option("--llm", default="", metavar="TEXT", help="Of LLMs whose fingerprint contains this.")
-@click.option("--older-than", metavar="TIME", help="Put here longer ago than 12h, 90d, 8w.")
+@click.option("--llm", default="", metavar="TEXT", help="Only LLMs whose fingerprint contains this.")
+@click.option("--older-than", metavar="TIME", help="Added longer ago than 12h, 90d, 8w.")
 @click.option("--all", "every", is_flag=True, help="Everything.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @common
@@ -97,7 +97,7 @@ def prune(
     quiet: bool,
     debug: bool,
 ) -> None:
-    """Drop answers, and give the space back to the disk. They would have to be asked again."""
+    """Delete answers and free the disk space. Deleted answers would have to be asked again."""
     if every == bool(llm or older_than):
         raise InputError("answers prune: say what to drop: --llm, --older-than, or --all")
     with _open(cache) as opened:

@@ -1,4 +1,4 @@
-"""`llm4sbr experiment`: parse, call, print."""
+"""`llm4sbr experiment`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = {
     "seeds": "train.seeds",
     "sample": "data.sample",
 }
-"""Option -> the setting of every cell that it chooses."""
+"""Option -> the setting it sets in every cell."""
 
 
 @click.command()
@@ -29,7 +29,7 @@ SETTINGS = {
     default=("ml-1m", "amazon"),
     show_default=True,
     metavar="NAME[=PATH]",
-    help="A reader's name; NAME=READER:PATH gives the data a name of its own. Repeatable.",
+    help="A reader's name; NAME=READER:PATH gives the data another name. Repeatable.",
 )
 @click.option("--backbone", metavar="NAMES", help="Comma-separated.  [table2: the paper's four, else sr-gnn]")
 @click.option(
@@ -39,7 +39,7 @@ SETTINGS = {
     default=("long,short",),
     show_default=True,
     metavar="NAMES",
-    help="Of one model, comma-separated; repeatable, for cells with others.",
+    help="Of one model, comma-separated; repeat the option for further cells.",
 )
 @click.option("-f", "--f", metavar="NUMBERS", help="Comma-separated.  [localization: 0,1,3,5, else 5]")
 @click.option(
@@ -47,15 +47,15 @@ SETTINGS = {
     "protocols",
     default="default",
     show_default=True,
-    help="default, paper or both, with a comma.",
+    help="default, paper or both, comma-separated.",
 )
-@click.option("--llm", help="Who is asked.  [item-text]")
+@click.option("--llm", help="The LLM.  [item-text]")
 @click.option("--encoder", help="Text encoder.  [bert]")
-@click.option("--epochs", type=int, help="At most this many passes.  [30, memory: 1]")
-@click.option("--seeds", type=int, help="Train so often, for mean and deviation.  [1]")
+@click.option("--epochs", type=int, help="Maximum number of epochs.  [30, memory: 1]")
+@click.option("--seeds", type=int, help="Number of seeds, for mean and deviation.  [1]")
 @click.option("--sample", type=float, help="Keep a random share of the sessions.  [all]")
 @click.option(
-    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Cells trained side by side."
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Cells trained in parallel."
 )
 @click.option("--dry-run", is_flag=True, help="List the cells and run none.")
 @sources
@@ -77,9 +77,9 @@ def experiment(
     debug: bool,
     **options: Any,
 ) -> None:
-    """Run one of the paper's experiments in FOLDER, one run directory per cell.
+    """Run one of the paper's experiments in FOLDER, one run folder per cell.
 
-    The same command goes on where a killed one stopped. Every other setting is reached by --set.
+    The same command resumes an interrupted experiment. All other settings can be given by --set.
     """
     from llm4sbr.config import merge, nest, parse_set, read_toml
     from llm4sbr.experiments.grid import Dataset, Request, cells, names, numbers

@@ -1,4 +1,4 @@
-"""`llm4sbr export`: parse, call, print."""
+"""`llm4sbr export`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llm4sbr.commands.options import common, print_json
+from llm4sbr.commands.options import common, print_json, refitted_option
 
 
 @click.command()
@@ -36,12 +36,13 @@ from llm4sbr.commands.options import common, print_json
     type=click.Choice(["input", "predictor", "none"]),
     help="Whether intents are an input, predicted in the graph, or none.  [input]",
 )
+@refitted_option
 @click.option(
     "--provider",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
     show_default=True,
-    help="Who must compute when the artefact is verified; auto takes what works.",
+    help="Execution provider for the verification; auto takes one that works.",
 )
 @click.option(
     "--max-batch",
@@ -49,7 +50,7 @@ from llm4sbr.commands.options import common, print_json
     default=64,
     show_default=True,
     metavar="B",
-    help="Most sessions in one request, for engines.",
+    help="Maximum number of sessions per request, for engines.",
 )
 @common
 def export(
@@ -60,15 +61,16 @@ def export(
     variant: str | None,
     seed: int | None,
     intents: str | None,
+    refitted: bool | None,
     provider: str,
     max_batch: int,
     as_json: bool,
     quiet: bool,
     debug: bool,
 ) -> None:
-    """Export a trained model of RUN, verified, into RUN/export.
+    """Export a trained model of RUN into RUN/export, and verify it.
 
-    Each format and precision is a folder of its own. Exits with 3 if a format needs a GPU and there is none.
+    Each format and precision gets its own folder. Exits with 3 if a format needs a GPU and there is none.
     """
     from llm4sbr.progress import Progress
     from llm4sbr.stages.export import Export
@@ -81,6 +83,7 @@ def export(
         variant=variant,
         seed=seed,
         intents=intents,
+        refitted=refitted,
         provider=provider,
         max_batch=max_batch,
     )

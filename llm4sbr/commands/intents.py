@@ -1,4 +1,4 @@
-"""`llm4sbr intents`: what a run has stored of what sessions want."""
+"""`llm4sbr intents`: shows and verifies the stored intents of a run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 
 @click.group()
 def intents() -> None:
-    """Stored intents: what answers were tied to, how much there is, and whether it is whole."""
+    """Stored intents: show them, count them, and verify their files."""
 
 
 @intents.command()
 @RUN
 @click.option("--source", default="llm", show_default=True, metavar="NAME", help="Whose intents.")
-@click.option("--session", metavar="TEXT", help="Of this session: titles or ids, oldest first.")
-@click.option("--key", type=int, help="Of the sample with this key.")
+@click.option("--session", metavar="TEXT", help="Only this session: titles or ids, oldest first.")
+@click.option("--key", type=int, help="Only the sample with this key.")
 @click.option(
-    "-n", "--count", type=click.IntRange(min=1), default=3, show_default=True, help="So many sessions."
+    "-n", "--count", type=click.IntRange(min=1), default=3, show_default=True, help="Number of sessions."
 )
 @common
 def show(
@@ -54,9 +54,9 @@ def show(
 @RUN
 @common
 def verify(run: Path, as_json: bool, quiet: bool, debug: bool) -> None:
-    """Read every byte and compare it with what was written: flipped bits, missing shards, another catalogue.
+    """Read every byte and compare it with the manifest: flipped bits, missing shards, another catalogue.
 
-    Opening intents looks at sizes only; train and evaluate verify them by themselves.
+    Opening intents checks file sizes only; train and evaluate run this verification themselves.
     """
     from llm4sbr.serving import inspect
 

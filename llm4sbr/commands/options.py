@@ -1,4 +1,4 @@
-"""The command line's options: which settings have one of their own, and how they become settings."""
+"""Options of the command line, and the settings that they set."""
 
 from __future__ import annotations
 
@@ -10,22 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from llm4sbr.stamps import STAGE_NAMES
+from llm4sbr.stamps import SECTIONS, STAGE_NAMES
 
 if TYPE_CHECKING:
     from llm4sbr.config import Settings
 
 Command = Callable[..., None]
-
-SECTIONS = {
-    "protocol": "prepare",
-    "data": "prepare",
-    "infer": "infer",
-    "engine": "infer",
-    "localize": "localize",
-    "train": "train",
-}
-"""Section of the configuration -> the stage it belongs to, the first of those it changes."""
 
 SESSION_RULES = click.Choice(["session", "user", "gap", "bins"])
 PROTOCOLS = click.Choice(["default", "paper"])
@@ -33,13 +23,13 @@ SPLITS = click.Choice(["temporal", "random", "paper", "leave-last-out"])
 
 
 class Setting(NamedTuple):
-    """A setting with an option of its own."""
+    """A setting with its own command-line option."""
 
     flag: str
     key: str
     help: str
     default: str = ""
-    """The default as the help shows it; the real one is the configuration's."""
+    """The default shown in the help; the real one is in the configuration."""
     type: Any = str
     metavar: str | None = "NAME"
 
@@ -56,7 +46,7 @@ class Setting(NamedTuple):
 
 SETTINGS = (
     Setting("--dataset", "data.reader", "How to read the log: ml-100k, ml-1m, amazon, csv ...", "ml-100k"),
-    Setting("--data", "data.path", "Its file or folder.", "fetched if possible", metavar="PATH"),
+    Setting("--data", "data.path", "Its file or folder.", "downloaded if possible", metavar="PATH"),
     Setting(
         "--protocol",
         "protocol",
@@ -65,12 +55,18 @@ SETTINGS = (
         PROTOCOLS,
         None,
     ),
-    Setting("--sessions", "data.sessions", "What makes a session.", "by the data", SESSION_RULES, None),
-    Setting("--split", "data.split", "How test data is set apart.", "by the data", SPLITS, None),
+    Setting("--sessions", "data.sessions", "What defines a session.", "by the data", SESSION_RULES, None),
+    Setting("--split", "data.split", "How test data is chosen.", "by the data", SPLITS, None),
     Setting("--max-sessions", "data.max_sessions", "Keep the N most recent sessions.", "all", int, "N"),
     Setting("--sample", "data.sample", "Keep a random share of the sessions.", "all", float, "SHARE"),
-    Setting("--llm", "infer.llm", "Who is asked; also transformers:FOLDER_OR_ID.", "none"),
-    Setting("--perspective", "infer.perspectives", "How, comma-separated.", "long,short", metavar="NAMES"),
+    Setting("--llm", "infer.llm", "The LLM; also transformers:FOLDER_OR_ID.", "none"),
+    Setting(
+        "--perspective",
+        "infer.perspectives",
+        "Ways to ask the LLM, comma-separated.",
+        "long,short",
+        metavar="NAMES",
+    ),
     Setting("--wording", "infer.wording", "paper, natural or a TOML file of prompts.", "paper"),
     Setting(
         "--llm-budget", "infer.budget", "Ask at most 20000 prompts, or for 30m.", "none", metavar="AMOUNT"
@@ -78,7 +74,7 @@ SETTINGS = (
     Setting(
         "--select",
         "infer.select",
-        "Whom a budget is spent on first.",
+        "Which samples are asked first if a budget does not cover all.",
         "coverage",
         click.Choice(["coverage", "random", "recent", "uncertain"]),
         None,
@@ -86,7 +82,7 @@ SETTINGS = (
     Setting(
         "--controls",
         "infer.controls",
-        "Stand-ins beside the LLM, comma-separated.",
+        "Replacements for the LLM to compare with, comma-separated.",
         "item-text,shuffled,none",
         metavar="NAMES",
     ),
@@ -95,35 +91,45 @@ SETTINGS = (
     Setting("--localizer", "localize.localizer", "How answers are tied to items.", "nearest"),
     Setting("-f", "localize.f", "Items an answer is tied to; 0: the answer itself.", "5", int, "F"),
     Setting("--backbone", "train.backbone", "Session encoder.", "sr-gnn"),
-    Setting("--fuser", "train.fuser", "How intents and sessions become one.", "gated"),
-    Setting("--epochs", "train.epochs", "At most this many passes.", "30", int, "N"),
-    Setting("--seeds", "train.seeds", "Train so often, for mean and deviation.", "1", int, "N"),
+    Setting("--fuser", "train.fuser", "How session vectors and intents are combined.", "gated"),
+    Setting("--epochs", "train.epochs", "Maximum number of epochs.", "30", int, "N"),
+    Setting("--seeds", "train.seeds", "Number of seeds, for mean and deviation.", "1", int, "N"),
     Setting("--seed", "train.seed", "The first seed.", "0", int, "N"),
     Setting("--device", "train.device", "cpu, cuda, cuda:1 ...", "auto"),
-    Setting("--workers", "train.workers", "Models trained side by side.", "one per core", int, "N"),
+    Setting("--workers", "train.workers", "Models trained in parallel.", "one per core", int, "N"),
 )
-"""Settings with options of their own; every other one is reached by `--set`."""
+"""Settings with their own options; all others are set by `--set`."""
 
 LISTS = frozenset({"infer.perspectives", "infer.controls"})
 """Settings whose option takes a comma-separated list."""
 
 
 def print_json(value: object) -> None:
-    """A command's result on standard output, for `--json`."""
+    """Print a command's result on standard output, for `--json`."""
     click.echo(json_text(value, indent=2))
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
-    """JSON that standard output can take: with escapes where it is not UTF-8."""
+    """JSON with escapes if standard output is not UTF-8."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
     return json.dumps(value, indent=indent, ensure_ascii=encoding != "utf8")
 
 
 def common(command: Command) -> Command:
-    """The options that every command has."""
+    """Options that every command has."""
     command = click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
     command = click.option("-q", "--quiet", is_flag=True, help="No progress.")(command)
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def refitted_option(command: Command) -> Command:
+    """`--refitted`, of commands that serve a run's model."""
+    return click.option(
+        "--refitted/--no-refitted",
+        default=None,
+        help="The model that `llm4sbr refit` trained on all sessions, or the one that was tested; by default "
+        "the refitted one if there is one.",
+    )(command)
 
 
 def sources(command: Command) -> Command:
@@ -136,7 +142,7 @@ def sources(command: Command) -> Command:
 
 
 def stage_options(until: str, *, required: bool = True) -> Callable[[Command], Command]:
-    """RUN, the options of a stage and of all before it, and the common ones."""
+    """RUN, the options of a stage and of all stages before it, and the common options."""
     reached = STAGE_NAMES[: STAGE_NAMES.index(until) + 1]
 
     def decorate(command: Command) -> Command:
@@ -150,7 +156,7 @@ def stage_options(until: str, *, required: bool = True) -> Callable[[Command], C
 
 
 def chosen_settings(file: Path | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Settings:
-    """Settings of a file, of `--set` and of options by parameter name, later ones winning."""
+    """Settings from a file, from `--set` and from options by parameter name; later ones win."""
     from llm4sbr.config import merge, nest, parse_set, read_toml
 
     given: dict[str, Any] = {}

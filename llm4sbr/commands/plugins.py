@@ -1,4 +1,4 @@
-"""`llm4sbr plugins` and `llm4sbr doctor`: what is installed, whether it works, and how to add to it."""
+"""`llm4sbr plugins` and `llm4sbr doctor`: lists, checks and creates components."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def plugins() -> None:
-    """Installed components: what there is, whether it works, and how to make one."""
+    """Installed components: list them, check them, write new ones."""
 
 
 @plugins.command("list")
@@ -39,9 +39,9 @@ def list_(kind: str | None, as_json: bool, quiet: bool, debug: bool) -> None:
 @plugins.command("doctor")
 @common
 def doctor_(as_json: bool, quiet: bool, debug: bool) -> None:
-    """Import every component in a process of its own: which fail, what they need, what is missing.
+    """Import every component in a separate process: which fail, what they need, what is missing.
 
-    Also says what the machine has for them: CUDA, TensorRT, ONNX Runtime. Paste it into a bug report.
+    Also shows what the machine has for them: CUDA, TensorRT, ONNX Runtime. Paste it into a bug report.
     """
     from llm4sbr.doctor import diagnose_plugins
 
@@ -54,7 +54,7 @@ def doctor_(as_json: bool, quiet: bool, debug: bool) -> None:
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write it.  [./NAME]")
 @common
 def new(name: str, kind: str, folder: Path | None, as_json: bool, quiet: bool, debug: bool) -> None:
-    """Write a new plugin: a complete distribution whose component works and passes its tests."""
+    """Write a new plugin: a complete package whose component works and passes its tests."""
     from llm4sbr.scaffold import new_plugin
 
     written = new_plugin(name, kind, folder)

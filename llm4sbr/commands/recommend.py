@@ -1,4 +1,4 @@
-"""`llm4sbr recommend`: lists for live sessions, from a run or an exported model."""
+"""`llm4sbr recommend`: recommendations for live sessions, from a run or an exported model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm4sbr.commands.options import common, json_text, print_json
+from llm4sbr.commands.options import common, json_text, print_json, refitted_option
 from llm4sbr.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--session",
     required=True,
     help="Titles or ids, oldest first, separated by commas, | or lines; - reads sessions from standard "
-    "input, one per line, and answers each with a line of JSON.",
+    "input, one per line, and prints a line of JSON for each.",
 )
 @click.option("-k", type=int, help="Length of the list.  [10, or what was exported]")
 @click.option("--variant", help="Which trained model; by default the one with the LLM's intents.")
@@ -35,10 +35,15 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "cache", "predictor", "nearest", "none"]),
     default="auto",
     show_default=True,
-    help="Where the intents come from: this very session's answers, the model's prediction, the closest "
-    "known session's answers, or none; auto takes the first of these that it can have.",
+    help="Where the intents come from: the answers to exactly this session, the model's prediction, the "
+    "nearest known session's answers, or none; auto takes the first of these that is available.",
 )
-@click.option("--include-seen", is_flag=True, help="Also recommend items of the session itself.")
+@click.option(
+    "--include-seen/--exclude-seen",
+    default=None,
+    help="Whether items of the session itself may be recommended; by default as in training and tests.",
+)
+@refitted_option
 @common
 def recommend(
     folder: Path,
@@ -47,18 +52,20 @@ def recommend(
     variant: str | None,
     exported: str | None,
     source: str,
-    include_seen: bool,
+    include_seen: bool | None,
+    refitted: bool | None,
     as_json: bool,
     quiet: bool,
     debug: bool,
 ) -> None:
     """Recommend for live sessions.
 
-    RUN_OR_EXPORT is a run directory, or the folder of an exported model, which needs nothing else.
+    RUN_OR_EXPORT is a run folder, or the folder of an exported model, which needs no run.
     """
-    recommender = _load(folder, variant, exported)
+    recommender = _load(folder, variant, exported, refitted)
     recommender.check(k, source)
-    answer = partial(recommender.recommend, k=k, exclude_seen=not include_seen, source=source)
+    exclude_seen = None if include_seen is None else not include_seen
+    answer = partial(recommender.recommend, k=k, exclude_seen=exclude_seen, source=source)
     if session == "-":
         _stream(answer)
     elif as_json:
@@ -69,13 +76,20 @@ def recommend(
         show_recommendation(answer(session))
 
 
-def _load(folder: Path, variant: str | None, exported: str | None) -> Recommender | ExportedRecommender:
+def _load(
+    folder: Path, variant: str | None, exported: str | None, refitted: bool | None
+) -> Recommender | ExportedRecommender:
     from llm4sbr.serving.exported import ExportedRecommender, is_artefact
 
     if exported is None and not is_artefact(folder):
         from llm4sbr.serving.recommend import Recommender
 
-        return Recommender.load(folder, variant=variant)
+        found = Recommender.load(folder, variant=variant, refitted=refitted)
+        if found.trained.refitted and refitted is None:
+            click.echo("refitted on all sessions; --no-refitted takes the model that was tested", err=True)
+        return found
+    if refitted is not None:
+        raise InputError("--refitted: an exported model is one or the other already; leave it out")
     if variant is not None:
         raise InputError("--variant: an exported model is one already; leave it out, or export that variant")
     if exported is None:
@@ -84,7 +98,7 @@ def _load(folder: Path, variant: str | None, exported: str | None) -> Recommende
 
 
 def _stream(answer: Callable[..., Recommendation]) -> None:
-    """Answer every line of standard input at once; exit with 2 behind the last if one was bad."""
+    """Answer every line of standard input as it comes; at the end, exit with 2 if a line was invalid."""
     from llm4sbr.serving.stream import replies
 
     if sys.stdin is None:

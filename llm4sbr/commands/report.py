@@ -1,4 +1,4 @@
-"""`llm4sbr report`: parse, call, print."""
+"""`llm4sbr report`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from llm4sbr.commands.options import common, print_json
 @click.argument("folder", metavar="RUN_OR_EXPERIMENT", type=click.Path(path_type=Path))
 @common
 def report(folder: Path, as_json: bool, quiet: bool, debug: bool) -> None:
-    """Write report.html: tables, figures, and sessions with their answers, in one file that needs no other.
+    """Write report.html: tables, figures, and sessions with their answers, in one self-contained file.
 
-    A run writes its own at its end; this writes it anew, or for a run that is not finished.
+    A run writes it at its end; this command writes it again, also for an unfinished run.
     """
     from llm4sbr.report.page.write import write
 

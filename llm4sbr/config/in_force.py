@@ -1,56 +1,152 @@
-"""The settings in force in a run: what somebody chose, and behind it what protocol and components suggest."""
+"""The settings in force in a run: what somebody chose, and behind it what protocol and components suggest.
+
+A run keeps what was chosen in `config.toml`. It is written when the data and the components have accepted it,
+stage by stage, so that a refused command leaves nothing behind; `KEY=`, `KEY=default` take a choice back.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from llm4sbr import registry
-from llm4sbr.config import PROTOCOLS, Config, Settings, build, components, nest, read_toml
+from llm4sbr import registry, stamps, store
+from llm4sbr.config import (
+    PROTOCOLS,
+    Config,
+    Settings,
+    build,
+    components,
+    flatten,
+    nest,
+    read_toml,
+    to_toml,
+)
 from llm4sbr.config.files import with_full_paths
+from llm4sbr.config.layers import DEFAULT
 from llm4sbr.config.types import without_defaults
-from llm4sbr.errors import RegistryError
+from llm4sbr.errors import Llm4sbrError, RegistryError, StoreError
+from llm4sbr.stamps import SECTIONS, STAGE_NAMES
+
+CHOSEN = "config.toml"
+"""What somebody chose, as a file of the run."""
 
 RESOLVED = "resolved.toml"
-"""Every value in force, as a file of the run."""
+"""Every value in force when the run was last brought up to date, as a file of the run."""
 
 
-def configure(run: Path | None, chosen: Settings) -> tuple[Settings, Config]:
-    """What is chosen for a run, and every value in force.
+class Request(NamedTuple):
+    """Settings of a command, on top of what its run keeps."""
+
+    run: Path | None
+    before: Settings
+    """What the run keeps."""
+    given: Settings
+    """What the command says."""
+    config: Config
+    """Every value in force."""
+
+    def chosen(self, until: str = STAGE_NAMES[-1]) -> Settings:
+        """What was chosen before, and now for the stages up to `until`."""
+        reached = STAGE_NAMES[: STAGE_NAMES.index(until) + 1]
+        now = {key: value for key, value in self.given.items() if SECTIONS.get(key) in reached}
+        return _together(self.before, now)
+
+    def keep(self, until: str = STAGE_NAMES[-1]) -> None:
+        """Write what was chosen into the run, as far as the stages up to `until` read it."""
+        assert self.run is not None
+        store.write_text(self.run / CHOSEN, to_toml(self.chosen(until)))
+
+
+def request(run: Path | None, given: Settings) -> Request:
+    """Resolve and validate the settings of a command.
 
     Args:
-        run: the run directory; settings chosen there before hold where `chosen` is silent.
-        chosen: settings of the command line, already merged.
+        run: the run directory; what it keeps holds where `given` is silent.
+        given: settings of the command, already merged.
 
     Returns:
-        The settings somebody chose, and the configuration, in which the protocol, and behind it the chosen
-        components' suggestions, fill what nobody chose. If a component has gone since, what was in force
-        when the run was last brought up to date, unless something else is chosen now.
+        The request; in its configuration the protocol, and behind it the chosen components' suggestions, fill
+        what nobody chose. If a component has gone since, it is what was in force when the run was last
+        brought up to date, unless something else is chosen now.
+
+    Raises:
+        ConfigError: a wrong key or value.
+        RegistryError: a component that is not installed.
     """
-    before, given = (run / "config.toml" if run else None), chosen
-    if before and before.exists():
-        chosen = components.added(read_toml(before), chosen)
-    chosen = with_full_paths(without_defaults(chosen))
+    path = run / CHOSEN if run else None
+    before = read_toml(path) if path and path.exists() else {}
+    with naming_kept(run, before, given):
+        chosen = _together(before, given)
+        try:
+            return Request(run, before, given, _in_force(chosen))
+        except RegistryError:
+            if given or run is None or not (run / RESOLVED).exists():
+                raise
+            return Request(run, before, given, build(read_toml(run / RESOLVED)))
+
+
+def check_run(run: Path) -> None:
+    """Refuse a folder that is no run directory; `StoreError` names the one that may have been meant."""
+    stamps.check_there(run)
+    if not (run / CHOSEN).exists():
+        raise StoreError(
+            f"{run}: not a run directory (no {CHOSEN}); llm4sbr run and llm4sbr prepare begin one"
+        )
+
+
+def configure(run: Path | None, given: Settings | None = None) -> Config:
+    """Every value in force, see `request`."""
+    return request(run, given or {}).config
+
+
+@contextmanager
+def naming_kept(run: Path | None, before: Settings, given: Settings) -> Iterator[None]:
+    """Adds to an error about a choice that the run keeps where it is kept, and how it is taken back."""
     try:
-        return chosen, _in_force(chosen)
-    except RegistryError:
-        if given or run is None or not (run / RESOLVED).exists():
-            raise
-        return chosen, build(read_toml(run / RESOLVED))
+        yield
+    except Llm4sbrError as error:
+        kept = {key: value for key, value in flatten(before).items() if key not in flatten(given)}
+        found = next((key for key, value in kept.items() if _is_about(str(error), key, value)), None)
+        if run is not None and found is not None and CHOSEN not in str(error):
+            place = f"{found} = {kept[found]!r} is kept in {run / CHOSEN}"
+            back = f"llm4sbr config {run} --set {found}=default takes it back"
+            error.args = (f"{error}; {place}; {back}", *error.args[1:])
+        raise
+
+
+def _is_about(text: str, key: str, value: Any) -> bool:
+    section, _, leaf = key.rpartition(".")
+    if section.endswith("options") and repr(leaf) in text:
+        return True
+    if key == "data.path" or not isinstance(value, str):  # errors about data name files in it
+        return key in text
+    return key in text or repr(value) in text or (len(value) > 3 and value in text)
+
+
+def _together(before: Settings, given: Settings) -> Settings:
+    return with_full_paths(without_defaults(components.added(before, given)))
 
 
 def _in_force(chosen: Settings) -> Config:
-    config = build(chosen)
     suggested = [
-        nest(registry.suggestions("readers", config.data.reader)),
-        nest(registry.suggestions("llms", config.infer.llm)),
-        nest(PROTOCOLS[config.protocol]),
+        nest(registry.suggestions("readers", _named(chosen, "data.reader"))),
+        nest(registry.suggestions("llms", _named(chosen, "infer.llm"))),
+        nest(PROTOCOLS.get(_named(chosen, "protocol"), {})),  # a wrong one is refused below
     ]
     return build(*suggested, chosen)
 
 
-def default_run(chosen: Settings) -> Path:
+def _named(chosen: Settings, key: str) -> str:
+    """A name that was chosen, or its default."""
+    value: Any = flatten(chosen).get(key, DEFAULT)
+    return str(flatten(Config().model_dump())[key] if value in (DEFAULT, None) else value)
+
+
+def default_run(given: Settings) -> Path:
     """`runs/DATASET-LLM`, or `runs/DATASET-LLM-PROTOCOL`: the run directory where none is named."""
-    config = build(chosen)
-    label = f"{config.data.reader}-{config.infer.llm}"
-    label += "" if config.protocol == "default" else f"-{config.protocol}"
+    label = f"{_named(given, 'data.reader')}-{_named(given, 'infer.llm')}"
+    protocol = _named(given, "protocol")
+    label += "" if protocol == "default" else f"-{protocol}"
     return Path("runs") / "".join(c if c.isalnum() or c in "-._" else "-" for c in label)

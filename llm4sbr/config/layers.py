@@ -9,6 +9,9 @@ from typing import Any
 
 from llm4sbr.errors import ConfigError
 
+DEFAULT = "default"
+"""A value that takes a choice back."""
+
 Settings = dict[str, Any]
 """Nested plain dictionaries, as in a TOML file: only what somebody chose."""
 
@@ -45,12 +48,17 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def parse_set(assignments: Sequence[str]) -> Settings:
-    """Settings of `section.key=value` texts; values are TOML, and a text that is no TOML is a string."""
+    """Settings of `section.key=value` texts; values are TOML, and a text that is no TOML is a string.
+
+    `section.key=` takes a choice back, as `section.key=default` does; the empty text is `section.key=""`.
+    """
     flat: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: expected section.key=value, for instance --set train.dim=128")
+        if not value.strip():
+            value = DEFAULT
         try:
             flat[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

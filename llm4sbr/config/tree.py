@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm4sbr.config.layers import Settings, flatten, merge
-from llm4sbr.config.types import LARGEST, SEEDS, Amount, Lengths, Names, SomeNames
+from llm4sbr.config.types import LARGEST, SEEDS, Amount, Device, Lengths, Names, SomeNames
 from llm4sbr.errors import ConfigError
 
 
@@ -56,6 +56,9 @@ class DataConfig(Section):
     test_prefixes: Literal["last", "all"] | None = None
     """What is validated and tested on, in the same words. By default `all`, under the `paper` split what the
     paper does with the data set; `leave-last-out` has `last` and nothing else."""
+    repeats: Literal["auto", "yes", "no"] = "auto"
+    """Whether a list may contain the session's own items, in training, in every row of the table, and where
+    it is served. `auto`: yes if 1% or more of the training targets repeat an item of their session."""
     split: Literal["temporal", "random", "paper", "leave-last-out"] | None = None
     """`temporal`: whole sessions by time. `random`: whole sessions at random. `paper`: the paper's sizes,
     samples at random, no validation part. `leave-last-out`: a session's last click is for testing (leaks
@@ -169,7 +172,7 @@ class TrainConfig(Section):
     """The first seed."""
     workers: int | None = Field(None, ge=1)
     """Models trained side by side, each on its share of the cores; by default one per core, at most 4."""
-    device: str = "auto"
+    device: Device = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one. Under `torchrun` one GPU per process."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: matrix products of the model in bfloat16; weights, losses and optimizer stay float32."""
@@ -212,6 +215,7 @@ class Config(Section):
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
+        "data.repeats": "yes",
         "data.split": "paper",  # without a validation part: the best epoch is chosen on the test set
         "data.min_item_count": 5,
         "data.min_length": 2,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
+from llm4sbr.config.layers import DEFAULT
 from llm4sbr.errors import ConfigError
-
-DEFAULT = "default"
-"""A value that takes a choice back."""
 
 LARGEST = 2**31
 """Of counts and sizes: what still fits into the numbers of every library behind them."""
@@ -69,6 +68,18 @@ def _lengths(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
+def check_lengths(k: Sequence[int], items: int) -> None:
+    """Refuse lists that are longer than the catalogue of `items`."""
+    if not k or min(k) < 1 or max(k) > items:
+        raise ConfigError(f"evaluate.k = {list(k)}: a list has 1 to {items} items here, the whole catalogue")
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", value):
+        raise ValueError("expected auto, cpu, cuda or cuda:1")
+    return value
+
+
 def _text_of_number(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -79,6 +90,9 @@ Lengths = Annotated[
     tuple[int, ...], AfterValidator(_distinct), AfterValidator(_lengths), AfterValidator(_some)
 ]
 """Lengths of lists, K."""
+
+Device = Annotated[str, AfterValidator(_device)]
+"""Name of a device as PyTorch has it, or `auto`."""
 
 Amount = Annotated[str | None, BeforeValidator(_text_of_number)]
 """Text that may look like a number, or none."""

@@ -38,6 +38,11 @@ class Prepared(NamedTuple):
     stats: dict[str, Any]
     """The content of `stats.json`."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a list may contain the session's own items; data of an earlier version says yes."""
+        return bool(self.stats.get("rules", {}).get("repeats", True))
+
     def prefix(self, samples: Samples, index: int) -> list[int]:
         """Catalogue ids of one sample's prefix, oldest first."""
         return self.sessions.items[int(samples.start[index]) : int(samples.end[index])].tolist()

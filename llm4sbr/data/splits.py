@@ -73,13 +73,19 @@ def split(log: ClickLog, config: DataConfig, *, rule: str) -> Split:
     return result
 
 
-def expand(log: ClickLog, prefixes: Prefixes) -> tuple[Ints, Ints]:
-    """Start and end of every session's prefixes: one for its last click, or for all clicks but the first."""
+def expand(offsets: Ints, prefixes: Prefixes) -> tuple[Ints, Ints]:
+    """Start and end of every session's prefixes: one for its last click, or for all clicks but the first.
+
+    Args:
+        offsets: (sessions + 1,), session s is what stands from `offsets[s]` to `offsets[s + 1]`.
+        prefixes: the rule.
+    """
+    lengths = np.diff(offsets)
     if prefixes == "last":
-        keep = log.lengths >= 2
-        return log.offsets[:-1][keep], log.offsets[1:][keep] - 1
-    start = np.repeat(log.offsets[:-1], log.lengths)
-    end = np.arange(len(log.items), dtype=np.int64)
+        keep = lengths >= 2
+        return offsets[:-1][keep], offsets[1:][keep] - 1
+    start = np.repeat(offsets[:-1], lengths)
+    end = np.arange(offsets[-1], dtype=np.int64)
     return start[end > start], end[end > start]
 
 
@@ -110,7 +116,7 @@ def _by_sessions(log: ClickLog, config: DataConfig, *, by_time: bool) -> Split:
     samples = {}
     before = 0
     for name, part in zip(("train", "valid", "test"), parts, strict=True):
-        start, end = expand(part, train_rule if name == "train" else test_rule)
+        start, end = expand(part.offsets, train_rule if name == "train" else test_rule)
         samples[name] = (start + before, end + before)
         before += len(part.items)
     return Split(rules.join(parts), train, samples, dropped, train_rule, test_rule)
@@ -137,10 +143,10 @@ def _paper(log: ClickLog, config: DataConfig) -> Split:
     known = next((one for one in PAPER if (one.items, one.clicks) == found), None)
     test_rule = config.test_prefixes or (known.prefixes if known else "all")
     train_rule = config.train_prefixes or test_rule
-    start, end = expand(log, test_rule)
+    start, end = expand(log.offsets, test_rule)
     size = known.test if known and known.prefixes == test_rule else round(config.test * len(end))
     test = np.sort(np.random.default_rng(config.seed).permutation(len(end))[:size])
-    train_start, train_end = expand(log, train_rule)
+    train_start, train_end = expand(log.offsets, train_rule)
     train = ~np.isin(train_end, end[test])
     train_start, train_end = train_start[train], train_end[train]
     last = np.full(len(log.lengths), -1, np.int64)
@@ -174,7 +180,7 @@ def _leave_last_out(log: ClickLog, config: DataConfig) -> Split:
         enough = last - start >= 3
         train_start, train_end = start[enough], last[enough] - 2
     else:
-        train_start, train_end = expand(log, "all")
+        train_start, train_end = expand(log.offsets, "all")
         inside = train_end < np.repeat(last - 1, np.maximum(log.lengths - 1, 0))
         train_start, train_end = train_start[inside], train_end[inside]
     samples = {

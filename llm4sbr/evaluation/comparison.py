@@ -13,9 +13,6 @@ from llm4sbr.evaluation.verdict import Comparison, Evidence, verdict
 
 PLAIN, LLM = "plain", "llm"
 """Names of the rows that others are compared with."""
-ITEM_ITEM = "item-item"
-ALONE = (PLAIN, ITEM_ITEM)
-"""The backbone without intents, and the same with an item-item model's scores added."""
 
 
 class Row(NamedTuple):
@@ -36,7 +33,13 @@ Values = dict[str, dict[str, Tensor]]
 
 
 def table(
-    rows: Sequence[Row], ks: Sequence[int], *, groups: Tensor, llm: str, coverage: float | None
+    rows: Sequence[Row],
+    ks: Sequence[int],
+    *,
+    groups: Tensor,
+    llm: str,
+    coverage: float | None,
+    without_intents: Sequence[Tensor] | None = None,
 ) -> dict[str, Any]:
     """The content of `metrics.json`, plain values only; `against` has the LLM's gains over each control.
 
@@ -46,17 +49,23 @@ def table(
         groups: int64 (M,), the session of each test sample; see `metrics.paired_test`.
         llm: name of the LLM, for the verdict.
         coverage: share of test samples with an LLM answer; None without an LLM.
+        without_intents: ranks per seed of the LLM's model when it gets no intents.
     """
-    values = {row.name: _over_seeds(row, ks) for row in rows}
-    pairs = _pairs(rows)
-    tested = _test(values, pairs, groups)
+    values = {row.name: _over_seeds(row.ranks, ks) for row in rows}
     headline = f"MRR@{max(ks)}"
+    best = _best_baseline(rows, values, headline)
+    pairs = _pairs(rows, best)
+    tested = _test(values, pairs, groups)
     found = {pair: Comparison(_gain(values, pair, headline), tested[pair][headline]) for pair in pairs}
     evidence = Evidence(
         samples=len(groups),
         coverage=coverage,
         seeds=max((len(row.ranks) for row in rows), default=0),
         selected_on=sorted({one["selected_on"] for row in rows for one in row.facts if "seed" in one}),
+        best_baseline=best,
+        without_intents=_change(values, _over_seeds(without_intents, ks), headline)
+        if without_intents and LLM in values
+        else None,
     )
     return {
         "k": list(ks),
@@ -66,23 +75,35 @@ def table(
         "against": {
             other: {"gain": {name: _gain(values, (LLM, other), name) for name in p}, "p": p}
             for (first, other), p in tested.items()
-            if first == LLM and other != PLAIN
+            if first == LLM and other not in (PLAIN, best)
         },
         "verdict": verdict(found, evidence, llm=llm, metric=headline),
     }
 
 
-def _over_seeds(row: Row, ks: Sequence[int]) -> dict[str, Tensor]:
-    per_seed = [metrics.per_sample(ranks, ks) for ranks in row.ranks]
+def _change(values: Values, other: Mapping[str, Tensor], metric: str) -> float | None:
+    """Relative change of the metric's mean from the LLM's row to another; None if the LLM's is 0."""
+    own = float(values[LLM][metric].mean())
+    return float(other[metric].mean()) / own - 1 if own else None
+
+
+def _best_baseline(rows: Sequence[Row], values: Values, metric: str) -> str | None:
+    names = [row.name for row in rows if row.kind == "baseline"]
+    return max(names, key=lambda name: float(values[name][metric].mean()), default=None)
+
+
+def _over_seeds(per_seed_ranks: Sequence[Tensor], ks: Sequence[int]) -> dict[str, Tensor]:
+    per_seed = [metrics.per_sample(ranks, ks) for ranks in per_seed_ranks]
     return {name: torch.stack([values[name] for values in per_seed]).mean(0) for name in per_seed[0]}
 
 
-def _pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """The pairs to compare: everything with the plain backbone, and the LLM with every control."""
+def _pairs(rows: Sequence[Row], baseline: str | None) -> list[tuple[str, str]]:
+    """Everything with the plain backbone, and the LLM with every control and with a baseline."""
     names = [row.name for row in rows]
     controls = [row.name for row in rows if row.kind == "control"]
     against_plain = [(name, PLAIN) for name in names if name != PLAIN and PLAIN in names]
-    return against_plain + [(LLM, name) for name in controls if LLM in names]
+    others = [*controls, *([baseline] if baseline else [])]
+    return against_plain + [(LLM, name) for name in others if LLM in names]
 
 
 def _test(
@@ -114,6 +135,7 @@ def _line(row: Row, ks: Sequence[int], values: Values, p: Mapping[str, float] | 
         "device_memory": _mean(row.facts, "device_memory"),
         "samples_per_second": _mean(row.facts, "samples_per_second"),
         "parameters": row.facts[0].get("parameters"),
+        "still_rising": sum(bool(one.get("still_rising")) for one in row.facts),
     }
 
 

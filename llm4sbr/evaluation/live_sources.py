@@ -71,8 +71,14 @@ def rank_sources(
     found["none"] = SourceRanks("none", [], 0.0)
 
     def rank(name: str, score: Callable[[Batch], Tensor]) -> None:
-        size = prepared.catalogue.size
-        ranks = rank_all(score, prepared.sessions, test, num_items=size, batch_size=batch_size)
+        ranks = rank_all(
+            score,
+            prepared.sessions,
+            test,
+            num_items=prepared.catalogue.size,
+            batch_size=batch_size,
+            repeats=prepared.repeats,
+        )
         found[name].ranks.append(ranks)
         done(name)
 

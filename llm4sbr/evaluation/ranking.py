@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr.data.batches import Batch, batches
+from llm4sbr.data.repeats import without_own
 from llm4sbr.evaluation.metrics import ranks
 from llm4sbr.fusion.model import LLM4SBR
 from llm4sbr.intents import IntentStore
@@ -38,9 +39,17 @@ class SampleIntents(NamedTuple):
 
 
 def rank_all(
-    score: Callable[[Batch], Tensor], sessions: Sessions, samples: Samples, *, num_items: int, batch_size: int
+    score: Callable[[Batch], Tensor],
+    sessions: Sessions,
+    samples: Samples,
+    *,
+    num_items: int,
+    batch_size: int,
+    repeats: bool,
 ) -> Tensor:
     """The rank of each sample's target, int64 (M,) on the CPU, in the samples' order.
+
+    Where lists leave out the session's own items, a target among them has the last rank.
 
     Args:
         score: returns float (B, N) for a batch, on any device.
@@ -48,6 +57,7 @@ def rank_all(
         samples: M samples.
         num_items: N.
         batch_size: maximum number of samples per batch.
+        repeats: whether a list may contain the session's own items.
     """
     found = torch.zeros(len(samples.key), dtype=torch.int64)
     if not len(found):
@@ -56,6 +66,8 @@ def rank_all(
     with torch.inference_mode():
         for batch in batches(sessions, samples, batch_size=size):
             scores = score(batch)
+            if not repeats:
+                scores = without_own(scores, batch.items.to(scores.device), batch.mask.to(scores.device))
             found[batch.index] = ranks(scores, batch.target.to(scores.device)).cpu()
     return found
 

@@ -8,6 +8,9 @@ from typing import NamedTuple
 CONTROLS = ("item-text", "shuffled")
 """Controls that an LLM's intents must beat before a gain is credited to the LLM."""
 
+SAME = 0.005
+"""A relative change of the metric below this is not worth a word."""
+
 LEVEL = 0.05
 """Significance level."""
 
@@ -46,6 +49,10 @@ class Evidence(NamedTuple):
     """Repetitions."""
     selected_on: Sequence[str]
     """Which part the best epochs were chosen on: `valid`, `test` or `none`."""
+    best_baseline: str | None = None
+    """Name of the baseline with the highest value of the metric."""
+    without_intents: float | None = None
+    """Relative change of the metric when the LLM's model gets no intents; None if not measured."""
 
 
 def verdict(
@@ -68,16 +75,22 @@ def verdict(
         text += f", {evidence.coverage:.0%} of them with an answer"
     if "test" in evidence.selected_on:
         text += ", with the best epoch chosen on the test set as in the paper, which flatters every row"
-    return f"By {metric} {text}, {_finding(comparisons, llm)}."
+    found = [_finding(comparisons, llm, evidence), _against_baseline(comparisons, evidence.best_baseline)]
+    if evidence.without_intents is not None and abs(evidence.without_intents) < SAME:
+        found.append("the lists do not depend on the intents, the model without any is as good")
+    return f"By {metric} {text}, {'; '.join(filter(None, found))}."
 
 
-def _finding(comparisons: Mapping[tuple[str, str], Comparison], llm: str) -> str:
+def _finding(comparisons: Mapping[tuple[str, str], Comparison], llm: str, evidence: Evidence) -> str:
     against_plain = comparisons.get(("llm", "plain"))
     controls = {name: comparisons[pair] for pair in comparisons for name in [pair[1]] if pair[0] == "llm"}
-    controls.pop("plain", None)
+    for name in ("plain", evidence.best_baseline):
+        controls.pop(name or "", None)
     if llm == "none":
         return _without_llm(comparisons)
     start = f"the intents of {llm}"
+    if evidence.coverage == 0:
+        return f"no test sample has an answer, so nothing is shown about {start}"
     if against_plain is None and not controls:
         return f"{start} stand alone: neither plain backbone nor control was trained, so no gain is known"
     if against_plain is None:
@@ -95,6 +108,15 @@ def _finding(comparisons: Mapping[tuple[str, str], Comparison], llm: str) -> str
     if len(asked) == len(CONTROLS) and all(one.better for one in asked):
         return f"{gain} and {_against(controls)}, so the gain is the LLM's own"
     return f"{gain}, but {_against(controls)}, so the gain cannot be credited to what the LLM said"
+
+
+def _against_baseline(comparisons: Mapping[tuple[str, str], Comparison], baseline: str | None) -> str:
+    """How the LLM's model stands beside the best baseline, "" if one of the two is missing."""
+    one = comparisons.get(("llm", baseline or ""))
+    if one is None:
+        return ""
+    place = "is above" if one.better else "is below" if one.worse else "does not differ from"
+    return f"the model {place} the best baseline, {baseline} ({one})"
 
 
 def _against(controls: Mapping[str, Comparison]) -> str:

@@ -22,6 +22,7 @@ from llm4sbr.experiments.work import SHARES, Task, line_of, settle, work
 from llm4sbr.fusion.saved import RECORD as MODEL
 from llm4sbr.progress import Advance, Progress
 from llm4sbr.system import processes
+from llm4sbr.training.trained import model_folders
 
 RECORD = "experiment.json"
 FORMAT = 1
@@ -130,10 +131,10 @@ def _blank(cell: Cell) -> dict[str, Any]:
 def _training(run: Path) -> dict[str, list[dict[str, int]]]:
     """Variant -> `seed`, `epochs` and `best_epoch` of each of its models."""
     found: dict[str, list[dict[str, int]]] = {}
-    for path in sorted((run / "train").glob(f"*/seed-*/{MODEL}")):
-        facts = store.read_json(path)["facts"]
+    for folder in sorted(model_folders(run / "train")):
+        facts = store.read_json(folder / MODEL)["facts"]
         told = {key: facts[key] for key in ("seed", "epochs", "best_epoch")}
-        found.setdefault(path.parent.parent.name, []).append(told)
+        found.setdefault(folder.parent.name, []).append(told)
     return found
 
 

@@ -12,7 +12,7 @@ from llm4sbr.config import Config, Settings, in_force, to_toml
 from llm4sbr.errors import Llm4sbrError
 from llm4sbr.experiments import sharing
 from llm4sbr.progress import Advance, Progress
-from llm4sbr.stages.train import TrainingJob, train_job
+from llm4sbr.stages.train import job_of, train_job
 from llm4sbr.system import memory, processes
 from llm4sbr.system.processes import Report
 
@@ -34,7 +34,7 @@ class Task(NamedTuple):
 
 def settle(run: Path, chosen: Settings) -> Config:
     """The cell's configuration; settings saved by an earlier command are discarded."""
-    _, config = in_force.configure(None, chosen)
+    config = in_force.configure(None, chosen)
     store.write_text(run / "config.toml", to_toml(chosen))
     return config
 
@@ -90,14 +90,14 @@ def work(task: Task, report: Report) -> str:
 
 def _train_apart(run: Path, config: Config, report: Report) -> None:
     """Train the missing models, each in a fresh process."""
-    stamp = freshness.stamp_for(run, sharing.TRAIN, config)
-    done = stamps.read_stamp(run / sharing.TRAIN.name)
+    stamp = freshness.stamp_for(run, freshness.TRAIN, config)
+    done = stamps.read_stamp(run / freshness.TRAIN.name)
     if done and done.fingerprint == stamp.fingerprint:
         return
-    jobs = [
-        TrainingJob(run, folder, config, variant, int(folder.name.removeprefix("seed-")))
-        for variant, folder in sharing.wanted(run, config, stamp)
-    ]
+    out, missing = sharing.missing_models(run, config)
+    jobs = [job_of(run, out, name, config) for name in missing]
+    for name, wanted in missing.items():
+        stamps.begin_part(out / name, wanted)
 
     def told(index: int, result: str) -> None:
         report(0, f"{jobs[index].variant}: {result}")

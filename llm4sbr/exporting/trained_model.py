@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
@@ -16,7 +16,7 @@ from llm4sbr.exporting.verification import Inputs, Reference
 from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
 from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples
-from llm4sbr.training.trained import Trained, choose, trained_models
+from llm4sbr.training.trained import Trained, served
 
 CALIBRATION = 512
 """Real sessions that ranges are measured on."""
@@ -37,7 +37,13 @@ class Original(NamedTuple):
 
     @classmethod
     def of(
-        cls, run: Path, *, variant: str | None = None, seed: int | None = None, intents: str | None = None
+        cls,
+        run: Path,
+        *,
+        variant: str | None = None,
+        seed: int | None = None,
+        intents: str | None = None,
+        refitted: bool | None = None,
     ) -> Original:
         """A model of a finished run.
 
@@ -46,14 +52,16 @@ class Original(NamedTuple):
             variant: which of its models; by default as `recommend` chooses.
             seed: which seed; by default the best on validation.
             intents: of a fused model, `input` (the default), `predictor` or `none`.
+            refitted: its refit on all sessions or not; by default if there is one.
 
         Raises:
             InputError: there is no such model, or it takes no intents.
             StoreError: nothing is trained, files do not belong together, or there is nothing to test with.
         """
-        trained = choose(trained_models(run), variant=variant, seed=seed)
-        prepared = load(run / "prepare")
-        saved = load_model(trained.folder)
+        with stamps.naming_command(run):
+            trained = served(run, variant=variant, seed=seed, refitted=refitted)
+            prepared = load(run / "prepare")
+            saved = load_model(trained.folder)
         if saved.catalogue != catalogue_hash(prepared.catalogue):
             raise StoreError(f"{trained.folder}: of another catalogue than prepare has now; train again")
         if not len(prepared.samples["test"].key):

@@ -63,6 +63,7 @@ def verify(
     samples: Samples,
     k: int,
     exact: bool,
+    exclude: bool = False,
     max_batch: int = 64,
     advance: Callable[..., None] = lambda count: None,
 ) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def verify(
         samples: the test part.
         k: K.
         exact: every list must agree; else a few may not, as with rounded weights.
+        exclude: leave the sessions' own items out of the lists of `samples`, as in the run's table.
         max_batch: most sessions asked for at once.
         advance: told how many samples are done.
 
@@ -90,7 +92,7 @@ def verify(
         shapes.append(sizes | {"max_difference": difference})
     agree, positions, worst = [], [], 0.0
     for batch in batches(sessions, samples, batch_size=max_batch):
-        one = compare(scorer, reference, reference.inputs(batch), k=k, exclude=False)
+        one = compare(scorer, reference, reference.inputs(batch), k=k, exclude=exclude)
         agree.append(one.agree)
         positions.append(torch.stack([position(one.trained, batch), position(one.artefact, batch)]))
         worst = max(worst, one.difference)

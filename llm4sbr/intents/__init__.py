@@ -11,7 +11,7 @@ and checks their content.
 """
 
 from llm4sbr.intents.manifest import FORMAT, MANIFEST
-from llm4sbr.intents.reader import IntentStore, verify_all
+from llm4sbr.intents.reader import IntentStore, sources_of, verify_all
 from llm4sbr.intents.writer import IntentWriter
 
-__all__ = ["FORMAT", "MANIFEST", "IntentStore", "IntentWriter", "verify_all"]
+__all__ = ["FORMAT", "MANIFEST", "IntentStore", "IntentWriter", "sources_of", "verify_all"]

@@ -126,6 +126,16 @@ class IntentStore:
         return found.index_fill_(0, (rows < 0).nonzero().squeeze(1), 0).view(shape)
 
 
+def sources_of(localize: Path) -> list[str]:
+    """Whose intents a run has, the LLM's first: those that were asked for last, if the stage was finished."""
+    summary = localize / "localize.json"
+    if summary.exists():
+        names = set(store.read_json(summary).get("sources", {}))
+    else:
+        names = {path.parent.name for path in localize.glob(f"*/{MANIFEST}")}
+    return sorted(names, key=lambda name: (name != "llm", name))
+
+
 def verify_all(localize: Path, *, catalogue: str) -> dict[str, IntentStore]:
     """Verify all intents of a run and open them.
 
@@ -141,9 +151,8 @@ def verify_all(localize: Path, *, catalogue: str) -> dict[str, IntentStore]:
     """
     summary = localize / "localize.json"
     told = store.read_json(summary) if summary.exists() else {}
-    names = {path.parent.name for path in localize.glob(f"*/{MANIFEST}")} | set(told.get("sources", {}))
     found = {}
-    for name in sorted(names, key=lambda name: (name != "llm", name)):
+    for name in sources_of(localize):
         found[name] = IntentStore.open(localize / name)
         found[name].verify(catalogue=catalogue)
     for name, expected in told.get("files", {}).items():

@@ -7,7 +7,17 @@ from typing import Any
 
 from llm4sbr.report.cells import Entry, labels, rows_of
 from llm4sbr.report.formats import MISSING, count, metric, size
-from llm4sbr.report.results import best_of, gain, label, legend, mark_controls, metric_header, peak, value
+from llm4sbr.report.results import (
+    best_of,
+    gain,
+    label,
+    legend,
+    mark_controls,
+    metric_header,
+    peak,
+    ranking,
+    value,
+)
 from llm4sbr.report.table import Cell, Row, Table, cells
 
 PAPER_LEGEND = "paper: its Table 2 as printed, with Qwen-7B and BERT."
@@ -29,7 +39,7 @@ def setting(members: Sequence[Entry]) -> str:
     seeds = sorted({cell["metrics"].get("seeds", 1) for cell in members})
     number = " or ".join(map(str, seeds)) + (" seeds" if seeds != [1] else " seed")
     chosen = ", BEST EPOCH CHOSEN ON THE TEST SET" if "test" in metrics["selected_on"] else ""
-    return f"Percent over {count(metrics.get('samples'))} test samples, {number}{chosen}; full ranking."
+    return f"Percent over {count(metrics.get('samples'))} test samples, {number}{chosen}; {ranking(metrics)}."
 
 
 def cells_table(kind: str, members: Sequence[Entry]) -> Table:

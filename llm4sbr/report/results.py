@@ -9,6 +9,9 @@ from llm4sbr.evaluation.verdict import CONTROLS
 from llm4sbr.report.formats import MISSING, count, duration, metric, p_value, percent, size
 from llm4sbr.report.table import Cell, Row, Table, best_value, cells
 
+STILL_RISING = "still rising"
+"""Note on a row whose training ended too early."""
+
 STARS = ((0.01, "**"), (0.05, "*"))
 """Below this p-value a gain carries this mark."""
 
@@ -29,7 +32,8 @@ def mark_controls(rows: Sequence[Row], llm: str | None) -> list[dict[str, Any]]:
 def setting(metrics: Mapping[str, Any]) -> str:
     """What the numbers rest on, in one line: protocol, samples, seeds, split, where epochs were chosen."""
     seeds = metrics.get("seeds", 1)
-    facts = [f"{metrics['samples']:,} test samples", f"{seeds} seed{'s' if seeds != 1 else ''}"]
+    asked = " (the last click of each session)" if metrics.get("prefixes") == "last" else ""
+    facts = [f"{metrics['samples']:,} test samples{asked}", f"{seeds} seed{'s' if seeds != 1 else ''}"]
     if metrics.get("split"):
         facts.append(f"split {metrics['split']}")
     if metrics.get("coverage") is not None:
@@ -38,7 +42,15 @@ def setting(metrics: Mapping[str, Any]) -> str:
         facts.append("BEST EPOCH CHOSEN ON THE TEST SET")
     if "none" in metrics.get("selected_on", ()):
         facts.append("last epoch kept for want of validation samples")
-    return f"{_protocol(metrics)}Percent over {', '.join(facts)}; full ranking."
+    return f"{_protocol(metrics)}Percent over {', '.join(facts)}; {ranking(metrics)}."
+
+
+def ranking(metrics: Mapping[str, Any]) -> str:
+    """Among which items a target is ranked."""
+    if "repeats" not in metrics:  # of an earlier version
+        return "full ranking"
+    own = "the session's own items included" if metrics["repeats"] else "the session's own items left out"
+    return f"full ranking, {own}"
 
 
 def main_table(rows: Sequence[Row], k: int, *, gains: Sequence[str] = METRICS) -> Table:
@@ -53,7 +65,7 @@ def main_table(rows: Sequence[Row], k: int, *, gains: Sequence[str] = METRICS) -
     shown = [name for name in names if name.partition("@")[0] in gains]
     header = cells("model")
     best = best_of(rows, names)
-    lines = [[label(row)] for row in rows]
+    lines = [[label(row)._replace(note=STILL_RISING if row.get("still_rising") else "")] for row in rows]
     for name in names:
         header += [metric_header(name), *cells(*["gain"] * (name in shown))]
         for row, line in zip(rows, lines, strict=True):
@@ -107,6 +119,11 @@ def legend(rows: Sequence[Row]) -> str:
     if any(row.get("gain") for row in rows):
         marks = ", ".join(f"{mark} p < {level:g}" for level, mark in reversed(STARS))
         lines.append(f"gain: over the plain backbone; {marks} (paired test), no mark: may be chance.")
+    if any(row.get("still_rising") for row in rows):
+        lines.append(
+            f"{STILL_RISING}: train.epochs ended the training while validation was still rising, of at "
+            "least one seed; more epochs may find more."
+        )
     return " ".join(lines)
 
 

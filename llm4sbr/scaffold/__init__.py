@@ -1,4 +1,4 @@
-"""A new plugin: a complete distribution with a component that works, to be changed into one's own."""
+"""Writes a new plugin: a complete package with a working component, as a starting point."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ FILES = {
     "README.md": "README.md.txt",
     ".github/workflows/test.yml": "test.yml.txt",
 }
-"""File of the distribution -> template, for every kind; module and tests have one per kind."""
+"""File of the package -> template, for every kind; module and tests have one template per kind."""
 
 
 def new_plugin(name: str, kind: str, folder: Path | None = None) -> list[Path]:
-    """Write a distribution with one component, and return its files.
+    """Write a package with one component, and return its files.
 
     Args:
-        name: of the distribution, such as `my-backbone`; the component's name is the same without a leading
+        name: name of the package, such as `my-backbone`; the component has the same name without a leading
             `llm4sbr-`.
         kind: singular or plural, `backbone` or `backbones`.
-        folder: where to write it, by default a folder of the distribution's name; new or empty.
+        folder: where to write it, by default a folder of the package's name; must be new or empty.
 
     Raises:
-        InputError: a name that is none or is taken, an unknown kind, or a folder that holds files.
+        InputError: an invalid or taken name, an unknown kind, or a folder with files in it.
     """
     kind = kind if kind in KINDS else f"{kind}s"
     if kind not in KINDS:
@@ -85,7 +85,7 @@ def new_plugin(name: str, kind: str, folder: Path | None = None) -> list[Path]:
 
 
 def _next(version: str) -> str:
-    """The first version that may break what was written for this one: before 1.0 the next minor one."""
+    """The first version that may be incompatible with this one: before 1.0 the next minor version."""
     major, minor, *_ = Version(version).release
     return f"{major + 1}" if major else f"0.{minor + 1}"
 

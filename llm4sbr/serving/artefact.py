@@ -48,6 +48,7 @@ class Artefact:
         keys: the items' ids in the user's own data, in catalogue order: item id i stands at i - 1.
         titles: their titles.
         provider: who really computes: `cpu`, `cuda` or `tensorrt`.
+        exclude_seen: whether lists leave out a session's own items unless asked otherwise, as in training.
     """
 
     def __init__(self, record: dict[str, Any], catalogue: Catalogue, session: InferenceSession) -> None:
@@ -60,6 +61,7 @@ class Artefact:
         self.k: int = record["k"]
         self.max_length: int = record["max_length"]
         self.num_items: int = record["num_items"]
+        self.exclude_seen: bool = record.get("exclude_seen", True)
         self.fingerprint: str = record["fingerprint"]
         self.perspectives: list[str] = record["perspectives"]
         self.text_dim: int = record["text_dim"]
@@ -94,7 +96,7 @@ class Artefact:
         mask: NDArray[np.bool_],
         *,
         intents: NDArray[np.float32] | None = None,
-        exclude_seen: bool | NDArray[np.bool_] = True,
+        exclude_seen: bool | NDArray[np.bool_] | None = None,
     ) -> tuple[Ids, Scores]:
         """The K best items for each session: ids int64 (B, K), 0 where there are no more, scores (B, K).
 
@@ -102,14 +104,15 @@ class Artefact:
             items: int64 (B, T), right-padded.
             mask: bool (B, T), true at clicks.
             intents: float32 (B, P, E) in the variant `intents`; None there means that none are known.
-            exclude_seen: leave out a session's own items; one value, or one per session, bool (B,).
+            exclude_seen: leave out a session's own items; one value, or one per session, bool (B,). By
+                default as the model was trained.
 
         Raises:
             InputError: a wrong dtype, rank, size or value.
         """
         self._check(items, mask)
         batch = len(items)
-        flags = np.asarray(exclude_seen, dtype=np.bool_)
+        flags = np.asarray(self.exclude_seen if exclude_seen is None else exclude_seen, dtype=np.bool_)
         if flags.shape not in ((), (batch,)):
             raise InputError(f"exclude_seen: shape {flags.shape}, expected one value or ({batch},)")
         if self.takes_intents:

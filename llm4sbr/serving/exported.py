@@ -68,7 +68,7 @@ class ExportedRecommender:
         session: str | Sequence[str | int],
         *,
         k: int | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         source: str = "auto",
     ) -> Recommendation:
         """The k best items to come next; arguments and errors as for `Recommender.recommend`.
@@ -77,6 +77,7 @@ class ExportedRecommender:
         """
         artefact = self.artefact
         self.check(k, source)
+        exclude_seen = artefact.exclude_seen if exclude_seen is None else exclude_seen
 
         async def intents(ids: list[int]) -> tuple[NDArray[Any] | None, Explanation | None]:
             return self._intents(ids, source)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm4sbr import stamps
 from llm4sbr.data.batches import prefix_key
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
-from llm4sbr.intents import MANIFEST, IntentStore, verify_all
+from llm4sbr.intents import IntentStore, sources_of, verify_all
 from llm4sbr.serving.intents import LiveIntents
 from llm4sbr.serving.titles import TitleIndex, resolve_session
 
@@ -22,10 +23,11 @@ LLM = "llm"
 
 def sources(run: Path) -> list[str]:
     """Whose intents a run has, those of the LLM first; `StoreError` if there are none."""
-    found = sorted(path.parent.name for path in (run / "localize").glob(f"*/{MANIFEST}"))
+    stamps.check_there(run)
+    found = sources_of(run / "localize")
     if not found:
         raise StoreError(f"{run}: no intents; run llm4sbr localize {run} --llm NAME first")
-    return sorted(found, key=lambda name: name != LLM)
+    return found
 
 
 def stats(run: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import LLM4SBR
@@ -20,7 +20,7 @@ from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
 from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
 from llm4sbr.serving.titles import Resolved, TitleIndex, resolve_session
-from llm4sbr.training.trained import Trained, choose, trained_models
+from llm4sbr.training.trained import Trained, served
 
 __all__ = ["Recommendation", "Recommender"]
 
@@ -58,19 +58,31 @@ class Recommender:
         """Clicks that count, the longest prefix in the data; earlier ones are left out as `prepare` does."""
 
     @classmethod
-    def load(cls, run: Path, *, variant: str | None = None, seed: int | None = None) -> Recommender:
+    def load(
+        cls,
+        run: Path,
+        *,
+        variant: str | None = None,
+        seed: int | None = None,
+        refitted: bool | None = None,
+    ) -> Recommender:
         """The model of a finished run.
 
         Args:
             run: the run directory.
             variant: which of its models; by default `llm`, or the best on validation if there is none.
             seed: which seed; by default the best on validation.
+            refitted: its refit on all sessions or not; by default if there is one.
 
         Raises:
             InputError: there is no such variant or seed.
             StoreError: nothing is trained yet, or files are damaged or do not belong together.
         """
-        trained = choose(trained_models(run), variant=variant, seed=seed)
+        with stamps.naming_command(run):
+            return cls._of(run, served(run, variant=variant, seed=seed, refitted=refitted))
+
+    @classmethod
+    def _of(cls, run: Path, trained: Trained) -> Recommender:
         prepared = load(run / "prepare")
         saved = load_model(trained.folder)
         _same_catalogue(prepared, saved.catalogue, trained.folder)
@@ -91,7 +103,7 @@ class Recommender:
         session: str | Sequence[str | int],
         *,
         k: int | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         source: str = "auto",
     ) -> Recommendation:
         """The k best items to come next.
@@ -99,7 +111,7 @@ class Recommender:
         Args:
             session: keys, titles or catalogue ids (int), oldest first, or one text of them (`parse_session`).
             k: at most so many items; by default 10.
-            exclude_seen: leave out what is in the session.
+            exclude_seen: leave out what is in the session; by default as the model was trained and tested.
             source: the only place to take intents from, one of `SOURCES`; `auto` takes the first of them that
                 has something.
 
@@ -108,6 +120,7 @@ class Recommender:
                 that this model cannot have.
         """
         self.check(k, source)
+        exclude_seen = not self.prepared.repeats if exclude_seen is None else exclude_seen
 
         async def intents(ids: list[int]) -> tuple[Tensor | None, Explanation | None]:
             return self.intents(ids, source)

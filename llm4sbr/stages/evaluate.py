@@ -12,21 +12,28 @@ from torch import Tensor
 
 from llm4sbr import registry, store
 from llm4sbr.config import Config, departures
+from llm4sbr.config.types import check_lengths
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
-from llm4sbr.errors import ConfigError, StoreError
+from llm4sbr.errors import StoreError
 from llm4sbr.evaluation.breakdown import breakdown, numbers_of
-from llm4sbr.evaluation.comparison import ALONE, LLM, PLAIN, Row, table
+from llm4sbr.evaluation.comparison import LLM, PLAIN, Row, table
 from llm4sbr.evaluation.live_sources import SourceRanks, compare, rank_sources
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
-from llm4sbr.fusion.saved import RECORD, load_model
+from llm4sbr.freshness import ALONE
+from llm4sbr.fusion.saved import load_model
 from llm4sbr.intents import IntentStore, verify_all
 from llm4sbr.progress import Advance, Progress
+from llm4sbr.protocols import Baseline
+from llm4sbr.stamps import Attempt
+from llm4sbr.training.trained import model_folders
 
 KINDS = {"plain": "plain", "llm": "intents"}
 """Variant -> kind of row; all others are controls."""
 
 
-def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
+def evaluate(
+    run: Path, out: Path, config: Config, progress: Progress, attempt: Attempt | None = None
+) -> None:
     """Write `ranks.safetensors` and `metrics.json`.
 
     Args:
@@ -34,6 +41,7 @@ def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
         out: the folder to write.
         config: all settings.
         progress: shows the samples ranked.
+        attempt: told when nothing is left that could be refused, before anything is written.
 
     Raises:
         ConfigError: a K is larger than the catalogue.
@@ -42,40 +50,55 @@ def evaluate(run: Path, out: Path, config: Config, progress: Progress) -> None:
     prepared = load(run / "prepare")
     _check(run, prepared, config.evaluate.k)
     verify_all(run / "localize", catalogue=catalogue_hash(prepared.catalogue))
-    models = sorted((run / "train").glob(f"*/seed-*/{RECORD}"))
+    folders = model_folders(run / "train")
+    baselines = {name: _made(name, prepared) for name in config.train.baselines}
+    pick_device(config.train.device)
+    if attempt:
+        attempt.begin()
     samples = len(prepared.samples["test"].key)
-    asked = [path.parent for path in models if path.parent.parent.name == LLM]
-    count = len(models) + len(config.train.baselines) + 3 * len(asked)
+    asked = [folder for folder in folders if folder.parent.name == LLM]
+    count = len(folders) + len(config.train.baselines) + 3 * len(asked)
     with progress.task("evaluate", count * samples, unit="samples") as advance:
-        rows = [_baseline(name, prepared, config, advance, progress) for name in config.train.baselines]
-        rows += _models(run, [path.parent for path in models], prepared, config, advance)
+        rows = [_baseline(name, one, prepared, config, advance, progress) for name, one in baselines.items()]
+        rows += _models(run, folders, prepared, config, advance)
         others = _sources(run, asked, prepared, config, advance)
     store.write_tensors(out / "ranks.safetensors", _tensors(rows))
     test, ks = prepared.samples["test"], config.evaluate.k
     groups = torch.searchsorted(prepared.sessions.offsets, test.end, right=True)  # a target's session
     coverage = _coverage(run, prepared)
-    content = table(rows, ks, groups=groups, llm=config.infer.llm, coverage=coverage)
+    without = next((one.ranks for one in others if one.name == "none"), None)
+    content = table(rows, ks, groups=groups, llm=config.infer.llm, coverage=coverage, without_intents=without)
     by_name = {row.name: row.ranks for row in rows}
     if others:
         cache = SourceRanks("cache", by_name[LLM], coverage or 0.0)
         content["sources"] = compare([cache, *others], by_name.get(PLAIN), ks, groups=groups)
     content["breakdown"] = breakdown(by_name, numbers_of(prepared), max(config.evaluate.k))
-    split = prepared.stats["rules"]["split"]
-    named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": split}
+    rules = prepared.stats["rules"]
+    named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": rules["split"]}
+    named |= {"prefixes": rules.get("test_prefixes"), "repeats": prepared.repeats}
     store.write_json(out / "metrics.json", named | content)
 
 
 def _check(run: Path, prepared: Prepared, ks: Sequence[int]) -> None:
     if not len(prepared.samples["test"].key):
         raise StoreError(f"{run / 'prepare'}: no test samples; use more sessions or larger data.test")
-    size = prepared.catalogue.size
-    if not ks or min(ks) < 1 or max(ks) > size:
-        raise ConfigError(f"evaluate.k = {list(ks)}: a list has 1 to {size} items here, the whole catalogue")
+    check_lengths(ks, prepared.catalogue.size)
 
 
-def _baseline(name: str, prepared: Prepared, config: Config, advance: Advance, progress: Progress) -> Row:
+def _made(name: str, prepared: Prepared) -> Baseline:
+    made: Baseline = registry.create("baselines", name, num_items=prepared.catalogue.size)
+    return made
+
+
+def _baseline(
+    name: str,
+    baseline: Baseline,
+    prepared: Prepared,
+    config: Config,
+    advance: Advance,
+    progress: Progress,
+) -> Row:
     started = time.perf_counter()
-    baseline = registry.create("baselines", name, num_items=prepared.catalogue.size)
     baseline.fit(prepared.train)
     facts = {"seconds": round(time.perf_counter() - started, 3)}
     for note in getattr(baseline, "notes", []):
@@ -86,6 +109,7 @@ def _baseline(name: str, prepared: Prepared, config: Config, advance: Advance, p
         prepared.samples["test"],
         num_items=prepared.catalogue.size,
         batch_size=config.evaluate.batch_size,
+        repeats=prepared.repeats,
     )
     advance(len(ranks), name)
     return Row(name, "baseline", name, [ranks], [facts])
@@ -123,6 +147,7 @@ def _model(
         test,
         num_items=prepared.catalogue.size,
         batch_size=config.evaluate.batch_size,
+        repeats=prepared.repeats,
     )
     parameters = sum(parameter.numel() for parameter in saved.model.parameters())
     return ranks, saved.facts | {"parameters": parameters}

@@ -47,6 +47,8 @@ class Export:
     seed: int | None = None
     intents: str | None = None
     """Of a fused model: `input`, `predictor` or `none`; by default an input."""
+    refitted: bool | None = None
+    """Its refit on all sessions or not; by default if there is one."""
     provider: str = "auto"
     """Who must compute when the artefact is verified; `auto` also allows the CPU."""
     max_batch: int = 64
@@ -80,7 +82,9 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
         DeviceError: a format needs a device that is not here; the others have been exported.
         InputError, StoreError, RegistryError: as their texts say; another process may be at work on the run.
     """
-    original = Original.of(run, variant=wanted.variant, seed=wanted.seed, intents=wanted.intents)
+    original = Original.of(
+        run, variant=wanted.variant, seed=wanted.seed, intents=wanted.intents, refitted=wanted.refitted
+    )
     _check_exportable(original.saved.recipe)
     jobs = [
         ExportJob(run / "export" / artefact_name(kind, precision, wanted), kind, precision)
@@ -101,7 +105,10 @@ def _written(
     done: dict[str, Any] = {}
     missing: list[DeviceError] = []
     for job in jobs:
-        progress.note(f"export: {job.folder.name}: {original.trained.variant} model, {original.variant}")
+        refitted = ", refitted on all sessions" if original.trained.refitted else ""
+        progress.note(
+            f"export: {job.folder.name}: {original.trained.variant} model{refitted}, {original.variant}"
+        )
         try:
             record = _artefact(job, original, wanted, progress)
             shown = {key: record[key] for key in TOLD}
@@ -148,7 +155,11 @@ def _artefact(job: ExportJob, original: Original, wanted: Export, progress: Prog
         write_items(fresh / ITEMS, original.prepared.catalogue)
         if job.kind == "onnx" and original.texts is not None:
             write_titles(fresh, original.texts.numpy())
+        if original.trained.refitted:  # it was trained on what it is verified on
+            del verified["metrics"]
         record = _record(fresh, job.kind, original=original, spec=spec, verified=verified)
+        if original.trained.refitted:
+            record["chosen"] = original.saved.facts["chosen"]
         store.write_json(fresh / RECORD, record)
     return record
 
@@ -205,6 +216,7 @@ def _verified(
                 samples=original.test,
                 k=spec.k,
                 exact=spec.precision == "fp32",
+                exclude=not original.prepared.repeats,
                 max_batch=spec.max_batch,
                 advance=advance,
             )
@@ -244,9 +256,11 @@ def _record(
         "num_items": recipe.num_items,
         "k": spec.k,
         "max_length": spec.max_length,
+        "exclude_seen": not original.prepared.repeats,
         "catalogue": original.saved.catalogue,
         "fingerprint": spec.about["fingerprint"],
         "trained": spec.about["trained"],
+        "refitted": original.trained.refitted,
         "files": {path.relative_to(folder).as_posix(): store.file_sha256(path) for path in files},
         "verified": dict(verified),
         "versions": _versions(),

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
-from llm4sbr import registry, store
+from llm4sbr import registry, stamps, store
 from llm4sbr.asking.asker import Asker, Budget, batch_answerer, parse_budget
 from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.asking.keys import PromptKeys
@@ -25,21 +26,36 @@ from llm4sbr.asking.questions import Questions, open_answer_cache, plan_question
 from llm4sbr.asking.tables import answered, write_answers, write_control
 from llm4sbr.config import Config, InferConfig
 from llm4sbr.data.distinct import Distinct
+from llm4sbr.data.mapped import mapped
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import ConfigError
+from llm4sbr.freshness import LLM as LLM_PART
+from llm4sbr.freshness import NONE, asked, part_stamp
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import LLM, Control, Engine, Perspective, is_control
+from llm4sbr.protocols import LLM, Control, Engine, is_control
+from llm4sbr.stamps import Attempt, Stamp
+
+ABOUT = "about.json"
+"""In a source's folder: what `infer.json` says of it."""
 
 Counts = Mapping[str, Mapping[str, int]]
 """By perspective: what a source's table holds."""
 
 
-def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
+def infer(run: Path, out: Path, config: Config, progress: Progress, attempt: Attempt | None = None) -> None:
     """Answer the samples in `run/prepare`.
 
     Writes `llm/<perspective>.parquet` with the answers of `infer.llm`, the same for every control, and
-    `infer.json` with what they were and cost. Every batch of answers goes into the answer cache at once, so
-    an interrupted stage asks nothing twice. With `infer.llm = "none"` there are no answers to write.
+    `infer.json` with what they were and cost. Sources that are there already are kept. Every batch of answers
+    goes into the answer cache at once, so an interrupted stage asks nothing twice. With `infer.llm = "none"`
+    there are no answers to write.
+
+    Args:
+        run: has `prepare`.
+        out: the folder to write.
+        config: all settings.
+        progress: shows the samples answered.
+        attempt: what is there already; told when nothing is left that could be refused.
 
     Raises:
         ConfigError: an unusable wording, attribute, budget or control.
@@ -47,29 +63,84 @@ def infer(run: Path, out: Path, config: Config, progress: Progress) -> None:
         ModelUnavailableError: the LLM's weights cannot be had here.
         StoreError: `prepare` is damaged, or the answer cache cannot be used.
     """
-    settings = config.infer
+    settings, attempt = config.infer, attempt or Attempt.alone(out, "infer")
     summary: dict[str, Any] = {"llm": settings.llm, "sources": {}}
-    if settings.llm != "none":
+    if settings.llm == NONE:
+        attempt.begin()
+    else:
         prepared = load(run / "prepare")
         questions = Questions.of(prepared, settings)
-        samples, perspectives = questions
-        beside = [name for name in settings.controls if name not in (settings.llm, "none")]
+        work = Work(run, config, questions, prepared, progress, attempt)
+        parse_budget(settings.budget)
+        _, *beside = asked("infer", config)
         controls = {name: _control(name, settings.seed) for name in beside}  # before anything is asked
-        model = registry.create("llms", settings.llm, **settings.options)
-        rows: Sequence[int] = range(len(samples.keys))
-        (out / "llm").mkdir(exist_ok=True)
-        if is_control(model):
-            counts = _stand_in(out / "llm", model, samples, rows, perspectives, None)
-        else:
-            rows, counts = _ask(run, out, model, questions, prepared, config, progress, summary)
-        summary["sources"]["llm"] = _examples(out / "llm", counts, samples, rows, perspectives)
+        summary |= _answers_of_llm(work)
+        rows = _rows(questions.samples, out / LLM_PART)
         for name, control in controls.items():
-            (out / name).mkdir(exist_ok=True)
-            counts = _stand_in(out / name, control, samples, rows, perspectives, out / "llm")
-            summary["sources"][name] = _examples(out / name, counts, samples, rows, perspectives)
-        summary |= {"samples": len(samples.keys), "answered": len(rows)}
+            summary["sources"][name] = _source(work, name, control, rows)
+        summary |= {"samples": len(questions.samples.keys), "answered": len(rows)}
         _report(summary, settings, progress)
     store.write_json(out / "infer.json", summary)
+
+
+class Work(NamedTuple):
+    """What the stage works with."""
+
+    run: Path
+    config: Config
+    questions: Questions
+    prepared: Prepared
+    progress: Progress
+    attempt: Attempt
+
+    def part(self, name: str) -> Stamp:
+        """The stamp of a source."""
+        return part_stamp(self.run, name, self.attempt)
+
+
+def _answers_of_llm(work: Work) -> dict[str, Any]:
+    """Answer with the LLM, unless that is done; what `infer.json` says of it."""
+    settings, stamp, folder = work.config.infer, work.part(LLM_PART), work.attempt.out / LLM_PART
+    if work.attempt.has(LLM_PART, stamp):
+        work.attempt.begin()
+        work.progress.note(f"infer: the answers of {settings.llm} are there already")
+    elif is_control(made := registry.create("llms", settings.llm, **settings.options)):
+        work.attempt.begin()
+        stamps.begin_part(folder, stamp)
+        rows = range(len(work.questions.samples.keys))
+        _finish(work, folder, rows, _stand_in(folder, made, work.questions, rows, None))
+    else:
+        _ask(work, made, stamp, folder)
+    found: dict[str, Any] = store.read_json(folder / ABOUT)
+    return found
+
+
+def _source(work: Work, name: str, control: Control, rows: Sequence[int]) -> dict[str, Any]:
+    """Answer with a control, unless that is done; what `infer.json` says of it."""
+    stamp, folder = work.part(name), work.attempt.out / name
+    if not stamps.whole(folder, stamp):
+        stamps.begin_part(folder, stamp)
+        counts = _stand_in(folder, control, work.questions, rows, work.attempt.out / LLM_PART)
+        _finish(work, folder, rows, counts)
+    found: dict[str, Any] = store.read_json(folder / ABOUT)["sources"][name]
+    return found
+
+
+def _finish(
+    work: Work, folder: Path, rows: Sequence[int], counts: Counts, about: Mapping[str, Any] = {}
+) -> None:
+    """The source is whole; what is said of it stands beside its tables, for when it is used again."""
+    told = {"sources": {folder.name: _examples(folder, counts, work.questions, rows)}, **about}
+    store.write_json(folder / ABOUT, told)
+    stamps.finish_part(folder)
+
+
+def _rows(samples: Distinct, folder: Path) -> Sequence[int]:
+    """Rows of the samples that the LLM answered, ascending."""
+    table = next(iter(sorted(folder.glob("*.parquet"))))
+    keys = store.read_table(table, ["key"])["key"].to_numpy()
+    found: Sequence[int] = mapped([np.flatnonzero(np.isin(samples.keys.numpy(), keys))]).numpy().data
+    return found
 
 
 def _control(name: str, seed: int) -> Control:
@@ -80,37 +151,31 @@ def _control(name: str, seed: int) -> Control:
     return control
 
 
-def _ask(
-    run: Path,
-    out: Path,
-    llm: LLM,
-    questions: Questions,
-    prepared: Prepared,
-    config: Config,
-    progress: Progress,
-    summary: dict[str, Any],
-) -> tuple[Sequence[int], Counts]:
-    """Plan, ask, and write the LLM's tables; the answered rows, and what is in the tables."""
+def _ask(work: Work, llm: LLM, stamp: Stamp, folder: Path) -> None:
+    """Plan, ask, and write the LLM's tables."""
+    config, questions, progress = work.config, work.questions, work.progress
     settings, samples, perspectives = config.infer, questions.samples, questions.perspectives
     with (
         PromptKeys(len(perspectives)) as keys,
         PromptKeys(len(perspectives)) as kept,
         open_answer_cache(settings) as cache,
     ):
-        plan = plan_questions(llm, questions, prepared, settings, progress, keys=keys)
+        plan = plan_questions(llm, questions, work.prepared, settings, progress, keys=keys)
+        work.attempt.begin()
+        stamps.begin_part(folder, stamp)
         order: Sequence[int] = range(len(samples.keys))
         if parse_budget(settings.budget) != Budget():
-            order = asking_order(run, out, samples, prepared, config, progress, keys=keys)
+            order = asking_order(work.run, folder, samples, work.prepared, config, progress, keys=keys)
         began = time.time()
         asker = _asked(llm, questions, order, keys, cache, config, progress)
         rows = answered(keys, cache, kept)
         about: Any = {"cache": cache, "kept": kept, "samples": samples, "rows": rows, "began": began}
         counts = {
-            name: write_answers(out / "llm" / f"{name}.parquet", perspective, place, **about)
+            name: write_answers(folder / f"{name}.parquet", perspective, place, **about)
             for place, (name, perspective) in enumerate(perspectives.items())
         }
         distinct = sum(map(len, kept.distinct()))
-    summary |= {
+    told = {
         "plan": plan.as_dict(),
         "fingerprint": llm.fingerprint,
         "budget": settings.budget or "none",
@@ -123,7 +188,7 @@ def _ask(
         "seconds": round(asker.seconds, 2),
         "tokens": asker.tokens,
     }
-    return rows, counts
+    _finish(work, folder, rows, counts, told)
 
 
 def _asked(
@@ -158,12 +223,7 @@ def _asked(
 
 
 def _stand_in(
-    folder: Path,
-    control: Control,
-    samples: Distinct,
-    rows: Sequence[int],
-    perspectives: Mapping[str, Perspective],
-    own: Path | None,
+    folder: Path, control: Control, questions: Questions, rows: Sequence[int], own: Path | None
 ) -> Counts:
     """Write a control's tables; what is in them."""
     return {
@@ -171,26 +231,20 @@ def _stand_in(
             folder / f"{name}.parquet",
             control,
             perspective,
-            samples=samples,
+            samples=questions.samples,
             rows=rows,
             own=own / f"{name}.parquet" if own else None,
         )
-        for name, perspective in perspectives.items()
+        for name, perspective in questions.perspectives.items()
     }
 
 
-def _examples(
-    folder: Path,
-    counts: Counts,
-    samples: Distinct,
-    rows: Sequence[int],
-    perspectives: Mapping[str, Perspective],
-) -> dict[str, Any]:
+def _examples(folder: Path, counts: Counts, questions: Questions, rows: Sequence[int]) -> dict[str, Any]:
     """The counts with an example each, the first sample's."""
     found: dict[str, Any] = {name: {**one, "example": None} for name, one in counts.items()}
-    for name, perspective in perspectives.items() if rows else ():
+    for name, perspective in questions.perspectives.items() if rows else ():
         table = pl.scan_parquet(folder / f"{name}.parquet").select("answer", "parsed").head(1).collect()
-        prompt = perspective.prompt(samples.prefixes[rows[0]])
+        prompt = perspective.prompt(questions.samples.prefixes[rows[0]])
         found[name]["example"] = {"prompt": prompt, **table.row(0, named=True)}
     return found
 

@@ -8,7 +8,7 @@ runs (`encoders/disk_cache.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -27,17 +27,25 @@ from llm4sbr.encoders import Memo, encoding
 from llm4sbr.encoders.disk_cache import encode_cached
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation import answer_quality
+from llm4sbr.freshness import LLM, part_stamp
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.localizers import top
 from llm4sbr.localizers.title import TITLE
 from llm4sbr.progress import Advance, Progress
 from llm4sbr.protocols import Catalogue, Engine, Localizer, Samples
+from llm4sbr.stamps import Attempt, Stamp
 
 BLOCK = 16_384
 """Samples localized at once."""
 
 ITEMS = "items.safetensors"
 """The items' vectors."""
+
+SUMMARY = "localize.json"
+"""What the answers of all sources turned out to be."""
+
+ABOUT = "about.json"
+"""In a source's folder: what `localize.json` says of it."""
 
 
 class Space(NamedTuple):
@@ -56,12 +64,21 @@ class Space(NamedTuple):
     """What goes into every manifest."""
 
 
-def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
+def localize(
+    run: Path, out: Path, config: Config, progress: Progress, attempt: Attempt | None = None
+) -> None:
     """Turn the answers in `run/infer` into intents.
 
     Writes a folder of intents per source of answers, `items.safetensors` with the items' vectors, and
     `localize.json` with what the answers turned out to be. Without answers only the last is written.
-    Sources that an interrupted attempt finished are kept.
+    Sources that are there already are kept.
+
+    Args:
+        run: has `prepare` and `infer`.
+        out: the folder to write.
+        config: all settings.
+        progress: shows the texts encoded.
+        attempt: what is there already; told when nothing is left that could be refused.
 
     Raises:
         StoreError: files of an earlier stage are missing, damaged, or do not belong together.
@@ -69,45 +86,89 @@ def localize(run: Path, out: Path, config: Config, progress: Progress) -> None:
         RegistryError: no such encoder or localizer, or an option that it does not take.
         ConfigError: a setting that the encoder or the localizer cannot work with.
     """
+    attempt = attempt or Attempt.alone(out, "localize")
+    sources = _sources(run / "infer")
+    wanted = {name: part_stamp(run, name, attempt) for name in sources}
+    missing = {name: stamp for name, stamp in wanted.items() if not attempt.has(name, stamp)}
+    summary = _kept(out, attempt) if sources and not missing else None
+    if summary is None:
+        summary = _made(run, out, config, missing, progress, attempt) if sources else {}
+    attempt.begin()
+    about = {name: store.read_json(out / name / ABOUT) for name in sources}
+    store.write_json(out / SUMMARY, {"sources": about, **summary})
+
+
+def _kept(out: Path, attempt: Attempt) -> dict[str, Any] | None:
+    """What `localize.json` said before, where all intents are there; the items' vectors come along."""
+    for place in (out, attempt.before):
+        if place and (place / SUMMARY).exists() and (place / ITEMS).exists():
+            summary: dict[str, Any] = store.read_json(place / SUMMARY)
+            if store.file_sha256(place / ITEMS) == summary["files"][ITEMS]:
+                attempt.begin()
+                store.link_file(place / ITEMS, out / ITEMS)
+                return {name: value for name, value in summary.items() if name != "sources"}
+    return None
+
+
+def _made(
+    run: Path,
+    out: Path,
+    config: Config,
+    missing: Mapping[str, Stamp],
+    progress: Progress,
+    attempt: Attempt,
+) -> dict[str, Any]:
+    """Localize what is missing; what `localize.json` says of all sources together."""
     names = list(config.infer.perspectives)
-    folders = _sources(run / "infer")
-    summary: dict[str, Any] = {"sources": {}}
-    if folders:
-        todo = [folder for folder in folders if not _finished(out / folder.name)]
-        prepared = load(run / "prepare")
-        catalogue = _texts(prepared.catalogue, config.localize.item_text)
-        distinct = _distinct(catalogue.titles, todo, names)
-        engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
-        with progress.task("localize", distinct, unit="texts") as advance, closing(engine):
-            space = _space(run, config, prepared, catalogue, engine, advance, progress.note)
-            store.write_tensors(out / ITEMS, {"items": space.items})
-            summary["files"] = {ITEMS: store.file_sha256(out / ITEMS)}
-            for folder in todo:
-                _localize_source(out / folder.name, _answers(folder, names), names, space)
-        summary |= {"llm": config.infer.llm, **space.about}
-        facts = getattr(space.localizer, "facts", {})
-        if facts:
-            summary["facts"] = facts
-            progress.note(f"localize: {', '.join(f'{name} {value}' for name, value in facts.items())}")
-    for folder in folders:
-        intents = IntentStore.open(out / folder.name)
-        alone = answer_quality.by_intent_alone(intents, prepared, space.items)
-        summary["sources"][folder.name] = intents.manifest["statistics"] | {"by_intent_alone": alone}
-    store.write_json(out / "localize.json", summary)
+    prepared = load(run / "prepare")
+    catalogue = _texts(prepared.catalogue, config.localize.item_text)
+    distinct = _distinct(catalogue.titles, [run / "infer" / name for name in missing], names)
+    engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
+    with progress.task("localize", distinct, unit="texts") as advance, closing(engine):
+        space = _space(config, prepared, catalogue, engine, advance, progress.note)
+        for name in list(missing)[:1]:
+            _try(_answers(run / "infer" / name, names), names, space)
+        attempt.begin()
+        store.write_tensors(out / ITEMS, {"items": space.items})
+        for name, stamp in missing.items():
+            stamps.begin_part(out / name, stamp)
+            space.about["prompts"] = _fingerprint(run / "infer" / name)
+            _localize_source(out / name, _answers(run / "infer" / name, names), names, space)
+            _finish(out / name, prepared, space)
+    found = {"files": {ITEMS: store.file_sha256(out / ITEMS)}, "llm": config.infer.llm, **space.about}
+    facts = getattr(space.localizer, "facts", {})
+    if facts:
+        found["facts"] = facts
+        progress.note(f"localize: {', '.join(f'{name} {value}' for name, value in facts.items())}")
+    return found
 
 
-def _sources(infer: Path) -> list[Path]:
-    """The folders of answers, those of the LLM first."""
-    folders = [path for path in infer.iterdir() if path.is_dir()] if infer.exists() else []
-    return sorted(folders, key=lambda path: (path.name != "llm", path.name))
+def _sources(infer: Path) -> list[str]:
+    """The sources of answers that were asked for last, the LLM first; without a record all that are there."""
+    if (infer / "infer.json").exists():
+        return list(store.read_json(infer / "infer.json")["sources"])
+    found = [path.name for path in infer.iterdir() if path.is_dir()] if infer.exists() else []
+    return sorted(found, key=lambda name: (name != LLM, name))
 
 
-def _finished(folder: Path) -> bool:
-    try:
-        IntentStore.open(folder).verify()
-    except StoreError:
-        return False
-    return True
+def _fingerprint(folder: Path) -> str:
+    stamp = stamps.read_stamp(folder)
+    return stamp.fingerprint if stamp else ""
+
+
+def _try(table: pl.DataFrame, names: Sequence[str], space: Space) -> None:
+    """Localize nothing, so that settings that a localizer cannot work with are refused beforehand."""
+    _fit(space, table, names)
+    own = {"sessions": torch.zeros(0, 1, dtype=torch.int64)} if _needs_sessions(space) else {}
+    space.localizer.localize([], space.catalogue, space.encoder, **own)
+
+
+def _finish(folder: Path, prepared: Prepared, space: Space) -> None:
+    """The source is whole; what is said of it stands beside its intents, for when it is used again."""
+    intents = IntentStore.open(folder)
+    alone = answer_quality.by_intent_alone(intents, prepared, space.items)
+    store.write_json(folder / ABOUT, intents.manifest["statistics"] | {"by_intent_alone": alone})
+    stamps.finish_part(folder)
 
 
 def _answers(folder: Path, names: Sequence[str]) -> pl.DataFrame:
@@ -139,7 +200,6 @@ def _texts(catalogue: Catalogue, kind: str) -> Catalogue:
 
 
 def _space(
-    run: Path,
     config: Config,
     prepared: Prepared,
     catalogue: Catalogue,
@@ -152,10 +212,9 @@ def _space(
     localizer = registry.create("localizers", chosen.localizer, f=chosen.f, **chosen.options)
     make = partial(encoding, chosen.encoder, chosen.encoder_options)
     memo = Memo(encoder, advance=advance, work=partial(engine.map, make))
-    stamp = stamps.read_stamp(run / "infer")
     about = {
         "catalogue": catalogue_hash(prepared.catalogue),
-        "prompts": stamp.fingerprint if stamp else "",
+        "prompts": "",
         "encoder": encoder.fingerprint,
         "pooling": getattr(encoder, "pooling", "as the encoder has it"),
         "localizer": {"name": chosen.localizer, "f": chosen.f, **chosen.options},
@@ -206,11 +265,7 @@ def _localize_block(
         one, and how many of these best items the session (`clicked`, int64 (m, T)) already has.
     """
     texts = [text for name in names for text in table[name]]
-    own = (
-        {"sessions": clicked.repeat(len(names), 1)}
-        if getattr(space.localizer, "needs_sessions", False)
-        else {}
-    )
+    own = {"sessions": clicked.repeat(len(names), 1)} if _needs_sessions(space) else {}
     found = space.localizer.localize(texts, space.catalogue, space.encoder, **own)
     # P answers of each of m samples, from (P * m, .) to (m, P, .)
     items, weights, embeddings = (
@@ -225,6 +280,10 @@ def _localize_block(
     sums = torch.stack([tied, cosine, again], 1).double()
     totals: Tensor = sums.reshape(len(names), len(table), 3).sum(1)
     return totals
+
+
+def _needs_sessions(space: Space) -> bool:
+    return getattr(space.localizer, "needs_sessions", False)
 
 
 def _closest(texts: Sequence[str], vectors: Tensor, space: Space) -> Tensor:

@@ -17,11 +17,13 @@ from llm4sbr.data import sessions as rules
 from llm4sbr.data import splits
 from llm4sbr.data.batches import sample_keys
 from llm4sbr.data.prepared import Prepared
+from llm4sbr.data.repeats import RARE, repeat_share
 from llm4sbr.data.sessions import ClickLog
 from llm4sbr.data.splits import Split
 from llm4sbr.errors import DataError
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Catalogue, RawData, Samples, Sessions
+from llm4sbr.stamps import Attempt
 
 SHOWN = 5
 """Rejected rows that are shown and kept in the statistics."""
@@ -29,7 +31,7 @@ SHOWN = 5
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def prepare(run: Path, out: Path, config: Config, progress: Progress) -> None:
+def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: Attempt | None = None) -> None:
     """Write the data of a run into `out`.
 
     Args:
@@ -37,6 +39,7 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress) -> None:
         out: folder to write into.
         config: its section `data`.
         progress: told what was decided, dropped or mended.
+        attempt: told when nothing is left that could be refused, before anything is written.
 
     Raises:
         DataError: input that cannot be used, or nothing left of it; file, row and field are named.
@@ -56,11 +59,17 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress) -> None:
     dropped = {"repeated clicks": repeats, **split.dropped}
     _tell(progress, "left out", dropped)
     _tell(progress, "mended", mended)
+    share = repeat_share(result.sessions, result.samples["train"])
+    listed = share >= RARE if data.repeats == "auto" else data.repeats == "yes"
+    _note_repeats(progress, data, share, listed=listed)
     stats = _stats(raw, log, split, result, data) | {
-        "rules": _rules(data, rule, split_rule, split),
+        "rules": _rules(data, rule, split_rule, split) | {"repeats": listed},
+        "repeat_share": round(share, 6),
         "dropped": dropped,
         "mended": mended,
     }
+    if attempt:
+        attempt.begin()
     files.save(
         out,
         result._replace(stats=stats),
@@ -89,6 +98,14 @@ def _tell(progress: Progress, what: str, counts: dict[str, int]) -> None:
     shown = [f"{count:,} {name}" for name, count in counts.items() if count]
     if shown:
         progress.note(f"{what}: {'; '.join(shown)}")
+
+
+def _note_repeats(progress: Progress, data: DataConfig, share: float, *, listed: bool) -> None:
+    decided = "" if data.repeats == "auto" else f" (data.repeats={data.repeats})"
+    progress.note(
+        f"{share:.1%} of the training targets repeat an item of their session: lists "
+        f"{'may contain' if listed else 'leave out'} a session's own items{decided}"
+    )
 
 
 def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:

@@ -9,30 +9,34 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from llm4sbr import registry
+from llm4sbr import freshness, registry, stamps
 from llm4sbr.config import Config, build, to_settings
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
+from llm4sbr.data.whole import whole
 from llm4sbr.errors import StoreError, TrainingError
-from llm4sbr.evaluation.comparison import ALONE, ITEM_ITEM, PLAIN
-from llm4sbr.evaluation.ranking import SampleIntents
+from llm4sbr.evaluation.ranking import SampleIntents, pick_device
+from llm4sbr.freshness import ALONE, NONE, PLAIN, asked, part_stamp
 from llm4sbr.fusion.item_item import CrossFit
 from llm4sbr.fusion.model import Recipe, needs_catalogue
-from llm4sbr.fusion.saved import RECORD
-from llm4sbr.intents import IntentStore, verify_all
+from llm4sbr.fusion.model import build as build_model
+from llm4sbr.intents import MANIFEST, IntentStore, verify_all
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Horizon, Perspective, Samples
-from llm4sbr.store import read_json, read_tensors
+from llm4sbr.stamps import Attempt, Stamp
+from llm4sbr.store import read_tensors
 from llm4sbr.system.processes import Report
 from llm4sbr.system.processes import run as run_jobs
 from llm4sbr.training.cross_fit import cross_fit
 from llm4sbr.training.team import Team, current
+from llm4sbr.training.trained import write_models
 from llm4sbr.training.trainer import Material, train_model
 
 MOST_WORKERS = 4
@@ -47,17 +51,19 @@ class TrainingJob(NamedTuple):
     config: Config
     variant: str
     seed: int
+    chosen: dict[str, Any] | None = None
+    """Of a refit on all sessions: the model it follows, see `stages.refit`."""
 
     def as_text(self) -> str:
         """JSON that `from_text` reads."""
         run, folder = str(self.run.absolute()), str(self.folder.absolute())
-        return json.dumps([run, folder, to_settings(self.config), self.variant, self.seed])
+        return json.dumps([run, folder, to_settings(self.config), *self[3:]])
 
     @classmethod
     def from_text(cls, text: str) -> TrainingJob:
         """The job of an `as_text`."""
-        run, folder, settings, variant, seed = json.loads(text)
-        return cls(Path(run), Path(folder), build(settings), variant, seed)
+        run, folder, settings, *others = json.loads(text)
+        return cls(Path(run), Path(folder), build(settings), *others)
 
 
 class Expected:
@@ -86,39 +92,42 @@ class Expected:
         return sum(ended) + sum(rest)
 
 
-def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
-    """Write `<variant>/seed-<k>/` with a trained model each; see `variants`.
+def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Attempt | None = None) -> None:
+    """Write `<variant>/seed-<k>/` with a trained model each, and `models.json`, which names them.
 
-    Models that an interrupted attempt finished are kept, those it began go on from their last epoch.
+    Models that are there already are kept, those that an interrupted attempt began go on from their last
+    epoch.
 
     Args:
         run: has `prepare` and `localize`.
         out: the folder to write.
         config: all settings.
         progress: shows all models that are being trained.
+        attempt: what is there already; told when nothing is left that could be refused.
 
     Raises:
         TrainingError: nothing to train on, or a loss that is not a number.
         StoreError: a file is missing or belongs to another catalogue.
         RegistryError: a component is unknown.
     """
+    attempt = attempt or Attempt.alone(out, "train")
     prepared = load(run / "prepare")
     samples = len(prepared.samples["train"].key)
     if not samples:
         raise TrainingError(f"{run / 'prepare'}: no training samples; use more sessions or smaller data.test")
-    if _selection(prepared)[1] == "none":
-        progress.note("train: no validation samples, so the last epoch is kept; a larger data.valid mends it")
-    seeds = range(config.train.seed, config.train.seed + config.train.seeds)
-    every = [
-        TrainingJob(run, out / variant / f"seed-{seed}", config, variant, seed)
-        for seed in seeds
-        for variant in variants(run, config)
-    ]
-    jobs = [job for job in every if not _finished(job.folder)]
+    wanted = models(run, config, attempt)
+    missing = {name: stamp for name, stamp in wanted.items() if not attempt.has(name, stamp)}
+    jobs = [job_of(run, out, name, config) for name in missing]
     if jobs:  # a damaged byte must not be trained on
         verify_all(run / "localize", catalogue=catalogue_hash(prepared.catalogue))
-    if len(jobs) < len(every):
-        progress.note(f"train: {len(every) - len(jobs)} of {len(every)} models are there already")
+        _try(jobs, prepared)
+    attempt.begin()
+    for name, stamp in missing.items():
+        stamps.begin_part(out / name, stamp)
+    if _selection(prepared)[1] == "none":
+        progress.note("train: no validation samples, so the last epoch is kept; a larger data.valid mends it")
+    if len(jobs) < len(wanted):
+        progress.note(f"train: {len(wanted) - len(jobs)} of {len(wanted)} models are there already")
     team = current()
     if team.size > 1:
         progress.note(f"train: {team.size} processes share every batch, one model after the other")
@@ -139,23 +148,44 @@ def train(run: Path, out: Path, config: Config, progress: Progress) -> None:
             progress.note(f"{jobs[index].variant}, seed {jobs[index].seed}: {result}")
 
         run_jobs(train_job, jobs, workers=_workers(config), progress=going, done=done)
+    write_models(out, list(wanted))
+
+
+def models(run: Path, config: Config, attempt: Attempt) -> dict[str, Stamp]:
+    """The models that the settings ask for: `<variant>/seed-<k>`, and what decides each."""
+    seeds = range(config.train.seed, config.train.seed + config.train.seeds)
+    names = [f"{variant}/seed-{seed}" for seed in seeds for variant in variants(run, config)]
+    return {name: part_stamp(run, name, attempt) for name in names}
+
+
+def job_of(run: Path, out: Path, name: str, config: Config) -> TrainingJob:
+    """The job that trains a model of `models`."""
+    variant, _, seed = name.partition("/seed-")
+    return TrainingJob(run, out / name, config, variant, int(seed))
 
 
 def variants(run: Path, config: Config) -> list[str]:
     """What is trained, in the table's order: `ALONE`, a variant per source of intents, `none`."""
-    found = sorted(path.parent.name for path in (run / "localize").glob("*/manifest.json"))
-    order = [name for name in ("llm", *config.infer.controls) if name in found]
-    sources = order + [name for name in found if name not in order]
-    alone = [PLAIN, ITEM_ITEM] if config.train.neighbours else [PLAIN]
-    plain = alone if config.train.plain or not sources else []
-    return plain + sources + (["none"] if sources and "none" in config.infer.controls else [])
+    sources = [name for name in asked("localize", config) if (run / "localize" / name / MANIFEST).exists()]
+    return freshness.variants(config, sources)
+
+
+def _try(jobs: Sequence[TrainingJob], prepared: Prepared) -> None:
+    """Build a plain and a fused model, so that settings that they cannot work with are refused beforehand."""
+    pick_device(jobs[0].config.train.device)
+    tried = {job.variant == PLAIN: job for job in jobs}
+    with torch.random.fork_rng(devices=[]):
+        for job in tried.values():
+            build_model(_recipe(job, prepared, _intents(job)))
 
 
 def train_job(job: TrainingJob, report: Report) -> str:
     """Train one model; runs in a process of its own where several are trained side by side."""
     team = current()
     team.call(job.as_text())
-    return _train(job, report, team)
+    result = _train(job, report, team)
+    stamps.finish_part(job.folder)
+    return result
 
 
 def follow(team: Team) -> int:
@@ -172,19 +202,26 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     prepared = _prepared(job.run / "prepare")
     catalogue = catalogue_hash(prepared.catalogue)
     intents = _intents(job)
-    facts = {"variant": job.variant, "llm": job.config.infer.llm if job.variant == "llm" else None}
+    settings, llm = job.config.train, job.config.infer.llm if job.variant == "llm" else None
+    facts: dict[str, Any] = {"variant": job.variant, "llm": llm}
+    if job.chosen is not None:
+        prepared = whole(prepared)
+        settings = settings.model_copy(update={"epochs": job.chosen["epochs"]})
+        facts["chosen"] = job.chosen
     recipe = _recipe(job, prepared, intents)
     material = _material(job, prepared, catalogue, None if job.variant == "none" else intents)
     if needs_catalogue(recipe):
         material = material._replace(titles=_titles(job, recipe))
     if recipe.neighbours:
-        found = _item_item(job.run / "prepare", recipe.neighbours)
+        found = _item_item(job.run / "prepare", recipe.neighbours, job.chosen is not None)
         material = material._replace(item_item=found)
+    if job.chosen is not None:
+        material = material._replace(rates=tuple(job.chosen["rates"]))
     return train_model(
         job.folder,
         recipe,
         material,
-        job.config.train,
+        settings,
         seed=job.seed,
         report=report,
         facts=facts,
@@ -199,9 +236,9 @@ def _prepared(folder: Path) -> Prepared:
 
 
 @lru_cache(maxsize=1)
-def _item_item(folder: Path, neighbours: int) -> CrossFit:
-    """The item-item model of the run's training samples, fitted once per process."""
-    prepared = _prepared(folder)
+def _item_item(folder: Path, neighbours: int, final: bool) -> CrossFit:
+    """The item-item model of the run's training samples, or of all for a refit; fitted once per process."""
+    prepared = whole(_prepared(folder)) if final else _prepared(folder)
     return cross_fit(
         prepared.sessions, prepared.samples["train"], prepared.catalogue.size, neighbours=neighbours
     )
@@ -213,7 +250,7 @@ def _intents(job: TrainingJob) -> IntentStore | None:
         return None
     source = job.variant
     if source == "none":
-        source = next(name for name in variants(job.run, job.config) if name not in (*ALONE, "none"))
+        source = next(name for name in variants(job.run, job.config) if name not in (*ALONE, NONE))
     folder = job.run / "localize" / source
     intents = IntentStore.open(folder)
     if not len(intents):
@@ -260,7 +297,13 @@ def _horizon(perspective: str) -> Horizon:
 def _material(job: TrainingJob, prepared: Prepared, catalogue: str, intents: IntentStore | None) -> Material:
     valid, selected_on = _selection(prepared)
     material = Material(
-        prepared.sessions, prepared.train, prepared.samples["train"], valid, selected_on, catalogue
+        prepared.sessions,
+        prepared.train,
+        prepared.samples["train"],
+        valid,
+        selected_on,
+        catalogue,
+        repeats=prepared.repeats,
     )
     if intents is None:
         return material
@@ -277,8 +320,9 @@ def _selection(prepared: Prepared) -> tuple[Samples, str]:
         return valid, "valid"
     # The paper has no validation part and takes the best epoch on the test set. Only its own protocol
     # does so here, and says it.
-    if prepared.stats["rules"]["split"] == "paper":
-        return prepared.samples["test"], "test"
+    test = prepared.samples["test"]
+    if prepared.stats["rules"]["split"] == "paper" and len(test.key):
+        return test, "test"
     return valid, "none"
 
 
@@ -286,8 +330,3 @@ def _workers(config: Config) -> int:
     if current().size > 1:
         return 1
     return config.train.workers or min(os.cpu_count() or 1, MOST_WORKERS)
-
-
-def _finished(folder: Path) -> bool:
-    record = folder / RECORD
-    return record.exists() and "stopped" not in read_json(record).get("facts", {})

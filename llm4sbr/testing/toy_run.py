@@ -49,7 +49,7 @@ def toy_run(
     end = int(whole.offsets[first_valid])
     train = Sessions(whole.items[:end].clone(), whole.offsets[: first_valid + 1].clone())
     (run / "prepare").mkdir(parents=True)
-    prepared = Prepared(catalogue, whole, train, samples, {"rules": {"split": split}})
+    prepared = Prepared(catalogue, whole, train, samples, {"rules": {"split": split, "repeats": False}})
     save(
         run / "prepare",
         prepared,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from llm4sbr.config import TrainConfig
+from llm4sbr.data.repeats import without_own
 from llm4sbr.errors import TrainingError
 from llm4sbr.fast.onednn import faster_products
 from llm4sbr.fusion.losses import Losses, joint_loss
@@ -37,13 +38,17 @@ class Step:
         config: how to train.
         team: the processes that train together.
         device: where.
+        repeats: whether a list may contain the session's own items; if not, they have no part in the softmax.
 
     Raises:
         TrainingError: `train.compile` is on and there is no compiler.
     """
 
-    def __init__(self, model: LLM4SBR, config: TrainConfig, *, team: Team, device: torch.device) -> None:
+    def __init__(
+        self, model: LLM4SBR, config: TrainConfig, *, team: Team, device: torch.device, repeats: bool = True
+    ) -> None:
         self.model, self.tau, self.team, self.device = model, config.tau, team, device
+        self.repeats = repeats
         self.optimizer = make_optimizer(model, config)
         self.represent = compiled(model) if config.compile else model.represent
         self.compiling = _explained if config.compile else nullcontext
@@ -64,15 +69,15 @@ class Step:
             The part's losses, float32 (4,) on the device: what `Losses` has, summing up to the batch's.
         """
         batch = part.batch
+        items, mask, target = (self._there(one) for one in (batch.items, batch.mask, batch.target))
         with self.compiling():
             with self.products, self.precision:
-                output = self.represent(
-                    self._there(batch.items),
-                    self._there(batch.mask),
-                    None if intents is None else self._there(intents),
-                    fold=None if fold is None else self._there(fold),
-                )
-            losses = self._losses(output, self._there(batch.target), part)
+                told, without = (None if one is None else self._there(one) for one in (intents, fold))
+                output = self.represent(items, mask, told, fold=without)
+            output = _full(output)
+            if not self.repeats:  # a target keeps its score: a rare repeated one must not cost infinity
+                output = output._replace(scores=without_own(output.scores, items, mask, but=target))
+            losses = self._losses(output, target, part)
             self.model.zero_grad()
             losses.total.backward()  # type: ignore[no-untyped-call]
         self.team.sum_gradients(self.model)
@@ -80,7 +85,7 @@ class Step:
         return torch.stack(losses).detach()
 
     def _losses(self, output: Output, target: Tensor, part: Part) -> Losses:
-        output = self.team.whole(_full(output), part)
+        output = self.team.whole(output, part)
         losses = joint_loss(output, target, tau=self.tau, weight=self.team.weight(part))
         return Losses(*(loss / self.team.size for loss in losses)) if self.team.size > 1 else losses
 

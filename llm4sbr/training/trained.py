@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.errors import InputError, StoreError
+from llm4sbr.freshness import part_stamp
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.training import SELECT_BY
 
@@ -20,22 +21,70 @@ class Trained(NamedTuple):
     valid: float
     """`SELECT_BY` on the validation part, -1 if it has none."""
     folder: Path
+    refitted: bool = False
+    """Trained on all sessions, by `refit`."""
 
 
-def trained_models(run: Path) -> list[Trained]:
-    """All trained models of a run, by variant and seed; `StoreError` if there is none."""
+MODELS = "models.json"
+"""In the folder of `train`: the models that were asked for."""
+
+
+def write_models(out: Path, asked: Sequence[str]) -> None:
+    """Note which of the models in the folder of `train` were asked for, each as `<variant>/seed-<k>`."""
+    store.write_json(out / MODELS, {"asked": list(asked)})
+
+
+def model_folders(out: Path) -> list[Path]:
+    """Folders of the models that were asked for last; what an older version wrote was all asked for."""
+    path = out / MODELS
+    if path.exists():
+        return [out / name for name in store.read_json(path)["asked"]]
+    return sorted(record.parent for record in out.glob(f"*/seed-*/{RECORD}"))
+
+
+def other_folders(run: Path) -> list[Path]:
+    """Folders of models that nobody asks for now, and that would not be trained differently."""
+    out = run / "train"
+    stage = stamps.read_stamp(out)
+    if stage is None:
+        return []
+    asked, attempt = model_folders(out), stamps.Attempt(out, stage)
+    there = [name for name in stamps.parts_of(out) if out / name not in asked]
+    return [out / name for name in there if attempt.has(name, part_stamp(run, name, attempt))]
+
+
+def trained_models(run: Path, *, others: bool = False) -> list[Trained]:
+    """Trained models of a run, by variant and seed; `StoreError` if there is none or one is damaged.
+
+    Args:
+        run: the run directory.
+        others: also those that are no longer asked for and fit those that are.
+    """
+    stamps.check_there(run)
     found = []
-    for path in run.glob(f"train/*/seed-*/{RECORD}"):
-        record = store.read_json(path)
+    for folder in [*model_folders(run / "train"), *(other_folders(run) if others else ())]:
+        record = store.read_json(folder / RECORD)
         try:
             valid = record["facts"].get("valid", {}).get(SELECT_BY, -1.0)
-            number = int(path.parent.name.removeprefix("seed-"))
+            number = int(folder.name.removeprefix("seed-"))
         except (KeyError, TypeError, AttributeError, ValueError):
-            raise StoreError(f"{path}: not a model record; train again") from None
-        found.append(Trained(path.parent.parent.name, number, valid, path.parent))
+            raise StoreError(f"{folder / RECORD}: not a model record; train again") from None
+        found.append(Trained(folder.parent.name, number, valid, folder))
     if not found:
         raise StoreError(f"{run}: no trained model; run llm4sbr train {run} first")
     return sorted(found)
+
+
+def chosen_model(run: Path, *, variant: str | None = None, seed: int | None = None) -> Trained:
+    """One model of a run, see `choose`; one that is no longer asked for only if it is named."""
+    named = variant is not None or seed is not None
+    asked = trained_models(run)
+    try:
+        return choose(asked, variant=variant, seed=seed)
+    except InputError:
+        if not named:
+            raise
+        return choose(trained_models(run, others=True), variant=variant, seed=seed)
 
 
 def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int | None = None) -> Trained:
@@ -57,3 +106,41 @@ def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int |
             return one
     seeds = ", ".join(str(one.seed) for one in of_variant)
     raise InputError(f"no seed {seed} of variant {variant!r} is trained; there are {seeds}")
+
+
+def refitted_folder(run: Path, trained: Trained) -> Path:
+    """Where the refit of a trained model belongs."""
+    return run / "final" / trained.variant / f"seed-{trained.seed}"
+
+
+def served(
+    run: Path, *, variant: str | None = None, seed: int | None = None, refitted: bool | None = None
+) -> Trained:
+    """The model to serve: as `chosen_model`, and its refit on all sessions if there is one.
+
+    Args:
+        run: the run directory.
+        variant: see `chosen_model`.
+        seed: see `chosen_model`.
+        refitted: whether it must be the refit, or must not; None takes it if it is there.
+
+    Raises:
+        InputError: there is no such model.
+        StoreError: nothing is trained.
+    """
+    trained = chosen_model(run, variant=variant, seed=seed)
+    if refitted is False:
+        return trained
+    folder = refitted_folder(run, trained)
+    stamp = stamps.read_stamp(folder)
+    if stamp and stamp.fingerprint == refit_stamp(trained).fingerprint:
+        return trained._replace(folder=folder, refitted=True)
+    if refitted:
+        why = "is of a model that has been trained anew since" if stamp else "is not there"
+        raise InputError(f"{folder}: the refit {why}; llm4sbr refit {run}")
+    return trained
+
+
+def refit_stamp(trained: Trained) -> stamps.Stamp:
+    """What a refit of this very model is made from."""
+    return stamps.Stamp("refit", {"weights": store.read_json(trained.folder / RECORD).get("weights")})

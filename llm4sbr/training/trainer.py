@@ -65,10 +65,14 @@ class Material(NamedTuple):
     """Hash of the catalogue."""
     train_intents: SampleIntents | None = None
     select_intents: SampleIntents | None = None
+    repeats: bool = True
+    """Whether a list may contain the session's own items."""
     titles: Tensor | None = None
     """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
     item_item: CrossFit | None = None
     """For a model with an item-item part."""
+    rates: tuple[float, ...] = ()
+    """The learning rate of each epoch, where it is known from an earlier training."""
 
 
 class LossError(TrainingError):
@@ -143,7 +147,7 @@ class _Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model.to(self.device)
-        self.step = Step(self.model, config, team=team, device=self.device)
+        self.step = Step(self.model, config, team=team, device=self.device, repeats=material.repeats)
         self.checkpoint = Checkpoint.open(folder, self.model, self.step.optimizer, writes=team.rank == 0)
         if not team.agree(self.checkpoint.epoch):
             raise StoreError(f"{folder}: the processes see different files; the run must be where all see it")
@@ -256,11 +260,14 @@ class _Trainer:
             Samples(*(tensor[own] for tensor in material.select)),
             num_items=self.recipe.num_items,
             batch_size=512,
+            repeats=material.repeats,
         )
         return metrics.summary(team.sum(found), SHOWN)
 
     def _rate(self, epoch: int) -> float:
         config = self.config
+        if self.material.rates:
+            return self.material.rates[epoch]
         passed = self.checkpoint.worse if self._on_plateau() else epoch // config.decay_every
         return config.learning_rate * config.decay**passed
 
@@ -275,6 +282,21 @@ class _Trainer:
     def _patience(self) -> int:
         return self.config.patience if len(self.material.select.key) else self.config.epochs
 
+    def _rates_to_best(self) -> list[float]:
+        """The learning rates of the epochs that made the best weights: with them a refit does the same."""
+        best, found = -1.0, []
+        for line in self.checkpoint.history[: self.checkpoint.best_epoch]:
+            value = line["valid"].get(SELECT_BY, 0.0)
+            if value > best or not self._on_plateau():
+                best = value
+                found.append(line["learning_rate"])
+        return found
+
+    def _still_rising(self) -> bool:
+        """Whether the limit of epochs ended the training, and not a validation metric that stopped rising."""
+        state, limit = self.checkpoint, self.config.epochs
+        return bool(len(self.material.select.key)) and state.best_epoch == state.epoch == limit
+
     def _save(self, facts: dict[str, Any]) -> None:
         state = self.checkpoint
         self.model.load_state_dict(state.best)
@@ -284,8 +306,11 @@ class _Trainer:
             "seed": self.seed,
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
+            "rates": self._rates_to_best(),
             "valid": best.get("valid", {}),
             "selected_on": self.material.selected_on,
+            "still_rising": self._still_rising(),
+            "repeats": self.material.repeats,
             "samples": len(self.material.train.key),
             "seconds": round(seconds, 3),
             "samples_per_second": round(len(self.material.train.key) * state.epoch / max(seconds, 1e-9), 1),

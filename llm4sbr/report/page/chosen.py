@@ -86,8 +86,7 @@ def rule(samples: int, answered: int | None) -> str:
         f"Chosen by rule, not by hand: the {of} are grouped by which model has the next click among its "
         f"first {K}; each group gives one in turn until there are {COUNT}, in the order of a hash of their "
         "items. So the groups are not shown in proportion: beside its name stands how many samples each has. "
-        "Ranks are those of the evaluation, among all items; the lists leave out the session's own items, as "
-        "recommend does."
+        "Ranks and lists are those of the evaluation, with the session's own items or without, as there."
     )
 
 

@@ -14,6 +14,8 @@ from llm4sbr.report.models import models_table
 from llm4sbr.report.page import charts
 from llm4sbr.report.page.looks import look_of
 from llm4sbr.training import SELECT_BY
+from llm4sbr.training.checkpoint import LOG
+from llm4sbr.training.trained import model_folders
 
 Epoch = Mapping[str, Any]
 """A line of the log."""
@@ -39,7 +41,7 @@ def training(run: Path, labels: Mapping[str, str]) -> dict[str, Any] | None:
     Raises:
         StoreError: a log is not whole.
     """
-    logs = [_log(path) for path in sorted(run.glob("train/*/seed-*/log.jsonl"))]
+    logs = [_log(folder / LOG) for folder in sorted(model_folders(run / "train"))]
     if not logs:
         return None
     names = [name for name in dict.fromkeys([*labels, *(log.variant for log in logs)]) if _has(logs, name)]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from llm4sbr import store
+from llm4sbr import stamps, store
 from llm4sbr.config import to_toml
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import Llm4sbrError, StoreError
@@ -48,6 +48,7 @@ def run_page(run: Path) -> dict[str, Any]:
     Raises:
         StoreError: the folder is not a run.
     """
+    stamps.check_there(run)
     if not (run / "config.toml").is_file():
         raise StoreError(f"{run}: not a run directory (no config.toml); name one, such as runs/demo")
     gather = Gatherer()

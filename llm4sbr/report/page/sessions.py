@@ -1,7 +1,6 @@
 """The page's sessions: what the LLM said, the items its answer was tied to, and lists with and without it.
 
-The lists leave out the session's own items, as `recommend` does; the ranks are those of the evaluation, which
-ranks the whole catalogue.
+Lists and ranks are those of the evaluation, with the session's own items or without (`data.repeats`).
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from torch import Tensor
 from llm4sbr import store
 from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash
+from llm4sbr.data.repeats import without_own
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.ranking import SampleIntents, scorer
@@ -124,7 +124,7 @@ def _sessions(
     batch = collate(prepared.sessions, test, index)
     rankings = [
         _rankings(
-            _scores(run, f"{name}/{ranked.seed}", batch, catalogue, intents if name == WITH else None),
+            _scores(run, f"{name}/{ranked.seed}", batch, prepared, intents if name == WITH else None),
             ranks[index],
             batch,
             catalogue,
@@ -144,17 +144,14 @@ def _sessions(
     ]
 
 
-def _scores(
-    run: Path, name: str, batch: Batch, catalogue: Catalogue, intents: SampleIntents | None
-) -> Tensor:
-    """A model's scores of the batch without the sessions' own items, which are -inf: float (B, N)."""
+def _scores(run: Path, name: str, batch: Batch, prepared: Prepared, intents: SampleIntents | None) -> Tensor:
+    """A model's scores of the batch, float (B, N); -inf for own items where lists leave them out."""
     saved = load_model(run / "train" / name)
-    if saved.catalogue != catalogue_hash(catalogue):
+    if saved.catalogue != catalogue_hash(prepared.catalogue):
         raise StoreError(f"{run / 'train' / name}: trained on another catalogue; run train again")
     with torch.inference_mode():
         scores = scorer(saved.model, intents, torch.device("cpu"))(batch)
-        own = torch.cat([torch.full_like(scores[:, :1], -torch.inf), scores], 1)  # column 0 is the padding's
-        return own.scatter(1, batch.items, -torch.inf)[:, 1:]
+        return scores if prepared.repeats else without_own(scores, batch.items, batch.mask)
 
 
 def _rankings(
@@ -166,7 +163,7 @@ def _rankings(
         for row, values in zip((best.indices + 1).tolist(), best.values.tolist(), strict=True)
     ]
     places = metrics.ranks(scores, batch.target).tolist()
-    repeated = (batch.items == batch.target.unsqueeze(1)).any(1).tolist()
+    repeated = (scores.gather(1, batch.target.unsqueeze(1) - 1)[:, 0] == -torch.inf).tolist()
     return [
         Ranking(
             label,

@@ -65,7 +65,7 @@ def show_answers(path: Path, stored: int, found: Sequence[CacheStats]) -> None:
         for one in found
     ]
     about = Text(f"{path}, {size(stored)}")
-    show(about, grid(["LLM", "answers", "tokens", "time", "put here"], rows))
+    show(about, grid(["LLM", "answers", "tokens", "time", "added"], rows))
 
 
 def stats_tables(stats: Mapping[str, Any]) -> list[RenderableType]:

@@ -52,7 +52,7 @@ class Query(NamedTuple):
 def inputs_of(artefact: Artefact) -> dict[str, tuple[str, list[int]]]:
     """Name -> data type and shape (-1 where any size goes) of what the model takes.
 
-    `items` alone is required: `mask` follows from it, `exclude_seen` is true, `intents` are unknown.
+    `items` alone is required: `mask` follows from it, `exclude_seen` is as in training, `intents` unknown.
     """
     found = {"items": ("INT64", [-1, -1]), "mask": ("BOOL", [-1, -1]), "exclude_seen": ("BOOL", [-1, 1])}
     if artefact.takes_intents:
@@ -224,7 +224,7 @@ def _job(tensors: dict[str, Array], artefact: Artefact, settings: Settings) -> P
     if length > artefact.max_length:
         raise Refusal(400, f"items: {length} clicks, at most {artefact.max_length} are allowed")
     mask = tensors.get("mask", items != 0)
-    exclude = tensors.get("exclude_seen", np.ones((rows, 1), np.bool_))
+    exclude = tensors.get("exclude_seen", np.full((rows, 1), artefact.exclude_seen))
     intents = tensors.get("intents")
     if mask.shape != items.shape or len(exclude) != rows or (intents is not None and len(intents) != rows):
         raise Refusal(400, "mask, exclude_seen, intents: as many sessions as items, and mask of its shape")

@@ -60,7 +60,8 @@ class KnownSessions:
         from llm4sbr.data.prepared import catalogue_hash
         from llm4sbr.serving.recommend import Recommender
 
-        found = Recommender.load(run, variant=self.trained, seed=self.seed)
+        refitted = bool(self.artefact.record.get("refitted", False))
+        found = Recommender.load(run, variant=self.trained, seed=self.seed, refitted=refitted)
         if catalogue_hash(found.catalogue) != self.artefact.record["catalogue"]:
             raise StoreError(f"{run}: has another catalogue now than was exported; export again")
         return found

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4sbr import stamps
 from llm4sbr.errors import InputError, Llm4sbrError, StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.artefact import GRAPH, RECORD, Artefact
@@ -166,6 +167,7 @@ def find_folder(path: Path) -> Path:
     """
     if (path / RECORD).exists():
         return path
+    stamps.check_there(path)
     records = [*path.glob(f"export/*/{RECORD}"), *path.glob(f"*/{RECORD}")]
     found = sorted(one.parent for one in records if (one.parent / GRAPH).exists())
     if not found:

@@ -18,9 +18,6 @@ from llm4sbr.serving.server.settings import Settings
 LONGEST = 200
 """Characters of a title or a search."""
 
-FLAGS = {"exclude_seen": True, "explain": False}
-"""Name -> what is meant if nobody says."""
-
 
 class Wish(NamedTuple):
     """A request for recommendations."""
@@ -45,7 +42,8 @@ def read(body: bytes, model: Model, settings: Settings) -> Wish:
     k = given.get("k", min(10, model.artefact.k))
     if type(k) is not int or not 1 <= k <= model.artefact.k:
         raise Refusal(400, f"k: expected a number from 1 to {model.artefact.k}, the length exported")
-    flags = {name: given.get(name, default) for name, default in FLAGS.items()}
+    unsaid = {"exclude_seen": model.artefact.exclude_seen, "explain": False}
+    flags = {name: given.get(name, default) for name, default in unsaid.items()}
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise Refusal(400, f"{name}: expected true or false")

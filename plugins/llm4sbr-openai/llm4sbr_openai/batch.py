@@ -37,7 +37,7 @@ def cli() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def requests(run: Path, file: Path) -> None:
     """Write FILE with a request for every prompt of RUN that has no answer yet."""
-    _, config = in_force.configure(run, {})
+    config = in_force.configure(run)
     llm = _llm(config.infer.llm, config.infer.options)
     count = 0
     with writing(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
@@ -58,7 +58,7 @@ def requests(run: Path, file: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True))
 def answers(run: Path, file: Path) -> None:
     """Put the results of a batch, FILE, into the answer cache of RUN."""
-    _, config = in_force.configure(run, {})
+    config = in_force.configure(run)
     llm = _llm(config.infer.llm, config.infer.options)
     wanted = {key for key, _ in missing_prompts(run, config)}
     found: dict[bytes, Answer] = {}

@@ -1,0 +1,98 @@
+"""`refit`: the chosen model trained once more, on every session, for what is served.
+
+The newest sessions are those that say most about tomorrow, and validation and test keep them from training.
+So once the number of epochs is known, a model of the same settings is trained that long on all of them. There
+is nothing left to test it on: it never appears in the table, and its record has the figures of the model that
+was tested, under `chosen`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llm4sbr import stamps, store
+from llm4sbr.config import Config
+from llm4sbr.data.prepared import load
+from llm4sbr.data.whole import whole
+from llm4sbr.errors import InputError
+from llm4sbr.fusion.saved import RECORD
+from llm4sbr.progress import Progress
+from llm4sbr.stages.train import TrainingJob, train_job
+from llm4sbr.training.trained import Trained, chosen_model, refit_stamp, refitted_folder
+
+
+def refit(
+    run: Path,
+    config: Config,
+    progress: Progress,
+    *,
+    variant: str | None = None,
+    seed: int | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write `final/<variant>/seed-<k>/` with the refitted model; a killed attempt is continued.
+
+    Args:
+        run: has `train`, up to date with `config`.
+        config: all settings.
+        progress: shows the training.
+        variant: which of the trained models; by default as `recommend` chooses.
+        seed: which seed; by default the best on validation.
+        force: train again even if the refitted model is there.
+
+    Returns:
+        The model's record.
+
+    Raises:
+        InputError: there is no such variant or seed.
+        TrainingError, StoreError: as `train`.
+    """
+    trained = chosen_model(run, variant=variant, seed=seed)
+    folder, chosen = refitted_folder(run, trained), _chosen(run, trained)
+    stamp = refit_stamp(trained)
+    with store.locked(run, what="run"):
+        if stamps.whole(folder, stamp) and not force:
+            progress.note(f"refit: fresh, {folder}")
+        else:
+            _train(run, folder, config, trained, chosen, stamp, progress)
+    record: dict[str, Any] = store.read_json(folder / RECORD)
+    return record
+
+
+def _train(
+    run: Path,
+    folder: Path,
+    config: Config,
+    trained: Trained,
+    chosen: dict[str, Any],
+    stamp: stamps.Stamp,
+    progress: Progress,
+) -> None:
+    samples = len(whole(load(run / "prepare")).samples["train"].key)
+    name = f"{trained.variant}, seed {trained.seed}"
+    progress.note(f"refit: {name}, {chosen['epochs']} epochs on all sessions, {samples:,} samples")
+    stamps.begin_part(folder, stamp)
+    job = TrainingJob(run, folder, config, trained.variant, trained.seed, chosen)
+    with progress.task("refit", chosen["epochs"] * samples, unit="samples") as advance:
+        progress.note(f"refit: {name}: {train_job(job, advance)}")
+
+
+def _chosen(run: Path, trained: Trained) -> dict[str, Any]:
+    """Of the model that was tested: weights (their sha256), epochs until its best, and its figures."""
+    record = store.read_json(trained.folder / RECORD)
+    facts = record["facts"]
+    if "stopped" in facts:
+        raise InputError(f"{trained.folder}: its training stopped ({facts['stopped']}); train it again first")
+    metrics = run / "evaluate" / "metrics.json"
+    rows = store.read_json(metrics)["rows"] if metrics.exists() else []
+    tested = {row["name"]: {name: one["mean"] for name, one in row["metrics"].items()} for row in rows}
+    return {
+        "weights": record["weights"],
+        "epochs": len(facts["rates"]),
+        "rates": facts["rates"],
+        "selected_on": facts["selected_on"],
+        "valid": facts["valid"],
+        "test": tested.get(trained.variant, {}),
+        "about": "figures of the model that was tested; the test's are means over seeds",
+    }
