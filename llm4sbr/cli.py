@@ -250,7 +250,7 @@ def _guarded(arguments: list[str]) -> int:
     except Llm4sbrError as error:
         if debug:
             raise
-        if isinstance(error, PeerError) and error.told:
+        if isinstance(error, PeerError) and error.reported:
             return 2
         return _fail(f"error: {' '.join(str(error).split())}", error.exit_code)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What is wrong with this installation, and how to mend it; nothing here changes anything."""
+"""Checks an installation and says how to repair it; changes nothing."""
 
 from __future__ import annotations
 

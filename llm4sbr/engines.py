@@ -1,4 +1,4 @@
-"""Where `infer` and `localize` do their work: in this process, unless a plugin offers more."""
+"""The engine `local`: `infer` and `localize` work in this process."""
 
 from __future__ import annotations
 

@@ -93,14 +93,14 @@ class PeerError(Llm4sbrError):
     """Another of the processes that train together has ended.
 
     Args:
-        told: it has said why, so that there is nothing to add.
+        reported: it has said why, so that there is nothing to add.
     """
 
-    def __init__(self, *, told: bool) -> None:
+    def __init__(self, *, reported: bool) -> None:
         super().__init__(
             "another process of this training has ended; run the same command to go on from the last epoch"
         )
-        self.told = told
+        self.reported = reported
 
 
 class TrainingError(Llm4sbrError):

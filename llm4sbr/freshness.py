@@ -1,12 +1,11 @@
-"""Which stages and parts of a run are fresh: what each depends on, and why one is redone.
+"""Decides which stages and parts of a run are fresh, and why one has to be redone.
 
-A stage is fresh if its folder's stamp names the same settings, component versions and upstream contents
-as the stage would have now, and its files are as they were written. Settings that cannot change a result
-(`NEUTRAL`) are not part of a stamp.
+A stage is fresh if its stamp has the settings, component versions and upstream contents that it would have
+now, and its files are unchanged. Settings that cannot change a result (`NEUTRAL`) are not part of a stamp.
 
-Three stages make their results part by part: `infer` and `localize` one per source of answers (the LLM, each
-control), `train` one per model. A part is stamped with what decides it, and with nothing that only says
-which parts there are, so that another control or seed redoes none of them.
+Three stages have parts: `infer` and `localize` one per source of answers (the LLM, each control), `train` one
+per model. A part's stamp has only what its own result depends on, not which other parts there are, so that
+adding a control or a seed does not redo the others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether options are what a component's signature says: a user's `"16"` is not a plugin's 16."""
+"""Checks options against the type hints of a component's constructor."""
 
 from __future__ import annotations
 

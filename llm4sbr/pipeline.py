@@ -1,4 +1,4 @@
-"""Runs the stages in order: a run is brought up to date by redoing what is not fresh, see `freshness`."""
+"""Runs the stages in order, skipping those that are fresh (see `freshness`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of long work, on standard error: a bar in a terminal, a line now and then elsewhere."""
+"""Shows progress on standard error: a bar in a terminal, otherwise a line from time to time."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from llm4sbr.fusion.catalogue import TextCatalogue
 from llm4sbr.fusion.losses import joint_loss
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
-from llm4sbr.fusion.titles import FIRST_WEIGHT, HASTE, TitleVectors
-from llm4sbr.fusion.whitened import FLATTEST, REPEATS_HASTE, Whitened, Whitening
+from llm4sbr.fusion.titles import FIRST_WEIGHT, WEIGHTS_RATE, TitleVectors
+from llm4sbr.fusion.whitened import MIN_DEVIATION, OWN_ITEMS_RATE, Whitened, Whitening
 from llm4sbr.progress import Progress
 from llm4sbr.serving.recommend import Recommender
 from llm4sbr.stages.train import train
@@ -46,9 +46,9 @@ def change(fuser):
     with torch.no_grad():
         for parameter in fuser.parameters():
             parameter.normal_()
-        fuser.weights.log /= HASTE
+        fuser.weights.log /= WEIGHTS_RATE
         if isinstance(fuser, Whitened):
-            fuser.own.copy_(torch.tensor(-3 / REPEATS_HASTE))
+            fuser.own.copy_(torch.tensor(-3 / OWN_ITEMS_RATE))
 
 
 def with_own_items(fuser, scores, sessions):
@@ -81,7 +81,7 @@ def test_titles_are_constants():
 def golden(fuser):
     fuser.fit(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.ones(3, dtype=torch.int64))
     with torch.no_grad():
-        fuser.weights.log.copy_(torch.tensor([2.0, 0.5]).log() / HASTE)
+        fuser.weights.log.copy_(torch.tensor([2.0, 0.5]).log() / WEIGHTS_RATE)
     scores = torch.tensor([[100.0, 200.0, 300.0]])
     return scores, torch.tensor([[3.0]]), torch.tensor([[[1.0, 0.0], [0.0, 4.0]]])
 
@@ -118,7 +118,7 @@ def whitened_by_formula(fuser, titles, clicks, scores, fused, intents):
     squares, directions = np.linalg.eigh(np.cov(titles.T, bias=True) * len(titles))
     strongest = np.argsort(squares)[::-1][: fuser.to_text.out_features]
     relative = np.sqrt(np.clip(squares[strongest], 0, None) / squares.max())
-    axes = directions[:, strongest] / np.maximum(relative, FLATTEST)
+    axes = directions[:, strongest] / np.maximum(relative, MIN_DEVIATION)
     axes = axes * np.sign(
         (axes * fuser.whitening.axes.double().numpy()[:, ::-1]).sum(0)
     )  # an axis has no sign
@@ -126,7 +126,7 @@ def whitened_by_formula(fuser, titles, clicks, scores, fused, intents):
     prior, metric, to_text = (
         one.detach().double().numpy() for one in (fuser.prior, fuser.metric, fuser.to_text.weight)
     )
-    weights = (HASTE * fuser.weights.log.detach().double()).exp().numpy()
+    weights = (WEIGHTS_RATE * fuser.weights.log.detach().double()).exp().numpy()
     logs = np.log(np.maximum(clicks, 0.5))
     z = whiten(titles)
     found = np.zeros(scores.shape)
@@ -175,7 +175,7 @@ def test_untrained_whitened_by_hand():
 
 def test_rare_ids_are_asked_as_often_as_they_are_trusted():
     torch.manual_seed(0)
-    fuser = Whitened(1, 2, num_items=3, text_dim=2, trust=2.0).train()
+    fuser = Whitened(1, 2, num_items=3, text_dim=2, shrinkage=2.0).train()
     fuser.fit(torch.randn(3, 2), torch.tensor([0, 2, 6]))
     with torch.no_grad():
         fuser.prior.zero_()
@@ -286,7 +286,7 @@ def test_trained_in_a_run_and_served_from_it(fuser, tmp_path):
         if fuser == "catalogue":
             assert torch.equal(held, items.half())
         assert held.any(1).all()
-    weights = load_model(run / "train" / "llm" / "seed-0").model.fuser.weights.log * HASTE
+    weights = load_model(run / "train" / "llm" / "seed-0").model.fuser.weights.log * WEIGHTS_RATE
     first = FIRST_WEIGHT * (2 if fuser == "whitened" else 1)
     assert (weights.exp() - first).abs().min() > 0.01  # learned
     (run / "localize" / "items.safetensors").unlink()  # a trained model needs it no more

@@ -39,8 +39,8 @@ def test_only_what_differs_is_said() -> None:
 
 
 def test_what_the_reader_is_told_otherwise_is_not_said_again() -> None:
-    assert labels([cell(), cell("tagnn")], told=["backbone"]) == ["", ""]
-    assert labels([cell(f=1), cell("tagnn", f=3)], told=["backbone"]) == ["f 1", "f 3"]
+    assert labels([cell(), cell("tagnn")], omit=["backbone"]) == ["", ""]
+    assert labels([cell(f=1), cell("tagnn", f=3)], omit=["backbone"]) == ["f 1", "f 3"]
 
 
 def test_parts_of_one_ablation_need_no_perspectives_those_of_two_do() -> None:
@@ -60,9 +60,9 @@ PLACES = st.sets(
 
 @settings(max_examples=50, deadline=None)
 @given(PLACES, st.sampled_from([(), ("backbone",), ("backbone", "f")]))
-def test_no_two_cells_have_one_name(places: set[tuple[str, int, str]], told: tuple[str, ...]) -> None:
+def test_no_two_cells_have_one_name(places: set[tuple[str, int, str]], omit: tuple[str, ...]) -> None:
     cells = [cell(backbone, f, (view,)) for backbone, f, view in sorted(places)]
-    names = [(label, describe(one, told)) for label, one in zip(labels(cells, told=told), cells, strict=True)]
+    names = [(label, describe(one, omit)) for label, one in zip(labels(cells, omit=omit), cells, strict=True)]
     assert len(set(names)) == len(cells)
 
 

@@ -55,7 +55,7 @@ def test_json_goes_to_stdout_alone(finished: Path, capsys: Output) -> None:
     assert _guarded(["evaluate", str(finished), "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)
     names = [row["name"] for row in metrics["rows"]]
-    assert names[:3] == ["popularity", "item-knn", "plain"]
+    assert names[:5] == ["popularity", "item-knn", "vmis-knn", "slist", "plain"]
     assert {"llm", "shuffled", "none"} <= set(names)
 
 

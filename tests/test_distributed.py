@@ -115,10 +115,10 @@ def test_a_lost_process_is_told_once(monkeypatch, capsys):
     first, second = (Team(rank, 2, HashStore()) for rank in (0, 1))
     second.store = first.store
     monkeypatch.setattr(torch.distributed, "all_reduce", lost)
-    for told in (False, True):
+    for reported in (False, True):
         with pytest.raises(PeerError, match=r"another process .* has ended") as error:
             first.sum(torch.zeros(1))
-        assert error.value.told == told
+        assert error.value.reported == reported
         assert second.failed(error.value) == 1  # it lost the other one, too: nothing to add
         assert not capsys.readouterr().err
         assert second.failed(MemoryError("too\nmuch")) == 1

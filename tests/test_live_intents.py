@@ -12,7 +12,7 @@ from llm4sbr.data.prepared import Prepared
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.protocols import Samples, Sessions
 from llm4sbr.serving.intents import LiveIntents, tried
-from llm4sbr.serving.recommendation import Explanation, Thought, Tied
+from llm4sbr.serving.recommendation import Explanation, PerspectiveIntent, Tied
 from llm4sbr.testing.toy import toy_catalogue
 
 KNOWN = [[1, 2, 3], [4, 5, 3], [1, 5, 2, 3], [6, 7], [8, 3]]
@@ -143,18 +143,18 @@ def test_explanation(shop: LiveIntents) -> None:
         "nearest",
         [titles[3], titles[4], titles[2]],
         [
-            Thought(
+            PerspectiveIntent(
                 "long",
                 "long [4, 5, 3]",
                 [Tied(1, "i01", titles[0], 0.75), Tied(2, "i02", titles[1], 0.25)],
             ),
-            Thought("short", "short [4, 5, 3]", [Tied(3, "i03", titles[2], 1.0)]),
+            PerspectiveIntent("short", "short [4, 5, 3]", [Tied(3, "i03", titles[2], 1.0)]),
         ],
     )
 
 
 def test_answers_that_are_no_longer_kept(shop: LiveIntents) -> None:
-    assert [thought.answer for thought in explained(shop, [1, 2, 3]).thoughts] == ["", ""]
+    assert [intent.answer for intent in explained(shop, [1, 2, 3]).perspectives] == ["", ""]
 
 
 def test_only_the_latest_of_many_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

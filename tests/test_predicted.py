@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def means(explained) -> dict[str, list[int]]:
-    return {one.perspective: [item.id for item in one.items] for one in explained.thoughts}
+    return {one.perspective: [item.id for item in one.items] for one in explained.perspectives}
 
 
 def test_intents_are_told_without_scoring_an_item(folder):
@@ -52,8 +52,8 @@ def test_what_is_predicted_is_named(folder):
     # on the circle of titles the five nearest are the item and two neighbours on each side
     assert [items[0] for items in means(found).values()] == [10, 9]
     assert [set(items) for items in means(found).values()] == [{8, 9, 10, 11, 12}, {7, 8, 9, 10, 11}]
-    assert found.thoughts[0].items[0].weight == pytest.approx(1, abs=0.01)
-    assert found.thoughts[0].items[1].weight == pytest.approx(np.cos(2 * np.pi / 20), abs=0.01)
+    assert found.perspectives[0].items[0].weight == pytest.approx(1, abs=0.01)
+    assert found.perspectives[0].items[1].weight == pytest.approx(np.cos(2 * np.pi / 20), abs=0.01)
 
 
 def test_the_server_and_the_command_name_it_too(folder, capsys):
@@ -61,8 +61,8 @@ def test_the_server_and_the_command_name_it_too(folder, capsys):
         silent = server.ask("/recommend", {"session": [9]}).json["intents"]
         told = server.ask("/recommend", {"session": [9], "explain": True}).json["intents"]
         wrong = server.ask("/recommend", {"session": [9], "explain": 1})
-    assert (silent["source"], silent["thoughts"]) == ("predictor", [])
-    assert [one["items"][0]["id"] for one in told["thoughts"]] == [10, 9]
+    assert (silent["source"], silent["perspectives"]) == ("predictor", [])
+    assert [one["items"][0]["id"] for one in told["perspectives"]] == [10, 9]
     assert (wrong.status, wrong.json["error"]) == (400, "explain: expected true or false")
     assert _guarded(["recommend", str(folder), "--session", "i09"]) == 0
     shown = capsys.readouterr().out
@@ -73,7 +73,7 @@ def test_the_server_and_the_command_name_it_too(folder, capsys):
 def test_an_artefact_without_titles_names_nothing(folder):
     artefact = Artefact.open(folder, threads=1)
     del artefact.record["files"][TITLES]
-    assert Predicted(artefact, folder).explain([3]).thoughts == []
+    assert Predicted(artefact, folder).explain([3]).perspectives == []
 
 
 @pytest.mark.parametrize("damage", ["shorter", "other", "text"])
@@ -109,8 +109,8 @@ def test_the_artefact_means_what_the_run_does(tmp_path):
     for session in ([3, 4], [17], [1, 2, 3]):
         found = exported.recommend(session, k=4).intents
         expected = trained.recommend(session, k=4, source="predictor").intents
-        assert [one.perspective for one in found.thoughts] == ["long", "short"]
-        for one, other in zip(found.thoughts, expected.thoughts, strict=True):
+        assert [one.perspective for one in found.perspectives] == ["long", "short"]
+        for one, other in zip(found.perspectives, expected.perspectives, strict=True):
             assert one.items[0].id == other.items[0].id
-            weights = [[item.weight for item in thought.items] for thought in (one, other)]
+            weights = [[item.weight for item in intent.items] for intent in (one, other)]
             np.testing.assert_allclose(*weights, atol=0.01)  # 8 bits

@@ -58,7 +58,7 @@ def test_scores_are_the_models_own(run: Path) -> None:
     assert found.intents is not None
     assert found.intents.source == "predictor"
     cosines = torch.nn.functional.cosine_similarity(predicted[0, 0], recommender.vectors, dim=1)
-    tied = found.intents.thoughts[0].items
+    tied = found.intents.perspectives[0].items
     assert [item.id for item in tied] == (cosines.argsort(descending=True)[:5] + 1).tolist()
     assert tied[0].weight == pytest.approx(float(cosines.max()), abs=1e-4)
     order = scores.argsort(descending=True)[:5]
@@ -87,7 +87,7 @@ def test_intents_change_the_scores_and_are_explained(run: Path) -> None:
     assert known.intents is not None
     assert known.intents.source == "cache"
     assert without.intents is not None
-    assert (without.intents.source, without.intents.thoughts) == ("none", [])
+    assert (without.intents.source, without.intents.perspectives) == ("none", [])
     assert known.items != without.items
 
 
@@ -128,7 +128,7 @@ def test_predictions_need_no_stored_intents(tmp_path: Path) -> None:
     add_model(run, "llm", 0, 0.1, predictor=True)
     found = Recommender.load(run).recommend([2, 3])
     assert found.intents is not None
-    assert (found.intents.source, found.intents.thoughts[0].items) == ("predictor", [])
+    assert (found.intents.source, found.intents.perspectives[0].items) == ("predictor", [])
 
 
 def test_a_plain_model_takes_no_intents(run: Path) -> None:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
+from rich.console import Console
 
+from llm4sbr.config import build, nest
+from llm4sbr.data.distinct import Distinct
+from llm4sbr.data.prepared import load
 from llm4sbr.errors import DataError
 from llm4sbr.llms.recorded import Recorded
+from llm4sbr.perspectives import Long, Short
+from llm4sbr.progress import Progress
 from llm4sbr.protocols import Item
+from llm4sbr.stages.infer import infer
+from llm4sbr.testing.toy_run import toy_run
 
 A, B, C = (Item(i, key, f"title {key}") for i, key in enumerate("abc", 1))
 PREFIXES = [[A], [A, B], [C], [B, C]]
+VIEWS = {"long": Long(), "short": Short()}
 SESSIONS = ["s1", "s1", "s2", "s3"]
 
 CSV = """prefix,session,item,perspective,text
@@ -25,11 +36,11 @@ CSV = """prefix,session,item,perspective,text
 
 
 def _match(table: Recorded, names: tuple[str, ...] = ("long", "short")) -> tuple[list[int], int]:
-    return tuple(table.match(PREFIXES, SESSIONS.__getitem__, names))  # type: ignore[return-value]
+    return tuple(table.match(PREFIXES, SESSIONS.__getitem__, {name: VIEWS[name] for name in names}))  # type: ignore[return-value]
 
 
 def _said(table: Recorded, name: str) -> list[str]:
-    return table.of(name).answer(PREFIXES, None, None)  # type: ignore[arg-type]
+    return table.answer(PREFIXES, VIEWS[name], None)
 
 
 def test_the_most_specific_row_answers_and_an_empty_perspective_means_all(tmp_path: Path) -> None:
@@ -86,3 +97,35 @@ def test_other_perspectives_and_tables_about_nothing_here_are_refused(tmp_path: 
         Recorded(str(tmp_path / "answers.xlsx"))
     with pytest.raises(DataError, match="No such file"):
         Recorded(str(tmp_path / "none.csv"))
+
+
+def test_a_run_takes_them_as_its_llms_answers(tmp_path: Path) -> None:
+    """Only the samples that the table answers are covered, and by a session's id all of its prefixes are."""
+    run = toy_run(tmp_path / "run", sources=())
+    prepared = load(run / "prepare")
+    table = pl.read_parquet(run / "prepare" / "sessions.parquet")
+    path = tmp_path / "answers.csv"
+    key = prepared.catalogue.keys[0]
+    path.write_text(f"session,item,text\nu7,,Red Lamp\n,{key},Oak Chair\nnobody,,x\n")
+    settings = {"infer.llm": f"recorded:{path}", "infer.perspectives": ["short"], "infer.controls": []}
+    (tmp_path / "out").mkdir()
+    said = StringIO()
+    infer(run, tmp_path / "out", build(nest(settings)), Progress(console=Console(file=said, width=500)))
+    assert "1 of its 3 texts fits no sample" in said.getvalue()
+    found = pl.read_parquet(tmp_path / "out" / "llm" / "short.parquet")
+    samples = Distinct.of(prepared)
+    prefixes = [tuple(item.id for item in samples.prefixes[row]) for row in range(len(samples.keys))]
+    session = table["items"][7].to_list()
+    assert table["session"][7] == "u7"
+    own = {tuple(session[:end]) for end in range(1, len(session))}
+    owner = torch.searchsorted(prepared.sessions.offsets, samples.end, right=True) - 1
+    first = {prefix for row, prefix in enumerate(prefixes) if int(owner[row]) == 7}
+    expected = {
+        int(samples.keys[row]): "Red Lamp" if prefix in first else "Oak Chair"
+        for row, prefix in enumerate(prefixes)
+        if prefix in first or prefix[-1] == 1
+    }
+    assert first <= own
+    assert first
+    assert dict(zip(found["key"], found["parsed"], strict=True)) == expected
+    assert 0 < len(expected) < len(prefixes)

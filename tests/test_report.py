@@ -21,7 +21,7 @@ from llm4sbr.report.terminal.stages import (
     stats_tables,
     summary_table,
 )
-from llm4sbr.serving.recommendation import Explanation, Recommendation, Recommended, Thought, Tied
+from llm4sbr.serving.recommendation import Explanation, PerspectiveIntent, Recommendation, Recommended, Tied
 from llm4sbr.serving.titles import Resolved
 
 
@@ -240,11 +240,11 @@ def recommendation(intents: Explanation | None, variant: str = "llm") -> str:
 
 
 def test_recommendation_shows_the_list_and_what_the_llm_said() -> None:
-    thoughts = [
-        Thought("long", "Heat", [Tied(5, "c", "Heat (1995)", 0.75), Tied(6, "d", "Casino", 0.25)]),
-        Thought("short", "", []),
+    perspectives = [
+        PerspectiveIntent("long", "Heat", [Tied(5, "c", "Heat (1995)", 0.75), Tied(6, "d", "Casino", 0.25)]),
+        PerspectiveIntent("short", "", []),
     ]
-    shown = recommendation(Explanation("cache", ["Heat (1995)", "Casino"], thoughts))
+    shown = recommendation(Explanation("cache", ["Heat (1995)", "Casino"], perspectives))
     assert shown.splitlines()[0] == "After Heat (1995) | Casino (model llm, seed 4):"
     assert line_of(shown, "1").split() == ["1", "Toy", "[red]", "Story", "2.500"]
     assert line_of(shown, "2").split() == ["2", "Babe", "-1.000"]
@@ -262,8 +262,8 @@ def test_recommendation_says_whose_words_of_which_session_were_used() -> None:
 
 
 def test_recommendation_shows_what_a_prediction_is_like_and_what_was_misspelt() -> None:
-    thoughts = [Thought("long", "", [Tied(5, "c", "Heat (1995)", 0.9)])]
-    shown = recommendation(Explanation("predictor", [], thoughts))
+    perspectives = [PerspectiveIntent("long", "", [Tied(5, "c", "Heat (1995)", 0.9)])]
+    shown = recommendation(Explanation("predictor", [], perspectives))
     assert "Predicted: what the LLM would mean" in shown
     assert "nothing that could be used" not in shown
     assert line_of(shown, "similar to").split() == ["similar", "to", "cosine"]

@@ -160,7 +160,7 @@ def test_intents_reach_the_model(with_intents):
     assert infer(with_intents, items, intents).json["outputs"][1]["data"] == [one + 4 for one in plain]
     found = with_intents.ask("/recommend", {"session": [3], "k": 1}).json
     assert found["items"][0]["id"] == 4
-    assert found["intents"] == {"source": "none", "session": [], "thoughts": []}
+    assert found["intents"] == {"source": "none", "session": [], "perspectives": []}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -45,9 +45,9 @@ def test_a_session_is_shown_with_the_items_it_was_tied_to(run, capsys):
         found = json.loads(out)
         assert code == 0
         assert [{name: one[name] for name in ("key", "session")} for one in found] == expected
-        for thought, name in zip(found[0]["perspectives"], ("long", "short"), strict=True):
-            assert thought["perspective"] == name
-            assert [(item["title"], item["weight"]) for item in thought["items"]] == [(target, 1.0)]
+        for intent, name in zip(found[0]["perspectives"], ("long", "short"), strict=True):
+            assert intent["perspective"] == name
+            assert [(item["title"], item["weight"]) for item in intent["items"]] == [(target, 1.0)]
     code, out, _ = call(capsys, "intents", "show", run, "--key", key)
     assert out.startswith(f"{' | '.join(session)}, key")
     assert out.count(f"{target} ") == 2

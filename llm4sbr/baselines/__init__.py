@@ -1,1 +1,1 @@
-"""Recommenders without a network, under the same metrics."""
+"""Baselines: recommenders without a neural network, measured by the same metrics."""

@@ -1,4 +1,4 @@
-"""Which items a session holds and which sessions hold an item: the index behind the neighbourhood methods."""
+"""The items of each session and the sessions of each item: the index of the nearest-neighbour methods."""
 
 from __future__ import annotations
 

@@ -4,14 +4,14 @@ With c_ij the number of training sessions that hold both i and j, n_i those that
 
     similarity(i, j) = c_ij / sqrt((n_i + r) (n_j + r)),   i != j
 
-the cosine of the items' session vectors, with a regularisation r against chance meetings of rare items. A
-session s_1 .. s_L scores j by
+the cosine of the items' session vectors, with a regularisation r against chance co-occurrences of rare items.
+A session s_1 .. s_L scores j by
 
     sum over p of exp(-(L - p) / decay) similarity(s_p, j)
 
-The paper and its released code have the last item alone, `decay = 0`. As there r = 20 and the 100 most
-similar items of each item are kept; unlike there a session counts once per pair however often it repeats an
-item, as the paper's cosine has it.
+The paper and its released code use the last item only, `decay = 0`. As there, r = 20 and the 100 most similar
+items of each item are kept; unlike there, a session counts once per pair even if it repeats an item, as in
+the paper's cosine.
 """
 
 from __future__ import annotations

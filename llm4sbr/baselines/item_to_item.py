@@ -1,4 +1,4 @@
-"""What the item-to-item models share: few weights per item, summed over a session's clicks."""
+"""Base of the item-to-item models: few weights per item, summed over a session's clicks."""
 
 from __future__ import annotations
 

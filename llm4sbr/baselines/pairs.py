@@ -1,13 +1,14 @@
-"""How often items stand together in sessions, and how far apart: the sums that linear models are made of.
+"""Sums over pairs of items in sessions, by distance, from which linear models are computed.
 
-A session s_1 .. s_L is cut behind each of its clicks t < L: what came before is the source, what follows the
-target, each weighted by its distance to the cut (Choi et al., WWW 2021, Eq. 9 and 10), rho = exp(-1 / delta):
+A session s_1 .. s_L is cut after each of its clicks t < L: what came before is the source, what follows is
+the target, each weighted by its distance to the cut (Choi et al., WWW 2021, Eq. 9 and 10), rho = exp(-1 /
+delta):
 
     S[t, i] = sum over p <= t with s_p = i of rho^(t - p)
     T[t, j] = sum over q > t  with s_q = j of rho^(q - t - 1)
 
-S and T are never written down: a pair of clicks p < q with g = q - p is cut g times between them, by weights
-that multiply to rho^(g - 1) each time, and both stand before the cuts behind q, of which there are n = L - q:
+S and T are never built: a pair of clicks p < q with g = q - p is cut g times between them, with weights whose
+product is rho^(g - 1) each time, and both come before the cuts after q, of which there are n = L - q:
 
     S'T[i, j] = sum over p < q of g rho^(g - 1)
     S'S[i, j] = sum over p, q of rho^g (1 - rho^2n) / (1 - rho^2),   n by the later of the two

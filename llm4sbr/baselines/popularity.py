@@ -1,4 +1,4 @@
-"""Popularity: the floor that every model has to beat."""
+"""Popularity: the lower bound that every model has to beat."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Ridge regression of every item on all others, from sums over sessions: dense, or on each item's own few.
+"""Ridge regression of every item on all others, from sums over sessions: dense, or on a few items each.
 
 Column j of B minimises a quadratic form with the gram matrix G (N, N) and the products R (N, N) with targets:
 
     B_j = argmin b'Gb - 2 b'R_j     =>     B = G^-1 R
     with b_j = 0:                          B_j - P_j B_jj / P_jj,   P = G^-1
 
-The dense solution takes some 3 N^3 operations and 12 N^2 bytes. Where that is too much, b has only the
-`support` items that would gain most one by one, R_ij^2 / G_ii, and N small systems are solved side by side.
+The dense solution takes about 3 N^3 operations and 12 N^2 bytes. If that is too much, b is restricted to the
+`support` items with the largest individual gain, R_ij^2 / G_ii, and N small systems are solved in batches.
 """
 
 from __future__ import annotations

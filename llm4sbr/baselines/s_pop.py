@@ -1,4 +1,4 @@
-"""S-POP: what was clicked in the session so far (Hidasi et al. 2016, section 4)."""
+"""S-POP: popularity within the current session (Hidasi et al. 2016, section 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training sessions that share items with the session at hand."""
+"""Finds training sessions that share items with the current session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from llm4sbr.baselines.incidence import Incidence, Ints
 
 
-class Clicks(NamedTuple):
+class BatchClicks(NamedTuple):
     """The latest click on each distinct item of each session of a batch."""
 
     row: Ints
@@ -21,7 +21,7 @@ class Clicks(NamedTuple):
     """Its place in the session: 1 is the first click."""
 
     @classmethod
-    def of(cls, items: Ints, mask: NDArray[np.bool_], num_items: int) -> Clicks:
+    def of(cls, items: Ints, mask: NDArray[np.bool_], num_items: int) -> BatchClicks:
         """Those of items (B, T), as row numbers, under mask (B, T)."""
         row, step = np.nonzero(mask)
         cells = row * num_items + items[row, step]
@@ -29,13 +29,13 @@ class Clicks(NamedTuple):
         latest = np.sort(len(cells) - 1 - backwards)
         return cls(row[latest], items[row, step][latest], step[latest] + 1)
 
-    def some(self, rows: Ints) -> Clicks:
+    def some(self, rows: Ints) -> BatchClicks:
         """Those of the sessions `rows`, a run of them, which are counted from 0 now."""
         inside = slice(*np.searchsorted(self.row, [rows[0], rows[-1] + 1]))
-        return Clicks(self.row[inside] - rows[0], self.item[inside], self.place[inside])
+        return BatchClicks(self.row[inside] - rows[0], self.item[inside], self.place[inside])
 
 
-class Neighbours(NamedTuple):
+class NeighbourSessions(NamedTuple):
     """Training sessions that share items with those of a batch; those of a row stand together."""
 
     row: Ints
@@ -48,7 +48,9 @@ class Neighbours(NamedTuple):
     """The greatest of their places in the session of the batch."""
 
     @classmethod
-    def recent(cls, index: Incidence, clicks: Clicks, m: int, *, weights: NDArray[Any]) -> Neighbours:
+    def recent(
+        cls, index: Incidence, clicks: BatchClicks, m: int, *, weights: NDArray[Any]
+    ) -> NeighbourSessions:
         """The m most recent sessions that share an item, most recent first.
 
         Each item's own m most recent sessions suffice: beyond them there are m more recent ones already.
@@ -73,15 +75,15 @@ class Neighbours(NamedTuple):
         latest = place[np.append(first[1:], len(place)) - 1] if len(first) else first
         return cls(row, total - 1 - age, overlap, latest)._first(m)
 
-    def closest(self, k: int, similarity: NDArray[Any]) -> tuple[Neighbours, NDArray[Any]]:
+    def closest(self, k: int, similarity: NDArray[Any]) -> tuple[NeighbourSessions, NDArray[Any]]:
         """The k of each row with the greatest similarity, of tied ones the first, and that similarity."""
         order = np.lexsort((-similarity, self.row))
         order = order[_rank(self.row[order]) < k]
-        return Neighbours(*(field[order] for field in self)), similarity[order]
+        return NeighbourSessions(*(field[order] for field in self)), similarity[order]
 
-    def _first(self, most: int) -> Neighbours:
+    def _first(self, most: int) -> NeighbourSessions:
         keep = _rank(self.row) < most
-        return Neighbours(*(field[keep] for field in self))
+        return NeighbourSessions(*(field[keep] for field in self))
 
 
 def _rank(rows: Ints) -> Ints:
@@ -91,7 +93,7 @@ def _rank(rows: Ints) -> Ints:
 
 
 def votes(
-    index: Incidence, near: Neighbours, weight: NDArray[Any], *, rows: int, num_items: int
+    index: Incidence, near: NeighbourSessions, weight: NDArray[Any], *, rows: int, num_items: int
 ) -> NDArray[Any]:
     """The sum of the weights of the neighbours that hold an item, float64 (rows, N)."""
     items, voter = index.items.take(near.session)

@@ -1,10 +1,10 @@
-"""SF-SKNN: neighbouring sessions vote for what they had right after the last item (Ludewig & Jannach 2018).
+"""SF-SKNN: similar sessions vote for the items that followed the last item (Ludewig & Jannach 2018).
 
-With s the session at hand as a set of items and H the training sessions:
+With s the current session as a set of items and H the training sessions:
 
     sim(n) = |s and n| / sqrt(|s| |n|)
     K      = of the m most recent sessions that share an item with s the k with the greatest sim
-    score of j = sum of sim(n) over n in K that have j right behind the last item of s
+    score of j = sum of sim(n) over n in K in which j follows the last item of s
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4sbr.baselines.incidence import Incidence, Ints, Lists, chunks
-from llm4sbr.baselines.session_neighbours import Clicks, Neighbours
+from llm4sbr.baselines.session_neighbours import BatchClicks, NeighbourSessions
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Sessions
 
@@ -47,7 +47,7 @@ class SFSKNN:
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """The neighbours' votes, float32 (B, N), 0 where nobody votes."""
-        clicks = Clicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
+        clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
         end = (mask.sum(1, keepdim=True) - 1).clamp(min=0)
         last = (items.gather(1, end) - 1).squeeze(1).numpy()
         reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
@@ -57,9 +57,9 @@ class SFSKNN:
             scores[part] = self._votes(clicks.some(part), last[part])
         return torch.from_numpy(scores)
 
-    def _votes(self, clicks: Clicks, last: Ints) -> NDArray[Any]:
+    def _votes(self, clicks: BatchClicks, last: Ints) -> NDArray[Any]:
         ones = np.ones((len(last), int(clicks.place.max(initial=0)) + 1), np.int64)
-        found = Neighbours.recent(self.index, clicks, self.m, weights=ones)
+        found = NeighbourSessions.recent(self.index, clicks, self.m, weights=ones)
         distinct = np.bincount(clicks.row, minlength=len(last))
         lengths = self.index.items.lengths
         cosine = found.overlap / np.sqrt(distinct[found.row] * lengths[found.session])

@@ -1,7 +1,7 @@
 """SLIST: a linear item-item model in closed form (Choi et al., WWW 2021).
 
-X holds which items a session has; S and T what came before and after each of its cuts (`pairs`). B (N, N)
-fits both, the session as a whole and what follows in it (Eq. 13 to 15):
+X is the matrix of sessions and their items; S and T are the sources and targets of all cuts (`pairs`). B (N,
+N) fits both, the whole session and what follows (Eq. 13 to 15):
 
     B = argmin alpha |X - XB|^2 + (1 - alpha) |T - SB|^2 + lambda |B|^2
       = (alpha X'X + (1 - alpha) S'S + lambda I)^-1 (alpha X'X + (1 - alpha) S'T)
@@ -10,10 +10,10 @@ alpha = 1 is SLIS, alpha = 0 SLIT. A session s_1 .. s_L scores item j by (Eq. 16
 
     sum over p of exp(-(L - p) / decay) B[s_p, j]
 
-Kept of B are each item's `neighbours` greatest weights above 0, with which it finds as much. The diagonal
-is free where sessions repeat their items, and 0, as a constraint, where they do not (the paper bounds it
-by xi). Catalogues of more than `closed_form` items get each item's weights from the `support` items
-that explain it best (`ridge`). Sessions are not weighted by their age.
+Of B only each item's `neighbours` largest positive weights are kept, which does not reduce accuracy. The
+diagonal is free if sessions repeat their items, and constrained to 0 if not (the paper bounds it by xi). In a
+catalogue of more than `closed_form` items, each item's weights are computed from the `support` items that
+explain it best (`ridge`). Sessions are not weighted by their age.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SLIST(ItemToItem):
         cut_decay: float = 2.0,
         decay: float = 5.0,
         neighbours: int = 128,
-        support: int = 32,
+        support: int = 64,
         closed_form: int = 5_000,
     ) -> None:
         if not 0 <= alpha <= 1:

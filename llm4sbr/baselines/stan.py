@@ -1,7 +1,8 @@
-"""STAN and VSTAN: neighbouring sessions by position and recency (Garg et al. 2019; Ludewig et al. 2021).
+"""STAN and VSTAN: similar sessions, weighted by position and recency (Garg et al. 2019; Ludewig et al. 2021).
 
-With s the session at hand, |s| its clicks, p(i, s) the place of the last click on item i in s, H the training
-sessions, h_i those of them that hold i, and a(n) the age of session n, 0 for the newest and 1 for the oldest:
+With s the current session, |s| its clicks, p(i, s) the position of the last click on item i in s, H the
+training sessions, h_i the number of them with item i, and a(n) the age of session n, 0 for the newest, 1 for
+the oldest:
 
     w_i    = exp((p(i, s) - |s|) / session)                           later clicks weigh more
     sim(n) = sum of w_i over shared items / sqrt(sum of w_i^2 |n|)
@@ -12,8 +13,8 @@ sessions, h_i those of them that hold i, and a(n) the age of session n, 0 for th
                     * exp((p(i*, s) - |s|) / match)                   as do sessions that share a late one
 
 where i* is the latest click of s that n shares. STAN has no `match` and no `idf`; VSTAN has both. |s| and |n|
-count distinct items in the cosine. Time is not known here, so that an age is the share of sessions that are
-newer, where the papers have days.
+count distinct items in the cosine. Times are not available here, so a session's age is the share of sessions
+that are newer, where the papers use days.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4sbr.baselines.incidence import Incidence, Ints, chunks
-from llm4sbr.baselines.session_neighbours import Clicks, Neighbours
+from llm4sbr.baselines.session_neighbours import BatchClicks, NeighbourSessions
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Sessions
 
@@ -83,7 +84,7 @@ class STAN:
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """The neighbours' votes, float32 (B, N), 0 where nobody votes."""
-        clicks = Clicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
+        clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
         length = mask.sum(1).numpy()
         reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
         costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
@@ -92,11 +93,11 @@ class STAN:
             scores[part] = self._votes(clicks.some(part), length[part])
         return torch.from_numpy(scores)
 
-    def _votes(self, clicks: Clicks, length: Ints) -> Floats:
+    def _votes(self, clicks: BatchClicks, length: Ints) -> Floats:
         """Scores of a few sessions of `length` clicks each, (rows, N)."""
         back = np.arange(int(length.max(initial=0)) + 1) - length[:, None]
         weights = np.exp(np.minimum(back, 0) / self.session)  # (rows, T + 1), by place
-        found = Neighbours.recent(self.index, clicks, self.m, weights=weights)
+        found = NeighbourSessions.recent(self.index, clicks, self.m, weights=weights)
         near, similarity = found.closest(self.k, self._similarity(found, clicks, weights))
         late = np.exp((near.latest - length[near.row]) / self.match)
         where, voter = self.index.items.positions(near.session)
@@ -112,7 +113,7 @@ class STAN:
         votes = np.bincount(cells, weight, minlength=len(length) * self.num_items)
         return votes.reshape(len(length), self.num_items) * self.gain
 
-    def _similarity(self, found: Neighbours, clicks: Clicks, weights: Floats) -> Floats:
+    def _similarity(self, found: NeighbourSessions, clicks: BatchClicks, weights: Floats) -> Floats:
         total = len(self.index.items.lengths)
         squares = np.bincount(clicks.row, weights[clicks.row, clicks.place] ** 2, minlength=len(weights))
         cosine = found.overlap / np.sqrt(squares[found.row] * self.index.items.lengths[found.session])

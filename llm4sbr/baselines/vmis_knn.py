@@ -1,8 +1,8 @@
-"""VMIS-kNN: sessions that resemble the one at hand vote for their items (Kersbergen et al., SIGMOD 2022).
+"""VMIS-kNN: sessions similar to the current one vote for their items (Kersbergen et al., SIGMOD 2022).
 
 The definition of Serenade's recommender, an indexed form of VS-kNN (Ludewig & Jannach 2018). With s the
-session at hand, |s| its distinct items, p_i the place of the last click on item i (1 = the first click), and
-H the training sessions, h_j of which hold item j:
+current session, |s| its distinct items, p_i the position of the last click on item i (1 = the first click),
+and H the training sessions, h_j of which contain item j:
 
     pi_i = p_i / |s|                                   decay: later clicks weigh more
     M    = the m most recent sessions of H that share an item with s
@@ -11,14 +11,15 @@ H the training sessions, h_j of which hold item j:
     l_n  = max(0, 1 - 0.1 q_n),  q_n = how many clicks back the latest shared item is (1 = the last click)
     score of j = log(|H| / h_j) * sum over n in K that hold j of l_n r_n
 
-The last item itself scores 0, as in the authors' released code. Deviations from that code: l_n stops at 0,
-where the code's grows negative behind the tenth click; |H| counts sessions, where the code counts clicks;
-sessions of any length are indexed, where the code leaves out the longest 0.5%.
+Deviations from the authors' released code: the last item may be in the list, where the code leaves it out
+and loses what people come back to; l_n stops at 0, where the code's grows negative behind the tenth click;
+|H| counts sessions, where the code counts clicks; sessions of any length are indexed, where the code leaves
+out the longest 0.5%.
 
-A later training session is a more recent one: `prepare` sorts them by their end, except under
-`data.split = "random"` or without a clock, where recency has no meaning and m merely bounds the cost.
-Where a split puts prefixes of one session on both sides (`paper` with every prefix a sample), that session
-is its own nearest neighbour and may hold the target: such a row shows the split's leak.
+Later training sessions are the more recent ones: `prepare` sorts them by their end, except under
+`data.split = "random"` or without times; then recency has no meaning and m only limits the cost. If a split
+puts prefixes of one session into training and test (`paper` with every prefix a sample), that session is its
+own nearest neighbour and may contain the target: the row then shows the split's leak.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4sbr.baselines.incidence import Incidence, Ints, chunks
-from llm4sbr.baselines.session_neighbours import Clicks, Neighbours, votes
+from llm4sbr.baselines.session_neighbours import BatchClicks, NeighbourSessions, votes
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Sessions
 
@@ -46,7 +47,7 @@ class VMISKNN:
         ConfigError: an option is out of range.
     """
 
-    def __init__(self, num_items: int, *, m: int = 500, k: int = 100) -> None:
+    def __init__(self, num_items: int, *, m: int = 1_000, k: int = 200) -> None:
         if m < 1 or k < 1:
             raise ConfigError(f"vmis-knn: m = {m}, k = {k}: both must be 1 or more")
         self.num_items = num_items
@@ -65,20 +66,18 @@ class VMISKNN:
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """The neighbours' votes, float32 (B, N), 0 where nobody votes."""
         scores = np.zeros((len(items), self.num_items), np.float32)
-        clicks = Clicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
+        clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
         length = mask.sum(1).numpy()
         reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
         costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
         for part in chunks(costs):
             scores[part] = self._votes(clicks.some(part), length[part])
-        last = np.take_along_axis(items.numpy(), (length[:, None] - 1).clip(min=0), 1) - 1
-        np.put_along_axis(scores, last.clip(min=0), 0, 1)
         return torch.from_numpy(scores)
 
-    def _votes(self, clicks: Clicks, length: Ints) -> NDArray[np.float64]:
+    def _votes(self, clicks: BatchClicks, length: Ints) -> NDArray[np.float64]:
         """Scores of a few sessions of `length` clicks each, (rows, N)."""
         places = np.tile(np.arange(int(length.max(initial=0)) + 1), (len(length), 1))  # r_n |s|, so ties tie
-        near = Neighbours.recent(self.index, clicks, self.m, weights=places)
+        near = NeighbourSessions.recent(self.index, clicks, self.m, weights=places)
         near, overlap = near.closest(self.k, near.overlap)
         distinct = np.bincount(clicks.row, minlength=len(length))
         back = length[near.row] - near.latest + 1  # q_n

@@ -1,4 +1,4 @@
-"""Every setting of a run: the tree of settings and the layers it is built from."""
+"""The settings of a run: their tree, and the layers that they are built from."""
 
 from llm4sbr.config.layers import Settings, flatten, merge, nest, parse_set, read_toml
 from llm4sbr.config.tree import (

@@ -1,4 +1,4 @@
-"""Components that are chosen by a setting, and the options that go with them."""
+"""Settings that choose a component, and the options that belong to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run reads from outside: files of the user's and models of this machine."""
+"""Files outside the run that it depends on: the user's data and local models."""
 
 from __future__ import annotations
 

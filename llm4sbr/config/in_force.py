@@ -1,7 +1,7 @@
-"""The settings in force in a run: what somebody chose, and behind it what protocol and components suggest.
+"""The settings in use in a run: those the user chose, then the protocol's and the components' suggestions.
 
-A run keeps what was chosen in `config.toml`. It is written when the data and the components have accepted it,
-stage by stage, so that a refused command leaves nothing behind; `KEY=`, `KEY=default` take a choice back.
+A run keeps the chosen settings in `config.toml`. They are written after the data and the components have
+accepted them, stage by stage, so that a refused command changes nothing; `KEY=` and `KEY=default` reset one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RESOLVED = "resolved.toml"
 """Every value in force when the run was last brought up to date, as a file of the run."""
 
 
-class Request(NamedTuple):
+class ChosenSettings(NamedTuple):
     """Settings of a command, on top of what its run keeps."""
 
     run: Path | None
@@ -59,7 +59,7 @@ class Request(NamedTuple):
         store.write_text(self.run / CHOSEN, to_toml(self.chosen(until)))
 
 
-def request(run: Path | None, given: Settings) -> Request:
+def request(run: Path | None, given: Settings) -> ChosenSettings:
     """Resolve and validate the settings of a command.
 
     Args:
@@ -80,11 +80,11 @@ def request(run: Path | None, given: Settings) -> Request:
     with naming_kept(run, before, given):
         chosen = _together(before, given)
         try:
-            return Request(run, before, given, _in_force(chosen))
+            return ChosenSettings(run, before, given, _in_force(chosen))
         except RegistryError:
             if given or run is None or not (run / RESOLVED).exists():
                 raise
-            return Request(run, before, given, build(read_toml(run / RESOLVED)))
+            return ChosenSettings(run, before, given, build(read_toml(run / RESOLVED)))
 
 
 def check_run(run: Path) -> None:

@@ -1,8 +1,8 @@
-"""Every setting of a run: one frozen tree.
+"""All settings of a run, as one immutable tree with defaults.
 
-Values come from, weakest first: the defaults below; what the chosen components suggest (`suggests`); the
-protocol (`PROTOCOLS`); a TOML file (`--config`); `--set section.key=value`; the command line's own options.
-`config.toml` in a run directory holds what was chosen, `resolved.toml` every value in force.
+Values come from these layers, later ones winning: the defaults below; suggestions of the chosen components
+(`suggests`); the protocol (`PROTOCOLS`); a TOML file (`--config`); `--set section.key=value`; command-line
+options. In a run folder, `config.toml` has the chosen settings, `resolved.toml` all settings in use.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class TrainConfig(Section):
     intent_dropout: float = Field(0.2, ge=0, lt=1)
     """Chance that a training sample's intents are withheld, so that the model also serves sessions for which
     no LLM was asked."""
-    baselines: Names = ("popularity", "item-knn")
+    baselines: Names = ("popularity", "item-knn", "vmis-knn", "slist")
     """Names of kind `baselines` that appear in the table."""
     plain: bool = True
     """Also train the plain backbone, for comparison."""

@@ -1,4 +1,4 @@
-"""Types of settings that say more than Python's: what is checked when a value is set, not hours later."""
+"""Types of settings with constraints, so that a wrong value is refused when it is set, not hours later."""
 
 from __future__ import annotations
 

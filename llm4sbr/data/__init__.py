@@ -1,1 +1,1 @@
-"""Raw logs to sessions, samples and batches."""
+"""Data: from raw logs to sessions, samples and batches."""

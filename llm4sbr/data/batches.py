@@ -1,6 +1,6 @@
-"""Samples as padded batches, and the key that names a prefix.
+"""Padded batches of samples, and the hash that identifies a prefix.
 
-Nothing here loops over samples: a batch is one gather from the flat tensor of all clicks.
+No loops over samples: a batch is one gather from the flat tensor of all clicks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The items of a run with their texts."""
+"""Builds the catalogue: the items of a run with their titles and attributes."""
 
 from __future__ import annotations
 

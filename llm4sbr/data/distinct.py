@@ -1,4 +1,4 @@
-"""The samples of all splits without repetition: equal prefixes are one prompt and one intent."""
+"""The distinct samples of all splits: equal prefixes have one prompt and one intent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of which there are as many as clicks: mapped from disk, so that memory does not grow with them."""
+"""Large arrays in temporary files, memory-mapped, so that memory does not grow with the number of clicks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stage `prepare` leaves behind, written and read."""
+"""Saves and loads the output of the stage `prepare`."""
 
 from __future__ import annotations
 

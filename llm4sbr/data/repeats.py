@@ -1,7 +1,7 @@
-"""A session's own items: how often one of them comes next, and lists without them.
+"""A session's own items: how often the next item is one of them, and lists without them.
 
-Where people rate a film once, an item of the session is never the next one, and every place that it takes in
-a list is lost. Where they come back to what they looked at, it often is.
+In some data (ratings of films) an item of the session is never clicked again, so that each one in a list is a
+wasted place. In other data users often return to items.
 """
 
 from __future__ import annotations

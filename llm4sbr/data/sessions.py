@@ -1,8 +1,8 @@
-"""From single clicks to sessions.
+"""Groups single clicks into sessions.
 
-Clicks are ordered by time within their user or session; clicks of one time keep the order of the source
-file. The same item at the same time of the same user or session is one click: repeats are dropped and
-counted.
+Clicks are sorted by time within their user or session; clicks of the same time keep the order of the source
+file. Clicks of the same user or session on the same item at the same time count as one; repeats are dropped
+and counted.
 """
 
 from __future__ import annotations

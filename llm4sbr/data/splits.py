@@ -1,8 +1,8 @@
-"""Which sessions or samples are for training, validation and testing.
+"""Splits sessions or samples into training, validation and test.
 
-`temporal` and `random` cut whole sessions before any prefix is expanded, and everything that is counted
-(which items exist, which are too rare) is counted in the training part alone: clicks of the other parts on
-items outside it are dropped. `paper` and `leave-last-out` are as the literature has them, and leak.
+`temporal` and `random` split whole sessions before prefixes are made. Everything that is counted (which items
+exist, which are too rare) comes from the training sessions only; clicks of other sessions on unknown items
+are dropped. `paper` and `leave-last-out` follow the literature, and leak information from test to training.
 """
 
 from __future__ import annotations

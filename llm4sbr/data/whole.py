@@ -1,4 +1,4 @@
-"""All sessions of a run as training data, for a model that is served and no longer measured."""
+"""All sessions of a run as training data, for a model that is served and not measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an exporter looks like, and whether what it wrote answers as the trained model does."""
+"""The protocol of exporters, and the verification of exported models against the trained model."""
 
 from llm4sbr.exporting.protocol import Exporter, ExportSpec, Scorer
 

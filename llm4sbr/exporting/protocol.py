@@ -1,4 +1,4 @@
-"""What an exporter looks like, and what it is asked for; protocols and letters as in `protocols`."""
+"""The protocol of exporters; conventions and letters as in `protocols`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """An exported artefact, loaded."""
+    """A loaded artefact."""
 
     provider: str
-    """Who really computes: `cpu`, `cuda`, `tensorrt`."""
+    """The execution provider in use: `cpu`, `cuda`, `tensorrt`."""
 
     def score(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Item ids int64 (B, K) and scores float32 (B, K) for `items`, `mask`, `exclude_seen`, `intents`."""
@@ -24,7 +24,7 @@ class Scorer(Protocol):
 
 
 class ExportSpec(NamedTuple):
-    """What an exporter is asked for."""
+    """What to export."""
 
     k: int
     """K."""
@@ -33,33 +33,33 @@ class ExportSpec(NamedTuple):
     precision: str
     """One of the exporter's `precisions`."""
     max_batch: int
-    """Most sessions in one request, where the format wants to know."""
+    """Maximum number of sessions per request, for formats that need it."""
     max_length: int
-    """Most clicks in one session."""
+    """Maximum number of clicks per session."""
     about: Mapping[str, str]
-    """What the artefact must be able to say of itself: `fingerprint`, `catalogue` and more."""
+    """Metadata to store in the artefact: `fingerprint`, `catalogue` and more."""
 
 
 @runtime_checkable
 class Exporter(Protocol):
-    """Writes a trained model in one format and reads it back. Constructor: `provider`, own options."""
+    """Writes a trained model in one format and loads it again. Constructor: `provider`, own options."""
 
     suffix: str
-    """What the path ends in; "" for a folder."""
+    """Suffix of the path; "" for a folder."""
     precisions: tuple[str, ...]
-    """First the one that is meant if nobody says."""
+    """Supported precisions; the first one is the default."""
 
     def export(self, model: object, example: Mapping[str, Tensor], path: Path, *, spec: ExportSpec) -> None:
-        """Write `path`, and files beside it if need be.
+        """Write `path`, and further files in its folder if needed.
 
         Args:
-            model: an `LLM4SBR` in evaluation mode, on the CPU; taken over.
-            example: the graph's inputs by name, made of real sessions; also what ranges are measured on.
-            path: inside a folder of the artefact's own.
-            spec: what is asked for.
+            model: an `LLM4SBR` in evaluation mode, on the CPU; may be modified.
+            example: the graph's inputs by name, from real sessions; value ranges are measured on them.
+            path: in a folder that belongs to this artefact.
+            spec: what to export.
 
         Raises:
-            DeviceError: the format needs a device that is not here; what it takes to go on is written.
+            DeviceError: the format needs a missing device; files to continue on another machine are written.
         """
         ...
 

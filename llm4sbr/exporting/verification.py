@@ -1,7 +1,7 @@
-"""Whether an exported model answers as the trained one: the same scores, the same lists, the same metrics.
+"""Verifies that an exported model gives the trained model's scores, lists and metrics.
 
-A list agrees if no item of it scores lower, by the trained model, than the K-th best item there: items
-that tie may stand in any order, and may stand for each other.
+A list agrees if the trained model scores none of its items lower than its own K-th best item. So items with
+equal scores may be in any order and may replace each other.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ TOLERANCE = 1e-4
 """Largest difference of a score, relative to the best score of its list (and at least 1)."""
 
 EXACT, ROUNDED = 1.0, 0.999
-"""Least share of lists that must agree, for fp32 and for every other precision."""
+"""Minimum share of lists that must agree, for fp32 and for all other precisions."""
 
 METRIC_CHANGE = 1e-3
-"""Largest change of HR@K or MRR@K on the test set."""
+"""Maximum change of HR@K or MRR@K on the test samples."""
 
 SHAPES = ((1, 1), (1, None), (3, 2), (7, 5), (5, None))
 """Sessions and clicks of the batches compared first; None is the longest session."""
 
 
 class Reference(NamedTuple):
-    """The trained model, asked with the artefact's inputs."""
+    """The trained model, called with the artefact's inputs."""
 
     scores: Callable[[Inputs], Tensor]
     """float (B, N), nothing excluded."""
@@ -43,7 +43,7 @@ class Reference(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """One batch, both ways."""
+    """Results of both models for one batch."""
 
     difference: float
     """Largest difference of a score, relative."""
@@ -67,18 +67,18 @@ def verify(
     max_batch: int = 64,
     advance: Callable[..., None] = lambda count: None,
 ) -> dict[str, Any]:
-    """Compare on batches of odd shapes and on all samples, and say what was found.
+    """Compare on batches of unusual shapes and on all samples; returns the result.
 
     Args:
-        scorer: the artefact, loaded.
+        scorer: the loaded artefact.
         reference: the trained model.
-        sessions: what the samples' positions refer to.
-        samples: the test part.
+        sessions: the sessions that the samples refer to.
+        samples: the test samples.
         k: K.
-        exact: every list must agree; else a few may not, as with rounded weights.
+        exact: every list must agree; otherwise (with rounded weights) a few may differ.
         exclude: leave the sessions' own items out of the lists of `samples`, as in the run's table.
-        max_batch: most sessions asked for at once.
-        advance: told how many samples are done.
+        max_batch: maximum number of sessions per call.
+        advance: called with the number of finished samples.
 
     Raises:
         ExportError: a difference above tolerance.
@@ -116,7 +116,7 @@ def verify(
 
 
 def odd_batches(sessions: Sessions, samples: Samples, max_batch: int) -> Iterator[Batch]:
-    """Real sessions in the `SHAPES`: the longest samples, cut to their last clicks; at least one of each."""
+    """Batches with the `SHAPES`: the longest samples, cut to their last clicks."""
     lengths = samples.end - samples.start
     order = lengths.argsort(descending=True, stable=True)
     for count, clicks in SHAPES:
@@ -131,7 +131,7 @@ def odd_batches(sessions: Sessions, samples: Samples, max_batch: int) -> Iterato
 
 
 def compare(scorer: Scorer, reference: Reference, inputs: Inputs, *, k: int, exclude: bool) -> Agreement:
-    """Ask both for the K best items of a batch."""
+    """The K best items of a batch by both models, compared."""
     items, mask = inputs["items"], inputs["mask"]
     ids, values = scorer.score(**inputs, exclude_seen=torch.full((len(items), 1), exclude))
     full = reference.scores(inputs)
@@ -150,13 +150,13 @@ def compare(scorer: Scorer, reference: Reference, inputs: Inputs, *, k: int, exc
 
 
 def position(lists: Tensor, batch: Batch) -> Tensor:
-    """The 1-based place of each target in its list, int64 (B,); K + 1 where it is not there."""
+    """The position of each target in its list, counted from 1, int64 (B,); K + 1 if it is missing."""
     found = lists == batch.target.unsqueeze(1)
     return torch.where(found.any(1), found.int().argmax(1) + 1, lists.shape[1] + 1)
 
 
 def _metrics(positions: Tensor, k: int) -> dict[str, dict[str, float]]:
-    """HR@K and MRR@K of both, from places int64 (2, M)."""
+    """HR@K and MRR@K of both models, from positions int64 (2, M)."""
     result = {}
     for name, metric in (("HR", hit_rate), ("MRR", reciprocal_rank)):
         trained, artefact = (float(metric(one, k).mean()) for one in positions)

@@ -1,1 +1,1 @@
-"""What makes models fast on CPUs: hand-written gradients and oneDNN's matrix products."""
+"""Speeds up training on CPUs: hand-written gradients and oneDNN's matrix products."""

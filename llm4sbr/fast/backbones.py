@@ -1,9 +1,8 @@
-"""Pieces of backbones whose gradients are written out, for training on a CPU.
+"""Operations of backbones with hand-written gradients, for training on a CPU.
 
-Each is a formula that stands in a backbone in plain PyTorch too, which is what runs in evaluation, on a GPU,
-in bfloat16, and wherever a compiler or an exporter looks on. What is gained: what belongs together is one
-matrix product, sums and copies that autograd would make are left out, and products go to oneDNN without the
-detour of `onednn.OneDNN`. Tests compare both ways, values and gradients.
+Each backbone also has the same formula in plain PyTorch, which is used in evaluation, on a GPU, in bfloat16,
+and by compilers and exporters. The speed comes from joining matrix products, avoiding sums and copies that
+autograd would make, and calling oneDNN directly. Tests compare both ways, values and gradients.
 """
 
 from __future__ import annotations

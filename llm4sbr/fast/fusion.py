@@ -1,8 +1,8 @@
-"""Pieces of the fusion whose gradients are written out, for training on a CPU.
+"""Operations of the fusion with hand-written gradients, for training on a CPU.
 
-As with `backbones.by_hand`, the plain formulas stand in `model`, `fusers` and `losses` and run everywhere
-else; tests compare both ways. Vectors of sessions are small, so what counts here is how many operations there
-are, not how large; and nobody asks for the gradient of an intent.
+As in `fast.backbones`, `fusion.model`, `fusers` and `losses` have the plain formulas, which are used
+everywhere else; tests compare both. Session vectors are small, so the number of operations matters, not their
+size. Intents are constants and need no gradient.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Matrix products of training by oneDNN, where PyTorch's own choice for float32 leaves speed unused.
+"""Matrix products by oneDNN in training, on CPUs where PyTorch's default for float32 is slower.
 
-PyTorch multiplies float32 matrices on x86 with MKL, which on processors that are not Intel's runs at half
-their vector width; oneDNN, which PyTorch brings along, uses all of it. Inside the context below, `linear`
-and products of two matrices go there, forward and backward, in full float32: the same numbers but for the
-order of additions. Models know nothing of it, except for what the two `by_hand` modules write out.
+PyTorch multiplies float32 matrices on x86 with MKL, which uses half the vector width on processors not made
+by Intel; oneDNN, which is part of PyTorch, uses all of it. Inside the context below, `linear` and products of
+two matrices use oneDNN, forward and backward, in full float32: results differ only by the order of additions.
+Models need not know about it, except for the hand-written gradients of this package.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What `fast` uses of PyTorch that PyTorch does not promise to keep, tried before it is used.
+"""Checks the private PyTorch functions that `fast` uses, before they are used.
 
-A new PyTorch may rename such a call, change its arguments or what it computes. Each group is tried once per
-process with small numbers; if it does not give what it should, models are computed by PyTorch's public
-functions instead, which is slower and gives the same results, and a log line says so.
+A new PyTorch version may rename such a function, or change its arguments or result. Each group is tried once
+per process on small numbers. If the result is wrong, models use PyTorch's public functions instead, which are
+slower but give the same results, and a warning is logged.
 """
 
 from __future__ import annotations

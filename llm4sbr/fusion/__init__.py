@@ -1,1 +1,1 @@
-"""LLM4SBR's second step: backbone and intents made into one score for every item."""
+"""The models of LLM4SBR's second stage: a backbone, a fuser, and scores for every item."""

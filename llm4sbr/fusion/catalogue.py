@@ -1,16 +1,17 @@
-"""Fusers by which text reaches the catalogue: an intent speaks for items directly, not only as a gate.
+"""The fuser `catalogue`: an intent scores items by their titles, instead of only acting as a gate.
 
-With `gated` a shuffled intent serves nearly as well as the right one: a gate is one number per session and
-perspective, and items are known by their ids alone, so that an item new in training cannot be found. Here
-every item j also has its title's vector t_j, a constant out of stage `localize`, and the scores become
+With `gated` a shuffled intent works nearly as well as the right one: a gate is one number per session and
+perspective, and items are represented by ids only, so that an item without clicks in training cannot be
+found. Here every item j also has its title vector t_j, a constant from stage `localize`, and the scores
+become
 
     score_j = backbone's score of the fused vector v + t_j . (text query of v and the intents)
 
-The query's inner products are one matrix product, (B, E) with (E, N), beside the backbone's own score, which
-is not replaced: any backbone works, those with a score of their own too. That product is the cost in time,
-E / D times the backbone's plain scoring. In memory and on disk the titles cost 2 N E bytes per model (9 MB
-for 12,101 items of 384 numbers in float16); they are saved with it, so that a model scores without its run.
-`whitened` keeps R = 128 numbers of each title, and costs that much less.
+The query's inner products are one matrix product, (B, E) with (E, N), added to the backbone's score, so that
+any backbone works, also one with its own scoring function. The cost in time is E / D times the backbone's
+scoring. In memory and on disk the titles take 2 N E bytes per model (9 MB for 12,101 items of 384 numbers in
+float16); they are saved with it, so that a model can score without its run. `whitened` keeps only R = 128
+numbers per title.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from llm4sbr.fusion.titles import IntentWeights, TitleVectors
 
 
 class TextCatalogue(nn.Module):
-    """An item is its id embedding e_j plus a learned map M of its title's vector; intents score titles too.
+    """An item is its embedding e_j plus a learned linear map M of its title vector; intents score titles too.
 
         score_j = v . (e_j + M t_j) + sum_p w_p (i_p . t_j)    v = gated(behavioural, semantic)
 
-    M begins at zero, with items that are their ids, and w_p > 0 at `FIRST_WEIGHT`. Because v . M t_j =
-    (M^T v) . t_j, the items' sums are never made. A session without an intent is scored by the first term.
-    E D + P parameters more than `gated`.
+    M is initially zero, and w_p > 0 is initially `FIRST_WEIGHT`. Because v . M t_j = (M^T v) . t_j, the sums
+    e_j + M t_j are never computed. A session without an intent is scored by the first term. E D + P
+    parameters more than `gated`.
 
     Args:
         dim: D.
@@ -48,11 +49,11 @@ class TextCatalogue(nn.Module):
         nn.init.zeros_(self.to_text.weight)
 
     def fit(self, titles: Tensor, clicks: Tensor) -> None:
-        """Take over the catalogue's text vectors, float (N, E); how often items were clicked is not asked."""
+        """Store the catalogue's text vectors, float (N, E); `clicks` is not used."""
         self.titles.fit(titles)
 
     def texts(self, items: Tensor) -> Tensor:
-        """The titles of items int64 (B, T), float (B, T, E), for the predictor of intents."""
+        """The title vectors of items int64 (B, T), float (B, T, E), for the predictor of intents."""
         found: Tensor = self.titles.of(items)
         return found
 
@@ -62,15 +63,15 @@ class TextCatalogue(nn.Module):
         return fused
 
     def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
-        """Add what text says to float (B, N); `fused` (B, D), `intents` (B, p, E) with p <= P."""
+        """Add the text terms to the scores float (B, N); `fused` (B, D), `intents` (B, p, E) with p <= P."""
         added: Tensor = scores + self.titles(self.queries(fused, intents)[1])
         return added
 
     def factors(self, items: Tensor) -> list[Tensor]:
-        """What `queries` are multiplied with: items float (N, D), titles (N, E)."""
+        """Tables for `queries`: items float (N, D), titles (N, E)."""
         return [items, self.titles.vectors.to(items.dtype)]
 
     def queries(self, fused: Tensor, intents: Tensor | None) -> list[Tensor]:
-        """For items float (B, D), for titles (B, E); arguments as for `rescore`."""
+        """Queries for items float (B, D), for titles (B, E); arguments as in `rescore`."""
         query: Tensor = self.to_text(fused)
         return [fused, query if intents is None else query + self.weights(intents)]

@@ -1,6 +1,6 @@
-"""Fusers: how behavioural and semantic vectors of all perspectives become one session vector.
+"""The fusers `gated` and `concat`: combine behavioural and semantic vectors into one session vector.
 
-Both take (B, P, D) and (B, P, D) and give (B, D); a semantic row of zeros means that no intent is known.
+Both map (B, P, D) and (B, P, D) to (B, D); a semantic row of zeros means that no intent is known.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from llm4sbr.fast import fusion
 class Gated(nn.Module):
     """Intents as gates (second version of the LLM4SBR paper and its released code).
 
-    Each perspective's behavioural vector H is scaled by a = q . sigmoid(H + h), h being its semantic
-    vector, and the scaled vectors are mapped to one: W [H_1 a_1; ...; H_P a_P]. The gate is a number per
-    session and perspective, not bounded to 0..1. Without an intent it depends on H alone.
+    Each perspective's behavioural vector H is scaled by a = q . sigmoid(H + h), where h is its semantic
+    vector, and a linear map combines the scaled vectors: W [H_1 a_1; ...; H_P a_P]. The gate is one number
+    per session and perspective, not limited to 0..1. Without an intent it depends on H only.
 
     Args:
         dim: D.
@@ -40,7 +40,7 @@ class Gated(nn.Module):
 
 
 class Concat(nn.Module):
-    """One linear map of all vectors side by side (LLM4SBR, first version, Eq. 9).
+    """One linear map of all vectors, concatenated (LLM4SBR, first version, Eq. 9).
 
     Args:
         dim: D.

@@ -26,14 +26,14 @@ class Losses(NamedTuple):
 def joint_loss(output: Output, target: Tensor, *, tau: float, weight: float = 1.0) -> Losses:
     """Eq. 12: cross entropy + the backbone's own loss + tau (alignment + uniformity).
 
-    The recommendation loss is the softmax cross entropy over the catalogue; Eq. 11 as printed adds a term
-    for the items not clicked, which neither the released code nor the models compared with have.
+    The recommendation loss is the softmax cross entropy over the catalogue. Eq. 11 as printed has another
+    term for items that were not clicked, which neither the released code nor the compared models have.
 
     Args:
-        output: what the model returned for B sessions.
+        output: the model's output for B sessions.
         target: int64 (B,), the next items.
-        tau: weight of the auxiliary task.
-        weight: of the means over these B sessions, where other processes have the rest of the batch.
+        tau: weight of the auxiliary losses.
+        weight: weight of the means over these B sessions, if other processes have the rest of the batch.
     """
     entropy = fusion.cross_entropy if fusion.usable(output.scores) else functional.cross_entropy
     recommendation = weight * entropy(output.scores, target - 1)
@@ -52,8 +52,8 @@ def agreement(behavioural: Tensor, semantic: Tensor, known: Tensor) -> tuple[Ten
 
     Alignment is the mean squared distance of the two vectors of a session; uniformity the log of the mean of
     exp(-2 d^2) over pairs of sessions, averaged over the two modalities. Vectors are scaled to length 1 as in
-    DirectAU (Wang et al. 2022), which the paper refers to. Only sessions with an intent take part; a
-    perspective with fewer than two of them is skipped, where the mean of pairs would be undefined.
+    DirectAU (Wang et al. 2022), which the paper cites. Only sessions with an intent count; a perspective with
+    fewer than two of them is skipped, since the mean over pairs would be undefined.
 
     Args:
         behavioural: float (B, P, D).

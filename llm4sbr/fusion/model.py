@@ -1,10 +1,10 @@
-"""LLM4SBR: a backbone, and what intents add to it.
+"""The model: a backbone, optionally with intents and a fuser.
 
     items, mask --backbone--> long, short (B, D) --per perspective--> behavioural (B, P, D) -+
     intents (B, P, E) --linear map, Eq. 6--> semantic (B, P, D) ----------------------------+--fuser--> (B, D)
-    scores = fused . item embeddings (Eq. 10), or the backbone's own; a `CatalogueFuser` adds what text says
+    scores = fused . item embeddings (Eq. 10), or the backbone's own; a `CatalogueFuser` adds text scores
 
-Where no LLM was asked, a `Predictor` can stand in: intents out of long, short and the items' titles.
+For sessions without an LLM answer, a `Predictor` can compute intents from long, short and the items' titles.
 
 Without perspectives it is the plain backbone with its own readout, W [short; long]. A fixed item-item model
 may add to the scores of both (`item_item`).
@@ -26,7 +26,7 @@ from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
 
 
 class Output(NamedTuple):
-    """Scores, and what the losses are made of."""
+    """Scores, and the tensors that the losses need."""
 
     scores: Tensor
     """float (B, N), column j for item j + 1."""
@@ -38,7 +38,7 @@ class Output(NamedTuple):
     known: Tensor | None = None
     """bool (B, P)."""
     fused: Tensor | None = None
-    """float (B, D), the session vector that items are scored with."""
+    """float (B, D), the session vector used for scoring."""
     intents: Tensor | None = None
     """float (B, P, E), given or predicted."""
     added: Tensor | None = None
@@ -46,10 +46,10 @@ class Output(NamedTuple):
 
 
 def slots(horizons: Sequence[Horizon]) -> tuple[Horizon, ...]:
-    """The perspectives' horizons, and behind them those that no perspective has.
+    """The perspectives' horizons, followed by horizons that no perspective has.
 
-    A fuser gets one place per slot. The extra places never hold an intent; they keep the whole session and
-    its last item in the result when the LLM was asked from one perspective only.
+    A fuser gets one position per slot. The extra positions never have an intent; they make sure that both the
+    whole session and its last item contribute if the LLM was asked from one perspective only.
     """
     every: tuple[Horizon, ...] = ("long", "short")
     return (*horizons, *(one for one in every if one not in horizons))
@@ -59,10 +59,10 @@ class LLM4SBR(nn.Module):
     """Scores the whole catalogue for sessions with or without intents.
 
     Args:
-        backbone: the session encoder; a class attribute `plain_readout = "long"` makes the plain model
-            score with `long` alone, a method `query(fused)` has the last word on the session's vector, and a
-            method `score(fused, encoded)` replaces the dot product.
-        fuser: made for `len(slots(horizons))` perspectives; None for the plain backbone.
+        backbone: the session encoder; with the class attribute `plain_readout = "long"` the plain model
+            scores with `long` alone, a method `query(fused)` transforms the session vector before scoring,
+            and a method `score(fused, encoded)` replaces the dot product.
+        fuser: created for `len(slots(horizons))` perspectives; None for the plain backbone.
         horizons: one per perspective, in the order of the intents; empty for the plain backbone.
         text_dim: E; 0 for the plain backbone.
         item_item: what else adds to the scores, if anything.
@@ -98,8 +98,8 @@ class LLM4SBR(nn.Module):
     ) -> Tensor:
         """Scores, float (B, N), of int64 (B, T) under bool (B, T) with float (B, P, E) or no intents.
 
-        With `predict` the predictor's intents stand wherever `intents` has none: in its zero rows, or
-        everywhere if it is None.
+        With `predict` the predictor's intents replace missing ones: zero rows of `intents`, or all if it is
+        None.
         """
         return self.represent(items, mask, intents, predict=predict).scores
 
@@ -112,6 +112,7 @@ class LLM4SBR(nn.Module):
         predict: bool = False,
         fold: Tensor | None = None,
     ) -> Output:
+<<<<<<< HEAD
         """Scores together with the vectors they came from; arguments as for `forward`.
 
         `fold`, int64 (B,), says for training sessions what the item-item model must not know of them.
@@ -123,6 +124,9 @@ class LLM4SBR(nn.Module):
         return output._replace(scores=output.scores + added, added=added)
 
     def _represent(self, items: Tensor, mask: Tensor, intents: Tensor | None, *, predict: bool) -> Output:
+=======
+        """Scores together with the vectors they were computed from; arguments as in `forward`."""
+>>>>>>> main
         encoded = self.backbone(items, mask)
         if self.fuser is None:
             fused = self._query(self._plain(encoded))
@@ -141,7 +145,7 @@ class LLM4SBR(nn.Module):
         return Output(scores, encoded, behavioural, semantic, known, fused, intents)
 
     def add_predictor(self) -> Predictor:
-        """Give the model a predictor with fresh weights, and return it."""
+        """Add a predictor with initial weights, and return it."""
         dim = self.backbone.item_embeddings().shape[1]
         self.predictor = Predictor(
             dim, len(self.horizons), self.text_dim, titles=hasattr(self.fuser, "texts")
@@ -149,7 +153,7 @@ class LLM4SBR(nn.Module):
         return self.predictor
 
     def predict(self, encoded: Encoded, items: Tensor, mask: Tensor) -> Tensor:
-        """The predictor's intents, float (B, P, E), for sessions and what the backbone made of them.
+        """The predictor's intents, float (B, P, E), for sessions and the backbone's encoding of them.
 
         Raises:
             ValueError: the model has no predictor.
@@ -161,11 +165,11 @@ class LLM4SBR(nn.Module):
 
     @property
     def repeats(self) -> Tensor | None:
-        """What the fuser adds to the scores of a session's own items, a scalar, if it adds anything."""
+        """Scalar that the fuser adds to the scores of a session's own items, or None."""
         return getattr(self.fuser, "repeats", None)
 
     def texts(self, items: Tensor) -> Tensor | None:
-        """The titles' vectors of items int64 (B, T), float (B, T, E), if the fuser knows them."""
+        """Title vectors of items int64 (B, T), float (B, T, E), if the fuser has them; else None."""
         of = getattr(self.fuser, "texts", None)
         return None if of is None else cast(Tensor, of(items))
 
@@ -182,7 +186,7 @@ class LLM4SBR(nn.Module):
         if fusion.applies(self, behavioural) and not intents.requires_grad:
             known = torch.linalg.vector_norm(intents, dim=2) > 0  # (B, P)
             mapped = fusion.semantic(intents, known, self.text)
-        else:  # a zero intent stays zero: the map's bias must not speak for an LLM that said nothing
+        else:  # a zero intent stays zero: a missing answer must not be replaced by the map's bias
             known = intents.abs().sum(2) > 0
             mapped = self.text(intents) * known.unsqueeze(2)
         extra -= intents.shape[1]
@@ -210,13 +214,13 @@ class LLM4SBR(nn.Module):
 
 
 def clicked(items: Tensor, mask: Tensor, scores: Tensor) -> Tensor:
-    """1 at a session's own items and 0 elsewhere, like `scores` (B, N), of int64 (B, T) under bool (B, T)."""
+    """1 at a session's own items, else 0, like `scores` (B, N), for int64 (B, T) under bool (B, T)."""
     own = torch.where(mask, items, items[:, :1]) - 1  # padding repeats the first click
     return torch.zeros_like(scores).scatter(1, own, 1.0)
 
 
 class Recipe(NamedTuple):
-    """Everything that `build` needs to make a model of the right shape."""
+    """Everything that `build` needs to create a model."""
 
     num_items: int
     """N."""
@@ -239,12 +243,12 @@ class Recipe(NamedTuple):
     """M, entries per item of the item-item model whose scores are added; 0 for none."""
 
     def components(self) -> list[tuple[str, str]]:
-        """(kind, name) of every installed part."""
+        """(kind, name) of every component."""
         return [("backbones", self.backbone)] + ([("fusers", self.fuser)] if self.fuser else [])
 
 
 def build(recipe: Recipe) -> LLM4SBR:
-    """A model with fresh weights; `RegistryError` on an unknown name or option."""
+    """Create a model with initial weights; `RegistryError` for an unknown name or option."""
     backbone = registry.create(
         "backbones", recipe.backbone, num_items=recipe.num_items, dim=recipe.dim, **recipe.backbone_options
     )
@@ -264,7 +268,7 @@ def build(recipe: Recipe) -> LLM4SBR:
 
 
 def needs_catalogue(recipe: Recipe) -> bool:
-    """Whether the fuser wants the catalogue's text vectors (`CatalogueFuser.fit`) before training."""
+    """Whether the fuser needs the catalogue's text vectors (`CatalogueFuser.fit`) before training."""
     if recipe.fuser is None:
         return False
     name, _ = registry.split_argument("fusers", recipe.fuser, {})

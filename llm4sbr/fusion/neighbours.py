@@ -1,4 +1,4 @@
-"""Scores of a fixed item-item model, from each item's few neighbours, as a part of larger graphs."""
+"""Scores of a fixed item-item model with few neighbours per item, as a module inside larger models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class NeighbourScores(nn.Module):
     """Scores items by the weights that the clicked items have for them.
 
-    With w (N, N) the items' weights, of which each row has M elements at most, and c_p the click's weight:
+    With weights w (N, N), at most M per row, and c_p the weight of click p:
 
         score of j = sum over the clicks p of c_p w[s_p, j]
 
@@ -27,20 +27,21 @@ class NeighbourScores(nn.Module):
         self.register_buffer("weights", weights * (ids > 0))
 
     def forward(self, items: Tensor, clicks: Tensor) -> Tensor:
-        """Float (B, N) of int64 (B, T) with the clicks' weights float (B, T), 0 at padding."""
+        """Scores float (B, N) for items int64 (B, T) with click weights float (B, T), 0 at padding."""
         rows = (items - 1).clamp(min=0)
         ids = self.ids[rows].flatten(1)  # (B, T M)
         values = (self.weights[rows] * clicks.unsqueeze(2)).flatten(1)
         scores = torch.zeros(len(items), len(self.ids) + 1, dtype=values.dtype, device=values.device)
-        return scores.scatter_add(1, ids, values)[:, 1:]  # column 0 is nobody
+        return scores.scatter_add(1, ids, values)[:, 1:]  # column 0 collects missing neighbours
 
 
-def decayed(mask: Tensor, decay: Tensor | float) -> Tensor:
+def decayed(mask: Tensor, decay: float) -> Tensor:
     """exp(-age / decay) of each click, float (B, T), 0 at padding; the last click has age 0.
 
     Args:
         mask: bool (B, T), right-padded.
-        decay: over how many clicks the weight falls to 1/e.
+        decay: number of clicks after which the weight is 1/e; 0: the last click alone.
     """
     age = mask.sum(1, keepdim=True) - 1 - torch.arange(mask.shape[1], device=mask.device)
-    return (-age.clamp(min=0) / decay).exp() * mask
+    weights = (-age.clamp(min=0) / decay).exp() if decay else (age == 0).float()
+    return weights * mask

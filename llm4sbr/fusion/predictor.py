@@ -1,11 +1,11 @@
-"""Predicts the intents of a session that no LLM was asked about.
+"""Predicts intents for a session without an LLM answer.
 
     features = [long; short; titles of the session's items, pooled three ways]
     intents  = W features + b, one map for all perspectives
 
-The titles are there with a fuser that knows them (`Fuser.texts`): what an LLM says about a session is mostly
-about what it was shown, and behavioural vectors hardly know what items are called. `training.distillation`
-finds W and b. A batch costs (2 D + 3 E) P E products per session, next to nothing beside N D for the scores.
+Titles are used if the fuser has them (`CatalogueFuser.texts`): an LLM's answer depends mostly on the titles
+it was shown, which behavioural vectors hardly represent. `training.distillation` computes W and b. The cost
+is (2 D + 3 E) P E multiplications per session, little compared to N D for the scores.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from llm4sbr.protocols import Encoded
 
 RATES = (50.0, 0.7, 0.0)
-"""Decay per click of the weights by which titles are pooled: the last one alone, recent ones, all alike."""
+"""Decay per click of the three weightings for pooling titles: the last one only, recent ones, all equally."""
 
 
 class Predictor(nn.Module):
-    """A linear map from what the model knows about a session to its intents.
+    """A linear map from a session's features to its intents.
 
     Args:
         dim: D.
         perspectives: P.
         text_dim: E.
-        titles: whether the titles of the session's items are among the features.
+        titles: whether the titles of the session's items are features.
     """
 
     rates: Tensor
@@ -39,17 +39,17 @@ class Predictor(nn.Module):
         self.register_buffer("rates", torch.tensor(RATES), persistent=False)
 
     def forward(self, encoded: Encoded, mask: Tensor, texts: Tensor | None) -> Tensor:
-        """Intents float (B, P, E); arguments as for `features`."""
+        """Intents float (B, P, E); arguments as in `features`."""
         flat: Tensor = self.map(self.features(encoded, mask, texts))
         return flat.view(-1, *self.shape)
 
     def features(self, encoded: Encoded, mask: Tensor, texts: Tensor | None) -> Tensor:
-        """What the map is applied to, float (B, F).
+        """Features, float (B, F).
 
         Args:
-            encoded: what the backbone made of the sessions.
+            encoded: the backbone's encoding of the sessions.
             mask: bool (B, T).
-            texts: float (B, T, E), the titles' vectors of the clicks, if the predictor was made for them.
+            texts: float (B, T, E), title vectors of the clicks, if the predictor uses titles.
         """
         state = torch.cat([encoded.long, encoded.short], 1)
         if texts is None:

@@ -1,6 +1,6 @@
-"""A trained model as two files: `model.safetensors` and `model.json`. Nothing in them is executed.
+"""Saves and loads a trained model: `model.safetensors` and `model.json`. Loading executes nothing from them.
 
-The JSON names the components; they come from the registry, so a folder can only ask for what is installed.
+The JSON names the components, which come from the registry, so only installed code is used.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from llm4sbr.system import installation
 WEIGHTS = "model.safetensors"
 RECORD = "model.json"
 FORMAT = 1
-"""Version of `model.json`."""
+"""Version of the format of `model.json`."""
 
 
 class SavedModel(NamedTuple):
-    """A model read back, ready to score."""
+    """A loaded model, ready to score."""
 
     model: LLM4SBR
     recipe: Recipe
     catalogue: str
     """Hash of the catalogue it was trained on."""
     facts: dict[str, Any]
-    """How it was trained and how it did on the validation part."""
+    """Facts about its training and validation."""
 
 
 def save_model(
     folder: Path, model: LLM4SBR, *, recipe: Recipe, catalogue: str, facts: Mapping[str, Any]
 ) -> None:
-    """Write the weights, then the record that vouches for them; a folder with a record is whole.
+    """Write the weights, then the record with their hash; a folder with a record is complete.
 
     Args:
-        folder: made if it is missing.
-        model: what to save.
-        recipe: what the model was built from.
+        folder: created if missing.
+        model: the model.
+        recipe: the recipe it was built from.
         catalogue: `catalogue_hash` of the items it scores.
-        facts: anything that JSON can hold: seed, epochs, validation metrics, times.
+        facts: JSON values: seed, epochs, validation metrics, times.
     """
     store.write_tensors(folder / WEIGHTS, model.state_dict())
     record = {
@@ -63,7 +63,7 @@ def load_model(folder: Path) -> SavedModel:
     """Read a model in evaluation mode, on the CPU.
 
     Raises:
-        StoreError: a file is missing, was changed since it was written, or does not fit its record.
+        StoreError: a file is missing, has changed since it was written, or does not match its record.
         RegistryError: a component of the model is not installed.
     """
     record = store.read_json(folder / RECORD)
@@ -90,7 +90,7 @@ def _parse(record: Any, path: Path) -> tuple[Recipe, str, str, dict[str, Any]]:
 
 
 def _check_installed(recipe: Recipe, versions: Mapping[str, str], folder: Path) -> None:
-    """Name the package of a component that has gone since the model was trained."""
+    """Raise an error that names the package of a component that has been uninstalled since training."""
     for kind, name in recipe.components():
         package = versions.get(f"{kind}/{name.rpartition(':')[2]}")
         bare = (package or "").partition("==")[0]
@@ -117,7 +117,7 @@ def _load_weights(model: LLM4SBR, weights: Mapping[str, Tensor], path: Path) -> 
 
 
 def _make_room(model: LLM4SBR, weights: Mapping[str, Tensor]) -> None:
-    """Give buffers that are empty until `fit` the shapes that the file has."""
+    """Resize buffers that are empty until `fit` to the shapes in the file."""
     for name, buffer in list(model.named_buffers()):
         found = weights.get(name)
         if found is not None and not buffer.numel() and found.ndim == buffer.ndim:

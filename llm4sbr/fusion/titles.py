@@ -1,4 +1,4 @@
-"""The catalogue's title vectors as constants of a model, and the weights of what intents say about them."""
+"""Building blocks of catalogue fusers: title vectors as constants, and learned weights for intents."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 FIRST_WEIGHT = 4.0
-"""Weight of an intent's cosines to begin with. They differ by a few tenths, logits by a few units."""
+"""Initial weight of an intent's cosines: these differ by a few tenths, logits by a few units."""
 
-HASTE = 10.0
-"""The logarithm of such a weight learns so much faster than other parameters: intents that say nothing are to
-be silenced within an epoch or two."""
+WEIGHTS_RATE = 10.0
+"""Factor on the learning rate of a weight's logarithm, so that useless intents get a small weight within an
+epoch or two. The parameter is stored divided by it, which has this effect with Adam."""
 
 
 class TitleVectors(nn.Module):
@@ -28,7 +28,7 @@ class TitleVectors(nn.Module):
         self.register_buffer("vectors", torch.zeros(num_items, text_dim, dtype=torch.float16))
 
     def fit(self, vectors: Tensor) -> None:
-        """Take over float (N, E), in catalogue order."""
+        """Store float (N, E), in catalogue order."""
         self.vectors.copy_(vectors)
 
     def forward(self, query: Tensor) -> Tensor:
@@ -36,23 +36,23 @@ class TitleVectors(nn.Module):
         return query @ self.vectors.to(query.dtype).T
 
     def of(self, items: Tensor) -> Tensor:
-        """The titles of items int64 (B, T), float (B, T, E); of the padding's 0 any one."""
+        """The title vectors of items int64 (B, T), float (B, T, E); arbitrary at padding."""
         return self.vectors[(items - 1).clamp(min=0)].float()
 
 
 class IntentWeights(nn.Module):
-    """A positive weight per perspective for what an intent says about titles.
+    """A positive, learned weight per perspective for intents that score titles.
 
     Args:
         perspectives: P.
-        first: what they begin with.
+        first: initial weight.
     """
 
     def __init__(self, perspectives: int, *, first: float = FIRST_WEIGHT) -> None:
         super().__init__()
-        self.log = nn.Parameter(torch.full((perspectives,), first).log() / HASTE)
+        self.log = nn.Parameter(torch.full((perspectives,), first).log() / WEIGHTS_RATE)
 
     def forward(self, intents: Tensor) -> Tensor:
         """The weighted sum of float (B, p, E), p <= P, over perspectives: float (B, E)."""
-        weights = (self.log[: intents.shape[1]] * HASTE).exp().unsqueeze(1)
+        weights = (self.log[: intents.shape[1]] * WEIGHTS_RATE).exp().unsqueeze(1)
         return (intents * weights).sum(1)

@@ -1,4 +1,4 @@
-"""A fuser by which whitened title vectors, and what intents say about them, reach the catalogue."""
+"""The fuser `whitened`: intents score items by whitened title vectors."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch.nn import functional
 from llm4sbr.fusion.fusers import Gated
 from llm4sbr.fusion.titles import FIRST_WEIGHT, IntentWeights, TitleVectors
 
-REPEATS_HASTE = 50.0
-"""The same for what is added to a session's own items."""
+OWN_ITEMS_RATE = 50.0
+"""Factor on the learning rate of `repeats`, as `titles.WEIGHTS_RATE`."""
 
-FLATTEST = 1e-2
-"""Directions in which titles vary less than this share of the most are not stretched further: it is noise."""
+MIN_DEVIATION = 1e-2
+"""Lower limit of an axis' standard deviation, relative to the largest: below it, variation is noise."""
 
 
 class Whitening(nn.Module):
-    """The catalogue's own coordinates in text space: centred, decorrelated, of length 1.
+    """Whitens text vectors by the catalogue's titles: centred, decorrelated, unit length.
 
         f(t) = u / |u|,    u = A^T (t - m)
 
-    with m the mean title and A the R strongest principal axes of the titles, each divided by the deviation
-    along it. Sentence encoders put all titles of a shop into one narrow cone; here what sets titles apart
-    counts. (Whitening of sentence vectors: Su et al. 2021, arXiv 2103.15316.) Constants, zero until `fit`.
+    with m the mean title vector and A the titles' R strongest principal axes, each divided by its standard
+    deviation. Sentence encoders map all titles of a shop to a narrow cone; whitening emphasises what
+    distinguishes them (Su et al. 2021, arXiv 2103.15316). Constants, zero until `fit`.
 
     Args:
         text_dim: E.
@@ -39,12 +39,12 @@ class Whitening(nn.Module):
         self.register_buffer("axes", torch.zeros(text_dim, rank))
 
     def fit(self, titles: Tensor) -> None:
-        """Take mean and axes from float (N, E)."""
+        """Compute mean and axes of the titles float (N, E)."""
         rows = titles.double()
         mean = rows.mean(0)
         squares, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean))  # ascending
         deviation = squares.clamp(min=1e-12).sqrt()
-        relative = (deviation / deviation[-1]).clamp(min=FLATTEST)
+        relative = (deviation / deviation[-1]).clamp(min=MIN_DEVIATION)
         self.mean.copy_(mean)
         self.axes.copy_((directions / relative)[:, -self.axes.shape[1] :])
 
@@ -53,34 +53,34 @@ class Whitening(nn.Module):
         return functional.normalize((vectors - self.mean) @ self.axes, dim=-1)
 
     def back(self, whitened: Tensor) -> Tensor:
-        """Float (..., R) -> (..., E), a vector that is whitened into this one; how long it was is lost."""
+        """Float (..., R) -> (..., E), a vector whose whitening is the input; its original length is lost."""
         lengths = self.axes.square().sum(0).clamp(min=1e-12)  # the axes are orthogonal
         return self.mean + whitened @ (self.axes / lengths).T
 
 
 class Whitened(nn.Module):
-    """Intents score titles in whitened space; ids answer for items as far as training knows them.
+    """Intents score titles in whitened space; item embeddings count by the item's number of clicks.
 
         score_j = k_j (v . e_j) + a log n_j + z_j . (M v + (I + B) sum_p w_p x_p)
         z_j = f(t_j), x_p = f(i_p)    v = dropout(gated(behavioural, semantic))
 
-    with f as in `Whitening`, n_j the clicks of item j in training (at least 1/2), and a = 1 to begin with: an
-    intent then tells how much likelier than usual an item is. k_j = n_j / (n_j + c) is the trust in an id
-    embedding; in training it is the chance that the id is asked at all, for all sessions of a batch, so that
-    text learns to do without ids (as DropoutNet does, Volkovs et al. 2017). B begins at zero and learns
-    what goes with what besides what is called alike. Dropout matters most: without it training is over after
-    two epochs. What is called most like a session is what was clicked in it, so `repeats`, a number that is
-    added to the scores of a session's own items, learns from zero, fast, how often people come back to them.
-    D R + R^2 + P + 2 parameters more than `gated`, and (2 R + 8) N bytes of constants.
+    with f as in `Whitening` and n_j the clicks of item j in training (at least 1/2). a, initially 1, weighs
+    the popularity, so that an intent expresses how much more likely than usual an item is. k_j = n_j / (n_j +
+    c) shrinks the score from the item embedding of rare items; in training it is instead the probability that
+    the embedding is used at all, drawn once per batch, so that the text terms learn to do without it (as in
+    DropoutNet, Volkovs et al. 2017). B, initially zero, learns which titles go together although they are not
+    similar. Dropout matters most: without it training overfits after two epochs. A session's own items are
+    the most similar to it, so `repeats`, a number added to their scores, learns quickly how often users click
+    them again. D R + R^2 + P + 2 parameters more than `gated`, and (2 R + 8) N bytes of constants.
 
     Args:
         dim: D.
         perspectives: P.
         num_items: N.
         text_dim: E.
-        rank: R; E if that is less.
-        dropout: share of v's numbers, and of an intent's for B, that a training step goes without.
-        trust: c, clicks after which an id is believed half.
+        rank: R, at most E.
+        dropout: dropout rate of v, and of the input of B.
+        shrinkage: c, the number of clicks at which an item embedding counts half.
     """
 
     needs_catalogue = True
@@ -96,11 +96,11 @@ class Whitened(nn.Module):
         text_dim: int,
         rank: int = 128,
         dropout: float = 0.7,
-        trust: float = 1.0,
+        shrinkage: float = 1.0,
     ) -> None:
         super().__init__()
         rank = min(rank, text_dim)
-        self.trust = trust
+        self.shrinkage = shrinkage
         self.vector = Gated(dim, perspectives)
         self.dropout = nn.Dropout(dropout)
         self.whitening = Whitening(text_dim, rank)
@@ -115,17 +115,17 @@ class Whitened(nn.Module):
         self.register_buffer("keep", torch.ones(num_items))
 
     def fit(self, titles: Tensor, clicks: Tensor) -> None:
-        """Take over the catalogue's text vectors, float (N, E), and its clicks in training, int64 (N,)."""
+        """Store the catalogue's text vectors, float (N, E), and its clicks in training, int64 (N,)."""
         self.whitening.fit(titles)
         self.titles.fit(self.whitening(titles.to(self.whitening.mean.dtype)))
         logs = clicks.double().clamp(min=0.5).log()
         self.popularity.copy_(logs - logs.mean())
-        self.keep.copy_(clicks / (clicks + self.trust))
+        self.keep.copy_(clicks / (clicks + self.shrinkage))
 
     @property
     def repeats(self) -> Tensor:
-        """What is added to the scores of a session's own items, a scalar."""
-        return self.own * REPEATS_HASTE
+        """Scalar added to the scores of a session's own items."""
+        return self.own * OWN_ITEMS_RATE
 
     def forward(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
         """(B, P, D) and (B, P, D) -> (B, D), as `gated`, with dropout."""
@@ -133,11 +133,11 @@ class Whitened(nn.Module):
         return fused
 
     def texts(self, items: Tensor) -> Tensor:
-        """The titles of items int64 (B, T), float (B, T, E), as far as R numbers know them."""
+        """Title vectors of items int64 (B, T), float (B, T, E), approximated from R numbers."""
         return self.whitening.back(self.titles.of(items))
 
     def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
-        """Trust float (B, N) as far as ids are known, and add what text and clicks say."""
+        """Shrink the backbone's scores float (B, N) by k_j, and add the text and popularity terms."""
         keep = torch.bernoulli(self.keep) if self.training else self.keep
         added: Tensor = (
             scores * keep + self.prior * self.popularity + self.titles(self._query(fused, intents))
@@ -145,22 +145,22 @@ class Whitened(nn.Module):
         return added
 
     def factors(self, items: Tensor) -> list[Tensor]:
-        """What `queries` are multiplied with: trusted items float (N, D), titles and clicks (N, R + 1)."""
+        """Tables for `queries`: shrunk item embeddings float (N, D), titles and popularity (N, R + 1)."""
         titles = self.titles.vectors.to(items.dtype)
         return [items * self.keep.unsqueeze(1), torch.cat([titles, self.popularity.unsqueeze(1)], 1)]
 
     def queries(self, fused: Tensor, intents: Tensor | None) -> list[Tensor]:
-        """For items float (B, D), for titles and clicks (B, R + 1); arguments as for `rescore`."""
+        """Queries for items float (B, D), for titles and popularity (B, R + 1); arguments as in `rescore`."""
         prior = self.prior.expand(fused.shape[0], 1)
         return [fused, torch.cat([self._query(fused, intents), prior], 1)]
 
     def _query(self, fused: Tensor, intents: Tensor | None) -> Tensor:
         query: Tensor = self.to_text(fused)
-        return query if intents is None else query + self._told(intents)
+        return query if intents is None else query + self._intent_query(intents)
 
-    def _told(self, intents: Tensor) -> Tensor:
-        """What the intents (B, p, E), p <= P, ask of titles: (B, R), nothing where they are zero."""
+    def _intent_query(self, intents: Tensor) -> Tensor:
+        """Query on titles from intents (B, p, E), p <= P: (B, R), zero for zero intents."""
         known = intents.abs().sum(2, keepdim=True) > 0
-        told: Tensor = self.weights(self.whitening(intents) * known)
-        learned: Tensor = self.dropout(told) @ self.metric
-        return told + learned
+        query: Tensor = self.weights(self.whitening(intents) * known)
+        learned: Tensor = self.dropout(query) @ self.metric
+        return query + learned

@@ -3,7 +3,8 @@
 A row holds a `text` and says what it is about, by one of three columns:
 
     prefix    the clicks before the target, keys oldest first: a list, or its JSON text (`["B1", "B2"]`)
-    session   the id of a session in the data; the text then serves every prefix of that session
+    session   the id of a session in the data; the text then serves every prefix of that session (one that
+              several sessions begin with counts as the first one's)
     item      one item's key; the text then serves every prefix that ends with it
 
 A prefix's own row comes before its session's, and that before its last item's. `perspective` names the
@@ -13,7 +14,7 @@ perspective that a row answers; without this column, or where it is empty, a row
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,20 +58,26 @@ class Recorded:
         self.texts = dict(_texts(self.path))
         self.fingerprint = f"recorded, sha256 {file_sha256(self.path)[:16]}"
         self._sessions: dict[str, str] = {}  # JSON text of a prefix -> its session
+        self._perspectives: dict[str, Perspective] = {}
 
     def match(
-        self, prefixes: Sequence[Sequence[Item]], session_of: Callable[[int], str], names: Sequence[str]
+        self,
+        prefixes: Sequence[Sequence[Item]],
+        session_of: Callable[[int], str],
+        perspectives: Mapping[str, Perspective],
     ) -> Matched:
         """Find the samples that the table answers.
 
         Args:
             prefixes: M prefixes.
             session_of: id of the session that sample m comes from.
-            names: of the perspectives.
+            perspectives: those of the run, by name.
 
         Raises:
             DataError: a perspective that the run does not have, or not one row fits a sample.
         """
+        names = list(perspectives)
+        self._perspectives = dict(perspectives)
         odd = sorted({name for name, _, _ in self.texts} - {"", *names})
         if odd:
             raise DataError(
@@ -93,22 +100,13 @@ class Recorded:
             )
         return Matched(rows, len(self.texts) - len(used))
 
-    def of(self, name: str) -> Recorded.View:
-        """The answers from the perspective `name`."""
-        return Recorded.View(self, name)
-
-    class View:
-        """What a table says from one perspective; a control as the stage `infer` knows it."""
-
-        def __init__(self, table: Recorded, name: str) -> None:
-            self.table, self.name, self.fingerprint = table, name, table.fingerprint
-
-        def answer(
-            self, sessions: Sequence[Sequence[Item]], perspective: Perspective, answers: Sequence[str] | None
-        ) -> list[str]:
-            """One text per session, "" where the table has none."""
-            keys = (self.table._key(items, self.name) for items in sessions)
-            return [self.table.texts[key] if key else "" for key in keys]
+    def answer(
+        self, sessions: Sequence[Sequence[Item]], perspective: Perspective, answers: Sequence[str] | None
+    ) -> list[str]:
+        """One text per session, "" where the table has none; `match` comes first."""
+        name = next(name for name, one in self._perspectives.items() if one is perspective)
+        keys = (self._key(items, name) for items in sessions)
+        return [self.texts[key] if key else "" for key in keys]
 
     def _key(self, items: Sequence[Item], name: str) -> Key | None:
         prefix = _prefix(items)

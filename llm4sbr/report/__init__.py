@@ -1,4 +1,4 @@
-"""What people read: tables and what they do and do not show."""
+"""Reports: results as tables, for the terminal and the HTML page."""
 
 REPORT = "report.html"
 """The file that `report.html` writes into a run directory or an experiment's folder."""

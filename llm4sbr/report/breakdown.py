@@ -1,4 +1,4 @@
-"""The results split by items and sessions: `breakdown` of `metrics.json` as tables."""
+"""Tables of the results by groups of items and sessions (`breakdown` of `metrics.json`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from llm4sbr.report.formats import count, metric
 from llm4sbr.report.results import label
-from llm4sbr.report.table import Cell, Row, Table, best_value
+from llm4sbr.report.table import Row, Table, TableCell, best_value
 
 CAPTIONS = {
     "target": "By how often the next click's item occurs in training",
@@ -28,13 +28,16 @@ def splits(metrics: Mapping[str, Any]) -> dict[str, Sequence[Group]]:
 def breakdown_table(split: str, groups: Sequence[Group], rows: Sequence[Row], k: int) -> Table:
     """HR@K and MRR@K of every row in every group of one split."""
     columns = [(name, group) for name in (f"HR@{k}", f"MRR@{k}") for group in groups]
-    header = [Cell("model"), *(Cell(name, note=group_name(group, between="\n")) for name, group in columns)]
+    header = [
+        TableCell("model"),
+        *(TableCell(name, note=group_name(group, between="\n")) for name, group in columns),
+    ]
     lines = [[label(row)] for row in rows]
     for name, group in columns:
         found = [group["rows"][row["name"]][name] for row in rows]
         best = best_value(found)
         for line, share in zip(lines, found, strict=True):
-            line.append(Cell(metric(share), best=share == best))
+            line.append(TableCell(metric(share), best=share == best))
     return Table(f"{CAPTIONS[split]}; in brackets the test samples", header, lines)
 
 

@@ -1,4 +1,4 @@
-"""What a cell of an experiment is called beside the others of its table."""
+"""Labels for the cells of an experiment that distinguish them from others in the same table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Entry = Mapping[str, Any]
 """A cell as `experiment.json` has it."""
 
 
-def labels(cells: Sequence[Entry], *, told: Sequence[str] = ()) -> list[str]:
+def labels(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> list[str]:
     """What sets each cell of one data set and protocol apart, such as `tagnn, f 3`; "" where nothing does.
 
     Args:
         cells: of one table.
-        told: axes that the reader is told otherwise.
+        omit: axes that the reader is omit otherwise.
     """
     every = dict.fromkeys(name for cell in cells for name in cell["axes"])
     names = [name for name in every if len({_axis(cell, name) for cell in cells}) > 1]
@@ -28,14 +28,14 @@ def labels(cells: Sequence[Entry], *, told: Sequence[str] = ()) -> list[str]:
     brief = [name for name in names if name != "perspectives"] if "part" in names else names
     found: list[str] = []
     for shown in (brief, names):
-        found = [describe(cell, [name for name in shown if name not in told]) for cell in cells]
-        places = {(text, describe(cell, told)) for text, cell in zip(found, cells, strict=True)}
+        found = [describe(cell, [name for name in shown if name not in omit]) for cell in cells]
+        places = {(text, describe(cell, omit)) for text, cell in zip(found, cells, strict=True)}
         if len(places) == len(cells):
             break
     return found
 
 
-def rows_of(cells: Sequence[Entry], *, told: Sequence[str] = ()) -> Iterator[tuple[Row, Entry, str]]:
+def rows_of(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> Iterator[tuple[Row, Entry, str]]:
     """The rows of one table, with their cells and what sets these apart.
 
     A model that several cells share, which then has the same metrics to the last digit, comes once and
@@ -43,12 +43,12 @@ def rows_of(cells: Sequence[Entry], *, told: Sequence[str] = ()) -> Iterator[tup
 
     Args:
         cells: of one table.
-        told: see `labels`.
+        omit: see `labels`.
     """
     several = len({cell["axes"]["backbone"] for cell in cells}) > 1
     times = Counter(_model(row) for cell in cells for row in _rows(cell))
     seen: set[str] = set()
-    for cell, name in zip(cells, labels(cells, told=told), strict=True):
+    for cell, name in zip(cells, labels(cells, omit=omit), strict=True):
         for row in _rows(cell):
             model, baseline = _model(row), row["kind"] == "baseline"
             shared = baseline or (row["name"] in UNTIED and times[model] > 1)

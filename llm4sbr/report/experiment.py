@@ -1,4 +1,4 @@
-"""What an experiment found: the cells of `experiment.json` as tables, with the paper's figures beside."""
+"""Tables of an experiment's results (`experiment.json`), compared with the paper's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm4sbr.report.results import (
     ranking,
     value,
 )
-from llm4sbr.report.table import Cell, Row, Table, cells
+from llm4sbr.report.table import Row, Table, TableCell, cells
 
 PAPER_LEGEND = "paper: its Table 2 as printed, with Qwen-7B and BERT."
 MEMORY_LEGEND = (
@@ -54,11 +54,15 @@ def metric_table(members: Sequence[Entry]) -> Table:
     with_paper = any(name in row for one in members for row in _printed(one) for name in names)
     header = cells("model")
     for name in names:
-        header += [metric_header(name), Cell("gain"), *([Cell("paper", note=name)] if with_paper else [])]
+        header += [
+            metric_header(name),
+            TableCell("gain"),
+            *([TableCell("paper", note=name)] if with_paper else []),
+        ]
     rows = [row for one in members for row in one["rows"]]
     best = best_of(rows, names)
     lines = []
-    for row, one, note in rows_of(members, told=["backbone"]):
+    for row, one, note in rows_of(members, omit=["backbone"]):
         line = [label(row)._replace(note=note)]
         printed = (one["paper"] or {}).get(row["name"], {})
         for name in names:
@@ -75,12 +79,12 @@ def metric_table(members: Sequence[Entry]) -> Table:
 def memory_table(members: Sequence[Entry]) -> Table:
     """Per cell the peak memory of training, plain and with intents, the paper's beside."""
     header = cells("backbone", "plain", "with intents", "more")
-    header += [Cell("paper", note=name) for name in ("plain", "with intents", "more")]
+    header += [TableCell("paper", note=name) for name in ("plain", "with intents", "more")]
     lines = []
-    for one, note in zip(members, labels(members, told=["backbone"]), strict=True):
+    for one, note in zip(members, labels(members, omit=["backbone"]), strict=True):
         ours = [peak(row_named(one, name)) for name in ("plain", "llm")]
         printed = [((one["paper"] or {}).get("memory") or {}).get(name) for name in ("plain", "llm")]
-        lines.append([Cell(one["axes"]["backbone"], note=note), *_pair(ours), *_pair(printed)])
+        lines.append([TableCell(one["axes"]["backbone"], note=note), *_pair(ours), *_pair(printed)])
     return Table("Peak memory of training", header, lines, MEMORY_LEGEND)
 
 
@@ -94,7 +98,7 @@ def _printed(cell: Entry) -> list[Mapping[str, Any]]:
     return [row for name, row in (cell["paper"] or {}).items() if name in ("plain", "llm")]
 
 
-def _pair(found: Sequence[float | None]) -> list[Cell]:
+def _pair(found: Sequence[float | None]) -> list[TableCell]:
     plain, fused = found
     more = f"{fused / plain - 1:+.1%}" if plain and fused else MISSING
     return cells(size(plain), size(fused), more)

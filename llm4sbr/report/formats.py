@@ -1,4 +1,4 @@
-"""How numbers look, in the terminal and on the page alike."""
+"""Formats numbers, the same way for the terminal and the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained models of a run as a table, from the `model.json` of each."""
+"""The table of a run's trained models, from their `model.json`."""
 
 from __future__ import annotations
 

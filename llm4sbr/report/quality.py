@@ -1,4 +1,4 @@
-"""What answers are worth by themselves: the figures of `localize.json` as tables."""
+"""Tables of the quality of the answers themselves, from `localize.json`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from llm4sbr.evaluation.verdict import CONTROLS
 from llm4sbr.report.formats import MISSING, count, metric, percent
-from llm4sbr.report.table import Cell, Table, best_value, cells
+from llm4sbr.report.table import Table, TableCell, best_value, cells
 
 COUNTED = ("answers", "distinct", "empty or refused")
 NAMED = {
@@ -71,9 +71,9 @@ def alone_table(tied: Mapping[str, Any], llm: str) -> Table | None:
     lines = [
         [
             _heading(name),
-            Cell(count(figures["samples"])),
-            *(Cell(metric(figures[one]), best=figures[one] == best[one]) for one in names),
-            Cell(count(figures.get("median_rank"))),
+            TableCell(count(figures["samples"])),
+            *(TableCell(metric(figures[one]), best=figures[one] == best[one]) for one in names),
+            TableCell(count(figures.get("median_rank"))),
         ]
         for name, figures in rows
     ]
@@ -93,10 +93,10 @@ def source_name(source: str, perspective: str, llm: str) -> str:
     return f"{llm if source == 'llm' else source}, {perspective}"
 
 
-def _heading(text: str) -> Cell:
+def _heading(text: str) -> TableCell:
     """The row's heading; controls are named as such."""
     who = text.rpartition(", ")[0]
-    return Cell(text, badge="control" if who in CONTROLS else "baseline" if text == POPULARITY else "")
+    return TableCell(text, badge="control" if who in CONTROLS else "baseline" if text == POPULARITY else "")
 
 
 def _counted(about: Figures) -> list[str]:

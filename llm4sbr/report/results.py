@@ -7,7 +7,7 @@ from typing import Any
 
 from llm4sbr.evaluation.verdict import CONTROLS
 from llm4sbr.report.formats import MISSING, count, duration, metric, p_value, percent, size
-from llm4sbr.report.table import Cell, Row, Table, best_value, cells
+from llm4sbr.report.table import Row, Table, TableCell, best_value, cells
 
 STILL_RISING = "still rising"
 """Note on a row whose training ended too early."""
@@ -78,7 +78,7 @@ def shorter_table(rows: Sequence[Row], ks: Sequence[int]) -> Table:
     names = [f"{name}@{k}" for k in ks for name in METRICS]
     best = best_of(rows, names)
     lines = [[label(row), *(value(row, name, best) for name in names)] for row in rows]
-    return Table("Shorter lists, in percent", [Cell("model"), *map(metric_header, names)], lines)
+    return Table("Shorter lists, in percent", [TableCell("model"), *map(metric_header, names)], lines)
 
 
 def cost_table(rows: Sequence[Row]) -> Table:
@@ -91,7 +91,7 @@ def cost_table(rows: Sequence[Row]) -> Table:
         names.append("of the GPU")
     lines = [
         [label(row)]
-        + [Cell(show(row.get(key)), note=_more(row, plain, key)) for key, show in columns.items()]
+        + [TableCell(show(row.get(key)), note=_more(row, plain, key)) for key, show in columns.items()]
         for row in rows
     ]
     legend = "Mean over seeds; peak memory is that of the whole process, with data and libraries."
@@ -132,31 +132,31 @@ def best_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float | None
     return {name: best_value([row["metrics"][name]["mean"] for row in rows]) for name in names}
 
 
-def label(row: Row) -> Cell:
+def label(row: Row) -> TableCell:
     """A row's heading; a control and a baseline are named as such."""
-    return Cell(row["label"], badge=row["kind"] if row["kind"] in ("control", "baseline") else "")
+    return TableCell(row["label"], badge=row["kind"] if row["kind"] in ("control", "baseline") else "")
 
 
-def metric_header(name: str) -> Cell:
+def metric_header(name: str) -> TableCell:
     """`HR@20`, which the paper calls P@20."""
     kind, _, k = name.partition("@")
-    return Cell(name, note=f"P@{k}" if kind == "HR" else "")
+    return TableCell(name, note=f"P@{k}" if kind == "HR" else "")
 
 
-def value(row: Row, name: str, best: Mapping[str, float | None]) -> Cell:
+def value(row: Row, name: str, best: Mapping[str, float | None]) -> TableCell:
     """A metric in percent, with the deviation over seeds if there are several."""
     found = row["metrics"][name]
     spread = f"± {metric(found['std'])}" if len(found["values"]) > 1 else ""
-    return Cell(metric(found["mean"]), spread=spread, best=found["mean"] == best[name])
+    return TableCell(metric(found["mean"]), spread=spread, best=found["mean"] == best[name])
 
 
-def gain(row: Row, name: str) -> Cell:
+def gain(row: Row, name: str) -> TableCell:
     """The relative difference to the plain backbone, with its mark of significance and its p-value."""
     found, p = (row.get("gain") or {}).get(name), (row.get("p") or {}).get(name)
     if found is None:
-        return Cell(MISSING)
+        return TableCell(MISSING)
     mark = next((mark for level, mark in STARS if p is not None and p < level), "")
-    return Cell(f"{found:+.1%}", mark, note="" if p is None else p_value(p))
+    return TableCell(f"{found:+.1%}", mark, note="" if p is None else p_value(p))
 
 
 def peak(row: Row) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 from llm4sbr.evaluation.verdict import CONTROLS
 from llm4sbr.report.formats import MISSING, percent
 from llm4sbr.report.results import best_of, value
-from llm4sbr.report.table import Cell, Table, cells
+from llm4sbr.report.table import Table, TableCell, cells
 
 MEANING = {
     "cache": "the LLM's own answers",
@@ -35,7 +35,7 @@ def sources_table(metrics: Mapping[str, Any]) -> Table | None:
     bases = list(sources[0]["kept"])
     header = cells("intents", "covered")
     for name in names:
-        header += [Cell(name), *(Cell("gain kept", note=f"over {base}") for base in bases)]
+        header += [TableCell(name), *(TableCell("gain kept", note=f"over {base}") for base in bases)]
     best = best_of(sources, names)
     lines = []
     for one in sources:
@@ -58,10 +58,10 @@ def _said(text: str, llm: str | None) -> str:
     return text.replace("the LLM's own answers", f"{llm}").replace("the LLM's intents", f"intents of {llm}")
 
 
-def _kept(found: Mapping[str, float] | None) -> Cell:
+def _kept(found: Mapping[str, float] | None) -> TableCell:
     if found is None:
-        return Cell(MISSING)
-    return Cell(percent(found["share"]), note=f"{percent(found['low'])} to {percent(found['high'])}")
+        return TableCell(MISSING)
+    return TableCell(percent(found["share"]), note=f"{percent(found['low'])} to {percent(found['high'])}")
 
 
 def _legend(sources: Sequence[Source], names: Sequence[str], bases: Sequence[str]) -> str:

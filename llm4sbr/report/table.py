@@ -1,4 +1,4 @@
-"""Tables as data. A record is turned into one of these once; the terminal and the page both draw it."""
+"""Tables as data: a record is converted once, and both the terminal and the page draw it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Row = Mapping[str, Any]
 """A model's row of `metrics.json`."""
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """One cell of a table."""
 
     text: str
@@ -31,15 +31,15 @@ class Table(NamedTuple):
     """A table ready to draw; the first cell of a row is its heading."""
 
     caption: str
-    header: list[Cell]
-    rows: list[list[Cell]]
+    header: list[TableCell]
+    rows: list[list[TableCell]]
     legend: str = ""
     """What the marks and numbers mean, if that has to be said."""
 
 
-def cells(*texts: str) -> list[Cell]:
+def cells(*texts: str) -> list[TableCell]:
     """Cells of nothing but text."""
-    return [Cell(text) for text in texts]
+    return [TableCell(text) for text in texts]
 
 
 def best_value(values: Sequence[float]) -> float | None:

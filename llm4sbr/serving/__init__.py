@@ -1,1 +1,1 @@
-"""Answers for live sessions."""
+"""Serving: recommendations for live sessions."""

@@ -1,8 +1,8 @@
-"""Session in, list out: the steps from what somebody typed to a recommendation, the same for every model.
+"""From what a user typed to a recommendation: the same steps for every kind of model.
 
-A trained model in PyTorch, an exported one, and the server all answer by `answer`; they differ in who
-computes the list and in where intents come from, which they hand over as `Answerer`. The server's look-ups
-wait for others, so the steps are a coroutine; where nothing waits, `at_once` runs it.
+A PyTorch model, an exported model and the server all use `answer`. They differ in how a list is computed and
+where intents come from, which they pass as an `Answerer`. The server must wait for title searches, so
+`answer` is a coroutine; `at_once` runs it where nothing waits.
 """
 
 from __future__ import annotations

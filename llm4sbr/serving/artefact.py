@@ -1,7 +1,7 @@
-"""An exported ONNX model and its catalogue, from the folder that `export` wrote.
+"""Opens an exported ONNX model and its catalogue, from the folder that `export` wrote.
 
-Needs numpy and onnxruntime; torch, transformers and polars are not installed on a serving machine, which
-starts fast and stays small. Every file is checked against the hash it was exported with before it is used.
+Needs only numpy and onnxruntime: a serving machine has neither torch nor transformers nor polars, so it
+starts fast and stays small. Every file is checked against its recorded hash before it is used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Recommendations of an exported model for live sessions; torch is needed for stored intents only."""
+"""Recommends with an exported model; torch is needed only for stored intents."""
 
 from __future__ import annotations
 

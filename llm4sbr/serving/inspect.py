@@ -1,4 +1,4 @@
-"""The intents that a run has stored, looked at: shown with their titles, counted, and checked."""
+"""Shows, counts and verifies the stored intents of a run."""
 
 from __future__ import annotations
 
@@ -133,5 +133,5 @@ def _key(session: str, prepared: Prepared) -> int:
 def _shown(live: LiveIntents, rows: list[int]) -> Iterator[dict[str, Any]]:
     for row in rows:
         told = live.explain(row, "cache")
-        thoughts = [asdict(thought) for thought in told.thoughts]
-        yield {"key": int(live.intents.keys[row]), "session": told.session, "perspectives": thoughts}
+        perspectives = [asdict(intent) for intent in told.perspectives]
+        yield {"key": int(live.intents.keys[row]), "session": told.session, "perspectives": perspectives}

@@ -1,4 +1,4 @@
-"""Where a live session's intents come from, as no LLM is asked while somebody waits; see `SOURCES`."""
+"""Finds the intents of a live session, from one of the `SOURCES`, without asking an LLM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm4sbr.data.prepared import Prepared
 from llm4sbr.intents import IntentStore
 from llm4sbr.intents.nearest import NearestSession, usable
 from llm4sbr.protocols import Catalogue, Samples
-from llm4sbr.serving.recommendation import SOURCES, Explanation, Source, Thought, tied
+from llm4sbr.serving.recommendation import SOURCES, Explanation, PerspectiveIntent, Source, tied
 
 
 class LiveIntents:
@@ -56,8 +56,8 @@ class LiveIntents:
         """The session of a row, its answers, and the items that they were tied to."""
         catalogue = self.prepared.catalogue
         items, weights = (part[0].tolist() for part in self.intents.located(torch.tensor([row])))
-        thoughts = [
-            Thought(
+        perspectives = [
+            PerspectiveIntent(
                 name,
                 self._answer(name, int(self.intents.keys[row])),
                 tied(catalogue, zip(places, shares, strict=True)),
@@ -65,7 +65,7 @@ class LiveIntents:
             for name, places, shares in zip(self.intents.perspectives, items, weights, strict=True)
         ]
         session = self.prepared.prefix(self._nearest.samples, row)
-        return Explanation(source, [catalogue.titles[id - 1] for id in session], thoughts)
+        return Explanation(source, [catalogue.titles[id - 1] for id in session], perspectives)
 
     def _answer(self, perspective: str, key: int) -> str:
         path = self.answers / f"{perspective}.parquet"
@@ -95,8 +95,8 @@ def explain_predicted(
         f: items per perspective.
     """
     cosines, rows = (normalize(predicted[0], dim=1) @ titles.T).topk(min(f, len(titles)))  # (P, f)
-    thoughts = [
-        Thought(name, "", tied(catalogue, zip((row + 1).tolist(), cosine.tolist(), strict=True)))
+    meanings = [
+        PerspectiveIntent(name, "", tied(catalogue, zip((row + 1).tolist(), cosine.tolist(), strict=True)))
         for name, row, cosine in zip(perspectives, rows, cosines, strict=True)
     ]
-    return Explanation("predictor", [], thoughts)
+    return Explanation("predictor", [], meanings)

@@ -1,7 +1,8 @@
-"""What an exported model's predicted intents mean: the items whose titles are most similar to them.
+"""Explains an exported model's predicted intents by the items with the most similar titles.
 
-The titles' text vectors lie beside the graph, in 8 bits, and stay on disk: a list needs none of them, and an
-explanation reads them once. They are not mapped: a mapped file that somebody overwrites ends the process.
+The titles' vectors are in a separate file in 8 bits and stay on disk: recommending does not need them, and an
+explanation reads them once. They are not memory-mapped, since overwriting a mapped file can crash the
+process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from llm4sbr.errors import StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.artefact import Artefact
-from llm4sbr.serving.recommendation import TIED, Explanation, Thought, tied
+from llm4sbr.serving.recommendation import TIED, Explanation, PerspectiveIntent, tied
 
 TITLES = "titles.npy"
 """int8 (N, E): the titles' vectors at unit length, divided by the largest entry of all and times 127."""
@@ -65,11 +66,13 @@ class Predicted:
         items = np.array([ids], np.int64)
         intents = _normal(self.artefact.predict(items, np.ones(items.shape, np.bool_))[0])  # (P, E)
         cosines = np.concatenate([_cosines(intents, block) for block in self.titles.blocks()], 1)  # (P, N)
-        thoughts = [
-            Thought(name, "", tied(self.catalogue, [(row + 1, float(one[row])) for row in _best(one, f)]))
+        perspectives = [
+            PerspectiveIntent(
+                name, "", tied(self.catalogue, [(row + 1, float(one[row])) for row in _best(one, f)])
+            )
             for name, one in zip(self.artefact.perspectives, cosines, strict=True)
         ]
-        return Explanation("predictor", [], thoughts)
+        return Explanation("predictor", [], perspectives)
 
 
 class _Titles:

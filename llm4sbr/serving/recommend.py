@@ -1,4 +1,4 @@
-"""Recommendations of a finished run for live sessions, computed by PyTorch."""
+"""Recommends with a trained model of a run, computed by PyTorch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from llm4sbr import stamps, store
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import LLM4SBR
-from llm4sbr.fusion.saved import SavedModel, load_model
+from llm4sbr.fusion.saved import SavedModel
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
 from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
 from llm4sbr.serving.titles import Resolved, TitleIndex, resolve_session
-from llm4sbr.training.trained import Trained, served
+from llm4sbr.training.linear import Opened, open_model
+from llm4sbr.training.trained import Trained
 
 __all__ = ["Recommendation", "Recommender"]
 
@@ -70,7 +71,8 @@ class Recommender:
 
         Args:
             run: the run directory.
-            variant: which of its models; by default `llm`, or the best on validation if there is none.
+            variant: which of its models, or a linear baseline; by default `llm`, or the best on validation if
+                there is none.
             seed: which seed; by default the best on validation.
             refitted: its refit on all sessions or not; by default if there is one.
 
@@ -79,12 +81,13 @@ class Recommender:
             StoreError: nothing is trained yet, or files are damaged or do not belong together.
         """
         with stamps.naming_command(run):
-            return cls._of(run, served(run, variant=variant, seed=seed, refitted=refitted))
+            prepared = load(run / "prepare")
+            opened = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)
+            return cls._of(run, prepared, opened)
 
     @classmethod
-    def _of(cls, run: Path, trained: Trained) -> Recommender:
-        prepared = load(run / "prepare")
-        saved = load_model(trained.folder)
+    def _of(cls, run: Path, prepared: Prepared, opened: Opened) -> Recommender:
+        trained, saved = opened
         _same_catalogue(prepared, saved.catalogue, trained.folder)
         live = live_intents(run, trained.variant, prepared) if saved.recipe.fuser else None
         path = run / "localize" / "items.safetensors"

@@ -1,4 +1,4 @@
-"""What a recommendation consists of, whoever computed it: plain data, without torch."""
+"""A recommendation as plain data, without torch, the same for every kind of model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Tied:
 
 
 @dataclass(frozen=True)
-class Thought:
+class PerspectiveIntent:
     """What the LLM said from one perspective, and what it was taken to mean."""
 
     perspective: str
@@ -66,7 +66,7 @@ class Explanation:
     source: Source
     session: list[str] = field(default_factory=list)
     """Titles of the known session whose answers these are."""
-    thoughts: list[Thought] = field(default_factory=list)
+    perspectives: list[PerspectiveIntent] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

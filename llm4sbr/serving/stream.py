@@ -1,4 +1,4 @@
-"""Sessions one per line in, answers one per line out."""
+"""Reads sessions line by line and prints a recommendation for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGEST = 1_000_000
 """Characters of a line at most."""
 
 
-class Reply(NamedTuple):
+class LineReply(NamedTuple):
     """What one line is answered with."""
 
     value: dict[str, Any]
@@ -23,7 +23,7 @@ class Reply(NamedTuple):
 
 def replies(
     lines: Iterable[bytes], recommend: Callable[[str | list[str | int]], Recommendation]
-) -> Iterator[Reply]:
+) -> Iterator[LineReply]:
     """Answer every line, as it comes; one that cannot be answered is answered with what is wrong.
 
     A line is a session: a JSON list of keys, titles (text) and catalogue ids (numbers), or else a text as
@@ -33,9 +33,9 @@ def replies(
         if not line.strip():
             continue
         try:
-            yield Reply({"line": number} | recommend(_session(line)).as_dict(), True)
+            yield LineReply({"line": number} | recommend(_session(line)).as_dict(), True)
         except InputError as error:
-            yield Reply({"line": number, "error": " ".join(str(error).split())}, False)
+            yield LineReply({"line": number, "error": " ".join(str(error).split())}, False)
 
 
 def _session(line: bytes) -> str | list[str | int]:

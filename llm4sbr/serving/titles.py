@@ -1,4 +1,4 @@
-"""What a person typed, as items of the catalogue."""
+"""Resolves what a user typed (ids, keys, titles, misspelt titles) to items of the catalogue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: every trained model and every baseline ranks the whole catalogue for each test sample."""
+"""Stage `evaluate`: ranks the whole catalogue for every test sample, with every model and baseline."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Stage `export`: a trained model as artefacts for production, each verified against the trained one.
+"""Stage `export`: exports a trained model as artefacts for production, each verified against it.
 
-An artefact's folder gets its name when it is whole and verified; until then it is called `.tmp`.
+An artefact is written into a `.tmp` folder, which is renamed when it is complete and verified.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from llm4sbr import registry, store
 from llm4sbr.errors import DeviceError, ExportError, InputError, StoreError
 from llm4sbr.exporting import Exporter, ExportSpec, Scorer
-from llm4sbr.exporting.trained_model import Original
+from llm4sbr.exporting.trained_model import ReferenceModel
 from llm4sbr.exporting.verification import verify
 from llm4sbr.fusion.model import Recipe
 from llm4sbr.progress import Progress
@@ -82,10 +82,11 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
         DeviceError: a format needs a device that is not here; the others have been exported.
         InputError, StoreError, RegistryError: as their texts say; another process may be at work on the run.
     """
-    original = Original.of(
+    original = ReferenceModel.of(
         run, variant=wanted.variant, seed=wanted.seed, intents=wanted.intents, refitted=wanted.refitted
     )
-    _check_exportable(original.saved.recipe)
+    if "baseline" not in original.saved.facts:
+        _check_exportable(original.saved.recipe)
     jobs = [
         ExportJob(run / "export" / artefact_name(kind, precision, wanted), kind, precision)
         for kind in wanted.formats
@@ -98,7 +99,7 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
 
 
 def _written(
-    jobs: Sequence[ExportJob], original: Original, wanted: Export, progress: Progress
+    jobs: Sequence[ExportJob], original: ReferenceModel, wanted: Export, progress: Progress
 ) -> dict[str, Any]:
     """Records of the jobs' artefacts, by name, once all are done."""
     _summary(jobs[0].folder.with_name(SUMMARY))  # rather than when the work is done
@@ -143,7 +144,7 @@ def _precisions(name: str, wanted: Export) -> tuple[str, ...]:
     return wanted.precisions or offered[:1]
 
 
-def _artefact(job: ExportJob, original: Original, wanted: Export, progress: Progress) -> dict[str, Any]:
+def _artefact(job: ExportJob, original: ReferenceModel, wanted: Export, progress: Progress) -> dict[str, Any]:
     """Write and verify one artefact; its record."""
     options = wanted.options or {}
     exporter: Exporter = registry.create("exporters", job.kind, provider=wanted.provider, **options)
@@ -186,7 +187,7 @@ def _folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _spec(original: Original, precision: str, wanted: Export) -> ExportSpec:
+def _spec(original: ReferenceModel, precision: str, wanted: Export) -> ExportSpec:
     recipe = original.saved.recipe
     about = {
         "fingerprint": original.fingerprint,
@@ -205,7 +206,7 @@ def _spec(original: Original, precision: str, wanted: Export) -> ExportSpec:
 
 
 def _verified(
-    scorer: Scorer, original: Original, spec: ExportSpec, label: str, progress: Progress
+    scorer: Scorer, original: ReferenceModel, spec: ExportSpec, label: str, progress: Progress
 ) -> dict[str, Any]:
     with progress.task(f"verify {label}", len(original.test.key), unit="samples") as advance:
         try:
@@ -225,7 +226,7 @@ def _verified(
 
 
 def _record(
-    folder: Path, kind: str, *, original: Original, spec: ExportSpec, verified: Mapping[str, Any]
+    folder: Path, kind: str, *, original: ReferenceModel, spec: ExportSpec, verified: Mapping[str, Any]
 ) -> dict[str, Any]:
     recipe = original.saved.recipe
     files = sorted(path for path in folder.rglob("*") if path.is_file())

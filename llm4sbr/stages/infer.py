@@ -1,7 +1,7 @@
-"""Stage `infer`: one answer per sample and perspective, from the LLM and from the controls beside it.
+"""Stage `infer`: one answer per sample and perspective, from the LLM and from the controls.
 
-Samples with equal prefixes are one sample here. Before the first question, all prompts are counted and
-audited. They are asked in the order that `infer.select` wants, so that a budget goes where it should.
+Samples with equal prefixes count as one. All prompts are counted and audited before the first one is asked.
+`infer.select` decides in which order samples are asked, which matters under a budget.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import torch
 
 from llm4sbr import registry, stamps, store
 from llm4sbr.asking.asker import Asker, Budget, batch_answerer, parse_budget
@@ -27,10 +28,11 @@ from llm4sbr.asking.tables import answered, write_answers, write_control
 from llm4sbr.config import Config, InferConfig
 from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.mapped import mapped
-from llm4sbr.data.prepared import Prepared, load
+from llm4sbr.data.prepared import SESSIONS, Prepared, load
 from llm4sbr.errors import ConfigError
 from llm4sbr.freshness import LLM as LLM_PART
 from llm4sbr.freshness import NONE, asked, part_stamp
+from llm4sbr.llms.recorded import Recorded
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import LLM, Control, Engine, is_control
 from llm4sbr.stamps import Attempt, Stamp
@@ -105,14 +107,30 @@ def _answers_of_llm(work: Work) -> dict[str, Any]:
         work.attempt.begin()
         work.progress.note(f"infer: the answers of {settings.llm} are there already")
     elif is_control(made := registry.create("llms", settings.llm, **settings.options)):
+        rows = _covered(work, made)
         work.attempt.begin()
         stamps.begin_part(folder, stamp)
-        rows = range(len(work.questions.samples.keys))
         _finish(work, folder, rows, _stand_in(folder, made, work.questions, rows, None))
     else:
         _ask(work, made, stamp, folder)
     found: dict[str, Any] = store.read_json(folder / ABOUT)
     return found
+
+
+def _covered(work: Work, control: Control) -> Sequence[int]:
+    """Rows of the samples that a control answers: all, or those that a table of recorded answers has."""
+    samples, prepared = work.questions.samples, work.prepared
+    if not isinstance(control, Recorded):
+        return range(len(samples.keys))
+    ids = store.read_table(work.run / "prepare" / SESSIONS, ["session"])["session"]
+    owner = torch.searchsorted(prepared.sessions.offsets, samples.end, right=True) - 1
+    sessions = ids.gather(owner.numpy())
+    matched = control.match(samples.prefixes, sessions.__getitem__, work.questions.perspectives)
+    if matched.unused:
+        work.progress.note(
+            f"infer: {control.path}: {matched.unused:,} of its {len(control.texts):,} texts fits no sample"
+        )
+    return matched.rows
 
 
 def _source(work: Work, name: str, control: Control, rows: Sequence[int]) -> dict[str, Any]:

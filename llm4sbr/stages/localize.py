@@ -1,9 +1,8 @@
 """Stage `localize`: ties the answers to items of the catalogue and stores them as intents, by sample.
 
-What stands for an item in text space is chosen by `localize.item_text`; encoder and localizer see a
-catalogue whose titles are that text. All sources of answers share one memo of encoded texts, so the
-catalogue and answers that several of them have are encoded once; the catalogue's vectors are kept for other
-runs (`encoders/disk_cache.py`).
+`localize.item_text` chooses the items' texts; encoder and localizer get a catalogue with these texts as
+titles. All sources of answers share one cache of encoded texts, so common texts are encoded once; the
+catalogue's vectors are cached on disk for other runs (`encoders/disk_cache.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stage `prepare`: a raw log becomes a catalogue, sessions and the samples of three splits."""
+"""Stage `prepare`: from a raw log to catalogue, sessions and samples of three splits."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""`refit`: the chosen model trained once more, on every session, for what is served.
+"""`refit`: trains the chosen model once more on all sessions, for serving.
 
-The newest sessions are those that say most about tomorrow, and validation and test keep them from training.
-So once the number of epochs is known, a model of the same settings is trained that long on all of them. There
-is nothing left to test it on: it never appears in the table, and its record has the figures of the model that
-was tested, under `chosen`.
+The newest sessions are the most informative about the near future, but they are held out for validation and
+test. Once the number of epochs is known, a model with the same settings is trained for that long on all
+sessions. Nothing is left to test it on, so it never appears in the table, and its record has the metrics of
+the tested model, under `chosen`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Stage `train`: the plain backbone, and one model per source of intents, for every seed.
+"""Stage `train`: trains the plain backbone, and one model per source of intents, for every seed.
 
-The variants differ in nothing but the intents: same samples, same seeds, same settings. `plain` is the
-backbone alone; `llm` has the LLM's intents; the controls have those of a stand-in; `none` is the fused
-model that never sees an intent.
+The variants differ only in their intents: samples, seeds and settings are the same. `plain` is the backbone
+alone; `llm` has the LLM's intents; the controls have their own; `none` is the fused model without any
+intents.
 """
 
 from __future__ import annotations

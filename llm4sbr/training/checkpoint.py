@@ -1,4 +1,4 @@
-"""The state of a training run between two epochs, in one file that is replaced whole."""
+"""Saves the state of training after every epoch, in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ from llm4sbr.errors import StoreError
 
 NAME = "checkpoint.safetensors"
 LOG = "log.jsonl"
-"""Beside it: one line per epoch."""
+"""In the same folder: one line per epoch."""
 
 
 class Checkpoint:
     """Weights, optimizer state, best weights and history of a model in training.
 
     Attributes:
+<<<<<<< HEAD
         epoch: epochs finished.
         best_epoch: the one whose weights are `best`, 1-based; 0 before the first.
         best_value: its value of the metric that selects.
         worse: epochs that were no better than all before.
         best: weights by name; without `writes` those of the beginning.
+=======
+        epoch: number of finished epochs.
+        best_epoch: epoch of the weights in `best`, counted from 1; 0 before the first.
+        best_value: its value of the validation metric.
+        best: weights by name; without `writes`, the initial ones.
+>>>>>>> main
         writes: whether this process writes the file.
         history: one entry per epoch.
     """
@@ -41,19 +48,19 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path, model: nn.Module, optimizer: Optimizer, *, writes: bool = True) -> Checkpoint:
-        """The checkpoint in `folder`, its state put into model and optimizer; a new one if there is none.
+        """Load the checkpoint in `folder` into model and optimizer, or start a new one.
 
-        With `writes=False` it only keeps count, beside another process that writes.
+        With `writes=False` it only tracks epochs, while another process writes.
         """
         state = cls(folder, model, optimizer, writes=writes)
-        for left in folder.glob(".*.tmp") if writes else ():  # what a kill interrupted
+        for left in folder.glob(".*.tmp") if writes else ():  # left by an interrupted write
             left.unlink(missing_ok=True)
         if state.path.exists():
             state._read()
         return state
 
     def advance(self, entry: dict[str, Any], *, better: bool, value: float) -> None:
-        """Note a finished epoch and write the checkpoint and the log."""
+        """Record a finished epoch, and write the checkpoint and the log."""
         self.epoch += 1
         self.history.append(entry)
         if better:
@@ -77,7 +84,7 @@ class Checkpoint:
         store.write_text(self.path.with_name(LOG), lines)
 
     def remove(self) -> None:
-        """Training is over."""
+        """Delete the checkpoint: training has ended."""
         self.path.unlink(missing_ok=True)
 
     def _read(self) -> None:

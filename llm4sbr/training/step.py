@@ -1,7 +1,7 @@
-"""One training step: from a batch to changed weights, on the device and in the precision that are chosen.
+"""One training step: forward, backward, update, on the chosen device and in the chosen precision.
 
-Nothing here waits for the device: losses stay where they are computed, and a GPU gets its input from pinned
-memory while it still works on the step before.
+Nothing here waits for the device: losses stay on it, and a GPU gets its input from pinned memory while it
+still computes the previous step.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from llm4sbr.errors import TrainingError
 from llm4sbr.fast.onednn import faster_products
 from llm4sbr.fusion.losses import Losses, joint_loss
 from llm4sbr.fusion.model import LLM4SBR, Output
-from llm4sbr.training.team import Part, Team
+from llm4sbr.training.team import BatchShare, Team
 
 
 def make_optimizer(model: LLM4SBR, config: TrainConfig) -> Optimizer:
-    """Adam as the paper has it, all weights in one call per step."""
+    """The paper's Adam, updating all weights in one fused call per step."""
     return torch.optim.Adam(model.parameters(), config.learning_rate, weight_decay=config.l2, fused=True)
 
 
 class Step:
-    """What happens to every batch.
+    """Trains the model on one batch at a time.
 
     Args:
-        model: on `device` already.
-        config: how to train.
+        model: already on `device`.
+        config: training settings.
         team: the processes that train together.
-        device: where.
-        repeats: whether a list may contain the session's own items; if not, they have no part in the softmax.
+        device: the device.
+        repeats: whether lists may contain a session's own items; if not, they are left out of the softmax.
 
     Raises:
         TrainingError: `train.compile` is on and there is no compiler.
@@ -52,13 +52,18 @@ class Step:
         self.optimizer = make_optimizer(model, config)
         self.represent = compiled(model) if config.compile else model.represent
         self.compiling = _explained if config.compile else nullcontext
-        # A product that oneDNN takes over is out of sight for the compiler and for autocast.
+        # The compiler and autocast do not see matrix products that oneDNN computes.
         plain = config.precision == "fp32" and not config.compile
         self.products = faster_products() if plain else nullcontext()
         self.precision = _precision(config.precision, device)
 
+<<<<<<< HEAD
     def __call__(self, part: Part, intents: Tensor | None, fold: Tensor | None = None) -> Tensor:
         """Change the weights by this process's part of a batch.
+=======
+    def __call__(self, part: BatchShare, intents: Tensor | None) -> Tensor:
+        """Update the weights with this process's share of a batch.
+>>>>>>> main
 
         Args:
             part: B samples.
@@ -66,7 +71,8 @@ class Step:
             fold: int64 (B,) on the CPU, for a model with an item-item part (`fusion.item_item`).
 
         Returns:
-            The part's losses, float32 (4,) on the device: what `Losses` has, summing up to the batch's.
+            The losses of this share, float32 (4,) on the device, in the order of `Losses`; they sum to the
+            losses of the whole batch.
         """
         batch = part.batch
         items, mask, target = (self._there(one) for one in (batch.items, batch.mask, batch.target))
@@ -84,7 +90,7 @@ class Step:
         self.optimizer.step()
         return torch.stack(losses).detach()
 
-    def _losses(self, output: Output, target: Tensor, part: Part) -> Losses:
+    def _losses(self, output: Output, target: Tensor, part: BatchShare) -> Losses:
         output = self.team.whole(output, part)
         losses = joint_loss(output, target, tau=self.tau, weight=self.team.weight(part))
         return Losses(*(loss / self.team.size for loss in losses)) if self.team.size > 1 else losses
@@ -119,14 +125,14 @@ def _explained() -> Iterator[None]:
 
 
 def _precision(name: str, device: torch.device) -> AbstractContextManager[Any]:
-    """In what matrix products of the model are computed; weights, losses and optimizer stay float32."""
+    """Precision of the model's matrix products; weights, losses and optimizer stay float32."""
     if name == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
 def _full(output: Output) -> Output:
-    """All that losses are made of, in float32."""
+    """The tensors that the losses need, in float32."""
     auxiliary = output.encoded.auxiliary
     return output._replace(
         scores=output.scores.float(),

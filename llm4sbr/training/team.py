@@ -35,7 +35,7 @@ _FAILED = "failed"
 """In the store when a process has said why it ends."""
 
 
-class Part(NamedTuple):
+class BatchShare(NamedTuple):
     """What one process has of a batch."""
 
     batch: Batch
@@ -97,16 +97,16 @@ class Team:
             sys.stderr.write(f"{line}; run the same command to go on from the last epoch\n")
         return 1
 
-    def part(self, batch: Batch) -> Part:
+    def part(self, batch: Batch) -> BatchShare:
         """This process's samples of a batch."""
         whole = len(batch.index)
         if self.size == 1:
-            return Part(batch, 0, whole, whole)
+            return BatchShare(batch, 0, whole, whole)
         start, end = (whole * rank // self.size for rank in (self.rank, self.rank + 1))
         own = Batch(*(tensor[start : max(end, start + 1)] for tensor in batch))
-        return Part(own, start, end - start, whole)
+        return BatchShare(own, start, end - start, whole)
 
-    def whole(self, output: Output, part: Part) -> Output:
+    def whole(self, output: Output, part: BatchShare) -> Output:
         """The output with all processes' behavioural and semantic vectors, (B, P, D) of the whole batch."""
         if self.size == 1 or output.behavioural is None or output.semantic is None or output.known is None:
             return output
@@ -118,7 +118,7 @@ class Team:
         behavioural, semantic, known = torch.split(every, [dim, dim, 1], 2)
         return output._replace(behavioural=behavioural, semantic=semantic, known=known.squeeze(2) > 0)
 
-    def weight(self, part: Part) -> float:
+    def weight(self, part: BatchShare) -> float:
         """What a mean over the process's own samples counts, 1 if it has its fair share of the batch."""
         return self.size * part.own / part.of
 
@@ -160,9 +160,9 @@ class Team:
         try:
             yield
         except RuntimeError:  # gloo's own, or a `DistError`
-            raise PeerError(told=self._told()) from None
+            raise PeerError(reported=self._reported()) from None
 
-    def _told(self) -> bool:
+    def _reported(self) -> bool:
         with suppress(DistError):
             return bool(cast(Store, self.store).check([_FAILED]))
         return False

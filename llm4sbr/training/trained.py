@@ -1,4 +1,4 @@
-"""The trained models of a run, and which of them is meant."""
+"""Finds the trained models of a run, and chooses one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Trained(NamedTuple):
     variant: str
     seed: int
     valid: float
-    """`SELECT_BY` on the validation part, -1 if it has none."""
+    """`SELECT_BY` on the validation samples, -1 if there are none."""
     folder: Path
     refitted: bool = False
     """Trained on all sessions, by `refit`."""
@@ -88,7 +88,7 @@ def chosen_model(run: Path, *, variant: str | None = None, seed: int | None = No
 
 
 def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int | None = None) -> Trained:
-    """One model: of `variant` or else the LLM's or else any; of `seed` or else the best on validation.
+    """Choose a model: of `variant`, by default the LLM's if there is one; of `seed`, by default the best one.
 
     Raises:
         InputError: there is no such variant or seed.

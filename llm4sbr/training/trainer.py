@@ -1,13 +1,13 @@
-"""Trains one model: batches, epochs, early stopping, and a checkpoint from which a killed run goes on.
+"""Trains one model: batches, epochs, early stopping, and a checkpoint after every epoch.
 
-What makes it fast: prefixes are gathered out of one flat tensor, batches hold samples of about one length,
-intents are looked up once and gathered from memory-mapped shards, the session graph is a few tensor
-operations, matrix products go where the CPU is fastest, and nothing runs once per sample in Python.
+Speed: prefixes are gathered from one flat tensor, batches have samples of similar length, intents are looked
+up once and gathered from memory-mapped shards, the session graph is a few tensor operations, matrix products
+use the CPU's fastest library, and no Python code runs per sample.
 
-The step itself, on one device or several, is in `step`, what several processes do together in `distributed`.
+The training step is in `step`, the cooperation of several processes in `team`.
 
-What makes it repeatable: every epoch draws its random numbers from its own seed, so that the checkpoint
-needs weights and optimizer state only, and a resumed run ends with the very weights of an undisturbed one.
+Reproducibility: every epoch has its own random seed, so that a checkpoint needs only weights and optimizer
+state, and a resumed run ends with exactly the weights of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ from llm4sbr.training import SELECT_BY
 from llm4sbr.training.checkpoint import Checkpoint
 from llm4sbr.training.distillation import distil
 from llm4sbr.training.step import Step
-from llm4sbr.training.team import ALONE, Part, Team
+from llm4sbr.training.team import ALONE, BatchShare, Team
 
 SHOWN = (5, 10, 20)
 """K of the validation metrics that are logged."""
 CHECK_EVERY = 50
-"""Batches between two looks at the losses, so that a GPU need not wait at every step."""
+"""Batches between two checks of the losses, so that a GPU need not be synchronised at every step."""
 
 AHEAD = 8
-"""Batches whose intents are gathered at once: so small a part of a step costs more calls than copying."""
+"""Batches whose intents are gathered at once, since the overhead per call exceeds the cost of copying."""
 
 
 class Material(NamedTuple):
-    """What one model is trained on."""
+    """The data that one model is trained on."""
 
     sessions: Sessions
-    """What all samples refer to."""
+    """The sessions that all samples refer to."""
     fit: Sessions
     """The training sessions, for the backbone's `fit`."""
     train: Samples
     select: Samples
-    """Samples on which the best epoch is chosen; none: the last epoch is taken."""
+    """Samples on which the best epoch is chosen; if there are none, the last epoch is used."""
     selected_on: str
-    """`valid`, `test` (only as the paper does it) or `none`."""
+    """`valid`, `test` (only under the paper's protocol) or `none`."""
     catalogue: str
     """Hash of the catalogue."""
     train_intents: SampleIntents | None = None
@@ -90,22 +90,22 @@ def train_model(
     facts: dict[str, Any],
     team: Team = ALONE,
 ) -> str:
-    """Train one model into `folder`, going on from its checkpoint if there is one.
+    """Train one model into `folder`, resuming from its checkpoint if there is one.
 
     All processes of a team call this with the same arguments; only rank 0 writes.
 
     Args:
-        folder: gets `model.safetensors`, `model.json` and `log.jsonl`.
-        recipe: what to build.
-        material: what to train on.
-        config: how to train.
-        seed: of the weights, the order of the samples, and dropout.
-        report: told how many samples were trained on, and how it stands.
+        folder: where `model.safetensors`, `model.json` and `log.jsonl` are written.
+        recipe: the model to build.
+        material: the data.
+        config: training settings.
+        seed: seed of initial weights, the order of samples, and dropout.
+        report: called with the number of samples processed and a status text.
         facts: further content of `model.json`.
         team: the processes that train this model together.
 
     Returns:
-        How it went, in a few words.
+        A short summary.
 
     Raises:
         TrainingError: a loss is not a number; the last good model is in `folder`.
@@ -153,7 +153,7 @@ class _Trainer:
             raise StoreError(f"{folder}: the processes see different files; the run must be where all see it")
 
     def epochs(self, report: Report) -> Iterator[str]:
-        """Train until the last epoch or until patience ends; yields how it stands after each epoch."""
+        """Train until the last epoch or early stopping; yields a status text after each epoch."""
         state = self.checkpoint
         while state.epoch < self.config.epochs and state.epoch - state.best_epoch < self._patience():
             started = time.perf_counter()
@@ -172,7 +172,7 @@ class _Trainer:
             yield _standing(entry)
 
     def finish(self, facts: dict[str, Any]) -> str:
-        """Save the best weights and drop the checkpoint."""
+        """Save the best weights and delete the checkpoint."""
         if self.checkpoint.writes:
             self._save(facts)
             self.checkpoint.remove()
@@ -183,7 +183,7 @@ class _Trainer:
         return f"{state.epoch} epochs in {seconds:.1f}s, best {state.best_epoch}{chosen}"
 
     def stopped(self, error: LossError, facts: dict[str, Any]) -> TrainingError:
-        """Keep the last good model, if any epoch was good, and say so."""
+        """Keep the model of the best epoch so far, if there is one, and return the error to raise."""
         if not self.checkpoint.epoch:
             return TrainingError(f"{error}; no epoch was finished")
         self._save(facts | {"stopped": str(error)})
@@ -208,8 +208,8 @@ class _Trainer:
             checked.append(self._checked(waiting, epoch, number))
         return dict(zip(("loss", *Losses._fields[1:]), torch.cat(checked).mean(0).tolist(), strict=True))
 
-    def _parts(self, random: torch.Generator) -> Iterator[tuple[Part, Tensor | None]]:
-        """This process's part of every batch of an epoch, with intents for a model that takes them."""
+    def _parts(self, random: torch.Generator) -> Iterator[tuple[BatchShare, Tensor | None]]:
+        """This process's share of every batch of an epoch, with intents if the model uses them."""
         material, size = self.material, self.config.batch_size
         found = batches(material.sessions, material.train, batch_size=size, generator=random)
         parts, known = map(self.team.part, found), material.train_intents
@@ -222,20 +222,25 @@ class _Trainer:
             own = [len(part.batch.index) for part in ahead]
             yield from zip(ahead, torch.split(intents, own), strict=True)
 
+<<<<<<< HEAD
     def _fold(self, part: Part) -> Tensor | None:
         known = self.material.item_item
         return None if known is None else known.fold[part.batch.index]
 
     def _withheld(self, part: Part, random: torch.Generator) -> Tensor:
         """Samples of a part whose intents are withheld, bool (B,)."""
+=======
+    def _withheld(self, part: BatchShare, random: torch.Generator) -> Tensor:
+        """Samples of a share whose intents are dropped, bool (B,)."""
+>>>>>>> main
         chance, own = self.config.intent_dropout, len(part.batch.index)
         if not chance:
             return torch.zeros(own, dtype=torch.bool)
-        # Drawn for the whole batch, so that the number of processes changes nothing.
+        # Drawn for the whole batch, so that the result does not depend on the number of processes.
         return (torch.rand(part.of, generator=random) < chance)[part.start : part.start + own]
 
     def _checked(self, losses: list[Tensor], epoch: int, last: int) -> Tensor:
-        """The losses of the latest batches, float (batches, 4), of all processes together."""
+        """The losses of the latest batches, float (batches, 4), summed over all processes."""
         whole = self.team.sum(torch.stack(losses))
         bad = ~torch.isfinite(whole).all(1)
         if bool(bad.any()):
@@ -276,7 +281,7 @@ class _Trainer:
         return self.config.schedule == "plateau" and len(self.material.select.key) > 0
 
     def _device_peak(self) -> int | None:
-        """Bytes of a GPU's memory that tensors took at most."""
+        """Peak GPU memory of tensors in bytes."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
 
     def _patience(self) -> int:
@@ -328,7 +333,7 @@ class _Trainer:
 
 
 def _device(config: TrainConfig, team: Team) -> torch.device:
-    """The device that is asked for; several processes of a machine take a GPU each."""
+    """The device of the settings; with several processes on a machine, each gets its own GPU."""
     device = pick_device(config.device)
     if device.type != "cuda" or (team.size == 1 and device.index is not None):
         return device

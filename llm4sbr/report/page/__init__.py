@@ -1,1 +1,1 @@
-"""The HTML report: its figures and tables, and the pages that hold them."""
+"""The HTML report: its charts, tables and pages."""

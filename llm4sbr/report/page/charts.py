@@ -1,7 +1,7 @@
-"""Charts of the page, drawn by matplotlib as inline SVG: dots with deviations, and lines.
+"""Charts of the page, drawn by matplotlib as inline SVG: dots with standard deviations, and lines.
 
-All have one width, so that a page shows as many side by side as fit and one below the other on a phone. Axes
-span the values and do not begin at 0: what is looked for is the difference between models.
+All have the same width, so that a page shows as many next to each other as fit, and one below the other on a
+phone. Axes cover the range of the values and do not begin at 0, to show the differences between models.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which test sessions the report shows: by a fixed rule, so that nobody picks the nice ones."""
+"""Chooses the test sessions that the report shows, by a fixed rule, so that nobody can pick nice ones."""
 
 from __future__ import annotations
 

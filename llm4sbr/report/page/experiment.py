@@ -1,4 +1,4 @@
-"""What the HTML report of an experiment shows, from its `experiment.json`: many runs side by side."""
+"""The HTML report of an experiment, from its `experiment.json`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm4sbr.report.experiment import cells_table, row_named, setting, with_rows
 from llm4sbr.report.formats import MISSING, duration, size
 from llm4sbr.report.page.experiment_charts import CHARTS
 from llm4sbr.report.results import peak
-from llm4sbr.report.table import Cell, Row, Table, cells
+from llm4sbr.report.table import Row, Table, TableCell, cells
 
 RECORD = "experiment.json"
 FORMAT = 1
@@ -151,9 +151,9 @@ def _overview(folder: Path, every: Sequence[Entry]) -> Table:
         said = one["error"] or ""
         lines.append(
             [
-                Cell(one["name"], note=about, link=_link(folder, one)),
-                Cell(one["status"], note=said),
-                Cell(took),
+                TableCell(one["name"], note=about, link=_link(folder, one)),
+                TableCell(one["status"], note=said),
+                TableCell(took),
             ]
         )
     return Table(

@@ -1,4 +1,4 @@
-"""Charts of an experiment's page: dots of every backbone or part, lines against f, dots of memory."""
+"""Charts of an experiment: backbones or ablations as dots, metrics against f as lines, memory as dots."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _part_chart(same: Sequence[Entry], metric: str) -> charts.Chart:
     )
     parts = [
         dot(row, metric, _models(one))._replace(label=f"intents, {part or one['axes'].get('part', 'whole')}")
-        for one, part in zip(same, labels(same, told=["backbone", "f"]), strict=True)
+        for one, part in zip(same, labels(same, omit=["backbone", "f"]), strict=True)
         for row in _models(one)
         if row["name"] == "llm"
     ]
@@ -151,7 +151,7 @@ def _title(one: Entry) -> str:
 
 def _titles(members: Sequence[Entry]) -> list[str]:
     """Backbone, perspectives, and what else sets charts apart."""
-    more = labels(members, told=["backbone", "perspectives"])
+    more = labels(members, omit=["backbone", "perspectives"])
     return [", ".join(filter(None, (_title(one), rest))) for one, rest in zip(members, more, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""What a run cost, what the LLM answered and what the data is, for the page."""
+"""Facts for the page: cost of the run, the LLM's answers, the data."""
 
 from __future__ import annotations
 

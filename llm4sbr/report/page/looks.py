@@ -1,4 +1,4 @@
-"""How series look in every chart: colour, marker and dash, so that colour alone never tells them apart."""
+"""Colour, marker and dash of each series in all charts; series never differ by colour alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's results: the table, dots with deviations, and the same split by items and sessions."""
+"""The page's results: the table, dots with standard deviations, and the breakdown by items and sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the HTML report of a run shows, gathered from the run's files. What is missing is named, not fatal."""
+"""Collects the content of a run's HTML report from the run's files; missing parts are named, not an error."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The page's sessions: what the LLM said, the items its answer was tied to, and lists with and without it.
+"""The page's example sessions: the LLM's answers, the items they were tied to, and both lists.
 
-Lists and ranks are those of the evaluation, with the session's own items or without (`data.repeats`).
+Lists and ranks are those of the evaluation, with or without the session's own items (`data.repeats`).
 """
 
 from __future__ import annotations

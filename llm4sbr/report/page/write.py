@@ -1,7 +1,7 @@
-"""`report.html`: what a run or an experiment found, as one file that needs no other.
+"""Writes `report.html` of a run or an experiment, as one self-contained file.
 
-Templates with everything escaped, figures as inline SVG, no script at all: titles and answers are other
-people's text, and the page's content policy forbids whatever could run or be fetched.
+Templates escape everything, figures are inline SVG, and there are no scripts: titles and answers are
+untrusted text, and the page's content security policy forbids running or loading anything.
 """
 
 from __future__ import annotations

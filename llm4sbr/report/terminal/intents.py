@@ -22,12 +22,12 @@ def show_sessions(found: Found) -> None:
 
 def _session(one: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield Text(f"{' | '.join(one['session']) or 'a session that is gone'}, key {one['key']}")
-    for thought in one["perspectives"]:
-        missing = "answer not kept" if thought["items"] else "no usable answer"
-        said = " / ".join(thought["answer"].splitlines()) or missing
-        yield Text(f"{thought['perspective']}: {said}")
-        if thought["items"]:
-            rows = [[item["title"], f"{item['weight']:.2f}"] for item in thought["items"]]
+    for intent in one["perspectives"]:
+        missing = "answer not kept" if intent["items"] else "no usable answer"
+        said = " / ".join(intent["answer"].splitlines()) or missing
+        yield Text(f"{intent['perspective']}: {said}")
+        if intent["items"]:
+            rows = [[item["title"], f"{item['weight']:.2f}"] for item in intent["items"]]
             yield grid(["tied to", "weight"], rows)
 
 

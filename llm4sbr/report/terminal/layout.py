@@ -1,4 +1,4 @@
-"""How tables look in a terminal and in plain text. Every table fits `WIDTH` columns."""
+"""Draws tables in a terminal and as plain text, at most `WIDTH` columns wide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from llm4sbr.report.table import Cell, Table
+from llm4sbr.report.table import Table, TableCell
 
 WIDTH = 100
 """Columns of a table at most, and of everything where there is no terminal."""
@@ -77,15 +77,15 @@ def pairs(rows: Iterable[tuple[str, str]]) -> Drawn:
     return table
 
 
-def _below(cell: Cell) -> str:
+def _below(cell: TableCell) -> str:
     return f"{cell.text}\n{cell.note}" if cell.note else cell.text
 
 
-def _heading(cell: Cell) -> Text:
+def _heading(cell: TableCell) -> Text:
     return Text(f"{cell.text} ({cell.note})" if cell.note else cell.text)
 
 
-def _text(cell: Cell, stars: int, *, spread: bool) -> Text:
+def _text(cell: TableCell, stars: int, *, spread: bool) -> Text:
     """The cell, its mark padded to the column's longest so that numbers stand below each other."""
     text = cell.text + cell.mark.ljust(stars)
     text += f" {cell.spread}" if spread and cell.spread else ""

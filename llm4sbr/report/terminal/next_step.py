@@ -1,4 +1,4 @@
-"""What to do after a stage: the command that a stage's output ends with."""
+"""The next command to run, shown after a stage."""
 
 from __future__ import annotations
 

@@ -70,18 +70,18 @@ def _intent_tables(intents: Mapping[str, Any], who: str) -> list[RenderableType]
         "none": "No intents were used.",
     }
     if intents["source"] == "predictor":
-        if not intents["thoughts"]:
+        if not intents["perspectives"]:
             return [Text("The intents were predicted; which items they are like is not known here.")]
         tied, weighed = "similar to", "cosine"
     else:
         tied, weighed = "tied to", "weight"
     parts: list[RenderableType] = [Text(origin[intents["source"]])]
-    for thought in intents["thoughts"]:
-        said = " / ".join(thought["answer"].splitlines()) or "nothing that could be used"
+    for intent in intents["perspectives"]:
+        said = " / ".join(intent["answer"].splitlines()) or "nothing that could be used"
         parts.append(
-            Text(thought["perspective"] if tied == "similar to" else f"{thought['perspective']}: {said}")
+            Text(intent["perspective"] if tied == "similar to" else f"{intent['perspective']}: {said}")
         )
-        if thought["items"]:
-            rows = [[item["title"], f"{item['weight']:.2f}"] for item in thought["items"]]
+        if intent["items"]:
+            rows = [[item["title"], f"{item['weight']:.2f}"] for item in intent["items"]]
             parts.append(grid([tied, weighed], rows))
     return parts

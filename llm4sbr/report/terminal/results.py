@@ -1,4 +1,4 @@
-"""What `evaluate` prints: the verdict, the table that it rests on, and the details below."""
+"""Output of `evaluate`: the verdict, its table, and details below."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each command prints for people, on standard output."""
+"""Output of each stage on standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ASGI application: which path is answered by what."""
+"""The ASGI application: routes requests to their handlers."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ class App:
         if route == "recommend":
             body = await self.bodies.read(scope, receive)
             model = self.models.current
-            wish = recommend.read(body, model, self.settings)
-            return await recommend.recommend(wish, model, self.settings.name)
+            request = recommend.read(body, model, self.settings)
+            return await recommend.recommend(request, model, self.settings.name)
         if route == "items":
             return await recommend.search(scope["query_string"], self.models.current)
         return self._told(route, target, scope["path"])

@@ -1,4 +1,4 @@
-"""Sessions that come in at about the same time are computed together."""
+"""Micro-batching: sessions that arrive at about the same time are computed together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a served model's intents come from: its own graph, or the run that it was exported from."""
+"""Finds a served model's intents: from its own graph, or from the run that it was exported from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items by key, title, misspelt title or part of a title, without holding up other requests."""
+"""Finds items by key, title, misspelt title or part of a title, without blocking other requests."""
 
 from __future__ import annotations
 

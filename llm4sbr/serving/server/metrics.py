@@ -1,7 +1,7 @@
-"""What a server counts and times, for Prometheus.
+"""The server's metrics for Prometheus.
 
-Counting is part of every request, so it is a few additions to plain numbers, all in the event loop's thread;
-they become Prometheus' own types only when somebody asks.
+Every request updates plain numbers in the event loop's thread, which is cheap; they are converted to
+Prometheus' types only when the metrics are requested.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model that answers now, and how a newer one takes its place."""
+"""The model that is being served, and its replacement by a newer version."""
 
 from __future__ import annotations
 

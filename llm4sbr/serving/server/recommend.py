@@ -1,4 +1,4 @@
-"""Plain JSON: sessions of ids, keys or titles, and lists with titles."""
+"""The route `/recommend`: sessions of ids, keys or titles in plain JSON, lists with titles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST = 200
 """Characters of a title or a search."""
 
 
-class Wish(NamedTuple):
+class RecommendRequest(NamedTuple):
     """A request for recommendations."""
 
     session: list[str | int]
@@ -29,7 +29,7 @@ class Wish(NamedTuple):
     """Also say what predicted intents mean, which takes a look at every title."""
 
 
-def read(body: bytes, model: Model, settings: Settings) -> Wish:
+def read(body: bytes, model: Model, settings: Settings) -> RecommendRequest:
     """`{"session": [...], "k": 10, "exclude_seen": true, "explain": false}`.
 
     Raises:
@@ -47,10 +47,10 @@ def read(body: bytes, model: Model, settings: Settings) -> Wish:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise Refusal(400, f"{name}: expected true or false")
-    return Wish(_session(given.get("session"), settings), k, **flags)
+    return RecommendRequest(_session(given.get("session"), settings), k, **flags)
 
 
-async def recommend(wish: Wish, model: Model, name: str) -> Reply:
+async def recommend(request: RecommendRequest, model: Model, name: str) -> Reply:
     """The list, the session as it was understood, and where its intents came from.
 
     Only the last clicks go into the model, as many as it was trained with. With `exclude_seen` none of the
@@ -64,10 +64,10 @@ async def recommend(wish: Wish, model: Model, name: str) -> Reply:
         known.seed,
         model.engine,
         model.lookup.resolve,
-        partial(model.intents, explain=wish.explain),
+        partial(model.intents, explain=request.explain),
         partial(_best, model),
     )
-    found = await answer(answerer, wish.session, k=wish.k, exclude_seen=wish.exclude_seen)
+    found = await answer(answerer, request.session, k=request.k, exclude_seen=request.exclude_seen)
     return reply_json({"model": name, "version": model.version} | vars(found))
 
 

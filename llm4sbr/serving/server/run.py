@@ -1,4 +1,4 @@
-"""Start a server, and stop it without losing a request."""
+"""Starts the server, and stops it without losing a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server may use and how long it waits."""
+"""The server's settings: addresses, limits and timeouts."""
 
 from __future__ import annotations
 

@@ -80,9 +80,9 @@ function showIntents(intents) {
   }
   const lines = [paragraph(SOURCES[intents.source] || intents.source)];
   if (intents.source === "nearest") lines.push(paragraph(intents.session.join(" · "), "Known session"));
-  for (const thought of intents.thoughts) {
-    const items = thought.items.map((item) => `${item.title} (${item.weight.toFixed(2)})`).join(" · ");
-    lines.push(paragraph([thought.answer && `“${thought.answer}”`, items].filter(Boolean).join(" → "), thought.perspective));
+  for (const intent of intents.perspectives) {
+    const items = intent.items.map((item) => `${item.title} (${item.weight.toFixed(2)})`).join(" · ");
+    lines.push(paragraph([intent.answer && `“${intent.answer}”`, items].filter(Boolean).join(" → "), intent.perspective));
   }
   part("intents").replaceChildren(...lines);
 }
