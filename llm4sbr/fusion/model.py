@@ -112,8 +112,7 @@ class LLM4SBR(nn.Module):
         predict: bool = False,
         fold: Tensor | None = None,
     ) -> Output:
-<<<<<<< HEAD
-        """Scores together with the vectors they came from; arguments as for `forward`.
+        """Scores together with the vectors they were computed from; arguments as in `forward`.
 
         `fold`, int64 (B,), says for training sessions what the item-item model must not know of them.
         """
@@ -124,9 +123,6 @@ class LLM4SBR(nn.Module):
         return output._replace(scores=output.scores + added, added=added)
 
     def _represent(self, items: Tensor, mask: Tensor, intents: Tensor | None, *, predict: bool) -> Output:
-=======
-        """Scores together with the vectors they were computed from; arguments as in `forward`."""
->>>>>>> main
         encoded = self.backbone(items, mask)
         if self.fuser is None:
             fused = self._query(self._plain(encoded))

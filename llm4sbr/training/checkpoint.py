@@ -22,18 +22,11 @@ class Checkpoint:
     """Weights, optimizer state, best weights and history of a model in training.
 
     Attributes:
-<<<<<<< HEAD
-        epoch: epochs finished.
-        best_epoch: the one whose weights are `best`, 1-based; 0 before the first.
-        best_value: its value of the metric that selects.
-        worse: epochs that were no better than all before.
-        best: weights by name; without `writes` those of the beginning.
-=======
         epoch: number of finished epochs.
         best_epoch: epoch of the weights in `best`, counted from 1; 0 before the first.
         best_value: its value of the validation metric.
+        worse: epochs that were no better than all before.
         best: weights by name; without `writes`, the initial ones.
->>>>>>> main
         writes: whether this process writes the file.
         history: one entry per epoch.
     """

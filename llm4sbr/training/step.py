@@ -57,13 +57,8 @@ class Step:
         self.products = faster_products() if plain else nullcontext()
         self.precision = _precision(config.precision, device)
 
-<<<<<<< HEAD
-    def __call__(self, part: Part, intents: Tensor | None, fold: Tensor | None = None) -> Tensor:
-        """Change the weights by this process's part of a batch.
-=======
-    def __call__(self, part: BatchShare, intents: Tensor | None) -> Tensor:
+    def __call__(self, part: BatchShare, intents: Tensor | None, fold: Tensor | None = None) -> Tensor:
         """Update the weights with this process's share of a batch.
->>>>>>> main
 
         Args:
             part: B samples.

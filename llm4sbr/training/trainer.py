@@ -222,17 +222,12 @@ class _Trainer:
             own = [len(part.batch.index) for part in ahead]
             yield from zip(ahead, torch.split(intents, own), strict=True)
 
-<<<<<<< HEAD
-    def _fold(self, part: Part) -> Tensor | None:
+    def _fold(self, part: BatchShare) -> Tensor | None:
         known = self.material.item_item
         return None if known is None else known.fold[part.batch.index]
 
-    def _withheld(self, part: Part, random: torch.Generator) -> Tensor:
-        """Samples of a part whose intents are withheld, bool (B,)."""
-=======
     def _withheld(self, part: BatchShare, random: torch.Generator) -> Tensor:
         """Samples of a share whose intents are dropped, bool (B,)."""
->>>>>>> main
         chance, own = self.config.intent_dropout, len(part.batch.index)
         if not chance:
             return torch.zeros(own, dtype=torch.bool)
