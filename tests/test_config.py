@@ -106,7 +106,7 @@ def test_defaults_need_nothing_and_cannot_be_changed() -> None:
         ("infer.llm=transformers:some/model", {"infer": {"llm": "transformers:some/model"}}),
         ("data.path=/logs/a=b.csv", {"data": {"path": "/logs/a=b.csv"}}),
         ("data.options.user=user id", {"data": {"options": {"user": "user id"}}}),
-        ("infer.budget=", {"infer": {"budget": ""}}),
+        ("infer.budget=", {"infer": {"budget": "default"}}),
     ],
 )
 def test_set_takes_toml_values_and_plain_text(assignment: str, expected: dict[str, Any]) -> None:
