@@ -1,19 +1,19 @@
-"""Every exception that llm4sbr raises on purpose.
+"""All exceptions that llm4sbr raises deliberately.
 
     Llm4sbrError                 one clear line; the command line exits with 2
     ├── InputError               what the user gave: a file, a row, an option
-    │   └── DataError            interactions, items or sessions that cannot be used
+    │   └── DataError            invalid interactions, items or sessions
     ├── ConfigError              a setting that does not exist or has a wrong value
     ├── RegistryError            a component that is unknown, ambiguous or broken
     ├── StoreError               a run directory, cache or tensor file that cannot be read or written
-    ├── ModelUnavailableError    weights or a package not to be had here (no network, gated, not installed)
-    ├── UnansweredError          an LLM could not answer some of the prompts; carries the answers it has
-    ├── ExportError              an exported model does not answer as the trained one
-    ├── DeviceError              what was asked for needs a device that is not here; exit code 3
-    ├── PeerError                another of the processes that train together has ended
-    └── TrainingError            training cannot go on (a loss that is not a number, nothing to train on)
+    ├── ModelUnavailableError    weights or a package are not available (no network, gated, not installed)
+    ├── UnansweredError          an LLM could not answer some prompts; carries the answers it has
+    ├── ExportError              an exported model does not give the trained model's results
+    ├── DeviceError              a device that is needed is missing; exit code 3
+    ├── PeerError                another process of distributed training has ended
+    └── TrainingError            training cannot continue (a loss that is not a number, no training data)
 
-A message says what was asked, what is wrong and where, and the command or setting that mends it.
+A message says what was requested, what is wrong and where, and the command or setting that fixes it.
 """
 
 from __future__ import annotations

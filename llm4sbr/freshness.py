@@ -21,26 +21,26 @@ from llm4sbr.config.files import CONTENT, MODELS, data_files, model_content
 from llm4sbr.progress import Progress
 
 NEUTRAL = frozenset({"train.workers", "train.device", "train.compile", "infer.cache", "evaluate.batch_size"})
-"""Settings that change how fast or where something is done, and what comes out in the last digits at most."""
+"""Settings that affect speed or place, and results at most in the last digits."""
 
 LLM, PLAIN, NONE = "llm", "plain", "none"
-"""The LLM's part; the model without intents; the model that never sees one, and no LLM."""
+"""Names of parts: the LLM's; the model without intents; the model trained without any intent."""
 
 FORMER = {"train": ("train.baselines",)}
-"""Stage -> settings that its stamps had and that never decided anything."""
+"""Stage -> settings in older stamps that never affected a result."""
 
 WHICH_MODELS = ("train.seeds", "train.seed", "train.plain", "train.baselines", "infer.controls")
-"""Settings in the stamp of `train` that say which models there are, not what one is."""
+"""Settings in the stamp of `train` that decide which models are trained, not what a model learns."""
 FUSION = ("train.fuser", "train.fuser_options", "train.tau", "train.intent_dropout", "version of fusers/")
-"""What only a model with intents depends on."""
+"""What only models with intents depend on."""
 BRIEF = ("train.epochs", "train.patience", *WHICH_MODELS, *FUSION)
-"""What the backbone that `infer.select = "uncertain"` asks does not depend on."""
+"""What the backbone for `infer.select = "uncertain"` does not depend on."""
 ASKED = ("infer.llm", "infer.options", "infer.budget", "infer.select", "content of infer.llm", "train.")
-"""What in the stamp of `infer` is about the LLM only."""
+"""Entries in the stamp of `infer` that only concern the LLM."""
 
 
 Parts = dict[str, Any]
-"""Of a stamp."""
+"""Entries of a stamp."""
 
 
 class Stage(NamedTuple):
@@ -56,7 +56,7 @@ class Stage(NamedTuple):
 
     @property
     def function(self) -> Callable[[Path, Path, Config, Progress, stamps.Attempt], None]:
-        """The stage's function, imported now."""
+        """The stage's function, imported on first use."""
         return getattr(import_module(f"llm4sbr.stages.{self.name}"), self.name)  # type: ignore[no-any-return]
 
 
@@ -92,7 +92,7 @@ PREPARE, INFER, LOCALIZE, TRAIN, EVALUATE = STAGES
 
 
 def stamp_for(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
-    """The stamp that the stage would have if it ran now; its upstream stages should be finished."""
+    """The stamp that the stage would have if it ran now; the stages before it should be finished."""
     flat = flatten(to_settings(config))
     parts = {
         key: value
@@ -121,12 +121,12 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
 
 
 def stamp_now(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
-    """As `stamp_for`, but equal to the stamp of the stage's folder if nothing that counts has changed."""
+    """As `stamp_for`, but equal to the stage's existing stamp if nothing relevant has changed."""
     return _settled(stamp_for(run, stage, config), stamps.read_stamp(run / stage.name))
 
 
 def asked(stage: str, config: Config) -> list[str]:
-    """The parts of a stage that the settings ask for, as folders in its own; in the tables' order."""
+    """The parts that the settings ask for, as names of folders, in the order of the tables."""
     sources = [LLM, *(name for name in config.infer.controls if name not in (config.infer.llm, NONE))]
     sources = sources if config.infer.llm != NONE else []
     if stage in ("infer", "localize"):
@@ -138,14 +138,14 @@ def asked(stage: str, config: Config) -> list[str]:
 
 
 def variants(config: Config, sources: Sequence[str]) -> list[str]:
-    """What is trained of one seed, in the table's order: `plain`, a variant per source, `none`."""
+    """The variants trained per seed, in the order of the table: `plain`, one per source, `none`."""
     plain = [PLAIN] if config.train.plain or not sources else []
     unseen = [NONE] if sources and NONE in config.infer.controls else []
     return [*plain, *sources, *unseen]
 
 
 def part_stamp(run: Path, part: str, attempt: stamps.Attempt) -> stamps.Stamp:
-    """What decides a part, equal to the stamp that it has if nothing that counts has changed.
+    """What a part depends on, equal to its existing stamp if nothing relevant has changed.
 
     Args:
         run: has the stages before.
@@ -159,7 +159,7 @@ def part_stamp(run: Path, part: str, attempt: stamps.Attempt) -> stamps.Stamp:
 
 
 def adopt_models(run: Path) -> None:
-    """Give models that an older version trained stamps of their own, if it is known what they are."""
+    """Give models of an older version stamps, if their settings are known."""
     out = run / TRAIN.name
     stage = stamps.read_stamp(out)
     if stage is None or stage.files is not None:
@@ -175,7 +175,7 @@ def adopt_models(run: Path) -> None:
 
 
 def _answers(run: Path, part: str, stage: Parts, out: Path) -> Parts:
-    """What decides a source of answers. A control stands in for every sample that the LLM answered."""
+    """What a source of answers depends on. A control covers the samples that the LLM answered."""
     kept = {key: value for key, value in stage.items() if key != "infer.controls"}
     controls = {f"version of llms/{name.rpartition(':')[2]}" for name in stage.get("infer.controls", ())}
     if part == LLM:
@@ -210,7 +210,7 @@ def _model(run: Path, part: str, stage: Parts, out: Path) -> Parts:
 
 
 def _content(folder: Path) -> str:
-    """Hash of what is in a part; an older version wrote none into it."""
+    """Hash of a part's content, which older versions did not record."""
     stamp = stamps.read_stamp(folder)
     return stamp.content if stamp else stamps.files_of(folder)[1]
 
@@ -223,7 +223,7 @@ def _items(localize: Path) -> str:
 
 
 def _shape(localize: Path) -> list[Any]:
-    """What all sources' intents have in common: perspectives and width."""
+    """What the intents of all sources have in common: perspectives and vector size."""
     for path in sorted(localize.glob("*/manifest.json")):
         manifest = store.read_json(path)
         return [manifest.get("perspectives"), manifest.get("dim")]
@@ -231,7 +231,7 @@ def _shape(localize: Path) -> list[Any]:
 
 
 def _without_news(stamp: stamps.Stamp, old: stamps.Stamp | None) -> stamps.Stamp:
-    """The stamp without settings that did not exist when the folder was made and are at their defaults.
+    """The stamp without settings that did not exist when the folder was made and have their default value.
 
     A setting that a new version brings keeps at its default to what was done before, so it makes no run
     stale.
@@ -240,13 +240,13 @@ def _without_news(stamp: stamps.Stamp, old: stamps.Stamp | None) -> stamps.Stamp
         return stamp
     defaults = flatten(to_settings(Config()))
     news = {key for key, value in stamp.parts.items() if key not in old.parts and defaults.get(key) == value}
-    if old.parts.items() <= stamp.parts.items():  # made by a version that did not look into models
+    if old.parts.items() <= stamp.parts.items():  # by a version that did not hash model folders
         news |= {key for key in stamp.parts.keys() - old.parts.keys() if key.startswith(CONTENT)}
     return stamp._replace(parts={key: value for key, value in stamp.parts.items() if key not in news})
 
 
 def _with_gone_model(stamp: stamps.Stamp, old: stamps.Stamp | None) -> stamps.Stamp:
-    """The stamp with what is known of a model's folder that is no longer here: results outlive models."""
+    """The stamp with the old hash of a model folder that has been deleted, since its results stay valid."""
     before = old.parts if old else {}
     gone = {
         f"{CONTENT}{name}": before[f"{CONTENT}{name}"]
@@ -264,7 +264,7 @@ def _settled(stamp: stamps.Stamp, old: stamps.Stamp | None) -> stamps.Stamp:
 
 
 def why(old: stamps.Stamp | None, new: stamps.Stamp, lost: str | None = None) -> str:
-    """Why a stage is done, in a few words."""
+    """Why a stage has to run, in a few words."""
     if old is None:
         return "to do"
     different = stamps.changes(old, new)

@@ -38,9 +38,9 @@ def execute(
         chosen: settings that somebody chose; see `request`. They are kept when a stage that reads them has
             accepted them.
         until: name of the last stage to run.
-        progress: where to say how far it is.
+        progress: shows the progress.
         force: redo the stage `until` even if it is fresh.
-        new: whether a run that is not there is begun.
+        new: whether to create the run if it does not exist.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -73,7 +73,7 @@ def execute(
 
 
 def choose(run: Path, chosen: Settings) -> Config:
-    """Keep settings in a run, or take some back, and do nothing else; every value in force.
+    """Save or reset settings of a run without running anything; returns all settings in use.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -149,7 +149,7 @@ def _bring_up_to_date(
             files=files,
         )
         stamps.write_stamp(out, done)
-        (run / REPORT).unlink(missing_ok=True)  # it tells of what was before
+        (run / REPORT).unlink(missing_ok=True)  # it describes the old results
 
 
 def _write_report(run: Path) -> None:
@@ -159,11 +159,11 @@ def _write_report(run: Path) -> None:
 
 
 def _versions(config: Config) -> dict[str, str]:
-    """Of Python, this package and all components that the settings name."""
+    """Versions of Python, this package and all components that the settings name."""
     used = {pair for stage in STAGES for pair in stage.components(config)}
     python = {"python": platform.python_version(), "llm4sbr": registry.core_version()}
     versions = python | registry.versions(sorted(used))
-    with suppress(RegistryError):  # where it has gone, what it has done is still there
+    with suppress(RegistryError):  # an uninstalled component: its results are still there
         versions |= registry.versions([("engines", config.engine.name)])
     return versions
 
@@ -180,5 +180,5 @@ def _locked(run: Path) -> Iterator[None]:
         with store.locked(run, what="run"):
             yield
     finally:
-        if not there and {path.name for path in run.iterdir()} <= {store.LOCK}:  # refused
+        if not there and {path.name for path in run.iterdir()} <= {store.LOCK}:  # the settings were refused
             shutil.rmtree(run, ignore_errors=True)

@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Command:
             toy_log(tmp_path / "log", sessions=sessions)
         every = [stage, str(tmp_path / "run"), "--dataset", "csv", "--data", str(tmp_path / "log")]
         every += ["--set", "data.min_item_count=1"]
-        if not (tmp_path / "run" / "config.toml").exists():
+        if stage != "prepare" and not (tmp_path / "run" / "config.toml").exists():
             log = {"data.reader": "csv", "data.path": str(tmp_path / "log"), "data.min_item_count": 1}
             pipeline.execute(tmp_path / "run", nest(log), until="prepare", progress=Progress(quiet=True))
         if stage == "train":

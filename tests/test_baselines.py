@@ -132,7 +132,6 @@ def vmis_knn_by_definition(history, current, m, k):
         for item in set(history[n]):
             holding = sum(item in one for one in history)
             scores[item - 1] += weight * log(len(history) / holding)
-    scores[current[-1] - 1] = 0
     return scores
 
 
@@ -266,18 +265,23 @@ shares item 2: r = 2/3, one click further back: l = 0.8. Session 2 shares item 3
 def test_vmis_knn_by_hand():
     scores = fitted(VMISKNN(ITEMS), HISTORY).score(*pad([CURRENT]))
     first, second, third = 0.9 * 2, 0.8 * 2 / 3, 0.9 * 1
-    # Items 1, 4 and 5 are in one of 4 sessions, item 2 in two; item 3 is the last item and scores 0.
-    expected = [first * log(4), (first + second) * log(2), 0, second * log(4), third * log(4), 0, 0]
-    close(scores, [expected])
+    # Items 1, 4 and 5 are in one of 4 sessions, items 2 and 3 in two.
+    both = [(first + second) * log(2), (first + third) * log(2)]
+    close(scores, [[first * log(4), *both, second * log(4), third * log(4), 0, 0]])
 
 
 def test_vmis_knn_looks_at_recent_sessions_and_hears_the_nearest():
     recent = fitted(VMISKNN(ITEMS, m=2), HISTORY).score(*pad([CURRENT]))[0]
-    assert recent.nonzero().flatten().tolist() == [1, 3, 4]  # session 0 is the oldest: item 1 has no vote
+    assert recent.nonzero().flatten().tolist() == [1, 2, 3, 4]  # session 0 is the oldest: item 1 has no vote
     nearest = fitted(VMISKNN(ITEMS, k=2), HISTORY).score(*pad([CURRENT]))[0]
-    assert nearest.nonzero().flatten().tolist() == [0, 1, 4]  # session 1 is the farthest: no vote for item 4
+    assert nearest.nonzero().flatten().tolist() == [
+        0,
+        1,
+        2,
+        4,
+    ]  # session 1 is the farthest: no vote for item 4
     tied = fitted(VMISKNN(ITEMS, k=1), [[1, 2], [1, 3], [4]]).score(*pad([[1]]))[0]
-    assert tied.nonzero().flatten().tolist() == [2]  # equally near: the more recent one
+    assert tied.nonzero().flatten().tolist() == [0, 2]  # equally near: the more recent one
 
 
 def test_vmis_knn_forgets_what_is_ten_clicks_back():

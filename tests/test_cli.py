@@ -55,7 +55,7 @@ def test_json_goes_to_stdout_alone(finished: Path, capsys: Output) -> None:
     assert _guarded(["evaluate", str(finished), "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)
     names = [row["name"] for row in metrics["rows"]]
-    assert names[:3] == ["popularity", "item-knn", "plain"]
+    assert names[:5] == ["popularity", "item-knn", "vmis-knn", "slist", "plain"]
     assert {"llm", "shuffled", "none"} <= set(names)
 
 
@@ -93,7 +93,7 @@ def test_errors_are_one_line(tmp_path: Path, capsys: Output) -> None:
     assert_one_line(capsys, "did you mean train.dim?")
     assert _guarded(["plugins", "list", "backbone"]) == 2
     assert_one_line(capsys, "backbones")
-    assert _guarded(["train", str(tmp_path / "run"), "--backbone", "sr-gn"]) == 2
+    assert _guarded(["run", str(tmp_path / "run"), "--backbone", "sr-gn"]) == 2
     assert_one_line(capsys, "sr-gnn")
 
 
@@ -194,7 +194,7 @@ def assert_one_line(capsys: Output, words: str) -> None:
 
 def test_settings_of_a_run_that_there_is_not(tmp_path: Path, capsys: Output) -> None:
     assert _guarded(["config", str(tmp_path / "nope")]) == 2
-    assert "nope: not a run directory (no config.toml)" in capsys.readouterr().err
+    assert "nope: no such run" in capsys.readouterr().err
 
 
 def _child(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:

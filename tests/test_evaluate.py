@@ -14,6 +14,7 @@ from llm4sbr.evaluation.comparison import Row, table
 from llm4sbr.evaluation.ranking import rank_all
 from llm4sbr.evaluation.verdict import Comparison, Evidence, verdict
 from llm4sbr.progress import Progress
+from llm4sbr.report.results import main_table, setting
 from llm4sbr.stages.evaluate import evaluate
 from llm4sbr.stages.train import train
 from llm4sbr.store import read_tensors
@@ -49,14 +50,20 @@ def test_table_of_a_whole_run(tmp_path):
     found = evaluated(run, settings(seeds=2))
     ranks = read_tensors(run / "evaluate/ranks.safetensors")
     variants = ["plain", "llm", "item-text", "shuffled", "none"]
-    assert set(ranks) == {"popularity", "item-knn"} | {
+    assert set(ranks) == {"popularity", "item-knn", "vmis-knn", "slist"} | {
         f"{name}/seed-{seed}" for name in variants for seed in (0, 1)
     }
     samples = len(load(run / "prepare").samples["test"].key)
     assert all(one.dtype == torch.int64 and one.shape == (samples,) for one in ranks.values())
     assert all(int(one.min()) >= 1 and int(one.max()) <= 20 for one in ranks.values())
-    assert [row["name"] for row in found["rows"]] == ["popularity", "item-knn", *variants]
-    assert [row["kind"] for row in found["rows"]] == ["baseline"] * 2 + ["plain", "intents"] + ["control"] * 3
+    assert [row["name"] for row in found["rows"]] == [
+        "popularity",
+        "item-knn",
+        "vmis-knn",
+        "slist",
+        *variants,
+    ]
+    assert [row["kind"] for row in found["rows"]] == ["baseline"] * 4 + ["plain", "intents"] + ["control"] * 3
     assert (found["k"], found["samples"], found["split"]) == ([1, 5, 10], samples, "temporal")
     assert (found["seeds"], found["selected_on"]) == (2, ["valid"])
     assert 0.7 < found["coverage"] < 0.9  # every fifth sample has no intent
@@ -76,6 +83,29 @@ def test_table_of_a_whole_run(tmp_path):
     assert (seen["name"], seen["samples"], set(seen["rows"])) == ("common", samples, set(rows))
     assert seen["rows"]["llm"]["HR@10"] == pytest.approx(rows["llm"]["metrics"]["HR@10"]["mean"])
     assert sum(group["samples"] for group in found["breakdown"]["length"]) == samples
+
+
+def test_a_row_that_ended_while_rising_is_marked(tmp_path):
+    run = toy_run(tmp_path / "run", sources=())
+    found = evaluated(run, settings(epochs=1, seeds=2))
+    rows = {row["name"]: row["still_rising"] for row in found["rows"]}
+    assert rows == {"popularity": 0, "item-knn": 0, "plain": 2}  # seeds
+    table = main_table(found["rows"], 10)
+    assert [line[0].note for line in table.rows] == ["", "", "still rising"]
+    assert "train.epochs ended the training while validation was still rising" in table.legend
+    calm = main_table([row | {"still_rising": 0} for row in found["rows"]], 10)
+    assert "rising" not in calm.legend
+
+
+@pytest.mark.parametrize(
+    ("repeats", "words"),
+    [(True, "own items included"), (False, "own items left out"), (None, "full ranking.")],
+)
+def test_the_first_line_says_what_is_ranked(repeats, words):
+    metrics = {"samples": 638, "seeds": 1, "prefixes": "last"}
+    line = setting(metrics if repeats is None else metrics | {"repeats": repeats})
+    assert line.startswith("Percent over 638 test samples (the last click of each session), 1 seed")
+    assert line.removesuffix(".").endswith(words.removesuffix("."))
 
 
 def test_popularity_by_hand(tmp_path):

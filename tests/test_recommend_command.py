@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm4sbr import store
 from llm4sbr.cli import _guarded
 from llm4sbr.data.prepared import catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
@@ -67,6 +68,18 @@ def test_an_exported_model_sees_the_last_clicks_and_leaves_out_all(export: Path)
         15,
     ]
     assert recommender.recommend(session, exclude_seen=False, k=5).items[0].id == 11
+
+
+def test_who_says_nothing_gets_lists_as_in_training(export: Path) -> None:
+    """The record says whether own items are left out; one of an earlier version left them out."""
+    session = [11, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert ExportedRecommender.load(export).recommend(session, k=5).items[0].id == 12
+    for excluded, first in ((False, 11), (True, 12)):
+        record = store.read_json(export / "artefact.json")
+        store.write_json(export / "artefact.json", record | {"exclude_seen": excluded})
+        recommender = ExportedRecommender.load(export)
+        assert recommender.recommend(session, k=5).items[0].id == first
+        assert recommender.recommend(session, k=5, exclude_seen=not excluded).items[0].id == 23 - first
 
 
 @pytest.mark.parametrize(

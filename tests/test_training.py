@@ -43,12 +43,22 @@ def test_early_stopping(tmp_path):
     run = toy_run(tmp_path / "run", sources=())
     facts = record(trained(run, settings(epochs=60, learning_rate=1e-12, patience=2)))["facts"]
     assert facts["epochs"] == facts["best_epoch"] + 2 < 60
+    assert facts["still_rising"] is False
+
+
+def test_the_limit_of_epochs_is_told_from_patience(tmp_path):
+    run = toy_run(tmp_path / "run", sources=())
+    one = record(trained(run, settings(epochs=1)))["facts"]  # nothing to compare with: the first is the best
+    assert (one["epochs"], one["best_epoch"], one["still_rising"]) == (1, 1, True)
+    fell = record(trained(run, settings(epochs=2, learning_rate=1e-12), "two"))["facts"]
+    assert (fell["epochs"], fell["best_epoch"], fell["still_rising"]) == (2, 1, False)
 
 
 def test_without_validation_all_epochs_are_trained(tmp_path):
     run = toy_run(tmp_path / "run", sources=("llm",), valid=False)
     facts = record(trained(run, settings(epochs=4, patience=1)), "llm")["facts"]
     assert (facts["epochs"], facts["best_epoch"], facts["selected_on"], facts["valid"]) == (4, 4, "none", {})
+    assert facts["still_rising"] is False  # nothing to rise
 
 
 def test_paper_protocol_selects_on_test_and_says_so(tmp_path):

@@ -66,7 +66,7 @@ def association(num_items: int, *, neighbours: int = 100, decay: float = 2.8) ->
     return Rules(num_items, count=count, neighbours=neighbours, decay=decay)
 
 
-def sequential(num_items: int, *, steps: int = 10, neighbours: int = 100, decay: float = 2.8) -> Rules:
+def sequential(num_items: int, *, steps: int = 10, neighbours: int = 100, decay: float = 5.0) -> Rules:
     """SR: items clicked later, the sooner the more."""
     if steps < 1:
         raise ConfigError(f"sr: steps = {steps} must be 1 or more")
@@ -79,6 +79,6 @@ def sequential(num_items: int, *, steps: int = 10, neighbours: int = 100, decay:
     return Rules(num_items, count=count, neighbours=neighbours, decay=decay)
 
 
-def markov(num_items: int, *, neighbours: int = 100, decay: float = 0.0) -> Rules:
+def markov(num_items: int, *, neighbours: int = 100, decay: float = 5.0) -> Rules:
     """MC: items clicked next."""
     return sequential(num_items, steps=1, neighbours=neighbours, decay=decay)

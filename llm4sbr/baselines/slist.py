@@ -58,7 +58,7 @@ class SLIST(ItemToItem):
         cut_decay: float = 2.0,
         decay: float = 5.0,
         neighbours: int = 128,
-        support: int = 32,
+        support: int = 64,
         closed_form: int = 5_000,
     ) -> None:
         if not 0 <= alpha <= 1:

@@ -11,9 +11,10 @@ and H the training sessions, h_j of which contain item j:
     l_n  = max(0, 1 - 0.1 q_n),  q_n = how many clicks back the latest shared item is (1 = the last click)
     score of j = log(|H| / h_j) * sum over n in K that hold j of l_n r_n
 
-The last item itself scores 0, as in the authors' released code. Deviations from that code: l_n stops at 0,
-where the code's grows negative behind the tenth click; |H| counts sessions, where the code counts clicks;
-sessions of any length are indexed, where the code leaves out the longest 0.5%.
+Deviations from the authors' released code: the last item may be in the list, where the code leaves it out
+and loses what people come back to; l_n stops at 0, where the code's grows negative behind the tenth click;
+|H| counts sessions, where the code counts clicks; sessions of any length are indexed, where the code leaves
+out the longest 0.5%.
 
 Later training sessions are the more recent ones: `prepare` sorts them by their end, except under
 `data.split = "random"` or without times; then recency has no meaning and m only limits the cost. If a split
@@ -46,7 +47,7 @@ class VMISKNN:
         ConfigError: an option is out of range.
     """
 
-    def __init__(self, num_items: int, *, m: int = 500, k: int = 100) -> None:
+    def __init__(self, num_items: int, *, m: int = 1_000, k: int = 200) -> None:
         if m < 1 or k < 1:
             raise ConfigError(f"vmis-knn: m = {m}, k = {k}: both must be 1 or more")
         self.num_items = num_items
@@ -71,8 +72,6 @@ class VMISKNN:
         costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
         for part in chunks(costs):
             scores[part] = self._votes(clicks.some(part), length[part])
-        last = np.take_along_axis(items.numpy(), (length[:, None] - 1).clip(min=0), 1) - 1
-        np.put_along_axis(scores, last.clip(min=0), 0, 1)
         return torch.from_numpy(scores)
 
     def _votes(self, clicks: BatchClicks, length: Ints) -> NDArray[np.float64]:

@@ -29,7 +29,10 @@ from llm4sbr.commands.options import common, print_json, refitted_option
     metavar="K",
     help="Length of a list.",
 )
-@click.option("--variant", help="Which trained model; by default the one with the LLM's intents.")
+@click.option(
+    "--variant",
+    help="Which trained model, or slist, item-knn ...; by default the one with the LLM's intents.",
+)
 @click.option("--seed", type=int, metavar="N", help="Which seed.  [the best on validation]")
 @click.option(
     "--intents",

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     "input, one per line, and prints a line of JSON for each.",
 )
 @click.option("-k", type=int, help="Length of the list.  [10, or what was exported]")
-@click.option("--variant", help="Which trained model; by default the one with the LLM's intents.")
+@click.option(
+    "--variant",
+    help="Which trained model, or slist, item-knn ...; by default the one with the LLM's intents.",
+)
 @click.option("--from", "exported", metavar="NAME", help="Use RUN/export/NAME, such as onnx, not PyTorch.")
 @click.option(
     "--source",

@@ -20,7 +20,7 @@ OPTIONS = {
 
 
 def added(before: Settings, given: Settings) -> Settings:
-    """What was chosen before and now; options of a component that another one replaces go with it.
+    """Merge earlier and new settings; if a component is replaced, its options are removed with it.
 
     `openai:A` and `openai:B` are one component.
     """
@@ -34,7 +34,7 @@ def added(before: Settings, given: Settings) -> Settings:
 
 
 def check(given: Settings, config: Config) -> None:
-    """Refuse options that are chosen now, or stand beside what is chosen now, and cannot be taken.
+    """Refuse new options that their component does not accept, and options that a new component does not.
 
     They are looked at before anything is recorded: a run must not keep what it cannot use, and a key that
     somebody takes for an option must not reach its files.

@@ -13,14 +13,14 @@ from llm4sbr.errors import ConfigError, DataError, RegistryError
 from llm4sbr.system import models
 
 MODELS = {"infer": ("llms", "infer.llm"), "localize": ("encoders", "localize.encoder")}
-"""Stage that uses a model that may be a folder of this machine -> its kind, and the setting that names it."""
+"""Stage that may use a local model folder -> kind of the model, and the setting that names it."""
 
 CONTENT = "content of "
-"""In a stamp, before such a setting: a hash of what is in the folder."""
+"""Prefix of such a setting in a stamp; its value is a hash of the folder's content."""
 
 
 def with_full_paths(chosen: Settings) -> Settings:
-    """The settings with files named as from here, so that they are found from another folder too."""
+    """The settings with absolute file names, so that they work from any folder."""
     flat = flatten(chosen)
     named = {"data.path", "infer.cache", *(f"data.options.{name}" for name in _file_options(flat))}
     full = {
@@ -35,7 +35,7 @@ def _file_options(flat: dict[str, Any]) -> list[str]:
     """Options of the reader that name files, by their type."""
     if not any(key.startswith("data.options.") for key in flat):
         return []
-    with suppress(RegistryError):  # which says so when the reader is needed
+    with suppress(RegistryError):  # raised again when the reader is used
         reader = registry.load("readers", str(flat.get("data.reader", Config().data.reader)))
         parameters = inspect.signature(reader).parameters.values()
         return [one.name for one in parameters if "Path" in str(one.annotation)]
@@ -43,7 +43,7 @@ def _file_options(flat: dict[str, Any]) -> list[str]:
 
 
 def data_files(config: Config) -> list[list[Any]]:
-    """Name, size and time of the files that the reader says it reads, else of all in its path."""
+    """Name, size and time of the files that the reader says it reads, else of all files in its path."""
     path = config.data.path
     if path and not path.exists():
         raise ConfigError(f"data.path: {path} does not exist")
@@ -61,7 +61,7 @@ def data_files(config: Config) -> list[list[Any]]:
 
 
 def model_content(stage: str, config: Config) -> dict[str, str]:
-    """What is in the stage's model, if that is a folder or file of this machine; its name may stay."""
+    """Content hash of the stage's model, if it is a local folder or file, whatever its name."""
     kind, setting = MODELS[stage]
     flat = flatten(to_settings(config))
     options = config.infer.options if stage == "infer" else config.localize.encoder_options

@@ -30,31 +30,31 @@ from llm4sbr.errors import Llm4sbrError, RegistryError, StoreError
 from llm4sbr.stamps import SECTIONS, STAGE_NAMES
 
 CHOSEN = "config.toml"
-"""What somebody chose, as a file of the run."""
+"""File in the run with the settings that the user chose."""
 
 RESOLVED = "resolved.toml"
-"""Every value in force when the run was last brought up to date, as a file of the run."""
+"""File in the run with all settings in use when the run was last brought up to date."""
 
 
 class ChosenSettings(NamedTuple):
-    """Settings of a command, on top of what its run keeps."""
+    """The settings of a command, combined with those of its run."""
 
     run: Path | None
     before: Settings
-    """What the run keeps."""
+    """Settings kept in the run."""
     given: Settings
-    """What the command says."""
+    """Settings of the command."""
     config: Config
-    """Every value in force."""
+    """All settings in use."""
 
     def chosen(self, until: str = STAGE_NAMES[-1]) -> Settings:
-        """What was chosen before, and now for the stages up to `until`."""
+        """Settings kept in the run, and those of the command for the stages up to `until`."""
         reached = STAGE_NAMES[: STAGE_NAMES.index(until) + 1]
         now = {key: value for key, value in self.given.items() if SECTIONS.get(key) in reached}
         return _together(self.before, now)
 
     def keep(self, until: str = STAGE_NAMES[-1]) -> None:
-        """Write what was chosen into the run, as far as the stages up to `until` read it."""
+        """Save the chosen settings in the run, for the stages up to `until`."""
         assert self.run is not None
         store.write_text(self.run / CHOSEN, to_toml(self.chosen(until)))
 
@@ -88,7 +88,7 @@ def request(run: Path | None, given: Settings) -> ChosenSettings:
 
 
 def check_run(run: Path) -> None:
-    """Refuse a folder that is no run directory; `StoreError` names the one that may have been meant."""
+    """Refuse a folder that is not a run; `StoreError` names a similar one that may have been meant."""
     stamps.check_there(run)
     if not (run / CHOSEN).exists():
         raise StoreError(
@@ -97,13 +97,13 @@ def check_run(run: Path) -> None:
 
 
 def configure(run: Path | None, given: Settings | None = None) -> Config:
-    """Every value in force, see `request`."""
+    """All settings in use, see `request`."""
     return request(run, given or {}).config
 
 
 @contextmanager
 def naming_kept(run: Path | None, before: Settings, given: Settings) -> Iterator[None]:
-    """Adds to an error about a choice that the run keeps where it is kept, and how it is taken back."""
+    """Adds to an error about a setting kept in the run where it is kept, and how to reset it."""
     try:
         yield
     except Llm4sbrError as error:
@@ -139,13 +139,13 @@ def _in_force(chosen: Settings) -> Config:
 
 
 def _named(chosen: Settings, key: str) -> str:
-    """A name that was chosen, or its default."""
+    """The chosen name, or its default."""
     value: Any = flatten(chosen).get(key, DEFAULT)
     return str(flatten(Config().model_dump())[key] if value in (DEFAULT, None) else value)
 
 
 def default_run(given: Settings) -> Path:
-    """`runs/DATASET-LLM`, or `runs/DATASET-LLM-PROTOCOL`: the run directory where none is named."""
+    """The default run folder: `runs/DATASET-LLM`, or `runs/DATASET-LLM-PROTOCOL`."""
     label = f"{_named(given, 'data.reader')}-{_named(given, 'infer.llm')}"
     protocol = _named(given, "protocol")
     label += "" if protocol == "default" else f"-{protocol}"

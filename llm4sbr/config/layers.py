@@ -10,14 +10,14 @@ from typing import Any
 from llm4sbr.errors import ConfigError
 
 DEFAULT = "default"
-"""A value that takes a choice back."""
+"""A value that resets a setting to its default."""
 
 Settings = dict[str, Any]
-"""Nested plain dictionaries, as in a TOML file: only what somebody chose."""
+"""Nested plain dictionaries, as in a TOML file; only what the user chose."""
 
 
 def merge(*layers: Settings) -> Settings:
-    """One nested dictionary of many, later ones winning key by key."""
+    """Merge nested dictionaries, later ones winning key by key."""
     merged: Settings = {}
     for layer in layers:
         for key, value in layer.items():
@@ -48,7 +48,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def parse_set(assignments: Sequence[str]) -> Settings:
-    """Settings of `section.key=value` texts; values are TOML, and a text that is no TOML is a string.
+    """Settings from `section.key=value` texts; values are TOML, and anything that is not TOML is a string.
 
     `section.key=` takes a choice back, as `section.key=default` does; the empty text is `section.key=""`.
     """
@@ -85,7 +85,7 @@ def _value(text: str) -> Any:
 
 
 def read_toml(path: Path) -> Settings:
-    """Settings of a TOML file; `ConfigError` says where it cannot be read."""
+    """Settings of a TOML file; `ConfigError` says where it is invalid."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -40,29 +40,29 @@ class DataConfig(Section):
     options: dict[str, Any] = {}
     """Further keyword arguments of the reader, such as column names."""
     sessions: Literal["session", "user", "gap", "bins"] | None = None
-    """What makes a session: a column, a user's whole history, a pause, or fixed clock bins.
-    By default the session column if there is one, else `gap` with a clock, else `user`."""
+    """What defines a session: a column, a user's whole history, a pause, or fixed time bins.
+    By default the session column if there is one, else `gap` if the data has times, else `user`."""
     gap_seconds: float = Field(600, gt=0)
     """`gap`: a pause longer than this starts a new session. `bins`: the width of a bin."""
     min_item_count: int = Field(5, ge=1, lt=LARGEST)
-    """Items clicked less often than this are dropped, together with `min_length`, to a fixed point."""
+    """Items with fewer clicks are dropped, repeatedly together with `min_length`, until nothing changes."""
     min_length: int = Field(2, ge=2, lt=LARGEST)
     """Shorter sessions are dropped."""
     max_length: int = Field(50, ge=1, lt=LARGEST)
-    """A prefix keeps its most recent clicks only, this many."""
+    """Maximum length of a prefix; longer ones keep their most recent clicks."""
     train_prefixes: Literal["last", "all"] | None = None
-    """What is trained on. `all`: every click of a session but the first is a target. `last`: the last click.
-    By default `all`, and under the `paper` split, which draws both parts from one set, as `test_prefixes`."""
+    """Training samples. `all`: every click of a session except the first is a target. `last`: the last click.
+    By default `all`; under the `paper` split, which draws both parts from one set, as `test_prefixes`."""
     test_prefixes: Literal["last", "all"] | None = None
-    """What is validated and tested on, in the same words. By default `all`, under the `paper` split what the
-    paper does with the data set; `leave-last-out` has `last` and nothing else."""
+    """Validation and test samples, as for `train_prefixes`. By default `all`; under the `paper` split what
+    the paper does with the data set; `leave-last-out` only has `last`."""
     repeats: Literal["auto", "yes", "no"] = "auto"
-    """Whether a list may contain the session's own items, in training, in every row of the table, and where
-    it is served. `auto`: yes if 1% or more of the training targets repeat an item of their session."""
+    """Whether lists may contain the session's own items, in training, in every row of the table, and in
+    serving. `auto`: yes if 1% or more of the training targets repeat an item of their session."""
     split: Literal["temporal", "random", "paper", "leave-last-out"] | None = None
-    """`temporal`: whole sessions by time. `random`: whole sessions at random. `paper`: the paper's sizes,
-    samples at random, no validation part. `leave-last-out`: a session's last click is for testing (leaks
-    the future of other sessions). By default `temporal` if the data has a clock, else `random`."""
+    """`temporal`: whole sessions by time. `random`: whole sessions at random. `paper`: random samples in the
+    paper's numbers, no validation part. `leave-last-out`: a session's last click is the test sample (training
+    then sees later clicks of other sessions). By default `temporal` if the data has times, else `random`."""
     valid: float = Field(0.1, ge=0, lt=1)
     """Share of sessions for validation."""
     test: float = Field(0.1, gt=0, lt=1)
@@ -74,11 +74,11 @@ class DataConfig(Section):
     seed: int = Field(0, ge=0, lt=SEEDS)
     """Seed of `sample` and of the random split."""
     strict: bool = False
-    """Stop at the first row that cannot be read instead of counting it."""
+    """Stop at the first unreadable row instead of counting it."""
 
 
 class InferConfig(Section):
-    """Stage `infer`: what the LLM is asked, and what stands beside it as a control."""
+    """Stage `infer`: how the LLM is asked, and the controls to compare it with."""
 
     llm: str = "none"
     """The LLM: an installed name of kind `llms`, or `transformers:FOLDER_OR_HUB_ID`."""
@@ -87,24 +87,24 @@ class InferConfig(Section):
     perspectives: SomeNames = ("long", "short")
     """Names of kind `perspectives`."""
     wording: str = "paper"
-    """Wording of the prompts: `paper`, `natural`, or a TOML file of your own."""
+    """Wording of the prompts: `paper`, `natural`, or your own TOML file."""
     max_items: int = Field(50, ge=1)
-    """A prompt names a session's most recent items only, this many."""
+    """Maximum number of a session's most recent items in a prompt."""
     attributes: Names = ()
-    """Item attributes named in prompts behind the title, such as `category`."""
+    """Item attributes shown after the title in prompts, such as `category`."""
     budget: Amount = None
-    """Stop asking after so many prompts (`20000`) or so much time (`90s`, `30m`, `2h`); the rest of the
-    samples go without an intent. A later run goes on where this one stopped. `none` is no limit."""
+    """Stop asking after a number of prompts (`20000`) or a time (`90s`, `30m`, `2h`); the remaining samples
+    have no intent. A later run continues where this one stopped. `none` is no limit."""
     select: Literal["coverage", "random", "recent", "uncertain"] = "coverage"
-    """Which samples come first under a budget: whole sessions before shorter prefixes and prompts that answer
-    many samples before others; a fair share; the latest sessions; or those of which a plain backbone is least
-    sure. The rest of the samples is left to the predictor."""
+    """Which samples are asked first under a budget: whole sessions before shorter prefixes, and prompts that
+    answer many samples before others; a random share; the most recent sessions; or samples for which a plain
+    backbone is least sure. For the remaining samples, intents can be predicted."""
     controls: Names = ("item-text", "shuffled", "none")
-    """Stand-ins trained beside the LLM's answers, to show what these are worth."""
+    """Controls: replacements for the LLM's answers, to show what these are worth."""
     cache: Path | None = None
-    """The answer cache; by default `answers.sqlite` in the user's cache directory, shared by all runs."""
+    """The answer cache; by default `answers.sqlite` in the user's cache folder, shared by all runs."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Order in which samples are asked, and the shuffle of the control."""
+    """Seed for the order in which samples are asked, and for the control `shuffled`."""
 
 
 class LocalizeConfig(Section):
@@ -119,13 +119,13 @@ class LocalizeConfig(Section):
     options: dict[str, Any] = {}
     """Further keyword arguments of the localizer, such as `weights`."""
     f: int = Field(5, ge=0)
-    """Items an answer is tied to (the paper's f); 0 keeps the raw answer's embedding."""
+    """Items that an answer is tied to (the paper's f); 0 keeps the embedding of the answer itself."""
     item_text: Literal["title", "full"] = "title"
-    """What stands for an item in text space: its title, or title and attributes."""
+    """The text that represents an item: its title, or title and attributes."""
 
 
 class TrainConfig(Section):
-    """Stage `train`. Optimizer, width, batch and tau are the paper's (section 4.1.3), but for the decay."""
+    """Stage `train`. Optimizer, hidden size, batch size and tau are the paper's (section 4.1.3)."""
 
     backbone: str = "sr-gnn"
     """An installed name of kind `backbones`."""
@@ -136,36 +136,36 @@ class TrainConfig(Section):
     fuser_options: dict[str, Any] = {}
     """Further keyword arguments of the fuser."""
     dim: int = Field(100, ge=1, lt=LARGEST)
-    """D, the width of the model."""
+    """D, the hidden size."""
     epochs: int = Field(30, ge=1)
-    """At most this many passes over the training samples."""
+    """Maximum number of epochs."""
     patience: int = Field(3, ge=1)
-    """Stop after so many epochs without a better validation MRR@20."""
+    """Early stopping: number of epochs without a better validation MRR@20."""
     batch_size: int = Field(100, ge=2, lt=LARGEST)
-    """Samples per step."""
+    """Batch size."""
     learning_rate: float = Field(1e-3, gt=0)
-    """Of Adam."""
+    """Learning rate of Adam."""
     decay_every: int = Field(3, ge=1)
-    """Epochs between two decays of the learning rate."""
+    """Number of epochs between two decays of the learning rate."""
     decay: float = Field(0.5, gt=0, le=1)
-    """Factor of each decay. The paper's 0.1 stops a plain backbone long before it has learned."""
+    """Factor of each decay. The paper's 0.1 stops a plain backbone long before it has converged."""
     l2: float = Field(1e-5, ge=0)
-    """Weight decay (L2 penalty in the gradient, as Adam has it)."""
+    """Weight decay (as an L2 penalty in the gradient, as in Adam)."""
     tau: float = Field(0.1, ge=0)
-    """Weight of alignment + uniformity (Eq. 12)."""
+    """Weight of the auxiliary loss alignment + uniformity (Eq. 12)."""
     intent_dropout: float = Field(0.2, ge=0, lt=1)
-    """Chance that a training sample's intents are withheld, so that the model also serves sessions for which
-    no LLM was asked."""
-    baselines: Names = ("popularity", "item-knn")
+    """Probability that a training sample's intents are dropped, so that the model also serves sessions
+    without an LLM answer."""
+    baselines: Names = ("popularity", "item-knn", "vmis-knn", "slist")
     """Names of kind `baselines` that appear in the table."""
     plain: bool = True
     """Also train the plain backbone, for comparison."""
     seeds: int = Field(1, ge=1, lt=LARGEST)
-    """Repetitions with different seeds; the table shows mean and deviation."""
+    """Number of seeds; the table shows mean and standard deviation."""
     seed: int = Field(0, ge=0, lt=SEEDS)
     """The first seed."""
     workers: int | None = Field(None, ge=1)
-    """Models trained side by side, each on its share of the cores; by default one per core, at most 4."""
+    """Models trained in parallel, which divide the cores among them; by default one per core, at most 4."""
     device: Device = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one. Under `torchrun` one GPU per process."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -180,11 +180,11 @@ class EvaluateConfig(Section):
     k: Lengths = (5, 10, 20)
     """List lengths."""
     batch_size: int = Field(512, ge=1, lt=LARGEST)
-    """Samples scored at once."""
+    """Samples per batch."""
 
 
 class EngineConfig(Section):
-    """Where `infer` and `localize` do their work; it changes no result."""
+    """Where `infer` and `localize` do their work; results do not depend on it."""
 
     name: str = "local"
     """An installed name of kind `engines`: `local`, or `ray` (llm4sbr-ray)."""
@@ -196,8 +196,8 @@ class Config(Section):
     """All settings of a run, by stage."""
 
     protocol: Literal["default", "paper"] = "default"
-    """`paper`: what the paper does with data and training, best epoch on the test set included; see
-    `PROTOCOLS`. What is chosen besides it wins, and is named where the numbers are shown."""
+    """`paper`: data and training as in the paper, including the choice of the best epoch on the test set; see
+    `PROTOCOLS`. Other settings override it and are named next to the results."""
     data: DataConfig = DataConfig()
     infer: InferConfig = InferConfig()
     localize: LocalizeConfig = LocalizeConfig()
@@ -225,18 +225,18 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "train.intent_dropout": 0.0,
     },
 }
-"""Protocol -> the settings that it brings, by dotted key (LLM4SBR, sections 4.1.1 and 4.1.3). What the paper
-compares (LLM, wording, encoder, backbone, fuser) is not part of it."""
+"""Protocol -> its settings, by dotted key (LLM4SBR, sections 4.1.1 and 4.1.3). What the paper compares (LLM,
+wording, encoder, backbone, fuser) is not part of it."""
 
 
 def departures(config: Config) -> list[str]:
-    """Where the settings in force differ from their protocol's, as `train.dim=64`."""
+    """Settings that differ from their protocol's, as `train.dim=64`."""
     flat = flatten(to_settings(config))
     return [f"{key}={flat[key]}" for key, value in PROTOCOLS[config.protocol].items() if flat[key] != value]
 
 
 def build(*layers: Settings) -> Config:
-    """The configuration of these settings, later layers winning; `ConfigError` names a wrong key or value."""
+    """Build the configuration from layers, later ones winning; `ConfigError` names a wrong key or value."""
     try:
         return Config.model_validate(merge(*layers))
     except ValidationError as error:
@@ -244,7 +244,7 @@ def build(*layers: Settings) -> Config:
 
 
 def to_settings(config: Config) -> Settings:
-    """Every value in force, as plain TOML values; what is unset is left out."""
+    """All settings as plain TOML values, without unset ones."""
     return config.model_dump(mode="json", exclude_none=True)
 
 

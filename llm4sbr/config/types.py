@@ -14,14 +14,14 @@ from llm4sbr.config.layers import DEFAULT
 from llm4sbr.errors import ConfigError
 
 LARGEST = 2**31
-"""Of counts and sizes: what still fits into the numbers of every library behind them."""
+"""Upper limit of counts and sizes, which all libraries can handle."""
 
 SEEDS = 2**62
-"""Of seeds, to which the number of a repetition is added."""
+"""Upper limit of seeds, to which the number of the repetition is added."""
 
 
 def without_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings as TOML has them, without those that are `DEFAULT` or None: nobody chooses them now.
+    """Nested settings as plain TOML values, without those that are `DEFAULT` or None.
 
     Raises:
         ConfigError: a value is none of those that TOML has.
@@ -36,7 +36,7 @@ def without_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """A value as TOML has it: of numpy's numbers Python's, of paths their names; `ConfigError` for others."""
+    """A value as TOML has it: numpy numbers become Python's, paths strings; `ConfigError` for other types."""
     if isinstance(value, list | tuple):
         return [_plain(key, one) for one in value]
     if isinstance(value, Mapping):
@@ -69,7 +69,7 @@ def _lengths(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def check_lengths(k: Sequence[int], items: int) -> None:
-    """Refuse lists that are longer than the catalogue of `items`."""
+    """Refuse list lengths above the number of `items` in the catalogue."""
     if not k or min(k) < 1 or max(k) > items:
         raise ConfigError(f"evaluate.k = {list(k)}: a list has 1 to {items} items here, the whole catalogue")
 
@@ -89,10 +89,10 @@ SomeNames = Annotated[Names, AfterValidator(_some)]
 Lengths = Annotated[
     tuple[int, ...], AfterValidator(_distinct), AfterValidator(_lengths), AfterValidator(_some)
 ]
-"""Lengths of lists, K."""
+"""List lengths K."""
 
 Device = Annotated[str, AfterValidator(_device)]
-"""Name of a device as PyTorch has it, or `auto`."""
+"""Name of a PyTorch device, or `auto`."""
 
 Amount = Annotated[str | None, BeforeValidator(_text_of_number)]
-"""Text that may look like a number, or none."""
+"""Text that may look like a number, or None."""

@@ -13,10 +13,11 @@ from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.exporting.verification import Inputs, Reference
-from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
+from llm4sbr.fusion.saved import RECORD, SavedModel
 from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples
-from llm4sbr.training.trained import Trained, served
+from llm4sbr.training.linear import open_model
+from llm4sbr.training.trained import Trained
 
 CALIBRATION = 512
 """Number of real sessions on which value ranges are measured."""
@@ -49,7 +50,7 @@ class ReferenceModel(NamedTuple):
 
         Args:
             run: the run directory.
-            variant: which of its models; by default as `recommend` chooses.
+            variant: which of its models, or a linear baseline; by default as `recommend` chooses.
             seed: which seed; by default the best on validation.
             intents: of a fused model, `input` (the default), `predictor` or `none`.
             refitted: its refit on all sessions or not; by default if there is one.
@@ -59,9 +60,8 @@ class ReferenceModel(NamedTuple):
             StoreError: nothing is trained, files do not belong together, or there is nothing to test with.
         """
         with stamps.naming_command(run):
-            trained = served(run, variant=variant, seed=seed, refitted=refitted)
             prepared = load(run / "prepare")
-            saved = load_model(trained.folder)
+            trained, saved = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)
         if saved.catalogue != catalogue_hash(prepared.catalogue):
             raise StoreError(f"{trained.folder}: of another catalogue than prepare has now; train again")
         if not len(prepared.samples["test"].key):
@@ -87,7 +87,9 @@ class ReferenceModel(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the model's record, which has the hash of its weights."""
+        """Hash of the model's record, which has the hash of its weights; of what a baseline is made of."""
+        if "baseline" in self.saved.facts:
+            return store.fingerprint([self.saved.facts, self.prepared.stats])
         return store.fingerprint(store.read_json(self.trained.folder / RECORD))
 
     def reference(self) -> Reference:

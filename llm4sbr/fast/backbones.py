@@ -46,24 +46,24 @@ def soft_attention(
 
 
 class Gates(NamedTuple):
-    """Weights of one step of the gated graph network, as `sr_gnn.GatedGraph` has them."""
+    """Weights of one step of the gated graph network, named as in `sr_gnn.GatedGraph`."""
 
     before: Tensor
-    """(D, D), of the edges that arrive."""
+    """(D, D), for incoming edges."""
     before_bias: Tensor
     """(D,)."""
     after: Tensor
-    """(D, D), of the edges that leave."""
+    """(D, D), for outgoing edges."""
     after_bias: Tensor
     """(D,)."""
     shift: Tensor
-    """(2 D,), added to both averages."""
+    """(2 D,), bias added to both averages."""
     message: Tensor
-    """(3 D, 2 D), from both averages to the gates."""
+    """(3 D, 2 D), maps both averages to the gates."""
     message_bias: Tensor
     """(3 D,)."""
     state: Tensor
-    """(3 D, D), from the state itself to the gates."""
+    """(3 D, D), maps the state itself to the gates."""
     state_bias: Tensor
     """(3 D,)."""
 
@@ -182,7 +182,7 @@ class _GatedNodes(torch.autograd.Function):
         of_before, of_after = gates.message.split_with_sizes([dim, dim], 1)
         folded = product(of_before, gates.before.t()), product(of_after, gates.after.t())
         weight = torch.cat([*folded, gates.state])  # (9 D, D)
-        # The first two biases are the edges': they count only where there is an edge.
+        # The first two biases belong to the edges and count only where there is an edge.
         shift = torch.cat([of_before @ gates.before_bias, of_after @ gates.after_bias, gates.state_bias])
         mapped = product(states, weight, shift).view(-1, 3 * dim)  # (3 U, 3 D)
         moved = links.there.times(mapped)  # (2 V, 3 D)
@@ -204,7 +204,7 @@ class _GatedNodes(torch.autograd.Function):
         gates, dim, count = Gates(*weights), states.shape[1], len(links.own)
         reset, keep = opened.chunk(2, 1)
         to_own = gradient * keep
-        to_moved = torch.empty_like(moved)  # all parts are written where they belong
+        to_moved = torch.empty_like(moved)  # all parts are filled below
         to_mean, to_state = to_moved[:count], to_moved[count:]
         to_opened, to_new = to_mean[:, : 2 * dim], to_mean[:, 2 * dim :]
         aten.tanh_backward(gradient - to_own, new, grad_input=to_new)

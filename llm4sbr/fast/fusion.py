@@ -20,13 +20,13 @@ from llm4sbr.fast.onednn import applies, product, unwatched, usable, weight_grad
 __all__ = ["agreement", "applies", "cross_entropy", "gated", "semantic", "usable"]
 
 TINY = 1e-30
-"""Nothing beside a pair, which is at least exp(-8), but 0 / 0 becomes 1 with it."""
+"""Negligible next to a pair's value, which is at least exp(-8); prevents 0 / 0."""
 
 LOG2_E = math.log2(math.e)
 
 
 def semantic(intents: Tensor, known: Tensor, text: nn.Linear) -> Tensor:
-    """Eq. 6: intents float (B, P, E) in the model's space, float (B, P, D), zero where none is known.
+    """Eq. 6: maps intents float (B, P, E) to the hidden size, float (B, P, D); zero for unknown ones.
 
     Args:
         intents: zero where none is known; gets no gradient.
@@ -71,7 +71,7 @@ class _Semantic(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, shown = ctx.saved_tensors
-        flat = gradient.flatten(0, 1)  # counts for the bias only where a row is known; the others are zero
+        flat = gradient.flatten(0, 1)  # unknown rows must not count for the bias
         return None, None, weight_gradient(rows, flat), shown @ flat
 
 
@@ -131,7 +131,7 @@ class _Agreement(torch.autograd.Function):
         count = weight.sum(1)
         others = count - 1
         possible = (count * others).add_(TINY)
-        share = others.div_(possible)  # (P,), 1 / n; 0 where one session alone is known
+        share = others.div_(possible)  # (P,), 1 / n; 0 if only one session is known
         unit = torch.stack([behavioural.transpose(0, 1), semantic.transpose(0, 1)])  # (2, P, B, D)
         inverse = weight / torch.linalg.vector_norm(unit, dim=3).clamp_(min=1e-12)  # (2, P, B)
         first, second = unit.mul_(inverse.unsqueeze(3))
@@ -139,7 +139,7 @@ class _Agreement(torch.autograd.Function):
         alignment = torch.linalg.vector_norm(gap, dim=(1, 2)).square_() @ share
         flat = unit.flatten(0, 1)
         near = torch.baddbmm(_others(len(known), unit.dtype), flat, flat.mT, alpha=4 * LOG2_E)
-        near.exp2_()  # (2 P, B, B), in a third of the time of exp
+        near.exp2_()  # (2 P, B, B); takes a third of the time of exp
         to_known = (near.view(2, *weight.shape, -1) * weight.unsqueeze(1)).sum(3)
         pairs = (to_known * weight).sum(2).add_(TINY)  # (2, P), each pair twice
         ctx.save_for_backward(unit, inverse, gap, share, near, pairs)
@@ -155,7 +155,7 @@ class _Agreement(torch.autograd.Function):
         pull = gap * (to_alignment * 2 * share)[:, None, None]
         first += pull
         second -= pull
-        # What lies along u does nothing to its length, which is 1.
+        # A change along u does not change the direction, so this component of the gradient is removed.
         along = torch.linalg.vecdot(to_unit, unit).unsqueeze(3)
         to_unit.addcmul_(unit, along, value=-1).mul_(inverse.unsqueeze(3))
         return first.transpose(0, 1), second.transpose(0, 1), None
@@ -163,5 +163,5 @@ class _Agreement(torch.autograd.Function):
 
 @lru_cache(maxsize=8)
 def _others(count: int, dtype: torch.dtype) -> Tensor:
-    """Float (count, count): -4 log2(e), minus infinity on the diagonal: nobody pairs with himself."""
+    """Float (count, count): -4 log2(e), and minus infinity on the diagonal, to exclude pairs with itself."""
     return torch.full((count, count), -4 * LOG2_E, dtype=dtype).fill_diagonal_(-torch.inf)

@@ -17,67 +17,67 @@ from torch.nn import functional
 from llm4sbr.fast.onednn import unwatched
 
 ROWS = 64
-"""Tables grow in steps of so many rows, the last of which nothing refers to: for each number of rows that it
-meets, oneDNN prepares a product, which takes as long as the product itself."""
+"""Tables are padded to a multiple of this, with unused rows at the end: oneDNN prepares a kernel for each new
+number of rows, which takes as long as the product itself."""
 
 
 class Bags(NamedTuple):
-    """A sparse matrix by rows: what each row adds up, and with which weights."""
+    """A sparse matrix by rows: for each row, the columns to add up and their weights."""
 
     column: Tensor
-    """int64 (entries,), row after row."""
+    """int64 (entries,), row by row."""
     offsets: Tensor
     """int64 (rows + 1,), where each row begins in `column`."""
     weight: Tensor | None = None
     """float (entries,); None: all 1."""
 
     def times(self, table: Tensor) -> Tensor:
-        """The product with float (columns, D), float (rows, D); it has no gradient of its own."""
+        """The product with float (columns, D), float (rows, D); without autograd."""
         return torch.embedding_bag(table, self.column, self.offsets, False, 0, False, self.weight, True)[0]
 
 
 class Links(NamedTuple):
-    """What flows between a table of U vectors, mapped in three ways, and V nodes.
+    """The edges between a table of U vectors, mapped in three ways, and V nodes.
 
     Row 3 u of the mapped table is vector u for nodes clicked right after it, row 3 u + 1 for nodes clicked
     right before it, and row 3 u + 2 for nodes that it is the state of.
     """
 
     own: Tensor
-    """int64 (V,), the vector that is the node's state."""
+    """int64 (V,), the table's vector that is the node's state."""
     there: Bags
-    """(2 V, 3 U): row v averages over the neighbours of node v, row V + v picks the node's own state."""
+    """(2 V, 3 U): row v averages over node v's neighbours, row V + v selects the node's own state."""
     back: Bags
     """Its transpose, (3 U, 2 V)."""
     owned: Bags
-    """(U, V): adds up the nodes whose state a vector is."""
+    """(U, V): sums the nodes that have the same state vector."""
 
 
 class Nodes(NamedTuple):
-    """The V nodes of a batch: distinct items session after session, then some without a click."""
+    """The V nodes of a batch: distinct items, session by session, then padding nodes without a click."""
 
     distinct: Tensor
     """int64 (U,), the catalogue ids in the batch."""
     item: Tensor
-    """int64 (V,), a node's place in `distinct`."""
+    """int64 (V,), a node's position in `distinct`."""
     session: Tensor
     """int64 (V,)."""
     offsets: Tensor
     """int64 (B + 1,), where each session's nodes begin."""
     clicked: Tensor
-    """float (V,), how often its item was clicked."""
+    """float (V,), number of clicks on its item."""
     last: Tensor
     """int64 (B,), the node of each session's last click."""
     clicks: Tensor
     """int64 (B, T), the node of each click; 0 at padding."""
     before: Tensor
-    """int64 (edges,), the node at which each distinct edge begins."""
+    """int64 (edges,), the node where each distinct edge begins."""
     after: Tensor
-    """int64 (edges,), the node at which it ends."""
+    """int64 (edges,), the node where it ends."""
 
     @unwatched
     def links(self, own: Tensor, size: int) -> Links:
-        """The edges from a table of `size` vectors, of which node v's state is number `own[v]`."""
+        """The edges for a table of `size` vectors, where node v's state is vector `own[v]`."""
         count = len(own)
         weight_in, weight_out = (_shares(ends, count) for ends in (self.after, self.before))
         rows = torch.cat([self.after, self.before, torch.arange(count, 2 * count)])
@@ -94,7 +94,7 @@ class Nodes(NamedTuple):
 
 @unwatched
 def session_nodes(items: Tensor, mask: Tensor) -> Nodes:
-    """The graphs of Wu et al. 2019, as `graph.session_graph` has them.
+    """The graphs of Wu et al. 2019, as in `graph.session_graph`.
 
     Args:
         items: int64 (B, T), right-padded.
@@ -125,12 +125,12 @@ def session_nodes(items: Tensor, mask: Tensor) -> Nodes:
 
 
 def _filled(numbers: Tensor, value: int) -> Tensor:
-    """Up to a whole number of `ROWS`."""
+    """Round up to a multiple of `ROWS`."""
     return functional.pad(numbers, (0, -len(numbers) % ROWS), value=value)
 
 
 def _shares(ends: Tensor, count: int) -> Tensor:
-    """One over the number of edges that end where this one does."""
+    """1 / number of edges with the same end, for each edge."""
     return torch.bincount(ends, minlength=count)[ends].to(torch.get_default_dtype()).reciprocal_()
 
 
@@ -146,7 +146,7 @@ def _offsets(rows: Tensor, count: int) -> Tensor:
 
 
 def _order(numbers: Tensor) -> Tensor:
-    """A stable argsort; NumPy sorts keys of its own on AVX-512 in a fifth of the time that argsorts take."""
+    """A stable argsort; NumPy sorts unique keys on AVX-512 in a fifth of the time of an argsort."""
     count = max(1, len(numbers))
     key = (numbers * count + torch.arange(len(numbers))).numpy()
     key.sort()

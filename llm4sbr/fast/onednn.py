@@ -26,13 +26,13 @@ _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 P = ParamSpec("P")
 R = TypeVar("R")
 FEW = 256
-"""Rows from which a faster product is worth more than a copy of the result."""
+"""Minimum number of rows for which the faster product is worth a copy of the result."""
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 @cache
 def wins() -> bool:
-    """Whether oneDNN is the faster one here (Linux, AVX-512, not Intel) and can be called."""
+    """Whether oneDNN is available and faster on this machine (Linux, AVX-512, not Intel)."""
     built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     wide = built and torch.backends.cpu.get_cpu_capability() == "AVX512"
     faster = wide and _CPUINFO.exists() and "GenuineIntel" not in _CPUINFO.read_text()
@@ -40,17 +40,17 @@ def wins() -> bool:
 
 
 def faster_products() -> AbstractContextManager[Any]:
-    """`OneDNN` where it wins; elsewhere a context that does nothing."""
+    """`OneDNN` where it is faster; elsewhere a context that does nothing."""
     return OneDNN() if wins() else nullcontext()
 
 
 def applies(module: nn.Module, states: Tensor) -> bool:
-    """Whether a module in this state takes the way whose gradients are written out, for this input."""
+    """Whether a module in its current state can use hand-written gradients for this input."""
     return module.training and usable(states)
 
 
 def usable(states: Tensor) -> bool:
-    """Whether gradients that are written out can be used for this input."""
+    """Whether hand-written gradients can be used for this input."""
     return (
         states.requires_grad
         and states.device.type == "cpu"
@@ -61,14 +61,14 @@ def usable(states: Tensor) -> bool:
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear` without a gradient, (..., K) and (N, K) -> (..., N), where it is faster."""
+    """`linear` without autograd, (..., K) and (N, K) -> (..., N), by oneDNN where it is faster."""
     if wins() and _ours(rows, weight):
         return _product(rows, weight, bias)
     return functional.linear(rows, weight, bias)
 
 
 def unwatched(function: Callable[P, R]) -> Callable[P, R]:
-    """A function whose calls the context leaves alone: looking at one takes about as long as the call."""
+    """Decorator: hides a function's calls from the context, whose inspection takes as long as a call."""
 
     @wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -79,18 +79,18 @@ def unwatched(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def weight_gradient(given: Tensor, gradient: Tensor, multiply: Callable[..., Tensor] = product) -> Tensor:
-    """Of (M, K) and the gradient (M, N) of its product with a weight, the weight's gradient (N, K)."""
-    # Which order oneDNN is faster in depends on which is wider; but a transposed result is copied later on.
+    """The weight's gradient (N, K), from the input (M, K) and the gradient (M, N) of the product."""
+    # Which order is faster for oneDNN depends on the shapes, but a transposed result must be copied later.
     if gradient.shape[1] >= given.shape[1] and len(given) > FEW:
         return multiply(given.t(), gradient.t()).t()
     return multiply(gradient.t(), given.t())
 
 
 class OneDNN(TorchFunctionMode):
-    """A context in which float32 matrix products on the CPU, and their gradients, are oneDNN's."""
+    """A context in which float32 matrix products on the CPU, and their gradients, are computed by oneDNN."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Take over `linear` and `matmul` of matrices, leave everything else."""
+        """Replace `linear` and `matmul` of matrices, and leave everything else unchanged."""
         if not kwargs:
             if func is functional.linear and _ours(args[0], args[1]):
                 return _Linear.apply(*args, *[None] * (3 - len(args)))  # type: ignore[no-untyped-call]
@@ -109,7 +109,7 @@ def _ours(given: Tensor, weight: Tensor) -> bool:
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., K) and (N, K) -> (..., N)."""
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
-        weight = weight.contiguous()  # for a weight with gaps between its rows oneDNN has slow code only
+        weight = weight.contiguous()  # oneDNN is very slow for weights whose rows are not contiguous
     return private.linear(rows, weight, bias)
 
 

@@ -32,14 +32,14 @@ def products_work() -> bool:
 
 @cache
 def formulas_work() -> bool:
-    """Whether gradients can be computed with PyTorch's own backward operators, unseen by function modes."""
+    """Whether PyTorch's own backward operators can be called, without function modes noticing."""
     return _works("gradients that are written out", _try_formulas)
 
 
 def _works(what: str, attempt: Callable[[], None]) -> bool:
     try:
         attempt()
-    except Exception as error:  # whatever a PyTorch to come raises
+    except Exception as error:  # whatever a future PyTorch raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         log.warning("PyTorch %s: %s are not used, training is slower (%s)", torch.__version__, what, reason)
         return False

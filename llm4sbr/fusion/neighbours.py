@@ -35,12 +35,13 @@ class NeighbourScores(nn.Module):
         return scores.scatter_add(1, ids, values)[:, 1:]  # column 0 collects missing neighbours
 
 
-def decayed(mask: Tensor, decay: Tensor | float) -> Tensor:
+def decayed(mask: Tensor, decay: float) -> Tensor:
     """exp(-age / decay) of each click, float (B, T), 0 at padding; the last click has age 0.
 
     Args:
         mask: bool (B, T), right-padded.
-        decay: number of clicks after which the weight is 1/e.
+        decay: number of clicks after which the weight is 1/e; 0: the last click alone.
     """
     age = mask.sum(1, keepdim=True) - 1 - torch.arange(mask.shape[1], device=mask.device)
-    return (-age.clamp(min=0) / decay).exp() * mask
+    weights = (-age.clamp(min=0) / decay).exp() if decay else (age == 0).float()
+    return weights * mask

@@ -14,14 +14,14 @@ CAPTIONS = {
     "last": "By how often the last item of the session occurs in training",
     "length": "By how many clicks the session has",
 }
-"""Split -> what its groups are made by."""
+"""Split -> what its groups are based on."""
 
 Group = Mapping[str, Any]
 """A group of test samples: name, range, samples and the metrics of every row."""
 
 
 def splits(metrics: Mapping[str, Any]) -> dict[str, Sequence[Group]]:
-    """The splits that have several groups with samples; the others repeat the main table."""
+    """The splits with several groups that have samples; the others would repeat the main table."""
     return {name: groups for name, groups in metrics.get("breakdown", {}).items() if len(groups) > 1}
 
 

@@ -9,14 +9,14 @@ from typing import Any
 from llm4sbr.report.table import Row
 
 UNTIED = ("plain", "none")
-"""Variants that do not depend on what answers are tied to."""
+"""Variants that do not depend on how answers are localized."""
 
 Entry = Mapping[str, Any]
-"""A cell as `experiment.json` has it."""
+"""A cell in `experiment.json`."""
 
 
 def labels(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> list[str]:
-    """What sets each cell of one data set and protocol apart, such as `tagnn, f 3`; "" where nothing does.
+    """Label for each cell of one data set and protocol, such as `tagnn, f 3`; "" if there is no difference.
 
     Args:
         cells: of one table.
@@ -24,7 +24,7 @@ def labels(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> list[str]:
     """
     every = dict.fromkeys(name for cell in cells for name in cell["axes"])
     names = [name for name in every if len({_axis(cell, name) for cell in cells}) > 1]
-    # a part of an ablation says which perspectives it has, as long as there is one ablation only
+    # an ablation's name says which perspectives it has, if there is only one ablation
     brief = [name for name in names if name != "perspectives"] if "part" in names else names
     found: list[str] = []
     for shown in (brief, names):
@@ -36,7 +36,7 @@ def labels(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> list[str]:
 
 
 def rows_of(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> Iterator[tuple[Row, Entry, str]]:
-    """The rows of one table, with their cells and what sets these apart.
+    """The rows of one table, with their cells and the cells' labels.
 
     A model that several cells share, which then has the same metrics to the last digit, comes once and
     without a name; so does a baseline, and without gains where cells have different plain backbones.
@@ -59,7 +59,7 @@ def rows_of(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> Iterator[tup
 
 
 def _rows(cell: Entry) -> Sequence[Row]:
-    """Those of a page, which are marked, or those of the record."""
+    """A page's cells, which are marked, or the record's."""
     found: Sequence[Row] = cell.get("rows") or cell["metrics"]["rows"]
     return found
 
@@ -69,7 +69,7 @@ def _model(row: Row) -> str:
 
 
 def describe(cell: Entry, names: Sequence[str]) -> str:
-    """A cell's place on these axes: `sr-gnn, long and short, f 3`."""
+    """A cell's values on these axes: `sr-gnn, long and short, f 3`."""
     return ", ".join(_axis(cell, name) for name in names if name in cell["axes"])
 
 

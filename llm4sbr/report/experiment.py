@@ -28,13 +28,13 @@ MEMORY_LEGEND = (
 
 
 def with_rows(cell: Entry) -> Entry:
-    """The cell with the rows of its table, the controls among them marked."""
+    """The cell with the rows of its table, with controls marked."""
     metrics = cell["metrics"]
     return {**cell, "rows": mark_controls(metrics["rows"], metrics.get("llm"))}
 
 
 def setting(members: Sequence[Entry]) -> str:
-    """What the numbers of cells of one data set and protocol rest on, in one line."""
+    """The setup of the cells of one data set and protocol, in one line."""
     metrics = members[0]["metrics"]
     seeds = sorted({cell["metrics"].get("seeds", 1) for cell in members})
     number = " or ".join(map(str, seeds)) + (" seeds" if seeds != [1] else " seed")
@@ -48,7 +48,7 @@ def cells_table(kind: str, members: Sequence[Entry]) -> Table:
 
 
 def metric_table(members: Sequence[Entry]) -> Table:
-    """The rows of every cell, the paper's own figures beside."""
+    """The rows of every cell, with the paper's results."""
     k = max(members[0]["metrics"]["k"])
     names = [f"HR@{k}", f"MRR@{k}"]
     with_paper = any(name in row for one in members for row in _printed(one) for name in names)
@@ -77,7 +77,7 @@ def metric_table(members: Sequence[Entry]) -> Table:
 
 
 def memory_table(members: Sequence[Entry]) -> Table:
-    """Per cell the peak memory of training, plain and with intents, the paper's beside."""
+    """Peak memory of training per cell, plain and with intents, with the paper's."""
     header = cells("backbone", "plain", "with intents", "more")
     header += [TableCell("paper", note=name) for name in ("plain", "with intents", "more")]
     lines = []
@@ -94,7 +94,7 @@ def row_named(cell: Entry, name: str) -> Row:
 
 
 def _printed(cell: Entry) -> list[Mapping[str, Any]]:
-    """The paper's rows for a cell: metric -> figure."""
+    """The paper's results for a cell: metric -> value."""
     return [row for name, row in (cell["paper"] or {}).items() if name in ("plain", "llm")]
 
 

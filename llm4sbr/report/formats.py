@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 MISSING = "-"
-"""Stands where there is no value."""
+"""Shown for a missing value."""
 
 
 def count(value: float | None) -> str:

@@ -10,7 +10,7 @@ from llm4sbr.training import SELECT_BY
 
 
 def models_table(records: Sequence[Row]) -> Table:
-    """Epochs, the best of them and the metric that chose it, for every variant and seed.
+    """Epochs, the best epoch and its validation metric, for every variant and seed.
 
     Args:
         records: contents of `model.json`.

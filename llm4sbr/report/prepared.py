@@ -9,11 +9,11 @@ from llm4sbr.report.formats import count, day
 from llm4sbr.report.table import Table, cells
 
 Facts = list[tuple[str, str]]
-"""Names and values; a value without a name goes on with the one above."""
+"""Names and values; a value without a name continues the one above."""
 
 
 def sizes(stats: Mapping[str, Any]) -> Facts:
-    """Sessions, clicks, items, and by what rules these were made."""
+    """Sessions, clicks, items, and the rules they were made by."""
     rules = {key: value for key, value in stats.get("rules", {}).items() if value is not None}
     length = f"{stats['average_length']} ({stats['average_length_with_target']} with the target)"
     facts = [(name, count(stats[name])) for name in ("sessions", "clicks", "items")]
@@ -25,7 +25,7 @@ def sizes(stats: Mapping[str, Any]) -> Facts:
 
 
 def left_out(stats: Mapping[str, Any]) -> Facts:
-    """What of the log is not in the data or was changed: dropped, mended, and rows that cannot be read."""
+    """What was dropped or repaired in the log, and unreadable rows."""
     facts = [(name, count(number)) for name, number in stats.get("dropped", {}).items() if number]
     facts += [(name, count(number)) for name, number in stats.get("mended", {}).items() if number]
     if stats.get("rejected"):

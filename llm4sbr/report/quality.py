@@ -34,7 +34,7 @@ ALONE_LEGEND = (
 
 
 def answers_table(asked: Mapping[str, Mapping[str, Figures]], tied: Mapping[str, Any], llm: str) -> Table:
-    """How many answers each source gave from each perspective, and how far they name items.
+    """Number of answers per source and perspective, and how well they name items.
 
     Args:
         asked: source -> perspective -> `answers`, `empty` and `distinct`.
@@ -62,7 +62,7 @@ def asked_of(tied: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
 
 
 def alone_table(tied: Mapping[str, Any], llm: str) -> Table | None:
-    """Where the next item stands by the intent alone, beside popularity; None where nothing was ranked."""
+    """Rank of the next item by the intent alone, and by popularity; None if nothing was ranked."""
     rows = _rankings(tied, llm)
     if not rows:
         return None
@@ -82,7 +82,7 @@ def alone_table(tied: Mapping[str, Any], llm: str) -> Table | None:
 
 
 def setting(found: Mapping[str, Any]) -> str:
-    """With which localizer and encoder answers were tied to items, in one sentence."""
+    """The localizer and encoder in use, in one sentence."""
     localizer = found.get("localizer", {})
     tied = f"{localizer.get('name', '')}, f {localizer.get('f', MISSING)}"
     return f"Answers tied to items by {tied}; texts encoded by {found.get('encoder', MISSING)}."
@@ -94,20 +94,20 @@ def source_name(source: str, perspective: str, llm: str) -> str:
 
 
 def _heading(text: str) -> TableCell:
-    """The row's heading; controls are named as such."""
+    """The row's heading, with controls marked."""
     who = text.rpartition(", ")[0]
     return TableCell(text, badge="control" if who in CONTROLS else "baseline" if text == POPULARITY else "")
 
 
 def _counted(about: Figures) -> list[str]:
-    """How many answers, how many different ones, and how many say nothing usable, with their share."""
+    """Number of answers, of different answers, and of unusable ones with their share."""
     empty, answers = about["empty"], about["answers"]
     share = f" ({percent(empty / answers)})" if empty else ""
     return [count(answers), count(about["distinct"]), f"{count(empty)}{share}"]
 
 
 def _named(about: Figures) -> list[str]:
-    """The figures of `NAMED`; those not known are missing."""
+    """The figures of `NAMED`, if known."""
     return [_cosine(about.get(key)) if key == "grounding" else percent(about.get(key)) for key in NAMED]
 
 
@@ -116,7 +116,7 @@ def _cosine(value: float | None) -> str:
 
 
 def _same(tied: Mapping[str, Any], llm: str) -> list[str]:
-    """A sentence for every source whose perspectives often got one answer."""
+    """A sentence for every source that often gave the same answer from all perspectives."""
     found = {source: one.get("same_from_all_perspectives") for source, one in tied.items()}
     return [
         f"{llm if source == 'llm' else source}: {percent(share)} of the samples have the same answer from "
@@ -127,7 +127,7 @@ def _same(tied: Mapping[str, Any], llm: str) -> list[str]:
 
 
 def _rankings(tied: Mapping[str, Any], llm: str) -> Sequence[tuple[str, Figures]]:
-    """Names and figures of the rankings by an intent alone; last the same samples' by popularity."""
+    """Names and figures of the rankings by a single intent; the last row is popularity, same samples."""
     found: list[tuple[str, Figures]] = []
     popularity: Figures | None = None
     for source, one in tied.items():

@@ -10,10 +10,10 @@ from llm4sbr.report.formats import MISSING, count, duration, metric, p_value, pe
 from llm4sbr.report.table import Row, Table, TableCell, best_value, cells
 
 STILL_RISING = "still rising"
-"""Note on a row whose training ended too early."""
+"""Note for a row whose training ended too early."""
 
 STARS = ((0.01, "**"), (0.05, "*"))
-"""Below this p-value a gain carries this mark."""
+"""A gain with a smaller p-value than this gets this mark."""
 
 METRICS = ("HR", "MRR", "NDCG")
 
@@ -30,7 +30,7 @@ def mark_controls(rows: Sequence[Row], llm: str | None) -> list[dict[str, Any]]:
 
 
 def setting(metrics: Mapping[str, Any]) -> str:
-    """What the numbers rest on, in one line: protocol, samples, seeds, split, where epochs were chosen."""
+    """The setup of the results in one line: protocol, samples, seeds, split, how epochs were chosen."""
     seeds = metrics.get("seeds", 1)
     asked = " (the last click of each session)" if metrics.get("prefixes") == "last" else ""
     facts = [f"{metrics['samples']:,} test samples{asked}", f"{seeds} seed{'s' if seeds != 1 else ''}"]
@@ -46,8 +46,8 @@ def setting(metrics: Mapping[str, Any]) -> str:
 
 
 def ranking(metrics: Mapping[str, Any]) -> str:
-    """Among which items a target is ranked."""
-    if "repeats" not in metrics:  # of an earlier version
+    """The items among which a target is ranked."""
+    if "repeats" not in metrics:  # written by an earlier version
         return "full ranking"
     own = "the session's own items included" if metrics["repeats"] else "the session's own items left out"
     return f"full ranking, {own}"
@@ -112,7 +112,7 @@ def stages_table(timings: Timings) -> Table | None:
 
 
 def legend(rows: Sequence[Row]) -> str:
-    """What the numbers of a table of metrics mean; nothing is explained that is not shown."""
+    """Explains the numbers and marks that a table of metrics shows."""
     lines = []
     if any(len(found["values"]) > 1 for row in rows for found in row["metrics"].values()):
         lines.append("± standard deviation over seeds.")
@@ -133,7 +133,7 @@ def best_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float | None
 
 
 def label(row: Row) -> TableCell:
-    """A row's heading; a control and a baseline are named as such."""
+    """A row's heading, with controls and baselines marked."""
     return TableCell(row["label"], badge=row["kind"] if row["kind"] in ("control", "baseline") else "")
 
 
@@ -160,7 +160,7 @@ def gain(row: Row, name: str) -> TableCell:
 
 
 def peak(row: Row) -> float | None:
-    """Most bytes used in training: of the GPU if it ran on one, else of the whole process."""
+    """Peak memory in training in bytes: of the GPU if one was used, else of the whole process."""
     found: float | None = row.get("device_memory") or row.get("peak_memory")
     return found
 

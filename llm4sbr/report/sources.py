@@ -16,13 +16,13 @@ MEANING = {
     "predictor": "predicted by the model",
     "none": "no intents",
 }
-"""Source -> where the intents come from."""
+"""Source -> description."""
 
 Source = Mapping[str, Any]
 
 
 def sources_table(metrics: Mapping[str, Any]) -> Table | None:
-    """What each source of intents keeps of the gain of the LLM's own answers; None without an LLM.
+    """How much of the gain of the LLM's own answers each source keeps; None without an LLM.
 
     Args:
         metrics: the content of `metrics.json`.
@@ -52,7 +52,7 @@ def _meaning(source: str, llm: str | None) -> str:
 
 
 def _said(text: str, llm: str | None) -> str:
-    """The same of a control's texts, where no LLM was asked."""
+    """The same for a control's texts, if no LLM was used."""
     if llm not in CONTROLS:
         return text
     return text.replace("the LLM's own answers", f"{llm}").replace("the LLM's intents", f"intents of {llm}")
@@ -82,7 +82,7 @@ def _legend(sources: Sequence[Source], names: Sequence[str], bases: Sequence[str
 
 
 def _interval(source: Source, names: Sequence[str], bases: Sequence[str]) -> list[str]:
-    """How sure the predictor's shares are, in one sentence."""
+    """Confidence intervals of the predictor's shares, in one sentence."""
     found = [
         f"{name} over {base} {100 * kept['low']:.0f} to {percent(kept['high'])}"
         for base in bases

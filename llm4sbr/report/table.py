@@ -14,15 +14,15 @@ class TableCell(NamedTuple):
 
     text: str
     mark: str = ""
-    """Stars of significance, directly behind the text."""
+    """Stars of significance, shown directly after the text."""
     spread: str = ""
     """The deviation over seeds, `± 0.12`."""
     note: str = ""
-    """Said below the text, small: a p-value, a range. The terminal shows it in headings only."""
+    """Small text below, such as a p-value or a range. The terminal shows it in headings only."""
     best: bool = False
-    """The best of its column."""
+    """Whether it is the best value of its column."""
     badge: str = ""
-    """What kind of row this is: `control` or `baseline`. The page frames it, the terminal leaves it out."""
+    """Kind of row: `control` or `baseline`. The page shows it in a frame, the terminal leaves it out."""
     link: str = ""
     """Relative address."""
 
@@ -34,16 +34,16 @@ class Table(NamedTuple):
     header: list[TableCell]
     rows: list[list[TableCell]]
     legend: str = ""
-    """What the marks and numbers mean, if that has to be said."""
+    """Explanation of marks and numbers, if needed."""
 
 
 def cells(*texts: str) -> list[TableCell]:
-    """Cells of nothing but text."""
+    """Cells with plain text."""
     return [TableCell(text) for text in texts]
 
 
 def best_value(values: Sequence[float]) -> float | None:
-    """The value to mark in a column, None where no row is better than all others together.
+    """The value to mark in a column; None if no row is better than all others.
 
     Rows that share the highest value are all marked. A column of one value, or without any above 0, has no
     best.

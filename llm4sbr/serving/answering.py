@@ -22,7 +22,7 @@ Session = str | Sequence[str | int]
 
 
 class Clicks(NamedTuple):
-    """One session as a model takes it.
+    """One session in the form of a model's input.
 
     Clicks that are too old for the model stand behind the others, where the mask is false: the model does not
     read them, and they are left out of the list like all the others.
@@ -31,26 +31,26 @@ class Clicks(NamedTuple):
     items: NDArray[np.int64]
     """int64 (1, T)."""
     mask: NDArray[np.bool_]
-    """bool (1, T), true at the clicks that count."""
+    """bool (1, T), true at the clicks that are used."""
     exclude_seen: bool
-    """Whether the session's items are left out of the list."""
+    """Whether to exclude the session's items from the list."""
 
 
 class Answerer(NamedTuple):
-    """What `answer` needs of a model."""
+    """What `answer` needs from a model."""
 
     catalogue: Catalogue
     longest: int
-    """Clicks that count; earlier ones are left out, as `prepare` does."""
+    """Maximum number of clicks used; earlier ones are ignored, as in `prepare`."""
     variant: str
     seed: int | None
     engine: str
     resolve: Callable[[Session], Awaitable[list[Resolved]]]
     """The items of a session."""
     intents: Callable[[list[int]], Awaitable[tuple[Any, Explanation | None]]]
-    """Intents for the clicks that count, in the model's own form, and where they came from."""
+    """Intents for the clicks that are used, in the model's own form, and their source."""
     best: Callable[[Clicks, Any, int], Awaitable[Sequence[tuple[int, float]]]]
-    """At least the k best items with their scores, best first; all there are if there are fewer.
+    """At least the k best items with their scores, best first; fewer if there are not as many.
 
     A list that was exported may be longer than k, and ends with id 0 where no items are left.
     """
@@ -59,13 +59,13 @@ class Answerer(NamedTuple):
 async def answer(
     model: Answerer, session: Session, *, k: int | None = None, exclude_seen: bool = True
 ) -> Recommendation:
-    """The k best items to come next: k of them whenever the catalogue has as many that may be listed.
+    """Recommend the k best items; fewer only if the catalogue does not have as many.
 
     Args:
-        model: answers.
-        session: keys, titles or catalogue ids (int), oldest first, or one text of them.
-        k: by default `LENGTH`; the model has lists of that length.
-        exclude_seen: leave out what is in the session, also where it is too old for the model.
+        model: the model.
+        session: item keys, titles or catalogue ids (int), oldest first, or one text with them.
+        k: by default `LENGTH`, or the length of the model's lists.
+        exclude_seen: exclude the session's items, including those that are too old for the model.
 
     Raises:
         InputError: an empty session, or an unknown or ambiguous title.
@@ -78,7 +78,7 @@ async def answer(
     wanted = k or LENGTH
     found = await _list(model, _clicks(recent, [], exclude_seen), intents, wanted + len(older))
     kept = [pair for pair in found if pair[0] not in older]
-    if len(kept) < wanted and len(kept) < len(found):  # rare: only then is a longer session computed
+    if len(kept) < wanted and len(kept) < len(found):  # rare: compute a longer list only now
         kept = await _list(model, _clicks(recent, older, exclude_seen), intents, wanted)
     items = recommended(model.catalogue, kept[:wanted])
     return Recommendation(items, resolved, model.variant, model.seed, explained, model.engine)
@@ -94,7 +94,7 @@ async def _list(model: Answerer, clicks: Clicks, intents: Any, k: int) -> list[t
 
 
 def at_once(steps: Coroutine[Any, Any, Found]) -> Found:
-    """The result of a coroutine none of whose steps waits for anything."""
+    """The result of a coroutine that never waits."""
     try:
         steps.send(None)
     except StopIteration as done:

@@ -34,21 +34,21 @@ PROVIDERS = {
 """Short name -> ONNX Runtime's name, fastest first."""
 
 ENGINES = "engines"
-"""Folder inside the artefact's where ONNX Runtime's TensorRT provider keeps what it has built."""
+"""Subfolder in which ONNX Runtime's TensorRT provider caches its engines."""
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
 
 class Artefact:
-    """A model that answers sessions; made by `Artefact.open`.
+    """An exported model; open it with `Artefact.open`.
 
     Attributes:
         record: the content of `artefact.json`.
-        keys: the items' ids in the user's own data, in catalogue order: item id i stands at i - 1.
+        keys: the items' ids in the user's own data, in catalogue order.
         titles: their titles.
-        provider: who really computes: `cpu`, `cuda` or `tensorrt`.
-        exclude_seen: whether lists leave out a session's own items unless asked otherwise, as in training.
+        provider: the execution provider in use: `cpu`, `cuda` or `tensorrt`.
+        exclude_seen: whether lists exclude a session's own items by default, as in training.
     """
 
     def __init__(self, record: dict[str, Any], catalogue: Catalogue, session: InferenceSession) -> None:
@@ -70,7 +70,7 @@ class Artefact:
 
     @classmethod
     def open(cls, folder: Path, *, threads: int | None = None, provider: Provider = "auto") -> Artefact:
-        """The artefact in `folder`.
+        """Open the artefact in `folder`.
 
         Args:
             folder: such as `runs/x/export/onnx`.
@@ -98,7 +98,7 @@ class Artefact:
         intents: NDArray[np.float32] | None = None,
         exclude_seen: bool | NDArray[np.bool_] | None = None,
     ) -> tuple[Ids, Scores]:
-        """The K best items for each session: ids int64 (B, K), 0 where there are no more, scores (B, K).
+        """The K best items for each session: ids int64 (B, K), 0 for none, and scores (B, K).
 
         Args:
             items: int64 (B, T), right-padded.
@@ -128,7 +128,7 @@ class Artefact:
         exclude_seen: NDArray[np.bool_],
         intents: NDArray[np.float32] | None = None,
     ) -> tuple[Ids, Scores]:
-        """As `top`, for inputs that have been checked: `exclude_seen` is bool (B, 1)."""
+        """As `top`, for checked inputs: `exclude_seen` is bool (B, 1)."""
         feed: dict[str, NDArray[Any]] = {"items": items, "mask": mask, "exclude_seen": exclude_seen}
         if self.takes_intents:
             feed["intents"] = self._intents(None, len(items)) if intents is None else intents
@@ -176,7 +176,7 @@ class Artefact:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The content of `artefact.json`; `StoreError` if it is missing, unfinished or of another version."""
+    """The content of `artefact.json`; `StoreError` if it is missing, incomplete or of another version."""
     path = folder / RECORD
     if not path.exists():
         raise StoreError(f"{folder}: no exported model ({RECORD} is missing); run llm4sbr export first")
@@ -194,12 +194,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_items(path: Path, catalogue: Catalogue) -> None:
-    """Write the keys and titles of the catalogue, in the order of ids, one list each."""
+    """Write the catalogue's keys and titles as two lists, in the order of ids."""
     store.write_json(path, {"key": catalogue.keys, "title": catalogue.titles})
 
 
 def read_items(path: Path, size: int) -> Catalogue:
-    """Keys and titles as `write_items` wrote them; `StoreError` if they are not those of `size` items."""
+    """Keys and titles written by `write_items`; `StoreError` if there are not `size` of them."""
     content = store.read_json(path)
     columns: dict[str, Any] = content if isinstance(content, dict) else {}
     for name in ("key", "title"):
@@ -213,7 +213,7 @@ def read_items(path: Path, size: int) -> Catalogue:
 
 
 def check_files(folder: Path, record: dict[str, Any]) -> None:
-    """`StoreError` if a file of the artefact is missing or not the one that was exported."""
+    """Raise `StoreError` if a file of the artefact is missing or has changed."""
     files = record["files"]
     if GRAPH not in files and not (folder / GRAPH).exists():
         kind = str(record.get("kind"))
@@ -226,27 +226,27 @@ def check_files(folder: Path, record: dict[str, Any]) -> None:
 
 
 def open_session(path: Path, *, threads: int | None = None, provider: Provider = "auto") -> InferenceSession:
-    """An ONNX Runtime session of the graph at `path`, computed by `provider`; errors as `Artefact.open`."""
+    """An ONNX Runtime session for the graph at `path`; errors as in `Artefact.open`."""
     runtime = onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # what matters is raised
+    options.log_severity_level = 3  # errors are raised anyway
     wanted = _providers(runtime.get_available_providers(), provider, path)
     try:
         session: InferenceSession = runtime.InferenceSession(str(path), options, providers=wanted)
-    except Exception as error:  # the runtime has a dozen exception types, none of them documented
+    except Exception as error:  # the runtime has a dozen undocumented exception types
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"{path}: ONNX Runtime cannot load it: {reason}") from None
     found = provider_of(session)
     if provider not in ("auto", found):
         raise InputError(f"provider {provider}: ONNX Runtime fell back to {found}; llm4sbr doctor shows why")
-    memory.use_huge_pages()  # for the tables, which every answer reads
+    memory.use_huge_pages()  # for the tables, which every request reads
     return session
 
 
 def provider_of(session: InferenceSession) -> str:
-    """Short name of the provider that a session really uses."""
+    """Short name of the provider that a session actually uses."""
     names = {name: short for short, name in PROVIDERS.items()}
     first: str = session.get_providers()[0]
     return names.get(first, first)
@@ -262,7 +262,7 @@ def onnxruntime() -> Any:
 
 
 def _providers(available: list[str], provider: Provider, path: Path) -> list[Any]:
-    """Providers to ask for, with options; the CPU's stands last, for operators that no GPU has."""
+    """Providers to request, with options; the CPU comes last, for operators without a GPU version."""
     if provider != "auto" and PROVIDERS.get(provider) not in available:
         have = ", ".join(short for short, name in PROVIDERS.items() if name in available)
         raise InputError(
@@ -280,7 +280,7 @@ def _providers(available: list[str], provider: Provider, path: Path) -> list[Any
 
 
 def _check_graph(folder: Path, record: dict[str, Any], session: InferenceSession) -> None:
-    """`StoreError` if the record speaks of another graph than the one beside it."""
+    """Raise `StoreError` if the record does not match the graph."""
     about = session.get_modelmeta().custom_metadata_map
     for key in ("fingerprint", "catalogue", "variant", "k", "num_items", "max_length"):
         told, found = record[key], about.get(key)

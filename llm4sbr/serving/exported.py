@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class ExportedRecommender:
-    """An exported model; the counterpart of `Recommender`.
+    """An exported model, with the interface of `Recommender`.
 
     Args:
         artefact: opened.
-        live: where stored intents come from, for a model that takes them.
-        folder: of the artefact, which may also know what predicted intents mean.
+        live: finds stored intents, for a model that takes them.
+        folder: the artefact's folder, with titles to explain predicted intents.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ExportedRecommender:
 
     @classmethod
     def load(cls, folder: Path, *, run: Path | None = None) -> ExportedRecommender:
-        """The artefact in `folder`.
+        """Open the artefact in `folder`.
 
         Args:
             folder: such as `runs/x/export/onnx`.
@@ -71,7 +71,7 @@ class ExportedRecommender:
         exclude_seen: bool | None = None,
         source: str = "auto",
     ) -> Recommendation:
-        """The k best items to come next; arguments and errors as for `Recommender.recommend`.
+        """The k best next items; arguments and errors as in `Recommender.recommend`.
 
         A k longer than the list that was exported is an error, too; without a k, 10 items or the whole list.
         """
@@ -96,7 +96,7 @@ class ExportedRecommender:
         return at_once(answer(answerer, session, k=k, exclude_seen=exclude_seen))
 
     def check(self, k: int | None, source: str) -> None:
-        """`InputError` if this artefact cannot give lists of k items, or intents from `source`."""
+        """Raise `InputError` if this artefact cannot give k items, or intents from `source`."""
         variant, longest = self.artefact.variant, self.artefact.k
         check(k, source, takes_intents=variant in ("intents", "predictor"))
         if k is not None and k > longest:
@@ -134,5 +134,5 @@ class ExportedRecommender:
 
 
 def is_artefact(folder: Path) -> bool:
-    """Whether a folder holds an exported model."""
+    """Whether a folder has an exported model."""
     return (folder / RECORD).exists()

@@ -22,7 +22,7 @@ LLM = "llm"
 
 
 def sources(run: Path) -> list[str]:
-    """Whose intents a run has, those of the LLM first; `StoreError` if there are none."""
+    """Sources of a run's intents, the LLM's first; `StoreError` if there are none."""
     stamps.check_there(run)
     found = sources_of(run / "localize")
     if not found:
@@ -31,7 +31,7 @@ def sources(run: Path) -> list[str]:
 
 
 def stats(run: Path) -> list[dict[str, Any]]:
-    """What each source's intents take, and which share of the samples of each split has some.
+    """Size of each source's intents, and the share of the samples of each split that has some.
 
     Raises:
         StoreError: there are none, or files are missing or damaged.
@@ -66,7 +66,7 @@ def _share(known: Tensor) -> float | None:
 
 
 def verify(run: Path) -> list[dict[str, Any]]:
-    """Read all of a run's intents and compare them with what was written.
+    """Verify all intents of a run.
 
     Returns:
         What was found whole, by source.
@@ -87,14 +87,14 @@ def verify(run: Path) -> list[dict[str, Any]]:
 def show(
     run: Path, *, source: str = LLM, session: str | None = None, key: int | None = None, count: int = 3
 ) -> list[dict[str, Any]]:
-    """What sessions were said to want: titles with weights from every perspective, and the answers behind.
+    """Intents of sessions: titles with weights from every perspective, and the LLM's answers.
 
     Args:
         run: has `prepare` and `localize`; answers are shown if it has `infer` too.
-        source: whose intents.
+        source: source of the intents.
         session: titles or keys of a session, oldest first, as for `recommend`.
         key: a sample's key instead.
-        count: so many sessions, spread over all, where none is named.
+        count: number of sessions to show, spread over all, if none is named.
 
     Returns:
         Per session its `key`, its `session` of titles, and `perspectives`, each with its name, `answer` and

@@ -20,12 +20,12 @@ from llm4sbr.serving.recommendation import SOURCES, Explanation, PerspectiveInte
 
 
 class LiveIntents:
-    """Finds stored intents for sessions that come in now.
+    """Finds stored intents for live sessions.
 
     Args:
         intents: the known sessions' intents.
         prepared: the run's data; sessions of every split are known.
-        answers: folder with the parsed answers, `<perspective>.parquet`; may be gone.
+        answers: folder with the parsed answers, `<perspective>.parquet`; may be missing.
     """
 
     def __init__(self, intents: IntentStore, prepared: Prepared, answers: Path) -> None:
@@ -37,7 +37,7 @@ class LiveIntents:
         self._tables: dict[str, pl.DataFrame] = {}
 
     def find(self, ids: Sequence[int], source: Source) -> tuple[Tensor, Explanation] | None:
-        """Intents float32 (1, P, E) for a session, and where they came from; None if there are none.
+        """Intents float32 (1, P, E) for a session, and their source; None if there are none.
 
         Args:
             ids: catalogue ids, oldest first, not empty, cut to the length that the model saw.
@@ -53,7 +53,7 @@ class LiveIntents:
         return self.intents.gather(torch.tensor([row])), self.explain(row, source)
 
     def explain(self, row: int, source: Source) -> Explanation:
-        """The session of a row, its answers, and the items that they were tied to."""
+        """The session of a row, its answers, and the items they were tied to."""
         catalogue = self.prepared.catalogue
         items, weights = (part[0].tolist() for part in self.intents.located(torch.tensor([row])))
         perspectives = [
@@ -78,20 +78,20 @@ class LiveIntents:
 
 
 def tried(source: str) -> tuple[Source, ...]:
-    """The sources to look in, in order: all of them for `auto`, else the one named."""
+    """The sources to try, in order: all for `auto`, else the one named."""
     return SOURCES if source == "auto" else tuple(one for one in SOURCES if one == source)
 
 
 def explain_predicted(
     predicted: Tensor, perspectives: Sequence[str], catalogue: Catalogue, titles: Tensor, *, f: int
 ) -> Explanation:
-    """What predicted intents mean: the items whose titles are most similar to them, and how similar.
+    """Explains predicted intents by the items with the most similar titles.
 
     Args:
         predicted: float32 (1, P, E).
         perspectives: their names.
         catalogue: the items.
-        titles: float32 (N, E), their text vectors at unit length; (0, E) if they are gone.
+        titles: float32 (N, E), title vectors at unit length; (0, E) if they are missing.
         f: items per perspective.
     """
     cosines, rows = (normalize(predicted[0], dim=1) @ titles.T).topk(min(f, len(titles)))  # (P, f)

@@ -22,10 +22,10 @@ from llm4sbr.serving.artefact import Artefact
 from llm4sbr.serving.recommendation import TIED, Explanation, PerspectiveIntent, tied
 
 TITLES = "titles.npy"
-"""int8 (N, E): the titles' vectors at unit length, divided by the largest entry of all and times 127."""
+"""int8 (N, E): title vectors at unit length, divided by the largest entry of all, times 127."""
 
 BLOCK = 8192
-"""Titles that are read and compared at once."""
+"""Titles read and compared per block."""
 
 Floats = NDArray[np.float32]
 
@@ -38,7 +38,7 @@ def write_titles(folder: Path, vectors: Floats) -> None:
 
 
 class Predicted:
-    """Explains what a model of the variant `predictor` predicts.
+    """Explains the intents that a model of the variant `predictor` predicts.
 
     Args:
         artefact: opened.
@@ -52,7 +52,7 @@ class Predicted:
         self.titles = _Titles(folder / TITLES, artefact) if known else None
 
     def explain(self, ids: Sequence[int], *, f: int = TIED) -> Explanation:
-        """The items nearest to what is predicted after a session, by perspective, with cosines.
+        """The items nearest to the predicted intents of a session, by perspective, with cosines.
 
         Args:
             ids: catalogue ids, oldest first, not empty, no more than the model takes.
@@ -61,7 +61,7 @@ class Predicted:
         Raises:
             StoreError: the titles' file was overwritten.
         """
-        if self.titles is None:  # exported before there were any, or from a run that had lost them
+        if self.titles is None:  # an older export, or the run had no vectors
             return Explanation("predictor")
         items = np.array([ids], np.int64)
         intents = _normal(self.artefact.predict(items, np.ones(items.shape, np.bool_))[0])  # (P, E)
@@ -76,7 +76,7 @@ class Predicted:
 
 
 class _Titles:
-    """The file of titles, open for reading as long as this object lives."""
+    """The file of titles, kept open as long as this object lives."""
 
     def __init__(self, path: Path, artefact: Artefact) -> None:
         self.path = path
@@ -94,7 +94,7 @@ class _Titles:
         self._start = self._file.tell()
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """All titles in order, int8 (n, E) each; `StoreError` if the file has become shorter."""
+        """All titles in order, in blocks of int8 (n, E); `StoreError` if the file was truncated."""
         items, width = self.shape
         with self._lock:
             self._file.seek(self._start)
@@ -122,7 +122,7 @@ def _cosines(intents: Floats, titles: NDArray[Any]) -> Floats:
 
 
 def _normal(vectors: Floats) -> Floats:
-    """Rows of length 1; rows of zeros stay."""
+    """Scale rows to length 1; zero rows stay zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     found: Floats = vectors / np.maximum(lengths, 1e-12)
     return found

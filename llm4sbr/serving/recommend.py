@@ -13,25 +13,26 @@ from llm4sbr import stamps, store
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import LLM4SBR
-from llm4sbr.fusion.saved import SavedModel, load_model
+from llm4sbr.fusion.saved import SavedModel
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
 from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
 from llm4sbr.serving.titles import Resolved, TitleIndex, resolve_session
-from llm4sbr.training.trained import Trained, served
+from llm4sbr.training.linear import Opened, open_model
+from llm4sbr.training.trained import Trained
 
 __all__ = ["Recommendation", "Recommender"]
 
 
 class Recommender:
-    """A trained model together with what it needs to answer; made by `Recommender.load`.
+    """A trained model with the data it needs; load it with `Recommender.load`.
 
     Args:
         prepared: the run's data.
         saved: a model trained on its catalogue.
-        live: where stored intents come from; None if there are none.
+        live: finds stored intents; None if there are none.
         trained: which of the run's models it is.
         vectors: the titles' text vectors, float32 (N, E) at unit length, to explain predicted intents
             by; (0, E) if they are gone.
@@ -55,7 +56,7 @@ class Recommender:
         self.titles = TitleIndex(prepared.catalogue)
         every = prepared.samples.values()
         self.longest = max(int((one.end - one.start).max()) for one in every if len(one.key))
-        """Clicks that count, the longest prefix in the data; earlier ones are left out as `prepare` does."""
+        """Maximum number of clicks used, the longest prefix in the data; earlier ones are ignored."""
 
     @classmethod
     def load(
@@ -70,7 +71,8 @@ class Recommender:
 
         Args:
             run: the run directory.
-            variant: which of its models; by default `llm`, or the best on validation if there is none.
+            variant: which of its models, or a linear baseline; by default `llm`, or the best on validation if
+                there is none.
             seed: which seed; by default the best on validation.
             refitted: its refit on all sessions or not; by default if there is one.
 
@@ -79,12 +81,13 @@ class Recommender:
             StoreError: nothing is trained yet, or files are damaged or do not belong together.
         """
         with stamps.naming_command(run):
-            return cls._of(run, served(run, variant=variant, seed=seed, refitted=refitted))
+            prepared = load(run / "prepare")
+            opened = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)
+            return cls._of(run, prepared, opened)
 
     @classmethod
-    def _of(cls, run: Path, trained: Trained) -> Recommender:
-        prepared = load(run / "prepare")
-        saved = load_model(trained.folder)
+    def _of(cls, run: Path, prepared: Prepared, opened: Opened) -> Recommender:
+        trained, saved = opened
         _same_catalogue(prepared, saved.catalogue, trained.folder)
         live = live_intents(run, trained.variant, prepared) if saved.recipe.fuser else None
         path = run / "localize" / "items.safetensors"
@@ -106,7 +109,7 @@ class Recommender:
         exclude_seen: bool | None = None,
         source: str = "auto",
     ) -> Recommendation:
-        """The k best items to come next.
+        """The k best next items.
 
         Args:
             session: keys, titles or catalogue ids (int), oldest first, or one text of them (`parse_session`).
@@ -139,7 +142,7 @@ class Recommender:
         return at_once(answer(answerer, session, k=k, exclude_seen=exclude_seen))
 
     def check(self, k: int | None, source: str) -> None:
-        """`InputError` if this model cannot give lists of k items, or intents from `source`."""
+        """Raise `InputError` if this model cannot give k items, or intents from `source`."""
         check(k, source, takes_intents=bool(self.live or self.model.predictor))
         if source == "predictor" and self.model.predictor is None:
             raise InputError("source = 'predictor': this model was trained without one; train it again")
@@ -158,7 +161,7 @@ class Recommender:
 
     @torch.no_grad()
     def intents(self, ids: Sequence[int], source: str) -> tuple[Tensor | None, Explanation | None]:
-        """Intents float32 (1, P, E) of the first source that has them, and where they came from.
+        """Intents float32 (1, P, E) of the first source that has some, and the source's name.
 
         Args:
             ids: catalogue ids, oldest first, not empty, no more than `longest`.

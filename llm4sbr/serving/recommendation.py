@@ -12,7 +12,7 @@ from llm4sbr.serving.titles import Resolved
 
 Source = Literal["cache", "predictor", "nearest", "none"]
 SOURCES: tuple[Source, ...] = ("cache", "predictor", "nearest", "none")
-"""Where a live session's intents come from, in the order in which `auto` tries them.
+"""Sources of a live session's intents, in the order in which `auto` tries them.
 
 cache      this very session was asked about
 predictor  the model predicts them
@@ -22,10 +22,10 @@ none       zero intents, as in training where there was no answer
 
 
 LENGTH = 10
-"""Items in a list, where nobody said."""
+"""Default number of items in a list."""
 
 TIED = 5
-"""Items that a predicted intent is explained by."""
+"""Number of items that explain a predicted intent."""
 
 
 @dataclass(frozen=True)
@@ -50,40 +50,40 @@ class Tied:
 
 @dataclass(frozen=True)
 class PerspectiveIntent:
-    """What the LLM said from one perspective, and what it was taken to mean."""
+    """The LLM's answer from one perspective, and the items it was tied to."""
 
     perspective: str
     answer: str
-    """As parsed; "" if it was unusable, is no longer kept, or was predicted without words."""
+    """The parsed answer; "" if it was unusable, is not kept, or the intent was predicted."""
     items: list[Tied]
     """Best first."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where the intents came from."""
+    """Source of the intents."""
 
     source: Source
     session: list[str] = field(default_factory=list)
-    """Titles of the known session whose answers these are."""
+    """Titles of the known session whose answers are used."""
     perspectives: list[PerspectiveIntent] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A list of items, and how it came about."""
+    """A list of items, and how it was computed."""
 
     items: list[Recommended]
     """Best first."""
     session: list[Resolved]
-    """The session as it was understood."""
+    """The session as it was recognised."""
     variant: str
     seed: int | None
-    """None if the artefact does not say."""
+    """None if the artefact does not record it."""
     intents: Explanation | None
-    """Where the intents came from; None if the model takes none."""
+    """Where the intents came from; None if the model uses none."""
     engine: str = "pytorch"
-    """Who computed it: `pytorch`, or an artefact's kind and provider, such as `onnx, cpu`."""
+    """What computed it: `pytorch`, or an artefact's kind and provider, such as `onnx, cpu`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and dictionaries, for JSON."""
@@ -103,7 +103,7 @@ def tied(catalogue: Catalogue, pairs: Iterable[tuple[int, float]]) -> list[Tied]
 
 
 def check(k: int | None, source: str, *, takes_intents: bool) -> None:
-    """`InputError` if no list of k items, or no intents from `source`, can be given."""
+    """Raise `InputError` if a list of k items or intents from `source` cannot be given."""
     if k is not None and (not isinstance(k, int) or k < 1):
         raise InputError(f"k = {k!r}: expected a list of at least 1 item")
     if source not in ("auto", *SOURCES):

@@ -10,11 +10,11 @@ from llm4sbr.errors import InputError
 from llm4sbr.serving.recommendation import Recommendation
 
 LONGEST = 1_000_000
-"""Characters of a line at most."""
+"""Maximum length of a line in characters."""
 
 
 class LineReply(NamedTuple):
-    """What one line is answered with."""
+    """The answer to one line."""
 
     value: dict[str, Any]
     """`line`, and either `error` or what `Recommendation.as_dict` holds."""
@@ -24,7 +24,7 @@ class LineReply(NamedTuple):
 def replies(
     lines: Iterable[bytes], recommend: Callable[[str | list[str | int]], Recommendation]
 ) -> Iterator[LineReply]:
-    """Answer every line, as it comes; one that cannot be answered is answered with what is wrong.
+    """Answer every line as it comes; an invalid one is answered with its error.
 
     A line is a session: a JSON list of keys, titles (text) and catalogue ids (numbers), or else a text as
     `parse_session` takes it. Empty lines are skipped.
@@ -42,7 +42,7 @@ def _session(line: bytes) -> str | list[str | int]:
     if len(line) > LONGEST:
         raise InputError(f"{len(line):,} bytes; a line has at most {LONGEST:,}")
     try:
-        text = line.decode("utf-8-sig").strip()  # files from Windows begin with a mark
+        text = line.decode("utf-8-sig").strip()  # files from Windows begin with a byte order mark
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 from byte {error.start} on") from None
     if not text.startswith("["):
@@ -50,7 +50,7 @@ def _session(line: bytes) -> str | list[str | int]:
     try:
         given = json.loads(text)
     except (ValueError, RecursionError):
-        return text  # a title may begin with a bracket
+        return text  # a title that begins with a bracket
     if not isinstance(given, list) or not all(type(one) in (str, int) for one in given):
         raise InputError("a session in JSON is a list of texts (keys, titles) and whole numbers (ids)")
     return given

@@ -13,13 +13,13 @@ from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
 
 How = Literal["id", "key", "title", "letter case", "year or article", "spelling"]
-"""By what a text was recognised; the last three name what was different."""
+"""How a text was recognised; the last three name the difference."""
 
 Matches = Callable[[str, Any, int, float], list[str]]
-"""Takes a word, an iterable of others, how many and from which similarity on; as `difflib` does it."""
+"""Function of a word, candidates, maximum number and minimum similarity, like `difflib.get_close_matches`."""
 
 CLOSE = 0.85
-"""Similarity (`difflib`, 0 to 1) from which a misspelt title is taken for the real one."""
+"""Minimum similarity (`difflib`, 0 to 1) for a misspelt title to be recognised."""
 
 _YEAR = re.compile(r"\s*\((\d{4})\)$")
 _LEADING = re.compile(r"^(the|a|an) (?=.)")
@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"\d+")
 
 @dataclass(frozen=True)
 class Resolved:
-    """An item of a session, and the text that stood for it."""
+    """An item of a session, and the text it was recognised from."""
 
     text: str
     id: int
@@ -41,14 +41,14 @@ class Resolved:
 
 
 class _Bare(NamedTuple):
-    """A title without letter case, year and English article; another article stands in front."""
+    """A title without letter case, year and English article; other articles are moved to the front."""
 
     name: str
     year: str
 
 
 class TitleIndex:
-    """The catalogue's titles and keys, made ready for looking up when they are first needed.
+    """The catalogue's titles and keys, prepared for searching on first use.
 
     Args:
         catalogue: the items.
@@ -63,7 +63,7 @@ class TitleIndex:
 
     @cached_property
     def commas(self) -> int:
-        """The most commas that a title has."""
+        """Maximum number of commas in a title."""
         return max((title.count(",") for title in self.catalogue.titles), default=0)
 
     @cached_property
@@ -78,7 +78,7 @@ class TitleIndex:
         return names
 
     def prepare(self) -> None:
-        """Do now what the first text that is neither key nor exact title would wait for."""
+        """Prepare the search for misspelt titles now, instead of at its first use."""
         self._folded, self._names  # noqa: B018 - computed once, then kept
 
     def exact(self, text: str) -> Resolved | None:
@@ -88,7 +88,7 @@ class TitleIndex:
         return self._resolved(text, self._titles[text], "title") if text in self._titles else None
 
     def resolve(self, item: str | int) -> Resolved:
-        """The item meant by a catalogue id (int), or by a key or title (str), if need be a misspelt one.
+        """The item for a catalogue id (int), or for a key or title (str), possibly misspelt.
 
         Raises:
             InputError: nothing is called so, with the nearest titles, or several items are.
@@ -109,7 +109,7 @@ class TitleIndex:
         return found
 
     def match(self, text: str) -> Resolved | None:
-        """The item with this key or title; letter case and a missing year or article do not matter.
+        """The item with this key or title; letter case and a missing year or article are ignored.
 
         Raises:
             InputError: without its year the title is that of several items.
@@ -124,7 +124,7 @@ class TitleIndex:
         return self._one(text, self._names.get(_bare(text).name, []), "year or article")
 
     def close(self, text: str) -> Resolved | None:
-        """The item whose title is this but for its spelling; the numbers in it must be right.
+        """The item whose title differs only in spelling; numbers must be equal.
 
         Raises:
             InputError: several items have that title, apart from the year.
@@ -138,7 +138,7 @@ class TitleIndex:
         return None
 
     def _one(self, text: str, ids: list[int], how: How) -> Resolved | None:
-        """The one item of `ids` whose year does not contradict the text's."""
+        """The only item of `ids` whose year does not contradict the text's."""
         year, titles = _bare(text).year, self.catalogue.titles
         fitting = [id for id in ids if not year or _bare(titles[id - 1]).year in ("", year)]
         names = list(dict.fromkeys(titles[id - 1] for id in fitting))
@@ -200,7 +200,7 @@ def _by_commas(text: str, titles: TitleIndex) -> list[str]:
 
 
 def _longest(pieces: list[str], titles: TitleIndex) -> tuple[str, int]:
-    """The most of the first pieces that make a title, rather well spelt than not; else the first alone."""
+    """The longest sequence of first pieces that is a title, correctly spelt if possible; else the first."""
     for look in (titles.match, titles.close):
         for length in range(len(pieces), 0, -1):
             joined = ",".join(pieces[:length]).strip()
@@ -210,7 +210,7 @@ def _longest(pieces: list[str], titles: TitleIndex) -> tuple[str, int]:
 
 
 def _first(texts: Sequence[str]) -> dict[str, int]:
-    """Text -> the first id that has it."""
+    """Text -> the first id with that text."""
     return dict(zip(reversed(texts), range(len(texts), 0, -1), strict=True))
 
 

@@ -40,7 +40,7 @@ def evaluate(
         out: the folder to write.
         config: all settings.
         progress: shows the samples ranked.
-        attempt: told when nothing is left that could be refused, before anything is written.
+        attempt: called when all checks have passed, before anything is written.
 
     Raises:
         ConfigError: a K is larger than the catalogue.
@@ -155,7 +155,7 @@ def _model(
 def _sources(
     run: Path, folders: Sequence[Path], prepared: Prepared, config: Config, advance: Advance
 ) -> list[SourceRanks]:
-    """Ranks of the LLM's models with intents from elsewhere than its own answers; none without an LLM."""
+    """Ranks of the LLM's models with intents from the other live sources; none without an LLM."""
     if not folders:
         return []
     samples = len(prepared.samples["test"].key)

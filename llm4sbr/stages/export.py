@@ -24,10 +24,10 @@ from llm4sbr.serving.artefact import FORMAT, ITEMS, RECORD, write_items
 from llm4sbr.serving.predicted import write_titles
 
 SUMMARY = "export.json"
-"""What was exported and how it was verified, by artefact, beside the artefacts' folders."""
+"""File next to the artefacts' folders: what was exported, and how it was verified."""
 
 TOLD = ("kind", "variant", "precision", "k", "fingerprint", "trained", "verified", "versions")
-"""What `SUMMARY` repeats of an artefact's record."""
+"""Fields of an artefact's record that `SUMMARY` repeats."""
 
 PACKAGES = ["llm4sbr", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt-cu12"]
 
@@ -39,20 +39,20 @@ class Export:
     formats: tuple[str, ...] = ("onnx",)
     """Installed names of kind `exporters`."""
     precisions: tuple[str, ...] = ()
-    """Each makes an artefact of its own; by default the one that a format prefers."""
+    """Each precision makes its own artefact; by default the format's preferred one."""
     k: int = 20
     """Length of the lists."""
     variant: str | None = None
     """Which trained model; by default as `recommend` chooses."""
     seed: int | None = None
     intents: str | None = None
-    """Of a fused model: `input`, `predictor` or `none`; by default an input."""
+    """Intents of a fused model: `input` (the default), `predictor` or `none`."""
     refitted: bool | None = None
-    """Its refit on all sessions or not; by default if there is one."""
+    """Whether to export the model refitted on all sessions; by default if there is one."""
     provider: str = "auto"
-    """Who must compute when the artefact is verified; `auto` also allows the CPU."""
+    """Execution provider for the verification; `auto` also allows the CPU."""
     max_batch: int = 64
-    """Most sessions in one request, where a format wants to know."""
+    """Maximum number of sessions per request, for formats that need it."""
     options: Mapping[str, Any] | None = None
     """Further options of the exporters."""
 
@@ -85,7 +85,8 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
     original = ReferenceModel.of(
         run, variant=wanted.variant, seed=wanted.seed, intents=wanted.intents, refitted=wanted.refitted
     )
-    _check_exportable(original.saved.recipe)
+    if "baseline" not in original.saved.facts:
+        _check_exportable(original.saved.recipe)
     jobs = [
         ExportJob(run / "export" / artefact_name(kind, precision, wanted), kind, precision)
         for kind in wanted.formats
@@ -93,7 +94,7 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
     ]
     if not jobs:
         raise InputError("no format to export to is named; --format onnx")
-    with store.locked(run, what="run"):  # or two would write into the same folders
+    with store.locked(run, what="run"):  # two exports would write into the same folders
         return _written(jobs, original, wanted, progress)
 
 
@@ -101,7 +102,7 @@ def _written(
     jobs: Sequence[ExportJob], original: ReferenceModel, wanted: Export, progress: Progress
 ) -> dict[str, Any]:
     """Records of the jobs' artefacts, by name, once all are done."""
-    _summary(jobs[0].folder.with_name(SUMMARY))  # rather than when the work is done
+    _summary(jobs[0].folder.with_name(SUMMARY))  # check it before the work, not after
     done: dict[str, Any] = {}
     missing: list[DeviceError] = []
     for job in jobs:
@@ -130,7 +131,7 @@ def _check_exportable(recipe: Recipe) -> None:
 
 
 def artefact_name(kind: str, precision: str, wanted: Export) -> str:
-    """`onnx`, `onnx-int8`, `onnx-plain-predictor-int8`: the format and what was asked for besides."""
+    """Name of the artefact: `onnx`, `onnx-int8`, `onnx-plain-predictor-int8`."""
     rounded = precision if precision != "fp32" else None
     return "-".join(part for part in (kind, wanted.variant, wanted.intents, rounded) if part)
 
@@ -155,7 +156,7 @@ def _artefact(job: ExportJob, original: ReferenceModel, wanted: Export, progress
         write_items(fresh / ITEMS, original.prepared.catalogue)
         if job.kind == "onnx" and original.texts is not None:
             write_titles(fresh, original.texts.numpy())
-        if original.trained.refitted:  # it was trained on what it is verified on
+        if original.trained.refitted:  # its training data includes the test samples
             del verified["metrics"]
         record = _record(fresh, job.kind, original=original, spec=spec, verified=verified)
         if original.trained.refitted:
@@ -166,7 +167,7 @@ def _artefact(job: ExportJob, original: ReferenceModel, wanted: Export, progress
 
 @contextmanager
 def _folder(final: Path) -> Iterator[Path]:
-    """A folder that takes the name `final` when the block ends well, and is gone when it does not.
+    """A folder that is renamed to `final` if the block succeeds, and deleted if it fails.
 
     Where a device is missing, what was written stays, for the machine that has one; it has no record.
     """

@@ -38,10 +38,10 @@ from llm4sbr.protocols import LLM, Control, Engine, is_control
 from llm4sbr.stamps import Attempt, Stamp
 
 ABOUT = "about.json"
-"""In a source's folder: what `infer.json` says of it."""
+"""Summary in a source's folder, which becomes part of `infer.json`."""
 
 Counts = Mapping[str, Mapping[str, int]]
-"""By perspective: what a source's table holds."""
+"""Counts of a source's table, by perspective."""
 
 
 def infer(run: Path, out: Path, config: Config, progress: Progress, attempt: Attempt | None = None) -> None:
@@ -57,7 +57,7 @@ def infer(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
         out: the folder to write.
         config: all settings.
         progress: shows the samples answered.
-        attempt: what is there already; told when nothing is left that could be refused.
+        attempt: the existing parts; called when all checks have passed.
 
     Raises:
         ConfigError: an unusable wording, attribute, budget or control.
@@ -86,7 +86,7 @@ def infer(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
 
 
 class Work(NamedTuple):
-    """What the stage works with."""
+    """What the stage works with: data, settings and progress."""
 
     run: Path
     config: Config
@@ -101,7 +101,7 @@ class Work(NamedTuple):
 
 
 def _answers_of_llm(work: Work) -> dict[str, Any]:
-    """Answer with the LLM, unless that is done; what `infer.json` says of it."""
+    """Answer with the LLM, if that is not done yet; returns its part of `infer.json`."""
     settings, stamp, folder = work.config.infer, work.part(LLM_PART), work.attempt.out / LLM_PART
     if work.attempt.has(LLM_PART, stamp):
         work.attempt.begin()
@@ -118,7 +118,7 @@ def _answers_of_llm(work: Work) -> dict[str, Any]:
 
 
 def _covered(work: Work, control: Control) -> Sequence[int]:
-    """Rows of the samples that a control answers: all, or those that a table of recorded answers has."""
+    """Rows of the samples that a control answers: all, or those that a recorded table has answers for."""
     samples, prepared = work.questions.samples, work.prepared
     if not isinstance(control, Recorded):
         return range(len(samples.keys))
@@ -134,7 +134,7 @@ def _covered(work: Work, control: Control) -> Sequence[int]:
 
 
 def _source(work: Work, name: str, control: Control, rows: Sequence[int]) -> dict[str, Any]:
-    """Answer with a control, unless that is done; what `infer.json` says of it."""
+    """Answer with a control, if that is not done yet; returns its part of `infer.json`."""
     stamp, folder = work.part(name), work.attempt.out / name
     if not stamps.whole(folder, stamp):
         stamps.begin_part(folder, stamp)
@@ -147,7 +147,7 @@ def _source(work: Work, name: str, control: Control, rows: Sequence[int]) -> dic
 def _finish(
     work: Work, folder: Path, rows: Sequence[int], counts: Counts, about: Mapping[str, Any] = {}
 ) -> None:
-    """The source is whole; what is said of it stands beside its tables, for when it is used again."""
+    """Mark a source as finished, and save its summary in its folder, in case it is reused later."""
     told = {"sources": {folder.name: _examples(folder, counts, work.questions, rows)}, **about}
     store.write_json(folder / ABOUT, told)
     stamps.finish_part(folder)
@@ -218,7 +218,7 @@ def _asked(
     config: Config,
     progress: Progress,
 ) -> Asker:
-    """Ask where the engine works, and say what was left unanswered."""
+    """Ask with the engine's workers, and report what was left unanswered."""
     settings = config.infer
     engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
     make = partial(batch_answerer, settings.llm, settings.options)
@@ -243,7 +243,7 @@ def _asked(
 def _stand_in(
     folder: Path, control: Control, questions: Questions, rows: Sequence[int], own: Path | None
 ) -> Counts:
-    """Write a control's tables; what is in them."""
+    """Write a control's tables; returns their counts."""
     return {
         name: write_control(
             folder / f"{name}.parquet",
@@ -258,7 +258,7 @@ def _stand_in(
 
 
 def _examples(folder: Path, counts: Counts, questions: Questions, rows: Sequence[int]) -> dict[str, Any]:
-    """The counts with an example each, the first sample's."""
+    """The counts with an example each: the first sample's."""
     found: dict[str, Any] = {name: {**one, "example": None} for name, one in counts.items()}
     for name, perspective in questions.perspectives.items() if rows else ():
         table = pl.scan_parquet(folder / f"{name}.parquet").select("answer", "parsed").head(1).collect()

@@ -35,32 +35,32 @@ from llm4sbr.protocols import Catalogue, Engine, Localizer, Samples
 from llm4sbr.stamps import Attempt, Stamp
 
 BLOCK = 16_384
-"""Samples localized at once."""
+"""Samples localized per block."""
 
 ITEMS = "items.safetensors"
-"""The items' vectors."""
+"""File with the items' vectors."""
 
 SUMMARY = "localize.json"
-"""What the answers of all sources turned out to be."""
+"""File with the summary of all sources."""
 
 ABOUT = "about.json"
-"""In a source's folder: what `localize.json` says of it."""
+"""Summary in a source's folder, which becomes part of `localize.json`."""
 
 
 class Space(NamedTuple):
-    """What all sources of answers have in common."""
+    """Data that all sources of answers share."""
 
     prepared: Prepared
     samples: Samples
-    """Of all splits, sorted by key."""
+    """Keys of the samples of all splits, sorted."""
     catalogue: Catalogue
-    """Its titles are the texts that stand for the items."""
+    """A catalogue whose titles are the items' texts."""
     encoder: Memo
     localizer: Localizer
     items: Tensor
-    """float32 (N, E), the encoder's vectors of the items."""
+    """float32 (N, E), the items' vectors."""
     about: dict[str, Any]
-    """What goes into every manifest."""
+    """Entries of every manifest."""
 
 
 def localize(
@@ -77,7 +77,7 @@ def localize(
         out: the folder to write.
         config: all settings.
         progress: shows the texts encoded.
-        attempt: what is there already; told when nothing is left that could be refused.
+        attempt: the existing parts; called when all checks have passed.
 
     Raises:
         StoreError: files of an earlier stage are missing, damaged, or do not belong together.
@@ -98,7 +98,7 @@ def localize(
 
 
 def _kept(out: Path, attempt: Attempt) -> dict[str, Any] | None:
-    """What `localize.json` said before, where all intents are there; the items' vectors come along."""
+    """The old summary, if all intents are there; also loads the items' vectors."""
     for place in (out, attempt.before):
         if place and (place / SUMMARY).exists() and (place / ITEMS).exists():
             summary: dict[str, Any] = store.read_json(place / SUMMARY)
@@ -117,7 +117,7 @@ def _made(
     progress: Progress,
     attempt: Attempt,
 ) -> dict[str, Any]:
-    """Localize what is missing; what `localize.json` says of all sources together."""
+    """Localize what is missing; returns the summary of all sources."""
     names = list(config.infer.perspectives)
     prepared = load(run / "prepare")
     catalogue = _texts(prepared.catalogue, config.localize.item_text)
@@ -143,7 +143,7 @@ def _made(
 
 
 def _sources(infer: Path) -> list[str]:
-    """The sources of answers that were asked for last, the LLM first; without a record all that are there."""
+    """Sources of answers that were asked for last, the LLM first; without a record all that exist."""
     if (infer / "infer.json").exists():
         return list(store.read_json(infer / "infer.json")["sources"])
     found = [path.name for path in infer.iterdir() if path.is_dir()] if infer.exists() else []
@@ -156,14 +156,14 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _try(table: pl.DataFrame, names: Sequence[str], space: Space) -> None:
-    """Localize nothing, so that settings that a localizer cannot work with are refused beforehand."""
+    """Localize nothing, so that settings that the localizer does not accept are refused early."""
     _fit(space, table, names)
     own = {"sessions": torch.zeros(0, 1, dtype=torch.int64)} if _needs_sessions(space) else {}
     space.localizer.localize([], space.catalogue, space.encoder, **own)
 
 
 def _finish(folder: Path, prepared: Prepared, space: Space) -> None:
-    """The source is whole; what is said of it stands beside its intents, for when it is used again."""
+    """Mark a source as finished, and save its summary in its folder, in case it is reused later."""
     intents = IntentStore.open(folder)
     alone = answer_quality.by_intent_alone(intents, prepared, space.items)
     store.write_json(folder / ABOUT, intents.manifest["statistics"] | {"by_intent_alone": alone})
@@ -171,7 +171,7 @@ def _finish(folder: Path, prepared: Prepared, space: Space) -> None:
 
 
 def _answers(folder: Path, names: Sequence[str]) -> pl.DataFrame:
-    """Parsed answers: `key` ascending, and a column per perspective, "" where there is none."""
+    """Parsed answers: `key` ascending, and a column per perspective, "" for none."""
     table = pl.DataFrame({"key": pl.Series([], dtype=pl.Int64)})
     for name in names:
         path = folder / f"{name}.parquet"
@@ -183,7 +183,7 @@ def _answers(folder: Path, names: Sequence[str]) -> pl.DataFrame:
 
 
 def _distinct(titles: Sequence[str], folders: Sequence[Path], names: Sequence[str]) -> int:
-    """How many lines of text there are to encode; one source's tables are in memory at once."""
+    """Number of lines of text to encode; keeps one source's tables in memory at a time."""
     texts = pl.Series(titles)
     for folder in folders:
         table = _answers(folder, names)
@@ -192,7 +192,7 @@ def _distinct(titles: Sequence[str], folders: Sequence[Path], names: Sequence[st
 
 
 def _texts(catalogue: Catalogue, kind: str) -> Catalogue:
-    """The catalogue as localizers see it: its titles are the texts, the titles proper an attribute."""
+    """The catalogue for localizers: titles are the items' texts, and the real titles an attribute."""
     if kind == "full":
         return Catalogue(catalogue.keys, catalogue.texts(), {TITLE: catalogue.titles})
     return Catalogue(catalogue.keys, catalogue.titles)
@@ -236,7 +236,7 @@ def _localize_source(folder: Path, table: pl.DataFrame, names: Sequence[str], sp
         )
     _fit(space, table, names)
     writer = IntentWriter(folder, names, about={"source": folder.name, **space.about})
-    sums = _localize_block(writer, table[:0], names, space, index[:0, None])  # fixes E and F, adds no rows
+    sums = _localize_block(writer, table[:0], names, space, index[:0, None])  # sets E and F without any row
     for start in range(0, len(table), BLOCK):
         block = slice(start, start + BLOCK)
         clicked = collate(space.prepared.sessions, space.samples, index[block]).items
@@ -245,7 +245,7 @@ def _localize_source(folder: Path, table: pl.DataFrame, names: Sequence[str], sp
 
 
 def _fit(space: Space, table: pl.DataFrame, names: Sequence[str]) -> None:
-    """Let a localizer that learns see training sessions and the answers to training samples only."""
+    """Fit a localizer that learns, on training sessions and the answers to training samples only."""
     fit = getattr(space.localizer, "fit", None)
     if fit is not None:
         train = space.prepared.samples["train"].key.tolist()
@@ -266,7 +266,7 @@ def _localize_block(
     texts = [text for name in names for text in table[name]]
     own = {"sessions": clicked.repeat(len(names), 1)} if _needs_sessions(space) else {}
     found = space.localizer.localize(texts, space.catalogue, space.encoder, **own)
-    # P answers of each of m samples, from (P * m, .) to (m, P, .)
+    # reshape P answers of m samples from (P * m, .) to (m, P, .)
     items, weights, embeddings = (
         part.reshape(len(names), len(table), part.shape[1]).transpose(0, 1) for part in found
     )
@@ -286,14 +286,14 @@ def _needs_sessions(space: Space) -> bool:
 
 
 def _closest(texts: Sequence[str], vectors: Tensor, space: Space) -> Tensor:
-    """Ids int64 (m,) of the items that answers are most like, where f = 0 ties them to none; 0 if empty."""
+    """Catalogue ids int64 (m,) of the items most similar to answers (for f = 0); 0 for an empty answer."""
     cosine, row = top(vectors, space.items, 1)
     given = torch.tensor([bool(text.strip()) for text in texts], dtype=torch.bool)
     return (row[:, 0] + 1) * (given & cosine[:, 0].isfinite())
 
 
 def _statistics(table: pl.DataFrame, names: Sequence[str], space: Space, sums: Tensor) -> dict[str, Any]:
-    """What the answers of one source are like: shares are of the answers that are not empty."""
+    """Quality figures of one source's answers; shares are of the answers that are not empty."""
     found: dict[str, Any] = {
         "samples": len(table),
         "same_from_all_perspectives": answer_quality.identical([table[name] for name in names]),

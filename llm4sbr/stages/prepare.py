@@ -26,7 +26,7 @@ from llm4sbr.protocols import Catalogue, RawData, Samples, Sessions
 from llm4sbr.stamps import Attempt
 
 SHOWN = 5
-"""Rejected rows that are shown and kept in the statistics."""
+"""Maximum number of rejected rows that are shown and kept in the statistics."""
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -38,8 +38,8 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: A
         run: the run directory; nothing in it is read.
         out: folder to write into.
         config: its section `data`.
-        progress: told what was decided, dropped or mended.
-        attempt: told when nothing is left that could be refused, before anything is written.
+        progress: shows what was decided, dropped or repaired.
+        attempt: called when all checks have passed, before anything is written.
 
     Raises:
         DataError: input that cannot be used, or nothing left of it; file, row and field are named.
@@ -126,7 +126,7 @@ def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:
 
 
 def _catalogue(split: Split, items: pl.DataFrame) -> tuple[Catalogue, torch.Tensor, dict[str, int]]:
-    """The catalogue, and the catalogue id of each item code (0 where it has none)."""
+    """The catalogue, and the catalogue id of each item code (0 for items that were dropped)."""
     used = np.unique(split.log.items)
     keys = split.log.keys[used]
     catalogue, mended = catalogues.build(keys, items)
@@ -167,7 +167,7 @@ def _rules(data: DataConfig, rule: str, split_rule: str, split: Split) -> dict[s
 
 
 def _stats(raw: RawData, log: ClickLog, split: Split, result: Prepared, data: DataConfig) -> dict[str, Any]:
-    """Statistics as `stats.json` has them.
+    """The content of `stats.json`.
 
     On top the data set as the paper's Table 1 counts it (rare items dropped once, then short sessions);
     `splits` holds what is really trained and tested on.
@@ -196,7 +196,7 @@ def _stats(raw: RawData, log: ClickLog, split: Split, result: Prepared, data: Da
 
 
 def _part(split: Split, name: str) -> dict[str, int]:
-    """Sessions that a split's samples come from, all their clicks, and the samples."""
+    """The sessions that a split's samples come from, with all their clicks, and the samples."""
     start = split.samples[name][0]
     owners = np.unique(np.searchsorted(split.log.offsets, start, side="right") - 1)
     return {"sessions": len(owners), "clicks": int(split.log.lengths[owners].sum()), "samples": len(start)}

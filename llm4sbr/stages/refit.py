@@ -31,7 +31,7 @@ def refit(
     seed: int | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write `final/<variant>/seed-<k>/` with the refitted model; a killed attempt is continued.
+    """Write `final/<variant>/seed-<k>/` with the refitted model; resumes an interrupted attempt.
 
     Args:
         run: has `train`, up to date with `config`.
@@ -79,7 +79,7 @@ def _train(
 
 
 def _chosen(run: Path, trained: Trained) -> dict[str, Any]:
-    """Of the model that was tested: weights (their sha256), epochs until its best, and its figures."""
+    """Of the tested model: sha256 of its weights, number of epochs until its best one, and its metrics."""
     record = store.read_json(trained.folder / RECORD)
     facts = record["facts"]
     if "stopped" in facts:

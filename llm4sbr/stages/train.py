@@ -38,7 +38,7 @@ from llm4sbr.training.trained import write_models
 from llm4sbr.training.trainer import Material, train_model
 
 MOST_WORKERS = 4
-"""Processes used by default, at most."""
+"""Default maximum number of processes."""
 
 
 class TrainingJob(NamedTuple):
@@ -50,26 +50,26 @@ class TrainingJob(NamedTuple):
     variant: str
     seed: int
     chosen: dict[str, Any] | None = None
-    """Of a refit on all sessions: the model it follows, see `stages.refit`."""
+    """For a refit on all sessions: the model that it repeats, see `stages.refit`."""
 
     def as_text(self) -> str:
-        """JSON that `from_text` reads."""
+        """JSON text of the job, for `from_text`."""
         run, folder = str(self.run.absolute()), str(self.folder.absolute())
         return json.dumps([run, folder, to_settings(self.config), *self[3:]])
 
     @classmethod
     def from_text(cls, text: str) -> TrainingJob:
-        """The job of an `as_text`."""
+        """The job from the text that `as_text` wrote."""
         run, folder, settings, *others = json.loads(text)
         return cls(Path(run), Path(folder), build(settings), *others)
 
 
 class Expected:
-    """How many samples all models will have been trained on: early stopping may end each of them earlier.
+    """Estimates the total number of training samples; early stopping may end models earlier.
 
     Args:
         jobs: models to train.
-        most: samples of one that is never stopped.
+        most: samples of a model without early stopping.
     """
 
     def __init__(self, jobs: int, most: int) -> None:
@@ -78,12 +78,12 @@ class Expected:
         self.ended: set[int] = set()
 
     def end(self, index: int) -> None:
-        """This model is finished."""
+        """Record that this model is finished."""
         self.ended.add(index)
 
     @property
     def total(self) -> int:
-        """Those that are finished as they were, the others as long as these on average."""
+        """Actual samples of finished models, and their average for the others."""
         ended = [self.done[index] for index in self.ended]
         usual = sum(ended) // len(ended) if ended else self.most
         rest = [max(usual, done) for index, done in enumerate(self.done) if index not in self.ended]
@@ -101,7 +101,7 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
         out: the folder to write.
         config: all settings.
         progress: shows all models that are being trained.
-        attempt: what is there already; told when nothing is left that could be refused.
+        attempt: the existing models; called when all checks have passed.
 
     Raises:
         TrainingError: nothing to train on, or a loss that is not a number.
@@ -116,7 +116,7 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
     wanted = models(run, config, attempt)
     missing = {name: stamp for name, stamp in wanted.items() if not attempt.has(name, stamp)}
     jobs = [job_of(run, out, name, config) for name in missing]
-    if jobs:  # a damaged byte must not be trained on
+    if jobs:  # do not train on damaged data
         verify_all(run / "localize", catalogue=catalogue_hash(prepared.catalogue))
         _try(jobs, prepared)
     attempt.begin()
@@ -150,26 +150,26 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
 
 
 def models(run: Path, config: Config, attempt: Attempt) -> dict[str, Stamp]:
-    """The models that the settings ask for: `<variant>/seed-<k>`, and what decides each."""
+    """The models that the settings ask for: `<variant>/seed-<k>` -> what it depends on."""
     seeds = range(config.train.seed, config.train.seed + config.train.seeds)
     names = [f"{variant}/seed-{seed}" for seed in seeds for variant in variants(run, config)]
     return {name: part_stamp(run, name, attempt) for name in names}
 
 
 def job_of(run: Path, out: Path, name: str, config: Config) -> TrainingJob:
-    """The job that trains a model of `models`."""
+    """The job that trains one of `models`."""
     variant, _, seed = name.partition("/seed-")
     return TrainingJob(run, out / name, config, variant, int(seed))
 
 
 def variants(run: Path, config: Config) -> list[str]:
-    """What is trained, in the table's order: `plain`, a variant per source of intents, `none`."""
+    """Variants to train, in the order of the table: `plain`, one per source of intents, `none`."""
     sources = [name for name in asked("localize", config) if (run / "localize" / name / MANIFEST).exists()]
     return freshness.variants(config, sources)
 
 
 def _try(jobs: Sequence[TrainingJob], prepared: Prepared) -> None:
-    """Build a plain and a fused model, so that settings that they cannot work with are refused beforehand."""
+    """Build a plain and a fused model, so that settings that they do not accept are refused early."""
     pick_device(jobs[0].config.train.device)
     tried = {job.variant == PLAIN: job for job in jobs}
     with torch.random.fork_rng(devices=[]):
@@ -178,7 +178,7 @@ def _try(jobs: Sequence[TrainingJob], prepared: Prepared) -> None:
 
 
 def train_job(job: TrainingJob, report: Report) -> str:
-    """Train one model; runs in a process of its own where several are trained side by side."""
+    """Train one model; runs in a worker process if several are trained in parallel."""
     team = current()
     team.call(job.as_text())
     result = _train(job, report, team)
@@ -187,11 +187,11 @@ def train_job(job: TrainingJob, report: Report) -> str:
 
 
 def follow(team: Team) -> int:
-    """Help rank 0 with every model that it trains, silently, until it is done; returns the exit code."""
+    """Help rank 0 to train its models, without output, until it is done; returns the exit code."""
     try:
         while text := team.awaited():
             _train(TrainingJob.from_text(text), lambda n, note: None, team)
-    except Exception as error:  # of whatever kind: rank 0 says it
+    except Exception as error:  # of any kind; rank 0 reports it
         return team.failed(error)
     return 0
 
@@ -229,7 +229,7 @@ def _prepared(folder: Path) -> Prepared:
 
 
 def _intents(job: TrainingJob) -> IntentStore | None:
-    """The variant's intents; `none` gets those of another variant, for their shape only."""
+    """The variant's intents; `none` gets those of another variant, only for their shape."""
     if job.variant == "plain":
         return None
     source = job.variant
@@ -296,7 +296,7 @@ def _material(job: TrainingJob, prepared: Prepared, catalogue: str, intents: Int
 
 
 def _selection(prepared: Prepared) -> tuple[Samples, str]:
-    """Samples on which the best epoch is chosen, and where they are from: `valid`, `test` or `none`."""
+    """Samples on which the best epoch is chosen, and their origin: `valid`, `test` or `none`."""
     valid = prepared.samples["valid"]
     if len(valid.key):
         return valid, "valid"

@@ -26,15 +26,15 @@ from llm4sbr.report.page.looks import INK, RULE, SOFT, VARIABLES, Look
 
 logging.getLogger("matplotlib").setLevel(
     logging.ERROR
-)  # it tells of its font cache, which users need not know
+)  # matplotlib logs when it builds its font cache, which users need not know
 
 WIDTH = 3.6
-"""Inches. The page shows them about as wide as a phone, where 9 points are 12 pixels."""
+"""Width in inches. The page shows charts about as wide as a phone, where 9 points are 12 pixels."""
 ROW = 0.36
-"""Inches of a row of dots, its label above."""
+"""Height in inches of a row of a dot chart, including its label."""
 STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "llm4sbr",  # names of parts are random without
+    "svg.fonttype": "none",  # keep text as text
+    "svg.hashsalt": "llm4sbr",  # element ids would be random otherwise
     "text.parse_math": False,
     "font.size": 9,
     "text.color": INK,
@@ -61,9 +61,9 @@ class Dot(NamedTuple):
     value: float
     look: Look
     spread: float = 0.0
-    """Deviation over seeds, 0 if unknown."""
+    """Standard deviation over seeds, 0 if unknown."""
     hollow: bool = False
-    """Drawn as an outline: a control."""
+    """Drawn as an outline, for a control."""
 
 
 class Series(NamedTuple):
@@ -74,9 +74,9 @@ class Series(NamedTuple):
     """By x."""
     look: Look
     spread: Sequence[float] = ()
-    """Deviation of each y; empty if unknown."""
+    """Standard deviation of each y; empty if unknown."""
     best: int | None = None
-    """Which point to ring."""
+    """Index of the point to mark with a ring."""
 
 
 class Chart(NamedTuple):
@@ -96,7 +96,7 @@ def dot_chart(
     reference: float | None = None,
     digits: int = 2,
 ) -> Chart:
-    """Values below each other, each with its label and its number.
+    """Dots in rows, each with its label and its value.
 
     Args:
         title: of the chart.
@@ -174,7 +174,7 @@ def line_chart(
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if x_names:
             axes.set_xticks(list(x_names), list(x_names.values()))
-            axes.margins(x=0.12)  # names are wider than numbers
+            axes.margins(x=0.12)  # names take more space than numbers
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel(x_label)
@@ -188,7 +188,7 @@ def line_chart(
 
 @lru_cache(maxsize=64)
 def legend_key(look: Look) -> Markup:
-    """A piece of line with its marker, to stand before a name."""
+    """A short line with its marker, for a legend."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(0.46, 0.16))
         axes = figure.add_axes((0, 0, 1, 1))
@@ -200,7 +200,7 @@ def legend_key(look: Look) -> Markup:
 
 
 def span(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """From the lowest to the highest of these values, deviations included."""
+    """Minimum and maximum of the values, including standard deviations."""
     return min(value - spread for value, spread in values), max(value + spread for value, spread in values)
 
 
@@ -221,12 +221,12 @@ def _axes(height: float, *, left: float, bottom: float) -> tuple[Figure, Axes]:
 
 
 def _short(label: str) -> str:
-    """So much that a number fits behind it."""
+    """Extend the axis, so that a number fits after each dot."""
     return label if len(label) <= 34 else f"{label[:33]}…"
 
 
 def _offsets(series: Sequence[Series]) -> list[float]:
-    """How far aside each series stands, so that deviations at one x do not cover each other."""
+    """Horizontal offset of each series, so that error bars at the same x do not overlap."""
     xs = [x for one in series for x, _ in one.points]
     crowded = sum(any(one.spread) for one in series) > 1
     step = (max(xs) - min(xs)) / 60 if crowded else 0.0
@@ -255,7 +255,7 @@ def _inline(figure: Figure, title: str = "", text: str = "") -> Markup:
     """
     stream = io.StringIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the browser has fonts for what this one lacks
+        warnings.filterwarnings("ignore", "Glyph")  # browsers have fonts for glyphs missing in this one
         figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     source = stream.getvalue()
     prefix = f"c{hashlib.sha256((source + title).encode()).hexdigest()[:8]}"

@@ -20,16 +20,16 @@ WITH, WITHOUT = "llm", "plain"
 
 
 class Ranked(NamedTuple):
-    """What is compared: models of one seed."""
+    """The models that are compared, all of one seed."""
 
     seed: str
-    """`seed-0`: the lowest that all variants have."""
+    """`seed-0`: the lowest seed that all variants have."""
     ranks: dict[str, Tensor]
     """Variant, `WITH` first if there is one -> int64 (M,)."""
 
 
 def compared(run: Path, samples: int) -> Ranked:
-    """The ranks of the model with the LLM's intents, if there is one, and of the plain one.
+    """Ranks by the model with the LLM's intents, if there is one, and by the plain model.
 
     Raises:
         StoreError: there are none, or they are not of M = `samples` test samples.
@@ -54,7 +54,7 @@ def compared(run: Path, samples: int) -> Ranked:
 def choose(
     ranks: Mapping[str, Tensor], keys: Tensor, eligible: Tensor, *, count: int = COUNT
 ) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """The size of every group, and the samples of each that are shown, int64.
+    """The size of every group, and the samples of each to show, int64.
 
     Groups by which model has the target among its first `K`; one of each in turn as long as there are more,
     until there are `count`; within a group in the order of the samples' keys, hashes of their items.

@@ -18,7 +18,7 @@ from llm4sbr.training.checkpoint import LOG
 from llm4sbr.training.trained import model_folders
 
 Epoch = Mapping[str, Any]
-"""A line of the log."""
+"""One line of the log."""
 
 
 class TrainingLog(NamedTuple):
@@ -28,11 +28,11 @@ class TrainingLog(NamedTuple):
     seed: str
     epochs: list[Epoch]
     best: int | None
-    """The epoch that was kept."""
+    """The epoch whose weights were kept."""
 
 
 def training(run: Path, labels: Mapping[str, str]) -> dict[str, Any] | None:
-    """A chart of each measure with a line per model, the kept epoch ringed; None where nothing was trained.
+    """Charts of loss and metrics with a line per model, the best epoch marked; None if nothing was trained.
 
     Args:
         run: has `train`.

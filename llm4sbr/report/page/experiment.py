@@ -19,7 +19,7 @@ from llm4sbr.report.table import Row, Table, TableCell, cells
 
 RECORD = "experiment.json"
 FORMAT = 1
-"""Version of `experiment.json` that is read."""
+"""Version of `experiment.json` that this module reads."""
 TITLES = {
     "table2": "Every backbone, plain and with intents (the paper's Table 2)",
     "ablation": "What each part of the method gives (the paper's Figure 4)",
@@ -29,7 +29,7 @@ TITLES = {
 
 
 def experiment_page(folder: Path) -> dict[str, Any]:
-    """Everything that `experiment.html.j2` draws.
+    """The data for `experiment.html.j2`.
 
     Raises:
         StoreError: there is no `experiment.json`, or it is not whole.
@@ -78,7 +78,7 @@ def _page(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finding(kind: str, done: Sequence[Entry], k: int) -> str:
-    """What the cells show together, "" if nothing can be compared."""
+    """What the cells show together; "" if nothing can be compared."""
     compared = [one for one in done if row_named(one, "llm") and row_named(one, "plain")]
     if not compared:
         return ""
@@ -90,7 +90,7 @@ def _finding(kind: str, done: Sequence[Entry], k: int) -> str:
 
 
 def _gains(compared: Sequence[Entry], k: int) -> str:
-    """In how many cells intents help, in how many of these a control does as well, and where they harm."""
+    """Number of cells where intents help, where a control does as well, and where intents harm."""
     metric = f"MRR@{k}"
     raised = [one for one in compared if _differs(row_named(one, "llm"), metric, 1)]
     text = f"By {metric}, intents raise the plain backbone significantly in {len(raised)} of {len(compared)}"
@@ -110,13 +110,13 @@ def _gains(compared: Sequence[Entry], k: int) -> str:
 
 
 def _differs(row: Row, metric: str, sign: int) -> bool:
-    """Significantly, in this direction."""
+    """Whether the difference is significant, in this direction."""
     p, found = (row.get("p") or {}).get(metric), (row.get("gain") or {}).get(metric)
     return p is not None and p < LEVEL and sign * (found or 0) > 0
 
 
 def _shared(one: Entry, metric: str) -> bool:
-    """Whether a control does as well, as far as can be told."""
+    """Whether a control does as well, as far as the tests show."""
     tested = one["metrics"].get("against")
     if tested is not None:
         return not all(_differs(tested[name], metric, 1) for name in CONTROLS if name in tested)
@@ -162,12 +162,12 @@ def _overview(folder: Path, every: Sequence[Entry]) -> Table:
 
 
 def _seconds(row: Row) -> float:
-    """Of all seeds."""
+    """Mean over all seeds."""
     return (row.get("seconds") or 0.0) * max(len(found["values"]) for found in row["metrics"].values())
 
 
 def _link(folder: Path, one: Entry) -> str:
-    """Relative address of the run's own report, "" if there is none inside the folder."""
+    """Relative link to the run's own report, "" if it does not exist inside the folder."""
     report = folder / one["run"] / "report.html"
     inside = report.resolve().is_relative_to(folder.resolve())
     return quote(report.relative_to(folder).as_posix()) if inside and report.is_file() else ""

@@ -15,7 +15,7 @@ from llm4sbr.report.results import peak
 from llm4sbr.report.table import Row
 
 PAPER = {"plain": "paper, plain", "llm": "paper, with intents"}
-"""Row -> how the paper's figure of it is called."""
+"""Row -> name of the paper's corresponding result."""
 
 MEMORY = "Ours: of the GPU if there is one, else of the whole process. The paper's: of the GPU."
 
@@ -24,14 +24,14 @@ class Charts(NamedTuple):
     """Charts of one data set and protocol."""
 
     rows: Sequence[tuple[str, Sequence[charts.Chart]]]
-    """By metric: its name, and charts to be seen side by side."""
+    """By metric: its name, and charts to show next to each other."""
     note: str
     legend: Sequence[tuple[str, Markup]] = ()
-    """Of lines: label and a piece of the line."""
+    """For lines: label and a piece of the line."""
 
 
 def backbones(members: Sequence[Entry], k: int) -> Charts:
-    """Per cell the metrics of all its models, and the paper's beside."""
+    """Per cell the metrics of all its models, with the paper's."""
     rows = []
     for metric in (f"HR@{k}", f"MRR@{k}"):
         dots = [_cell_dots(one, metric) for one in members]
@@ -102,7 +102,7 @@ def _dot_chart(
     *,
     limits: tuple[float, float] | None = None,
 ) -> charts.Chart:
-    """With the plain backbone of the cell as the value to compare with."""
+    """With the cell's plain backbone as the value to compare with."""
     plain = next(
         (100 * row["metrics"][metric]["mean"] for row in _models(one) if row["name"] == "plain"), None
     )
@@ -157,13 +157,13 @@ def _varied(one: Entry) -> list[str]:
 
 
 def _titles(members: Sequence[Entry]) -> list[str]:
-    """Backbone, perspectives, and what else sets charts apart."""
+    """Backbone, perspectives, and what else distinguishes charts."""
     more = labels(members, omit=["backbone", "perspectives", *_varied(members[0])])
     return [", ".join(filter(None, (_title(one), rest))) for one, rest in zip(members, more, strict=True)]
 
 
 def _by(members: Sequence[Entry], *names: str) -> list[list[Entry]]:
-    """Cells that agree in these axes and in the settings that are varied, together."""
+    """Groups of cells that are equal in these axes and in the settings that are varied."""
     found: dict[str, list[Entry]] = {}
     for one in members:
         same = [one["axes"].get(name) for name in (*names, *_varied(one))]
@@ -188,7 +188,7 @@ def _line(name: str, members: Sequence[Entry], metric: str) -> charts.Series:
 
 
 def _printed(members: Sequence[Entry], metric: str) -> list[charts.Series]:
-    """The paper's own line, none if it has no point."""
+    """The paper's line; none if it has no point."""
     points = [
         (float(one["axes"]["f"]), 100 * printed[metric])
         for one in members

@@ -24,7 +24,7 @@ def cost(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def answers(run: Path, coverage: float | None) -> dict[str, Any] | None:
-    """What the LLM was asked and of what kind its answers are; None where nobody was asked.
+    """What the LLM was asked, and statistics of its answers; None if no LLM was used.
 
     Args:
         run: has `infer`, and `localize` if it got so far.
@@ -46,13 +46,13 @@ def answers(run: Path, coverage: float | None) -> dict[str, Any] | None:
 
 
 def data(prepared: Prepared) -> dict[str, Any]:
-    """Sizes, the rules by which sessions and splits were made, and everything that was left out."""
+    """Sizes, the rules for sessions and splits, and everything that was dropped."""
     stats = prepared.stats
     return {"sizes": sizes(stats), "left_out": left_out(stats), "splits": splits_table(stats)}
 
 
 def _coverage(found: Mapping[str, Any], coverage: float | None) -> str:
-    """How far the answers reach, in words."""
+    """Coverage of the answers, in words."""
     samples, answered, llm = found.get("samples"), found.get("answered"), found.get("llm")
     what = f"a text from {llm}" if llm in CONTROLS else "an answer"
     parts = []

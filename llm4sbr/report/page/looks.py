@@ -18,11 +18,11 @@ VARIABLES = {
     "#cc79a7": "--c4",
     "#767676": "--c5",
 }
-"""Colour as drawn (Okabe and Ito, in light mode) -> variable of `style.css`, which knows dark mode, too."""
+"""Colour (Okabe and Ito, light mode) -> variable of `style.css`, which also has a dark mode."""
 
 
 class Look(NamedTuple):
-    """Colour, marker and dash in matplotlib's words."""
+    """Colour, marker and dash, in matplotlib's notation."""
 
     colour: str
     marker: str
@@ -40,13 +40,13 @@ LOOKS = (
     Look("#d55e00", "D", ":"),
 )
 KNOWN = {"plain": 0, "llm": 1, "item-text": 2, "shuffled": 3, "none": 4}
-"""The same variant looks the same in every chart."""
+"""The same variant has the same look in every chart."""
 BASELINE = LOOKS[5]
-"""Every row without a trained model, and the paper's figures."""
+"""Look of rows without a trained model, and of the paper's results."""
 
 
 def look_of(name: str, others: Sequence[str]) -> Look:
-    """The look of a variant: its own, or a spare one by its place among the `others` without their own."""
+    """The look of a variant: its own, or a spare one by its position among the `others`."""
     if name in KNOWN:
         return LOOKS[KNOWN[name]]
     spare = [other for other in others if other not in KNOWN]

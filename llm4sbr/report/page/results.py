@@ -50,7 +50,7 @@ def breakdown(metrics: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]
 
 
 def _metric_chart(metric: str, rows: Sequence[Row]) -> charts.Chart:
-    """A metric of the trained models, the plain backbone's as a line through all of them.
+    """A metric of the trained models, with the plain backbone's as a line.
 
     The baselines are far from the models and would leave no room for the differences between these.
     """

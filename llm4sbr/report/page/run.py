@@ -26,13 +26,13 @@ Found = TypeVar("Found")
 
 
 class Gatherer:
-    """Reads parts of a run; of what cannot be read it keeps the reason, for the page."""
+    """Reads files of a run; if one cannot be read, keeps the reason for the page."""
 
     def __init__(self) -> None:
         self.gaps: list[str] = []
 
     def get(self, part: str, read: Callable[[], Found]) -> Found | None:
-        """What `read` returns, or None and a line on why not."""
+        """The result of `read`, or None and a line with the reason."""
         try:
             return read()
         except Llm4sbrError as error:
@@ -43,7 +43,7 @@ class Gatherer:
 
 
 def run_page(run: Path) -> dict[str, Any]:
-    """Everything that `run.html.j2` draws.
+    """The data for `run.html.j2`.
 
     Raises:
         StoreError: the folder is not a run.
@@ -124,7 +124,7 @@ def _warnings(metrics: Mapping[str, Any], prepared: Prepared | None) -> list[str
 
 
 def leak(prepared: Prepared) -> float:
-    """Share of the test samples whose session has training samples, too."""
+    """Share of the test samples whose session also has training samples."""
     offsets, samples = prepared.sessions.offsets, prepared.samples
     owner = {
         split: torch.searchsorted(offsets, samples[split].end, right=True) for split in ("train", "test")

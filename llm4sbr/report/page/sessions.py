@@ -31,26 +31,26 @@ class Listed(NamedTuple):
 
     title: str
     target: bool
-    """It is what was clicked next."""
+    """Whether it is the item that was clicked next."""
 
 
 class Ranking(NamedTuple):
-    """What one model recommends for one session."""
+    """One model's recommendations for one session."""
 
     label: str
     rank: int
-    """Of the target in the whole catalogue, from 1."""
+    """Rank of the target in the whole catalogue, counted from 1."""
     place: int | None
     """The same without the session's own items; None if the target is one of them."""
     top: list[Listed]
 
 
 class ShownAnswer(NamedTuple):
-    """An answer from one perspective and what it was taken to mean."""
+    """An answer from one perspective, and the items it was tied to."""
 
     perspective: str
     answer: str
-    """Raw; "" if it is no longer kept."""
+    """The raw answer; "" if it is not kept."""
     parsed: str
     """"" if it was unusable."""
     tied: list[tuple[str, float]]
@@ -68,7 +68,7 @@ class Shown(NamedTuple):
 
 
 class SessionGroup(NamedTuple):
-    """Test samples that the models treat alike."""
+    """Test samples for which the compared models do equally well or badly."""
 
     title: str
     size: int
@@ -76,14 +76,14 @@ class SessionGroup(NamedTuple):
 
 
 class Page(NamedTuple):
-    """All sessions shown, and by what rule they were chosen."""
+    """All sessions shown, and the rule they were chosen by."""
 
     rule: str
     groups: list[SessionGroup]
 
 
 def sessions_page(run: Path, prepared: Prepared, labels: Mapping[str, str]) -> Page:
-    """Choose sessions of the test part by a fixed rule and rank them with the saved models.
+    """Choose test sessions by a fixed rule and rank them with the saved models.
 
     Args:
         run: has `train` and `evaluate`; with `localize` and `infer` there are answers to show.
@@ -200,7 +200,7 @@ def _tied(ids: list[int], weights: list[float], catalogue: Catalogue) -> list[tu
 
 
 def _answers(path: Path, keys: list[int]) -> dict[int, tuple[str, str]]:
-    """Key -> raw and parsed answer; none if the file is gone, as intents do without it."""
+    """Key -> raw and parsed answer; empty if the file is missing, since intents do not need it."""
     if not path.exists():
         return {}
     table = store.read_table(path, ["key", "answer", "parsed"]).filter(pl.col("key").is_in(keys))

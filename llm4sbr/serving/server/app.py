@@ -37,7 +37,7 @@ POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page runs its own script and asks its own server; nothing else is loaded, whatever a title says."""
+"""Content security policy: the page runs its own script and calls its own server, and loads nothing else."""
 
 SAFE = (
     (b"content-security-policy", POLICY),
@@ -73,7 +73,7 @@ class App:
             reply = refuse(error)
         except InputError as error:
             reply = refuse(Refusal(400, str(error)))
-        except asyncio.CancelledError:  # the time to drain is over
+        except asyncio.CancelledError:  # the drain time is over
             reply = refuse(busy(503, "the server stopped before this was answered; try again"))
         except Exception:
             log.exception("request failed", extra={"fields": {"route": route}})
@@ -109,7 +109,7 @@ class App:
         return self._told(route, target, scope["path"])
 
     def _told(self, route: str, target: tuple[str, ...], path: str) -> Reply:
-        """What is known without computing anything."""
+        """Replies that need no computation."""
         name = self.settings.name
         if route == "page":
             return self._page[path]
@@ -134,7 +134,7 @@ class App:
         return inference.write(query, answer, self.settings.name, model.version)
 
     def _model(self, name: str, wanted: str = "") -> Model:
-        """The model of that name and version, any version if none is named."""
+        """The model of that name and version; any version if none is named."""
         if name != self.settings.name:
             raise Refusal(404, f"model {name!r:.60}: unknown; this server has {self.settings.name!r}")
         model = self.models.current
@@ -144,7 +144,7 @@ class App:
 
 
 def find_route(path: str) -> tuple[str, tuple[str, ...]]:
-    """What a path asks for, and the model and version that it names."""
+    """The route of a path, and the model and version that it names."""
     if path in ROUTES:
         return ROUTES[path], ()
     parts = path.split("/")

@@ -40,7 +40,7 @@ class PendingRequest(NamedTuple):
 
 
 class ScoredList(NamedTuple):
-    """What the model says to one request."""
+    """The model's result for one request."""
 
     ids: Ids
     """int64 (B, K), best first."""
@@ -55,7 +55,7 @@ class _Waiting(NamedTuple):
 
 
 def join(jobs: Sequence[PendingRequest]) -> PendingRequest:
-    """The jobs as one, padded to the longest session."""
+    """Several jobs as one batch, padded to the longest session."""
     if len(jobs) == 1:
         return jobs[0]
     rows, length = sum(job.rows for job in jobs), max(job.items.shape[1] for job in jobs)
@@ -80,7 +80,7 @@ class Batcher:
     Args:
         compute: runs the model.
         executor: has one thread.
-        observe: is told the rows, the oldest job's wait and the computing time (seconds) of every batch.
+        observe: called with rows, the oldest job's wait, and the computing time (seconds) of every batch.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Batcher:
         self.observe = observe
         self.rows = 0
         """Sessions that wait."""
-        self._lock = Lock()  # what follows, and `rows`, is changed by both threads
+        self._lock = Lock()  # the following fields, and `rows`, are changed by both threads
         self._queue: deque[_Waiting] = deque()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None  # the event loop's own
@@ -111,7 +111,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[ScoredList] = loop.create_future()
         with self._lock:
-            if self.rows and self.rows + job.rows > self.settings.queue:  # an empty queue takes any job
+            if self.rows and self.rows + job.rows > self.settings.queue:  # an empty queue accepts any job
                 raise busy(429, f"{self.rows} sessions are waiting already; try again")
             self._queue.append(_Waiting(job, future, time.perf_counter()))
             self.rows += job.rows
@@ -119,7 +119,7 @@ class Batcher:
         return await future
 
     def _consider(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the thread if it is time to, or a timer for when it will be."""
+        """Start the thread if a batch is due, or a timer for when it will be."""
         with self._lock:
             if self._busy or not self._queue:
                 return
@@ -144,24 +144,24 @@ class Batcher:
         return self._queue[0].since + self.settings.max_delay - time.perf_counter()
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Compute batches until none is due; in the executor's thread."""
+        """Compute batches until none is due; runs in the executor's thread."""
         while batch := self._take(loop):
             started = time.perf_counter()
             try:
                 found: list[ScoredList] | Exception = self._run([one.job for one in batch])
-            except Exception as error:  # it is told to the requests of this batch, and to nobody else
+            except Exception as error:  # reported to the requests of this batch only
                 found = error
             seconds = time.perf_counter() - started
             loop.call_soon_threadsafe(self._done, loop, batch, found, started - batch[0].since, seconds)
 
     def _take(self, loop: asyncio.AbstractEventLoop) -> list[_Waiting]:
-        """The next jobs, up to `max_batch` sessions; none, and no longer busy, if none is due."""
+        """The next jobs, up to `max_batch` sessions; none if no batch is due."""
         batch: list[_Waiting] = []
         rows = 0
         with self._lock:
             if not self._queue or self._left() > 0:
                 self._busy = False
-                if self._queue:  # came while this thread was busy, so it has no timer yet
+                if self._queue:  # arrived while this thread was busy, so there is no timer yet
                     loop.call_soon_threadsafe(self._consider, loop)
                 return batch
             while self._queue and (not batch or rows + self._queue[0].job.rows <= self.settings.max_batch):

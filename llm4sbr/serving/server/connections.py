@@ -11,16 +11,16 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from llm4sbr.serving.server.settings import Settings
 
 PIPELINED = 32
-"""Requests that a client may send ahead of their answers; uvicorn sets no limit."""
+"""Maximum number of pipelined requests; uvicorn has no limit."""
 
 
 def protocol(settings: Settings) -> type[asyncio.Protocol]:
-    """The protocol class with these limits, as uvicorn's `http` setting takes it."""
+    """The protocol class with these limits, for uvicorn's `http` setting."""
     return type("LimitedConnection", (Connection,), {"settings": settings})
 
 
 class Connection(HttpToolsProtocol):
-    """One client.
+    """One client connection.
 
     uvicorn times idle connections only, so a client could hold one for ever by sending its headers, or
     taking its answer, byte by byte. Here both have a deadline that further bytes do not move. (So has the
@@ -30,17 +30,17 @@ class Connection(HttpToolsProtocol):
     settings: ClassVar[Settings]
 
     _part: Literal["none", "head", "body"] = "none"
-    """What of a request is being read."""
+    """The part of a request that is being read."""
     _head = 0
-    """Bytes of a request's line and headers so far, without those that came together with another's."""
+    """Bytes of a request's line and headers so far, except those received together with another request."""
     _shared = False
-    """Whether bytes of another request are among those being parsed."""
+    """Whether the bytes being parsed also contain another request."""
     _last = False
-    """Whether the client sends no more."""
+    """Whether the client has closed its sending side."""
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the client in, or turn it away if there are too many."""
+        """Accept the client, or reject it if there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.settings.connections:
             self._refuse(503, "too many connections; try again")
@@ -48,12 +48,12 @@ class Connection(HttpToolsProtocol):
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget its deadline."""
+        """Remove its deadline."""
         self._disarm()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and set or lift the deadline by how far the request is."""
+        """Parse received data, and set or remove the deadline depending on the request's progress."""
         self._shared = False
         super().data_received(data)
         if self.transport.is_closing():
@@ -68,7 +68,7 @@ class Connection(HttpToolsProtocol):
             self._disarm()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more; what it has asked is still answered."""
+        """The client sends no more; its open requests are still answered."""
         self._last = self._part == "none" and self.cycle is not None and not self.cycle.response_complete
         return self._last
 
@@ -90,7 +90,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """It is answered; if it was closed with that, the client has yet to take the answer."""
+        """The response is complete; if the connection closes now, the client must still read it."""
         super().on_response_complete()
         if self._last and self.cycle.response_complete:
             self.transport.close()
@@ -103,18 +103,18 @@ class Connection(HttpToolsProtocol):
         self._arm()
 
     def pause_writing(self) -> None:
-        """The client does not take the answer: it has until the deadline."""
+        """The client does not read the response: start its deadline."""
         super().pause_writing()
         self._arm()
 
     def resume_writing(self) -> None:
-        """The client takes the answer."""
+        """The client reads the response again."""
         super().resume_writing()
         if not self.transport.is_closing():
             self._disarm()
 
     def _body_is_dropped(self) -> bool:
-        """True if a request was answered early, such as with 413, and the rest of it is read to no end."""
+        """Whether a request was answered early (such as with 413) and the rest of it is being discarded."""
         return self._part == "body" and self.cycle is not None and self.cycle.response_complete
 
     def _arm(self) -> None:
@@ -145,5 +145,5 @@ class Connection(HttpToolsProtocol):
         self._arm()
 
     def send_400_response(self, msg: str) -> None:
-        """The answer to what is not HTTP, as JSON like every other error."""
+        """The response to data that is not HTTP, as JSON like every other error."""
         self._refuse(400, msg)

@@ -19,7 +19,7 @@ JSON = b"application/json"
 
 
 class Refusal(Exception):
-    """A request that cannot be answered as asked: a status code and one line that says why."""
+    """A request that cannot be answered: a status code and one line with the reason."""
 
     def __init__(self, status: int, message: str, *, headers: Headers = ()) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class Refusal(Exception):
 
 
 class Reply(NamedTuple):
-    """What goes back."""
+    """An HTTP response."""
 
     body: bytes
     status: int = 200
@@ -47,7 +47,7 @@ def refuse(error: Refusal) -> Reply:
 
 
 def busy(status: int, message: str) -> Refusal:
-    """A refusal that invites the client to come again in a second."""
+    """A refusal that asks the client to retry after a second."""
     return Refusal(status, message, headers=((b"retry-after", b"1"),))
 
 
@@ -75,7 +75,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
 
 
 class Bodies:
-    """Reads the bodies of requests, and knows how much of them is held at the moment."""
+    """Reads request bodies, and tracks how many bytes of them are in memory."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

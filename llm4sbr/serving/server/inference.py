@@ -21,32 +21,32 @@ from llm4sbr.serving.server.settings import Settings
 LENGTH = b"inference-header-content-length"
 
 DIGITS = 18
-"""Most of them in a number of bytes; Python refuses to read numbers of thousands."""
+"""Maximum number of digits of an integer; Python refuses to parse thousands of digits."""
 
 OUTPUTS = {"item_ids": "INT64", "scores": "FP32"}
 
 DTYPES: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4"), "BOOL": np.dtype("?")}
-"""Data type of the protocol -> of numpy, as it travels."""
+"""Data type of the protocol -> numpy dtype."""
 
 TYPES: dict[str, set[type]] = {"INT64": {int}, "FP32": {int, float}, "BOOL": {bool}}
-"""Data type -> what its values in JSON may be."""
+"""Data type -> allowed Python types of its values in JSON."""
 
 KINDS = {"INT64": "i", "FP32": "if", "BOOL": "b"}
-"""Data type -> kinds of numpy array that JSON values of it may make."""
+"""Data type -> allowed kinds of numpy array made from JSON values."""
 
 LOWEST = np.finfo(np.float32).min
-"""Stands for minus infinity, the score where there are no more items, as JSON has none."""
+"""Replaces minus infinity, the score for missing items, which JSON does not have."""
 
 Array = NDArray[Any]
 
 
 class Query(NamedTuple):
-    """An inference request that has been read and found good."""
+    """A valid inference request."""
 
     job: PendingRequest
     id: str | None
     outputs: dict[str, bool]
-    """Name of an output wanted -> whether in binary."""
+    """Name of a requested output -> whether in binary."""
 
 
 def inputs_of(artefact: Artefact) -> dict[str, tuple[str, list[int]]]:
@@ -61,7 +61,7 @@ def inputs_of(artefact: Artefact) -> dict[str, tuple[str, list[int]]]:
 
 
 def metadata(artefact: Artefact, name: str, version: str) -> Reply:
-    """What the model is called, takes and gives."""
+    """Name, inputs and outputs of the model."""
     inputs = [
         {"name": key, "datatype": kind, "shape": shape} for key, (kind, shape) in inputs_of(artefact).items()
     ]
@@ -176,7 +176,8 @@ def _parameters(one: dict[str, Any]) -> dict[str, Any]:
 
 def _from_json(name: str, data: object, kind: str, shape: list[int]) -> Array:
     wrong = Refusal(400, f"{name}: data is missing or holds other values than {kind}")
-    # Looked at first: numpy makes every text of an array as long as its longest, gigabytes out of one body.
+    # Checked first: numpy makes every text of an array as long as its longest, so one body could take
+    # gigabytes.
     if not types_of(data) <= TYPES[kind]:
         raise wrong
     try:
@@ -251,7 +252,7 @@ def _check_clicks(items: Array, mask: Array, size: int) -> None:
 
 
 def _outputs(request: dict[str, Any]) -> dict[str, bool]:
-    """The outputs wanted, all of them if none is named, and which go in binary."""
+    """The requested outputs, all if none is named, and which are in binary."""
     default = _flag(_parameters(request), "binary_data_output", False)
     given = request.get("outputs")
     if given is None or given == []:
@@ -280,6 +281,6 @@ def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
 
 
 def _short(value: object) -> str:
-    """A value for a message, however large it is."""
+    """A value for a message, shortened."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class KnownSessions:
-    """Intents for a session, from where this server can have them.
+    """Finds intents for a session, from what this server has.
 
     Args:
         artefact: the model.
@@ -35,12 +35,12 @@ class KnownSessions:
         self.artefact = artefact
         self.predicted = Predicted(artefact, folder) if artefact.variant == "predictor" else None
         self.trained, _, seed = str(artefact.record.get("trained", artefact.variant)).partition("/seed-")
-        """Which of the run's models it is."""
+        """The run's model that was exported."""
         self.seed = int(seed) if seed.isdecimal() else None
         self.recommender = self._open(run) if run is not None and artefact.variant == "intents" else None
 
     def find(self, ids: Sequence[int]) -> tuple[NDArray[np.float32] | None, Explanation | None]:
-        """Intents float32 (1, P, E), None if the model takes none, and where they came from."""
+        """Intents float32 (1, P, E), None if the model uses none, and their source."""
         artefact = self.artefact
         if artefact.variant == "predictor":
             return None, Explanation("predictor")

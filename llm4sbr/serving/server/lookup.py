@@ -22,24 +22,24 @@ _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
 
 WAITING = 16
-"""Slow look-ups that may wait; a misspelt title takes time in proportion to the catalogue."""
+"""Maximum number of waiting title searches; a misspelt title takes time proportional to the catalogue."""
 
 MISSPELT = 20
-"""Different misspelt titles that one request may have: each is compared with the whole catalogue, while the
-look-ups of all others wait."""
+"""Maximum number of different misspelt titles per request: each is compared with the whole catalogue, while
+searches of other requests wait."""
 
 FOUND = 20
-"""Items that a search gives at most."""
+"""Maximum number of items in a search result."""
 
 SLICE = 4096
-"""Titles compared in one go; in between, other threads may run."""
+"""Titles compared per call; other threads can run in between."""
 
 ROUGH = 64
-"""Titles that are close by rapidfuzz and compared again by `difflib`, which decides."""
+"""Number of titles that rapidfuzz finds, among which `difflib` decides."""
 
 
 class Lookup:
-    """The items of one model by what people call them; slow look-ups have a thread of their own."""
+    """Finds the items of one model by id, key or title; slow searches run in their own thread."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -49,7 +49,7 @@ class Lookup:
         self._waiting = 0
 
     async def prepare(self) -> None:
-        """Get ready for misspelt titles."""
+        """Prepare the search for misspelt titles."""
         await asyncio.get_running_loop().run_in_executor(self._executor, self.titles.prepare)
 
     async def resolve(self, items: Sequence[str | int]) -> list[Resolved]:
@@ -66,7 +66,7 @@ class Lookup:
         return await self.apart(self._slow, items)
 
     async def apart(self, work: Callable[[_Given], _Found], given: _Given) -> _Found:
-        """The result of slow work, done in the look-ups' own thread.
+        """The result of slow work, run in the search thread.
 
         Raises:
             Refusal: 503, too much of it waits already.
@@ -80,7 +80,7 @@ class Lookup:
             self._waiting -= 1
 
     def search(self, text: str) -> list[int]:
-        """Catalogue ids of the first items whose title holds `text`, letter case aside."""
+        """Catalogue ids of the first items whose title contains `text`, ignoring case."""
         if not text:
             return list(range(1, min(FOUND, self.catalogue.size) + 1))
         wanted = text.lower()
@@ -102,7 +102,7 @@ class Lookup:
 
 
 def close_matches(word: str, texts: Iterable[str], n: int, cutoff: float) -> list[str]:
-    """What `difflib.get_close_matches` finds, in a hundredth of the time.
+    """The result of `difflib.get_close_matches`, in a hundredth of its time.
 
     A longest common subsequence is at least as long as difflib's matching blocks together, so rapidfuzz's
     similarity is never below difflib's: what it leaves out, difflib would have, too.

@@ -31,7 +31,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Histogram:
-    """How often values fell between bounds.
+    """A histogram.
 
     Args:
         name: for Prometheus.
@@ -50,7 +50,7 @@ class Histogram:
         self.sum += value
 
     def collect(self) -> HistogramMetricFamily:
-        """What Prometheus reads: how many values were at most each bound."""
+        """Prometheus' buckets: how many values were at most each bound."""
         total, buckets = 0, []
         for bound, count in zip((*map(float, self.bounds), "+Inf"), self.counts, strict=True):
             total += count
@@ -59,14 +59,14 @@ class Histogram:
 
 
 class Metrics:
-    """All figures of one server, in a registry of its own."""
+    """All metrics of one server, in its own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.requests: Counter[tuple[str, int]] = Counter()
-        """By route and status."""
+        """Number of requests by route and status."""
         self.reloads: Counter[str] = Counter()
         """By result."""
         self.seconds = Histogram("llm4sbr_request_seconds", "From a request's head to its answer.", SECONDS)
@@ -89,11 +89,11 @@ class Metrics:
         self.seconds.observe(seconds)
 
     def serves(self, version: str, variant: str, queued: Callable[[], int]) -> None:
-        """Note which version answers from now on, and who knows how many sessions wait for it."""
+        """Record the version that is now served, and how to get the queue's length."""
         self._model, self._queued = (version, variant), queued
 
     def collect(self) -> Iterator[Metric]:
-        """Every figure, as Prometheus' registry asks for them."""
+        """All metrics, for Prometheus' registry."""
         requests = CounterMetricFamily("llm4sbr_requests", "Requests answered.", labels=("route", "status"))
         for (route, status), count in self.requests.items():
             requests.add_metric((route, str(status)), count)
@@ -112,5 +112,5 @@ class Metrics:
         yield from (one.collect() for one in (self.seconds, self.computing, self.waiting, self.rows))
 
     def page(self) -> Reply:
-        """Everything in the text format that Prometheus reads."""
+        """All metrics in Prometheus' text format."""
         return Reply(generate_latest(self.registry), type=CONTENT_TYPE_LATEST.encode())

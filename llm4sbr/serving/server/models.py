@@ -66,7 +66,7 @@ class Model:
     async def intents(
         self, ids: list[int], *, explain: bool
     ) -> tuple[NDArray[np.float32] | None, Explanation | None]:
-        """What `Known.find` says of a session; with `explain` also what predicted intents mean.
+        """The result of `Known.find` for a session; with `explain`, predicted intents are explained.
 
         What takes torch, or looks through all titles, is done in a thread of its own.
         """
@@ -78,12 +78,12 @@ class Model:
 
 
 def compute(artefact: Artefact, job: PendingRequest) -> ScoredList:
-    """The model's answer; called from the batcher's thread."""
+    """The model's result; runs in the batcher's thread."""
     return ScoredList(*artefact.run(job.items, job.mask, job.exclude_seen, job.intents))
 
 
 class Models:
-    """Holds the current model and looks for newer ones.
+    """Holds the current model and watches for newer ones.
 
     A request takes `current` once and stays with it, so that a swap in between does not touch it; the
     old model goes when the last request has let go of it.
@@ -113,12 +113,12 @@ class Models:
         return self._current
 
     async def load(self) -> None:
-        """Open what is in the folder, warm it up and let it answer from now on; errors as `Artefact.open`."""
+        """Open the model in the folder, warm it up and start to serve it; errors as in `Artefact.open`."""
         self._seen = stamp(self.folder)
         settings = self.settings
         sizes = {"threads": settings.threads, "max_batch": settings.max_batch}
         model = await asyncio.to_thread(Model.open, self.folder, **sizes, run=self.run)
-        work = partial(compute, model.artefact)  # not the model, which would hold itself and never go
+        work = partial(compute, model.artefact)  # not `model`, which would then refer to itself
         model.batcher = Batcher(work, self._executor, settings, observe=self.metrics.batch)
         self._current = model
         self.metrics.serves(model.version, model.artefact.variant, partial(getattr, model.batcher, "rows"))
@@ -132,10 +132,10 @@ class Models:
         )
         await model.lookup.prepare()
         gc.collect()
-        gc.freeze()  # or each collection would look at every title of the catalogue
+        gc.freeze()  # otherwise each collection would visit every title of the catalogue
 
     async def watch(self) -> None:
-        """Load every new version that appears, once its files have stopped changing, until cancelled.
+        """Load every new version once its files have stopped changing; runs until cancelled.
 
         One that cannot be used is logged, and the old one goes on answering.
         """
@@ -151,7 +151,7 @@ class Models:
         try:
             await self.load()
             self.metrics.reloads["done"] += 1
-        except Exception as error:  # whatever is wrong with the new version, the old one goes on
+        except Exception as error:  # whatever is wrong with the new version, keep the old one
             self.metrics.reloads["failed"] += 1
             known = isinstance(error, Llm4sbrError)
             fields = {"error": str(error), "serving": self.current.version}
@@ -159,7 +159,7 @@ class Models:
 
 
 def find_folder(path: Path) -> Path:
-    """The exported model meant by its own folder, by the run's `export` folder, or by the run.
+    """The exported model named by its own folder, by the run's `export` folder, or by the run.
 
     Raises:
         StoreError: there is none.
@@ -189,7 +189,7 @@ def version_of(folder: Path) -> str:
 
 
 def stamp(folder: Path) -> Stamp:
-    """Changes whenever a file of the folder does; empty while there is no artefact in it."""
+    """Changes whenever a file of the folder changes; empty if there is no artefact in it."""
     try:
         if not (folder / RECORD).exists():
             return ()

@@ -16,7 +16,7 @@ from llm4sbr.serving.server.models import Model
 from llm4sbr.serving.server.settings import Settings
 
 LONGEST = 200
-"""Characters of a title or a search."""
+"""Maximum length of a title or a search text in characters."""
 
 
 class RecommendRequest(NamedTuple):
@@ -26,7 +26,7 @@ class RecommendRequest(NamedTuple):
     k: int
     exclude_seen: bool
     explain: bool
-    """Also say what predicted intents mean, which takes a look at every title."""
+    """Also explain predicted intents, which compares them with every title."""
 
 
 def read(body: bytes, model: Model, settings: Settings) -> RecommendRequest:
@@ -51,7 +51,7 @@ def read(body: bytes, model: Model, settings: Settings) -> RecommendRequest:
 
 
 async def recommend(request: RecommendRequest, model: Model, name: str) -> Reply:
-    """The list, the session as it was understood, and where its intents came from.
+    """The list, the session as it was recognised, and the source of its intents.
 
     Only the last clicks go into the model, as many as it was trained with. With `exclude_seen` none of the
     session's items is in the list, earlier ones included.

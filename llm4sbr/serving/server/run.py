@@ -24,17 +24,17 @@ from llm4sbr.serving.server.models import Models, find_folder
 from llm4sbr.serving.server.settings import Settings
 
 SWITCH = 0.0001
-"""Seconds after which a thread lets others run; CPython's 0.005 is long for answers in milliseconds."""
+"""Seconds after which a thread yields to others; CPython's 0.005 is long compared to a response time."""
 
 GARBAGE = 10_000
-"""New objects after which Python looks for cycles; its 700 are those of ten requests, which leave none."""
+"""New objects between two garbage collections; the default 700 are those of ten requests, without cycles."""
 
 OTHER_FILES = 64
-"""Files that a server has open beside its connections, at most."""
+"""Maximum number of open files besides connections."""
 
 
 def serve(path: Path, settings: Settings) -> None:
-    """Answer requests until SIGTERM or SIGINT; open ones are then still answered.
+    """Serve until SIGTERM or SIGINT; open requests are then still answered.
 
     Args:
         path: an export folder, or a run directory that has one; the run's known sessions then have intents.

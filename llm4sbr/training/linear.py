@@ -1,0 +1,73 @@
+"""Linear baselines as models of a run: fitted on its training sessions when they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm4sbr import registry
+from llm4sbr.data.prepared import Prepared, catalogue_hash
+from llm4sbr.errors import InputError
+from llm4sbr.fusion.linear import Linear
+from llm4sbr.fusion.model import LLM4SBR, Recipe
+from llm4sbr.fusion.saved import SavedModel, load_model
+from llm4sbr.training.trained import Trained, served
+
+NEIGHBOURS = 128
+"""Weights per item that are kept."""
+
+
+class Opened(NamedTuple):
+    """A model of a run, and which one it is."""
+
+    trained: Trained
+    saved: SavedModel
+
+
+def open_model(
+    run: Path,
+    prepared: Prepared,
+    *,
+    variant: str | None = None,
+    seed: int | None = None,
+    refitted: bool | None = None,
+) -> Opened:
+    """A trained model, or a linear baseline by its name.
+
+    Args:
+        run: the run directory.
+        prepared: its data.
+        variant: a trained one, or an installed baseline with `neighbours`; by default as `served`.
+        seed: of a trained model.
+        refitted: of a trained model, as for `served`.
+
+    Raises:
+        InputError: there is no such variant or seed, or a baseline is no linear model.
+        StoreError: nothing is trained, or files are damaged.
+    """
+    names = [path.name for path in run.glob("train/*") if path.is_dir()]
+    if variant is not None and variant not in names and _installed(variant):
+        if seed is not None or refitted:
+            raise InputError(f"the baseline {variant!r} has no seeds and no refit; leave them out")
+        return Opened(Trained(variant, 0, -1.0, run / "prepare"), linear(variant, prepared))
+    trained = served(run, variant=variant, seed=seed, refitted=refitted)
+    return Opened(trained, load_model(trained.folder))
+
+
+def linear(name: str, prepared: Prepared) -> SavedModel:
+    """The baseline `name`, fitted on the training sessions, as a model; `InputError` if it is not linear."""
+    size = prepared.catalogue.size
+    baseline: Any = registry.create("baselines", name, num_items=size)
+    if not hasattr(baseline, "neighbours"):
+        raise InputError(
+            f"the baseline {name!r} keeps no weights per item and cannot be exported; slist and item-knn can"
+        )
+    baseline.fit(prepared.train)
+    ids, weights = baseline.neighbours(min(NEIGHBOURS, size))
+    model = LLM4SBR(Linear(ids, weights, decay=baseline.decay), None, (), 0)
+    facts = {"baseline": name, "versions": registry.versions([("baselines", name)])}
+    return SavedModel(model.eval(), Recipe(size, 0, name), catalogue_hash(prepared.catalogue), facts)
+
+
+def _installed(name: str) -> bool:
+    return any(found.name == name for found in registry.components("baselines"))
