@@ -15,6 +15,7 @@ from llm4sbr import store
 from llm4sbr.cli import _guarded
 from llm4sbr.data.prepared import catalogue_hash, load
 from llm4sbr.errors import DeviceError, ExportError, InputError
+from llm4sbr.exporting.trained_model import ReferenceModel
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
 from llm4sbr.progress import Progress
@@ -45,13 +46,13 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(run) -> Path:
-    export(run, Export(precisions=("fp32", "int8"), k=5), QUIET)
+    export(run, Export(precisions=("fp32", "int8"), k=5, intents="input"), QUIET)
     return run / "export"
 
 
 @pytest.fixture
 def copy(exported, tmp_path) -> Path:
-    return Path(shutil.copytree(exported / "onnx", tmp_path / "onnx"))
+    return Path(shutil.copytree(exported / "onnx-input", tmp_path / "onnx"))
 
 
 def asked(artefact: Artefact, sessions: list[list[int]], **options):
@@ -64,7 +65,7 @@ def asked(artefact: Artefact, sessions: list[list[int]], **options):
 
 
 def test_artefact_is_whole_and_says_what_it_is(run, exported):
-    record = store.read_json(exported / "onnx" / RECORD)
+    record = store.read_json(exported / "onnx-input" / RECORD)
     assert set(record["files"]) == {"model.onnx", "items.json"}
     assert (record["kind"], record["variant"], record["precision"]) == ("onnx", "intents", "fp32")
     assert (record["num_items"], record["k"], record["text_dim"]) == (ITEMS, 5, WIDTH)
@@ -75,8 +76,8 @@ def test_artefact_is_whole_and_says_what_it_is(run, exported):
 
 
 def test_graph_says_the_same(exported):
-    record = store.read_json(exported / "onnx" / RECORD)
-    model = onnx.load(exported / "onnx" / "model.onnx")
+    record = store.read_json(exported / "onnx-input" / RECORD)
+    model = onnx.load(exported / "onnx-input" / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
     told = {one.key: one.value for one in model.metadata_props}
     assert [one.version for one in model.opset_import if one.domain == ""] == [20]
@@ -86,7 +87,7 @@ def test_graph_says_the_same(exported):
     assert told["shape of scores"] == "[batch,5]"
 
 
-@pytest.mark.parametrize("name", ["onnx", "onnx-int8"])
+@pytest.mark.parametrize("name", ["onnx-input", "onnx-input-int8"])
 def test_verification_is_recorded(exported, name):
     found = store.read_json(exported / "export.json")[name]["verified"]
     assert found["lists"] == found["lists_that_agree"] > 0
@@ -96,7 +97,7 @@ def test_verification_is_recorded(exported, name):
     assert found["metrics"]["HR@5"]["change"] == found["metrics"]["MRR@5"]["change"] == 0
 
 
-@pytest.mark.parametrize("name", ["onnx", "onnx-int8"])
+@pytest.mark.parametrize("name", ["onnx-input", "onnx-input-int8"])
 def test_answers_are_the_models(run, exported, name):
     artefact = Artefact.open(exported / name, threads=1)
     model = load_model(run / "train" / "llm" / "seed-0").model
@@ -114,7 +115,7 @@ def test_answers_are_the_models(run, exported, name):
 
 
 def test_no_intents_are_zero_intents(exported):
-    artefact = Artefact.open(exported / "onnx", threads=1)
+    artefact = Artefact.open(exported / "onnx-input", threads=1)
     zeros = np.zeros((1, 2, WIDTH), np.float32)
     np.testing.assert_array_equal(asked(artefact, [[3, 4]])[1], asked(artefact, [[3, 4]], intents=zeros)[1])
 
@@ -200,17 +201,48 @@ def test_an_artefact_that_answers_otherwise_is_not_kept(run, install):
 
 def test_without_a_gpu_the_command_is_written_and_the_exit_code_is_3(run, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    arguments = ["export", str(run), "--format", "tensorrt", "-k", "5", "-q", "--max-batch", "32"]
+    arguments = [
+        "export",
+        str(run),
+        "--format",
+        "tensorrt",
+        "--intents",
+        "input",
+        "-k",
+        "5",
+        "-q",
+        "--max-batch",
+        "32",
+    ]
     assert _guarded(arguments) == 3
     error = capsys.readouterr().err.strip()
     assert "no NVIDIA GPU" in error
     assert "\n" not in error
-    folder = run / "export" / "tensorrt"
+    folder = run / "export" / "tensorrt-input"
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "trtexec.sh"]
     command = (folder / "trtexec.sh").read_text()
     assert "--maxShapes=items:32x7,mask:32x7,exclude_seen:32x1,intents:32x2x8" in command
     assert "--saveEngine=model.engine" in command
-    assert "not_built" in store.read_json(run / "export" / "export.json")["tensorrt"]
+    assert "not_built" in store.read_json(run / "export" / "export.json")["tensorrt-input"]
+
+
+def test_by_default_intents_are_predicted_where_the_model_can(tmp_path):
+    run = toy_run(tmp_path / "run", items=ITEMS)
+    both = ("long", "short")
+    about = {"fuser": "gated", "perspectives": both, "horizons": both, "text_dim": WIDTH}
+    for variant, predictor, expected in (
+        ("llm", True, "predictor"),
+        ("item-text", False, "intents"),  # trained before there were predictors
+        ("none", False, "none"),
+    ):
+        add_model(run, variant, **about, predictor=predictor)
+        assert ReferenceModel.of(run, variant=variant).variant == expected
+    export(run, Export(k=5, variant="llm"), QUIET)
+    assert set(Artefact.open(run / "export" / "onnx-llm", threads=1).record["inputs"]) == {
+        "items",
+        "mask",
+        "exclude_seen",
+    }
 
 
 def test_a_k_that_tensorrt_cannot_is_refused_first(tmp_path):
@@ -239,7 +271,7 @@ def test_a_k_that_tensorrt_cannot_is_refused_first(tmp_path):
     ],
 )
 def test_bad_sessions_are_refused(exported, items, mask, text):
-    artefact = Artefact.open(exported / "onnx", threads=1)
+    artefact = Artefact.open(exported / "onnx-input", threads=1)
     with pytest.raises(InputError, match=text):
         artefact.top(items, items > 0 if mask is None else mask)
 
@@ -254,7 +286,7 @@ def test_bad_sessions_are_refused(exported, items, mask, text):
 )
 def test_bad_intents_are_refused(exported, intents, text):
     with pytest.raises(InputError, match=text):
-        asked(Artefact.open(exported / "onnx", threads=1), [[1]], intents=intents)
+        asked(Artefact.open(exported / "onnx-input", threads=1), [[1]], intents=intents)
 
 
 def cut(path: Path) -> None:
@@ -330,7 +362,7 @@ def test_a_graph_that_is_none(copy):
 
 def test_a_provider_that_is_not_there_is_an_error(exported):
     with pytest.raises(InputError, match="provider cuda: this onnxruntime has cpu"):
-        Artefact.open(exported / "onnx", provider="cuda")
+        Artefact.open(exported / "onnx-input", provider="cuda")
 
 
 def test_a_fall_back_to_the_cpu_is_an_error(exported, monkeypatch):
@@ -343,8 +375,8 @@ def test_a_fall_back_to_the_cpu_is_an_error(exported, monkeypatch):
         onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, names[1:])
     )
     with pytest.raises(InputError, match="provider cuda: ONNX Runtime fell back to cpu"):
-        Artefact.open(exported / "onnx", provider="cuda")
-    assert Artefact.open(exported / "onnx").provider == "cpu"
+        Artefact.open(exported / "onnx-input", provider="cuda")
+    assert Artefact.open(exported / "onnx-input").provider == "cpu"
 
 
 def test_device_errors_exit_with_3_and_others_with_2():

@@ -31,13 +31,13 @@ from llm4sbr.commands.options import common, print_json, refitted_option
 )
 @click.option(
     "--variant",
-    help="Which trained model, or slist, item-knn ...; by default the one with the LLM's intents.",
+    help="Which trained model, or slist, item-knn ...; by default the best on validation.",
 )
 @click.option("--seed", type=int, metavar="N", help="Which seed.  [the best on validation]")
 @click.option(
     "--intents",
     type=click.Choice(["input", "predictor", "none"]),
-    help="Whether intents are an input, predicted in the graph, or none.  [input]",
+    help="Whether intents are an input, predicted in the graph, or none.  [predictor]",
 )
 @refitted_option
 @click.option(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("-k", type=int, help="Length of the list.  [10, or what was exported]")
 @click.option(
     "--variant",
-    help="Which trained model, or slist, item-knn ...; by default the one with the LLM's intents.",
+    help="Which trained model, or slist, item-knn ...; by default the best on validation.",
 )
 @click.option("--from", "exported", metavar="NAME", help="Use RUN/export/NAME, such as onnx, not PyTorch.")
 @click.option(
@@ -65,7 +65,7 @@ def recommend(
 
     RUN_OR_EXPORT is a run folder, or the folder of an exported model, which needs no run.
     """
-    recommender = _load(folder, variant, exported, refitted)
+    recommender = _load(folder, variant, exported, refitted, quiet=quiet)
     recommender.check(k, source)
     exclude_seen = None if include_seen is None else not include_seen
     answer = partial(recommender.recommend, k=k, exclude_seen=exclude_seen, source=source)
@@ -80,7 +80,7 @@ def recommend(
 
 
 def _load(
-    folder: Path, variant: str | None, exported: str | None, refitted: bool | None
+    folder: Path, variant: str | None, exported: str | None, refitted: bool | None, *, quiet: bool
 ) -> Recommender | ExportedRecommender:
     from llm4sbr.serving.exported import ExportedRecommender, is_artefact
 
@@ -88,6 +88,10 @@ def _load(
         from llm4sbr.serving.recommend import Recommender
 
         found = Recommender.load(folder, variant=variant, refitted=refitted)
+        if not quiet:
+            from llm4sbr.training.trained import reason
+
+            click.echo(reason(folder, found.trained), err=True)
         if found.trained.refitted and refitted is None:
             click.echo("refitted on all sessions; --no-refitted takes the model that was tested", err=True)
         return found

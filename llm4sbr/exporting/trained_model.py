@@ -52,7 +52,8 @@ class ReferenceModel(NamedTuple):
             run: the run directory.
             variant: which of its models, or a linear baseline; by default as `recommend` chooses.
             seed: which seed; by default the best on validation.
-            intents: of a fused model, `input` (the default), `predictor` or `none`.
+            intents: of a fused model, `input`, `predictor` or `none`; by default what it can do without help:
+                predict them, where it has learned to.
             refitted: its refit on all sessions or not; by default if there is one.
 
         Raises:
@@ -66,7 +67,7 @@ class ReferenceModel(NamedTuple):
             raise StoreError(f"{trained.folder}: of another catalogue than prepare has now; train again")
         if not len(prepared.samples["test"].key):
             raise StoreError(f"{run / 'prepare'}: no test samples to verify an export with")
-        chosen = _variant(saved, intents)
+        chosen = _variant(saved, trained, intents)
         folder = run / "localize" / trained.variant
         known = IntentStore.open(folder) if chosen == "intents" and folder.exists() else None
         vectors = run / "localize" / "items.safetensors"
@@ -125,9 +126,12 @@ class ReferenceModel(NamedTuple):
         return scores
 
 
-def _variant(saved: SavedModel, intents: str | None) -> str:
+def _variant(saved: SavedModel, trained: Trained, intents: str | None) -> str:
     if saved.recipe.fuser is not None:
-        return "intents" if intents in (None, "input") else str(intents)
+        if intents is None:
+            never = trained.variant == "none"  # trained without intents
+            return "predictor" if saved.recipe.predictor else "none" if never else "intents"
+        return "intents" if intents == "input" else intents
     if intents is not None:
         raise InputError(f"intents {intents}: the model is a plain backbone and takes none")
     return "plain"

@@ -71,8 +71,8 @@ class Recommender:
 
         Args:
             run: the run directory.
-            variant: which of its models, or a linear baseline; by default `llm`, or the best on validation if
-                there is none.
+            variant: which of its models, or a linear baseline; by default the best on
+                validation.
             seed: which seed; by default the best on validation.
             refitted: its refit on all sessions or not; by default if there is one.
 

@@ -22,6 +22,7 @@ from llm4sbr.fusion.model import Recipe
 from llm4sbr.progress import Progress
 from llm4sbr.serving.artefact import FORMAT, ITEMS, RECORD, write_items
 from llm4sbr.serving.predicted import write_titles
+from llm4sbr.training.trained import reason
 
 SUMMARY = "export.json"
 """File next to the artefacts' folders: what was exported, and how it was verified."""
@@ -46,7 +47,7 @@ class Export:
     """Which trained model; by default as `recommend` chooses."""
     seed: int | None = None
     intents: str | None = None
-    """Intents of a fused model: `input` (the default), `predictor` or `none`."""
+    """Intents of a fused model: `input`, `predictor` or `none`; by default predicted, if the model can."""
     refitted: bool | None = None
     """Whether to export the model refitted on all sessions; by default if there is one."""
     provider: str = "auto"
@@ -87,6 +88,7 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
     )
     if "baseline" not in original.saved.facts:
         _check_exportable(original.saved.recipe)
+    progress.note(f"export: {reason(run, original.trained)}")
     jobs = [
         ExportJob(run / "export" / artefact_name(kind, precision, wanted), kind, precision)
         for kind in wanted.formats

@@ -12,6 +12,9 @@ from llm4sbr.freshness import part_stamp
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.training import SELECT_BY
 
+LLM, CONTROL = "llm", "shuffled"
+"""The variant with the LLM's intents, and the one that is trained with other sessions' intents."""
+
 
 class Trained(NamedTuple):
     """A trained model that a run has."""
@@ -88,14 +91,19 @@ def chosen_model(run: Path, *, variant: str | None = None, seed: int | None = No
 
 
 def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int | None = None) -> Trained:
-    """Choose a model: of `variant`, by default the LLM's if there is one; of `seed`, by default the best one.
+    """One model: of `variant` or `seed` if they are given, else the best on validation.
+
+    A variant counts by the mean over its seeds; without validation the LLM's comes first. Intents of other
+    sessions (`shuffled`) are a control and never chosen unasked.
 
     Raises:
         InputError: there is no such variant or seed.
     """
     variants = list(dict.fromkeys(one.variant for one in models))
     if variant is None:
-        variant = "llm" if "llm" in variants else max(models, key=lambda one: one.valid).variant
+        means = validated(models)
+        means = {name: mean for name, mean in means.items() if name != CONTROL} or means
+        variant = max(means, key=lambda name: (means[name], name == LLM))
     if variant not in variants:
         raise InputError(f"no variant {variant!r} is trained; there are {', '.join(variants)}")
     of_variant = [one for one in models if one.variant == variant]
@@ -106,6 +114,27 @@ def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int |
             return one
     seeds = ", ".join(str(one.seed) for one in of_variant)
     raise InputError(f"no seed {seed} of variant {variant!r} is trained; there are {seeds}")
+
+
+def validated(models: Sequence[Trained]) -> dict[str, float]:
+    """Variant -> `SELECT_BY` on the validation part, the mean over its seeds; -1 without validation."""
+    found: dict[str, list[float]] = {}
+    for one in models:
+        found.setdefault(one.variant, []).append(one.valid)
+    return {variant: sum(values) / len(values) for variant, values in found.items()}
+
+
+def reason(run: Path, trained: Trained) -> str:
+    """Why this model of a run is served, or that another one does better on validation; one line."""
+    name = f"model {trained.variant}, seed {trained.seed}"
+    means = validated(trained_models(run, others=True)) if trained.valid >= 0 else {}
+    own = means.pop(trained.variant, trained.valid)
+    means.pop(CONTROL, None)
+    if not means:
+        return name
+    best = max(means, key=lambda other: means[other])
+    told = f"{SELECT_BY} on validation {own:.2%}, {best} {means[best]:.2%}"
+    return f"{name}: {told}" if own >= means[best] else f"{name}, though {best} does better: {told}"
 
 
 def refitted_folder(run: Path, trained: Trained) -> Path:
