@@ -92,7 +92,8 @@ def commands(command: click.Command) -> Iterator[click.Command]:
 
 
 def options(command: click.Command) -> set[str]:
-    return {flag for parameter in command.params for flag in parameter.opts} | {"--help", "--nproc-per-node"}
+    flags = {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)}
+    return flags | {"--help", "--nproc-per-node"}
 
 
 @pytest.mark.parametrize(
