@@ -38,6 +38,13 @@ def test_only_what_differs_is_said() -> None:
     assert labels([]) == []
 
 
+def test_a_varied_setting_is_called_by_its_name() -> None:
+    values = [cell(**{"train.learning_rate": 0.001}), cell(**{"train.learning_rate": 0.002})]
+    assert labels(values) == ["learning_rate 0.001", "learning_rate 0.002"]
+    both = [cell(**{"train.dim": 8, "train.tau": tau}) for tau in (0.0, 0.1)]
+    assert labels(both) == ["tau 0.0", "tau 0.1"]
+
+
 def test_what_the_reader_is_told_otherwise_is_not_said_again() -> None:
     assert labels([cell(), cell("tagnn")], omit=["backbone"]) == ["", ""]
     assert labels([cell(f=1), cell("tagnn", f=3)], omit=["backbone"]) == ["f 1", "f 3"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -194,3 +195,23 @@ def test_the_command_of_the_record_asks_for_the_same_cells(base: Path, localizat
     assert [cell["metrics"]["verdict"] for cell in one["cells"]] == [
         cell["metrics"]["verdict"] for cell in two["cells"]
     ]
+
+
+def test_varied_settings_are_rows_of_one_table_and_share_what_they_do_not_decide(base: Path) -> None:
+    folder = base / "varied"
+    asked = request_of(base, "table2", backbones=("sr-gnn",), vary={"train.intent_dropout": [0.0, 0.5]})
+    content = quiet(folder, asked)
+    runs = [folder / cell["run"] for cell in content["cells"]]
+    assert [cell["status"] for cell in content["cells"]] == ["done", "done"]
+    assert [(run / "resolved.toml").read_text().count("intent_dropout = 0.5") for run in runs] == [0, 1]
+    plain, fused = "train/plain/seed-0/model.safetensors", "train/llm/seed-0/model.safetensors"
+    assert inode(runs[0] / plain) == inode(runs[1] / plain)
+    assert inode(runs[0] / fused) != inode(runs[1] / fused)
+    before = inode(runs[1] / fused)
+    assert quiet(folder, asked)["cells"] == content["cells"]
+    assert inode(runs[1] / fused) == before
+    said = io.StringIO()
+    show(*experiment_tables(content), file=said)
+    assert "intent_dropout 0.0" in said.getvalue()
+    assert "intent_dropout 0.5" in said.getvalue()
+    assert "intent_dropout 0.5" in (folder / "report.html").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from llm4sbr.cli import _guarded
 from llm4sbr.config import nest
 from llm4sbr.errors import ConfigError, RegistryError
-from llm4sbr.experiments.grid import Dataset, Request, ablations, cells
+from llm4sbr.experiments.grid import Dataset, Request, ablations, cells, command, parse_vary
 
 Output = pytest.CaptureFixture[str]
 
@@ -91,3 +92,67 @@ def test_a_data_set_without_a_name_or_a_reader() -> None:
 def test_an_experiment_that_there_is_not() -> None:
     with pytest.raises(ConfigError, match="no experiment 'table9'; there are table2, ablation"):
         cells(Request("table9", [Dataset("a", "csv")]))
+
+
+VARIED = {"train.learning_rate": [0.001, 0.002], "infer.controls": [[], ["none"]]}
+
+
+def test_any_setting_is_an_axis_with_a_cell_per_value() -> None:
+    found = cells(asked(backbones=("sr-gnn",), vary=VARIED))
+    assert [(one.settings["train"]["learning_rate"], one.settings["infer"]["controls"]) for one in found] == [
+        (0.001, []),
+        (0.001, ["none"]),
+        (0.002, []),
+        (0.002, ["none"]),
+    ]
+    assert found[3].axes["train.learning_rate"] == 0.002
+    assert found[0].name == "toy-default-sr-gnn-long.short-f5-learning_rate-0.001-controls---"
+    assert len({one.name for one in found}) == 4
+
+
+def test_varied_settings_beside_the_parts_of_an_ablation() -> None:
+    request = Request("ablation", [Dataset("a", "csv")], vary={"train.dim": [8, 16]})
+    found = cells(request)
+    assert len(found) == 2 * 5
+    assert {one.axes["part"] for one in found if one.axes["train.dim"] == 8} == {
+        one.axes["part"] for one in found if one.axes["train.dim"] == 16
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "values"),
+    [
+        ("train.learning_rate=0.001, 2e-3", "train.learning_rate", [0.001, 0.002]),
+        ("train.fuser=gated,concat", "train.fuser", ["gated", "concat"]),
+        ('infer.controls=["none"],[]', "infer.controls", [["none"], []]),
+        ("train.plain=true,false", "train.plain", [True, False]),
+        ("infer.budget=30m,none", "infer.budget", ["30m", "none"]),
+    ],
+)
+def test_values_are_read_as_by_set(text: str, key: str, values: list[Any]) -> None:
+    assert parse_vary([text]) == {key: values}
+
+
+def test_the_command_of_a_varied_experiment_asks_for_the_same_cells() -> None:
+    text = command(asked(backbones=("sr-gnn",), vary=VARIED))
+    words = shlex.split(text)
+    given = [words[place + 1] for place, word in enumerate(words) if word == "--vary"]
+    assert parse_vary(given) == VARIED
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["train.dim"], "--vary train.dim: expected section.key=VALUE,VALUE"),
+        (["train.dim="], "expected section.key=VALUE,VALUE"),
+        (["train.dim=8", "train.dim=16"], "--vary train.dim is given twice"),
+        (["train.learnin_rate=1,2"], "train.learnin_rate: no such setting .did you mean train.learning_rate"),
+        (["train.dim=8,0"], "train.dim = 0: input should be greater"),
+        (["train.dim=8,8"], "is asked for twice"),
+        (["train.backbone=sr-gnn,narm"], "--vary train.backbone: use --backbone"),
+        (["train={dim = 8}"], "--vary train: a section; name one of its settings"),
+    ],
+)
+def test_wrong_variations_are_one_line(texts: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        cells(asked(vary=parse_vary(texts)))

@@ -57,6 +57,12 @@ SETTINGS = {
 @click.option(
     "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Cells trained in parallel."
 )
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="KEY=VALUES",
+    help="Several values of any setting, comma-separated: cells for each. Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="List the cells and run none.")
 @sources
 @common
@@ -69,6 +75,7 @@ def experiment(
     f: str | None,
     protocols: str,
     jobs: int,
+    vary: tuple[str, ...],
     dry_run: bool,
     file: Path | None,
     assignments: tuple[str, ...],
@@ -82,7 +89,7 @@ def experiment(
     The same command resumes an interrupted experiment. All other settings can be given by --set.
     """
     from llm4sbr.config import merge, nest, parse_set, read_toml
-    from llm4sbr.experiments.grid import Dataset, Request, cells, names, numbers
+    from llm4sbr.experiments.grid import Dataset, Request, cells, names, numbers, parse_vary
     from llm4sbr.experiments.runner import failures, run_experiment
     from llm4sbr.progress import Progress
     from llm4sbr.report import REPORT
@@ -97,6 +104,7 @@ def experiment(
         numbers("--f", f),
         [names(text) for text in perspectives],
         merge(read_toml(file) if file else {}, parse_set(assignments), nest(given)),
+        parse_vary(vary),
     )
     if dry_run:
         listed = cells(request)

@@ -1,6 +1,6 @@
 """The settings of a run: their tree, and the layers that they are built from."""
 
-from llm4sbr.config.layers import Settings, flatten, merge, nest, parse_set, read_toml
+from llm4sbr.config.layers import Settings, flatten, merge, nest, parse_set, parse_values, read_toml
 from llm4sbr.config.tree import (
     PROTOCOLS,
     Config,
@@ -30,6 +30,7 @@ __all__ = [
     "merge",
     "nest",
     "parse_set",
+    "parse_values",
     "read_toml",
     "to_settings",
     "to_toml",

@@ -57,13 +57,31 @@ def parse_set(assignments: Sequence[str]) -> Settings:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: expected section.key=value, for instance --set train.dim=128")
-        if not value.strip():
-            value = DEFAULT
-        try:
-            flat[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            flat[key.strip()] = value
+        flat[key.strip()] = _value(value) if value.strip() else DEFAULT
     return nest(flat)
+
+
+def parse_values(option: str, text: str) -> tuple[str, list[Any]]:
+    """Key and values of a text such as `train.dim=50,100` or `train.fuser=gated,concat`.
+
+    Raises:
+        ConfigError: it has no key or no value; the message names the option.
+    """
+    key, equals, listed = (part.strip() for part in text.partition("="))
+    if not (equals and key and listed):
+        raise ConfigError(f"{option} {text}: expected section.key=VALUE,VALUE, such as train.dim=50,100")
+    try:
+        return key, list(tomllib.loads(f"values = [{listed}]")["values"])
+    except tomllib.TOMLDecodeError:
+        return key, [_value(part.strip()) for part in listed.split(",")]
+
+
+def _value(text: str) -> Any:
+    """A TOML value, or else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def read_toml(path: Path) -> Settings:

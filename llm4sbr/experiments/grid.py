@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm4sbr import registry
-from llm4sbr.config import Settings, build, flatten, merge, nest
+from llm4sbr.config import Settings, build, flatten, merge, nest, parse_values
 from llm4sbr.errors import ConfigError
 
 BASELINES = ["popularity", "s-pop", "item-knn", "vmis-knn"]
 PAPER_BACKBONES = ("sr-gnn", "tagnn", "gce-gnn", "s2-dhcn")
 COMMON: dict[str, Any] = {"infer.llm": "item-text", "train.baselines": BASELINES}
 """Settings of every cell unless the user chooses others. `item-text` needs no LLM and no network."""
+
+
+OWN_OPTIONS = {
+    "protocol": "--protocol",
+    "data.reader": "--dataset",
+    "data.path": "--dataset",
+    "infer.perspectives": "--perspective",
+    "localize.f": "-f",
+    "train.backbone": "--backbone",
+}
+"""Setting that is an axis of every experiment -> its option."""
 
 
 class Kind(NamedTuple):
@@ -82,6 +93,8 @@ class Request(NamedTuple):
     perspectives: Sequence[tuple[str, ...]] = (("long", "short"),)
     settings: Settings = {}
     """Settings for every cell."""
+    vary: Mapping[str, Sequence[Any]] = {}
+    """Further axes: setting, by dotted key -> its values."""
 
 
 class Cell(NamedTuple):
@@ -89,7 +102,8 @@ class Cell(NamedTuple):
 
     name: str
     axes: dict[str, Any]
-    """`dataset`, `protocol`, `backbone`, `perspectives`, `f`, and `part` in an ablation."""
+    """`dataset`, `protocol`, `backbone`, `perspectives`, `f`, `part` in an ablation, and the settings of
+    `Request.vary` by dotted key."""
     settings: Settings
 
 
@@ -116,8 +130,10 @@ def cells(request: Request) -> list[Cell]:
         registry.find("backbones", name)
     for name in {one for views in request.perspectives for one in views}:
         registry.find("perspectives", name)
+    _check_vary(request.vary)
     axes = product(request.datasets, request.protocols, backbones, request.perspectives, request.f or kind.f)
-    found = [cell for one in axes for cell in _cells(request, *one)]
+    varied = [dict(zip(request.vary, values, strict=True)) for values in product(*request.vary.values())]
+    found = [cell for one in axes for values in varied for cell in _cells(request, *one, values)]
     for cell in found:
         build(cell.settings)
     called = [cell.name for cell in found]
@@ -140,10 +156,34 @@ def command(request: Request) -> str:
         words += ["--perspective", ",".join(perspectives)]
     words += ["--backbone", ",".join(request.backbones)] if request.backbones else []
     words += ["-f", ",".join(map(str, request.f))] if request.f else []
+    for key, values in request.vary.items():
+        words += ["--vary", f"{key}={','.join(map(_text, values))}"]
     for key, value in flatten(request.settings).items():
-        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        words += ["--set", f"{key}={text}"]
+        words += ["--set", f"{key}={_text(value)}"]
     return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """The axes of `--vary` texts such as `train.dim=50,100`; `ConfigError` if a setting comes twice."""
+    found: dict[str, list[Any]] = {}
+    for key, values in (parse_values("--vary", text) for text in texts):
+        if key in found:
+            raise ConfigError(f"--vary {key} is given twice; name all its values in one, with commas")
+        found[key] = values
+    return found
+
+
+def _check_vary(vary: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse settings that have an axis of their own, and parts of the settings that are no setting."""
+    for key, values in vary.items():
+        if key in OWN_OPTIONS:
+            raise ConfigError(f"--vary {key}: use {OWN_OPTIONS[key]}")
+        if any(isinstance(value, Mapping) for value in values):
+            raise ConfigError(f"--vary {key}: a section; name one of its settings, such as {key}.KEY=VALUES")
 
 
 def ablations(perspectives: tuple[str, ...]) -> list[Ablation]:
@@ -164,12 +204,13 @@ def _cells(
     backbone: str,
     perspectives: tuple[str, ...],
     f: int,
+    varied: dict[str, Any],
 ) -> Iterator[Cell]:
     kind = KINDS[request.kind]
     for part in ablations(perspectives) if kind.ablation else [Ablation("", perspectives)]:
         axes: dict[str, Any] = {"dataset": dataset.name, "protocol": protocol, "backbone": backbone}
         axes |= {"perspectives": list(part.perspectives), "f": f}
-        axes |= {"part": part.name} if part.name else {}
+        axes |= varied | ({"part": part.name} if part.name else {})
         path = {"data.path": str(Path(dataset.path).expanduser().absolute())} if dataset.path else {}
         own = {
             "protocol": protocol,
@@ -179,14 +220,16 @@ def _cells(
             "train.backbone": backbone,
         }
         defaults = nest(COMMON | kind.settings)
-        settings = merge(defaults, request.settings, nest(own | path | part.settings))
+        settings = merge(defaults, request.settings, nest(varied), nest(own | path | part.settings))
         yield Cell(_name(axes), axes, settings)
 
 
 def _name(axes: dict[str, Any]) -> str:
     """Name of the cell's folder."""
     words = [axes["dataset"], axes["protocol"], axes["backbone"], ".".join(axes["perspectives"])]
-    words += [f"f{axes['f']}", *([axes["part"].replace(" ", "-")] if "part" in axes else [])]
+    words += [f"f{axes['f']}"]
+    words += [f"{key.rpartition('.')[2]}-{_text(value)}" for key, value in axes.items() if "." in key]
+    words += [axes["part"].replace(" ", "-")] if "part" in axes else []
     return "-".join("".join(c if c.isalnum() or c in "-._" else "-" for c in word) for word in words)
 
 

@@ -25,6 +25,8 @@ from llm4sbr.system import processes
 from llm4sbr.training.trained import model_folders
 
 RECORD = "experiment.json"
+OF_INTENTS = ("perspectives", "f", "part")
+"""Axes that the plain backbone does not depend on."""
 FORMAT = 1
 """Version of the format of `experiment.json`."""
 
@@ -169,9 +171,10 @@ def _upstream(cell: Cell, book: _Book, progress: Progress) -> bool:
 
 def _waves(todo: Sequence[Cell]) -> list[list[int]]:
     """Waves of cells (by index) to train in parallel; the second wave reuses models of the first."""
-    first: dict[tuple[Any, ...], int] = {}
+    first: dict[str, int] = {}
     for place, cell in enumerate(todo):
-        first.setdefault(tuple(cell.axes[name] for name in ("dataset", "protocol", "backbone")), place)
+        shared = {name: value for name, value in cell.axes.items() if name not in OF_INTENTS}
+        first.setdefault(store.fingerprint(shared), place)
     ahead = list(first.values())
     return [ahead, [place for place in range(len(todo)) if place not in ahead]]
 

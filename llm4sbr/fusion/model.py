@@ -7,7 +7,8 @@
 For sessions without an LLM answer, a `Predictor` can compute intents from long, short and the items' titles.
 If the LLM was asked about items, `ItemIntents` has the answers about a session's last item.
 
-Without perspectives it is the plain backbone with its own readout, W [short; long].
+Without perspectives it is the plain backbone with its own readout, W [short; long]. A fixed item-item model
+may add to the scores of both (`item_item`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from llm4sbr import registry
 from llm4sbr.fast import fusion
+from llm4sbr.fusion.item_item import ItemItemScores
 from llm4sbr.fusion.predictor import ItemIntents, Predictor
 from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
 
@@ -40,6 +42,8 @@ class Output(NamedTuple):
     """float (B, D), the session vector used for scoring."""
     intents: Tensor | None = None
     """float (B, P, E), given or predicted."""
+    added: Tensor | None = None
+    """float (B, N), the item-item model's part of the scores."""
 
 
 def slots(horizons: Sequence[Horizon]) -> tuple[Horizon, ...]:
@@ -62,16 +66,24 @@ class LLM4SBR(nn.Module):
         fuser: created for `len(slots(horizons))` perspectives; None for the plain backbone.
         horizons: one per perspective, in the order of the intents; empty for the plain backbone.
         text_dim: E; 0 for the plain backbone.
+        item_item: what else adds to the scores, if anything.
     """
 
     def __init__(
-        self, backbone: Backbone, fuser: Fuser | None, horizons: Sequence[Horizon], text_dim: int
+        self,
+        backbone: Backbone,
+        fuser: Fuser | None,
+        horizons: Sequence[Horizon],
+        text_dim: int,
+        *,
+        item_item: ItemItemScores | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.horizons = tuple(horizons)
         self.text_dim = text_dim
         self.fuser = fuser
+        self.item_item = item_item
         self.rescores = getattr(fuser, "needs_catalogue", False)
         self.predictor: Predictor | ItemIntents | None = None
         dim = backbone.item_embeddings().shape[1]
@@ -93,9 +105,25 @@ class LLM4SBR(nn.Module):
         return self.represent(items, mask, intents, predict=predict).scores
 
     def represent(
-        self, items: Tensor, mask: Tensor, intents: Tensor | None = None, *, predict: bool = False
+        self,
+        items: Tensor,
+        mask: Tensor,
+        intents: Tensor | None = None,
+        *,
+        predict: bool = False,
+        fold: Tensor | None = None,
     ) -> Output:
-        """Scores together with the vectors they were computed from; arguments as in `forward`."""
+        """Scores together with the vectors they were computed from; arguments as in `forward`.
+
+        `fold`, int64 (B,), says for training sessions what the item-item model must not know of them.
+        """
+        output = self._represent(items, mask, intents, predict=predict)
+        if self.item_item is None:
+            return output
+        added: Tensor = self.item_item(items, mask, fold)
+        return output._replace(scores=output.scores + added, added=added)
+
+    def _represent(self, items: Tensor, mask: Tensor, intents: Tensor | None, *, predict: bool) -> Output:
         encoded = self.backbone(items, mask)
         if self.fuser is None:
             fused = self._query(self._plain(encoded))
@@ -225,6 +253,8 @@ class Recipe(NamedTuple):
     """Whether the model has a predictor of intents."""
     item_intents: bool = False
     """Whether it has a table of intents by item instead."""
+    neighbours: int = 0
+    """M, entries per item of the item-item model whose scores are added; 0 for none."""
 
     def components(self) -> list[tuple[str, str]]:
         """(kind, name) of every component."""
@@ -243,7 +273,9 @@ def build(recipe: Recipe) -> LLM4SBR:
         if needs_catalogue(recipe):
             options = {**options, "num_items": recipe.num_items, "text_dim": recipe.text_dim}
         fuser = registry.create("fusers", recipe.fuser, dim=recipe.dim, perspectives=count, **options)
-    model = LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim)
+    count = min(recipe.neighbours, recipe.num_items)
+    item_item = ItemItemScores(recipe.num_items, count) if count else None
+    model = LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim, item_item=item_item)
     if recipe.predictor:
         model.add_predictor()
     if recipe.item_intents:

@@ -76,5 +76,6 @@ def describe(cell: Entry, names: Sequence[str]) -> str:
 def _axis(cell: Entry, name: str) -> str:
     found = cell["axes"].get(name)
     if isinstance(found, list):
-        return " and ".join(map(str, found))
-    return f"f {found}" if name == "f" else str(found)
+        found = " and ".join(map(str, found))
+    varied = name == "f" or "." in name  # a setting, by its dotted key
+    return f"{name.rpartition('.')[2]} {found}" if varied else str(found)

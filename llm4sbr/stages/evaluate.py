@@ -19,6 +19,7 @@ from llm4sbr.evaluation.breakdown import breakdown, numbers_of
 from llm4sbr.evaluation.comparison import LLM, PLAIN, Row, table
 from llm4sbr.evaluation.live_sources import SourceRanks, compare, rank_sources
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
+from llm4sbr.freshness import ALONE
 from llm4sbr.fusion.saved import load_model
 from llm4sbr.intents import IntentStore, verify_all
 from llm4sbr.progress import Advance, Progress
@@ -171,7 +172,7 @@ def _sources(
 
 
 def _order(folder: Path) -> tuple[int, str, int]:
-    places = ("plain", "llm", "item-text", "shuffled")
+    places = (*ALONE, "llm", "item-text", "shuffled")
     variant = folder.parent.name
     last = len(places) + (variant == "none")
     seed = int(folder.name.removeprefix("seed-"))
@@ -180,8 +181,8 @@ def _order(folder: Path) -> tuple[int, str, int]:
 
 def _label(variant: str, config: Config) -> str:
     backbone = config.train.backbone
-    if variant == "plain":
-        return f"{backbone}, plain"
+    if variant in ALONE:
+        return f"{backbone}, {variant}"
     text = {"llm": f"intents of {config.infer.llm}", "none": "no intents"}
     return f"{backbone}, {text.get(variant, f'{variant} intents')}"
 

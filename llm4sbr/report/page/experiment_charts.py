@@ -125,7 +125,9 @@ def _part_chart(same: Sequence[Entry], metric: str) -> charts.Chart:
         for row in _models(one)
         if row["name"] == "llm"
     ]
-    return _dot_chart(whole["axes"]["backbone"], [*plain, *parts, *controls], whole, metric)
+    return _dot_chart(
+        describe(whole, ["backbone", *_varied(whole)]), [*plain, *parts, *controls], whole, metric
+    )
 
 
 def _memory_chart(one: Entry, title: str) -> charts.Chart | None:
@@ -146,20 +148,26 @@ def _models(one: Entry) -> list[Row]:
 
 
 def _title(one: Entry) -> str:
-    return describe(one, ["backbone", "perspectives"])
+    return describe(one, ["backbone", "perspectives", *_varied(one)])
+
+
+def _varied(one: Entry) -> list[str]:
+    """Axes that are settings, by their dotted keys."""
+    return [name for name in one["axes"] if "." in name]
 
 
 def _titles(members: Sequence[Entry]) -> list[str]:
     """Backbone, perspectives, and what else distinguishes charts."""
-    more = labels(members, omit=["backbone", "perspectives"])
+    more = labels(members, omit=["backbone", "perspectives", *_varied(members[0])])
     return [", ".join(filter(None, (_title(one), rest))) for one, rest in zip(members, more, strict=True)]
 
 
 def _by(members: Sequence[Entry], *names: str) -> list[list[Entry]]:
-    """Groups of cells that are equal in these axes."""
+    """Groups of cells that are equal in these axes and in the settings that are varied."""
     found: dict[str, list[Entry]] = {}
     for one in members:
-        found.setdefault(str([one["axes"].get(name) for name in names]), []).append(one)
+        same = [one["axes"].get(name) for name in (*names, *_varied(one))]
+        found.setdefault(str(same), []).append(one)
     return list(found.values())
 
 
