@@ -90,7 +90,8 @@ def test_table_of_a_whole_run(tmp_path):
 
 def test_a_row_that_ended_while_rising_is_marked(tmp_path):
     run = toy_run(tmp_path / "run", sources=())
-    found = evaluated(run, settings(epochs=1, seeds=2))
+    some = {"neighbours": 0, "baselines": ["popularity", "item-knn"]}
+    found = evaluated(run, settings(epochs=1, seeds=2, **some))
     rows = {row["name"]: row["still_rising"] for row in found["rows"]}
     assert rows == {"popularity": 0, "item-knn": 0, "plain": 2}  # seeds
     table = main_table(found["rows"], 10)
