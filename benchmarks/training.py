@@ -114,7 +114,7 @@ class Bench(NamedTuple):
     def _fast(self, recipe: Recipe, samples: Samples, clock: Throughput) -> None:
         prepared = self.prepared
         nothing = Samples(*(torch.zeros(0, dtype=torch.int64),) * 3)
-        known = SampleIntents.of(self.store, samples) if recipe.fuser else None
+        known = SampleIntents.of(self.store, prepared.sessions, samples) if recipe.fuser else None
         catalogue = catalogue_hash(prepared.catalogue)
         material = Material(prepared.sessions, prepared.train, samples, nothing, "none", catalogue, known)
         config = TrainConfig(epochs=1, device="cpu")

@@ -25,6 +25,9 @@ NEUTRAL = frozenset({"train.workers", "train.device", "train.compile", "infer.ca
 
 LLM, PLAIN, NONE = "llm", "plain", "none"
 """Names of parts: the LLM's; the model without intents; the model trained without any intent."""
+ITEM_ITEM = "item-item"
+ALONE = (PLAIN, ITEM_ITEM)
+"""The backbone without intents, and the same with an item-item model's scores added."""
 
 FORMER = {"train": ("train.baselines",)}
 """Stage -> settings in older stamps that never affected a result."""
@@ -33,7 +36,9 @@ WHICH_MODELS = ("train.seeds", "train.seed", "train.plain", "train.baselines", "
 """Settings in the stamp of `train` that decide which models are trained, not what a model learns."""
 FUSION = ("train.fuser", "train.fuser_options", "train.tau", "train.intent_dropout", "version of fusers/")
 """What only models with intents depend on."""
-BRIEF = ("train.epochs", "train.patience", *WHICH_MODELS, *FUSION)
+LINEAR = ("train.neighbours",)
+"""What all models but `plain` depend on."""
+BRIEF = ("train.epochs", "train.patience", *LINEAR, *WHICH_MODELS, *FUSION)
 """What the backbone for `infer.select = "uncertain"` does not depend on."""
 ASKED = ("infer.llm", "infer.options", "infer.budget", "infer.select", "content of infer.llm", "train.")
 """Entries in the stamp of `infer` that only concern the LLM."""
@@ -138,8 +143,9 @@ def asked(stage: str, config: Config) -> list[str]:
 
 
 def variants(config: Config, sources: Sequence[str]) -> list[str]:
-    """The variants trained per seed, in the order of the table: `plain`, one per source, `none`."""
-    plain = [PLAIN] if config.train.plain or not sources else []
+    """The variants trained per seed, in the order of the table: `ALONE`, one per source, `none`."""
+    alone = [PLAIN, *([ITEM_ITEM] if config.train.neighbours else [])]
+    plain = alone if config.train.plain or not sources else []
     unseen = [NONE] if sources and NONE in config.infer.controls else []
     return [*plain, *sources, *unseen]
 
@@ -199,9 +205,11 @@ def _model(run: Path, part: str, stage: Parts, out: Path) -> Parts:
     ablation. A fused model that never sees an intent depends on their shape only.
     """
     variant = part.partition("/")[0]
-    ignored = (*WHICH_MODELS, "output of localize", *(FUSION if variant == PLAIN else ()))
+    ignored = (*WHICH_MODELS, "output of localize", *(FUSION if variant in ALONE else ()))
     kept = {key: value for key, value in stage.items() if not key.startswith(ignored)}
     if variant == PLAIN:
+        return {key: value for key, value in kept.items() if key not in LINEAR}
+    if variant == ITEM_ITEM:
         return kept
     kept["items"] = _items(run / "localize")
     if variant == NONE:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
 
+Unit = Literal["session", "item"]
+"""What an LLM is asked about: a session, or an item, for all sessions that end with it."""
+
 Horizon = Literal["long", "short"]
 """The session vector that a perspective is aligned with: that of the whole session, or of its last item."""
 
@@ -200,8 +203,10 @@ def is_control(component: object) -> TypeGuard[Control]:
 class Perspective(Protocol):
     """A way to ask the LLM about a session.
 
-    Optional: `fit(sessions, catalogue)`, called first, with the training `Sessions`; and `candidates(items)`,
-    the items besides the session's that the prompt shows, which the prompt audit allows.
+    Optional: `fit(sessions, catalogue)`, called first, with the training `Sessions`; `candidates(items)`,
+    the items besides the session's that the prompt shows, which the prompt audit allows; and
+    `unit = "item"` if the prompt depends on the last item only. If all perspectives of a run say so, the LLM
+    is asked about every item of the catalogue instead of about sessions, and every session has answers.
     """
 
     horizon: Horizon

@@ -182,7 +182,7 @@ def _check_pip(words: list[str]) -> None:
     ours = {path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")}
     for word in words[1:]:
         name, _, asked = word.rstrip("]").partition("[")
-        if name == "llm4sbr" and asked:
+        if name in (".", "llm4sbr") and asked:
             assert set(asked.split(",")) <= set(extras), f"no extra {asked}"
         elif name.startswith("llm4sbr-"):
             assert name in ours, f"no plugin {name}"

@@ -49,7 +49,7 @@ def test_table_of_a_whole_run(tmp_path):
     run = toy_run(tmp_path / "run")
     found = evaluated(run, settings(seeds=2))
     ranks = read_tensors(run / "evaluate/ranks.safetensors")
-    variants = ["plain", "llm", "item-text", "shuffled", "none"]
+    variants = ["plain", "item-item", "llm", "item-text", "shuffled", "none"]
     assert set(ranks) == {"popularity", "item-knn", "vmis-knn", "slist"} | {
         f"{name}/seed-{seed}" for name in variants for seed in (0, 1)
     }
@@ -63,7 +63,10 @@ def test_table_of_a_whole_run(tmp_path):
         "slist",
         *variants,
     ]
-    assert [row["kind"] for row in found["rows"]] == ["baseline"] * 4 + ["plain", "intents"] + ["control"] * 3
+    assert [row["kind"] for row in found["rows"]] == ["baseline"] * 4 + [
+        *("plain", "control", "intents"),
+        *["control"] * 3,
+    ]
     assert (found["k"], found["samples"], found["split"]) == ([1, 5, 10], samples, "temporal")
     assert (found["seeds"], found["selected_on"]) == (2, ["valid"])
     assert 0.7 < found["coverage"] < 0.9  # every fifth sample has no intent
@@ -87,7 +90,8 @@ def test_table_of_a_whole_run(tmp_path):
 
 def test_a_row_that_ended_while_rising_is_marked(tmp_path):
     run = toy_run(tmp_path / "run", sources=())
-    found = evaluated(run, settings(epochs=1, seeds=2))
+    some = {"neighbours": 0, "baselines": ["popularity", "item-knn"]}
+    found = evaluated(run, settings(epochs=1, seeds=2, **some))
     rows = {row["name"]: row["still_rising"] for row in found["rows"]}
     assert rows == {"popularity": 0, "item-knn": 0, "plain": 2}  # seeds
     table = main_table(found["rows"], 10)

@@ -11,7 +11,7 @@ import pytest
 
 from llm4sbr import pipeline, stamps, store
 from llm4sbr.errors import InputError, StoreError
-from llm4sbr.exporting.trained_model import Original
+from llm4sbr.exporting.trained_model import ReferenceModel
 from llm4sbr.progress import Progress
 from llm4sbr.serving.recommend import Recommender
 
@@ -178,7 +178,7 @@ def test_a_damaged_file_is_made_anew_and_no_other(run: Path, name: str, stage: s
 
 
 @pytest.mark.parametrize("name", ["train/llm/seed-0/model.safetensors", "prepare/items.parquet"])
-@pytest.mark.parametrize("reader", [Recommender.load, Original.of])
+@pytest.mark.parametrize("reader", [Recommender.load, ReferenceModel.of])
 def test_who_reads_a_damaged_run_names_the_command(run: Path, name: str, reader: Any) -> None:
     path = run / name
     content = path.read_bytes()

@@ -120,14 +120,14 @@ def data(count: int) -> tuple[Sessions, Samples]:
     return sessions, Samples(start, end, sample_keys(sessions, start, end))
 
 
-def stored(folder: Path, samples: Samples, intents: torch.Tensor) -> SampleIntents:
+def stored(folder: Path, sessions: Sessions, samples: Samples, intents: torch.Tensor) -> SampleIntents:
     keys, index = torch.unique(samples.key, return_inverse=True)
     first = torch.zeros(len(keys), dtype=torch.int64).scatter_(0, index, torch.arange(len(index)))
     writer = IntentWriter(folder, ["long", "short"], about={"catalogue": ""})
     located = torch.zeros(len(keys), 2, 0)
     writer.add(keys, intents[first], located, located)
     writer.close()
-    return SampleIntents.of(IntentStore.open(folder), samples)
+    return SampleIntents.of(IntentStore.open(folder), sessions, samples)
 
 
 def titles_told(model: LLM4SBR, sessions: Sessions, samples: Samples) -> torch.Tensor:
@@ -141,7 +141,7 @@ def test_what_can_be_predicted_is(tmp_path: Path) -> None:
     model = made(predictor=False)
     sessions, samples = data(400)
     intents = titles_told(model, sessions, samples)
-    found = distil(model, sessions, samples, stored(tmp_path, samples, intents))
+    found = distil(model, sessions, samples, stored(tmp_path, sessions, samples, intents))
     assert found is not None
     assert found["samples"] == 400
     assert found["unexplained"] < 1e-4
@@ -157,7 +157,7 @@ def test_what_cannot_be_predicted_is_said_and_shrunk(tmp_path: Path) -> None:
     model = made(predictor=False)
     sessions, samples = data(400)
     noise = torch.randn(400, 2, E, generator=torch.Generator().manual_seed(5)) + 3
-    found = distil(model, sessions, samples, stored(tmp_path, samples, noise))
+    found = distil(model, sessions, samples, stored(tmp_path, sessions, samples, noise))
     assert found is not None
     assert 0.9 < found["unexplained"] < 1.3
     assert found["penalty"] >= 1
@@ -174,7 +174,7 @@ def test_distilling_again_gives_the_same_and_leaves_the_model_alone(tmp_path: Pa
         model = made(predictor=False)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         intents = titles_told(model, sessions, samples)
-        distil(model, sessions, samples, stored(tmp_path / folder, samples, intents))
+        distil(model, sessions, samples, stored(tmp_path / folder, sessions, samples, intents))
         assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
         weights.append(model.predictor.map.weight)  # type: ignore[union-attr]
     assert torch.equal(*weights)
@@ -186,7 +186,7 @@ def test_samples_without_every_intent_do_not_count(tmp_path: Path) -> None:
     intents = titles_told(model, sessions, samples)
     unusable = sessions.items[samples.end - 1] <= 3
     intents[unusable, 0] = 0
-    found = distil(model, sessions, samples, stored(tmp_path, samples, intents))
+    found = distil(model, sessions, samples, stored(tmp_path, sessions, samples, intents))
     assert found is not None
     assert found["samples"] == int((~unusable).sum())
 
@@ -194,7 +194,9 @@ def test_samples_without_every_intent_do_not_count(tmp_path: Path) -> None:
 def test_nothing_to_learn_from(tmp_path: Path) -> None:
     model = made(predictor=False)
     sessions, samples = data(30)
-    assert distil(model, sessions, samples, stored(tmp_path, samples, torch.zeros(30, 2, E))) is None
+    assert (
+        distil(model, sessions, samples, stored(tmp_path, sessions, samples, torch.zeros(30, 2, E))) is None
+    )
     assert model.predictor is None
 
 
@@ -206,7 +208,7 @@ def test_the_solution_is_ridge_regression(tmp_path: Path, monkeypatch: pytest.Mo
     model = made("gated", predictor=False)
     sessions, samples = data(60)
     intents = torch.randn(60, 2, E, generator=torch.Generator().manual_seed(2))
-    given = stored(tmp_path, samples, intents)
+    given = stored(tmp_path, sessions, samples, intents)
     assert distil(model, sessions, samples, given) is not None
     used = torch.randperm(60, generator=torch.Generator().manual_seed(0))[1:]
     rows = [sessions.items[int(s) : int(e)].tolist() for s, e in zip(samples.start, samples.end, strict=True)]
@@ -251,7 +253,12 @@ def test_what_interrupts_distilling_costs_nothing_but_its_time(
 
 def test_only_models_with_intents_have_a_predictor(tmp_path: Path) -> None:
     run = toy_run(tmp_path / "run", sources=("llm",))
-    config = build_config({"train": {"dim": 8, "epochs": 1, "workers": 1, "device": "cpu"}})
+    config = build_config(
+        {
+            "infer": {"llm": "embedded"},
+            "train": {"dim": 8, "epochs": 1, "workers": 1, "device": "cpu"},
+        }
+    )
     for variant, expected in (("plain", False), ("none", False), ("llm", True)):
         train_job(TrainingJob(run, tmp_path / variant, config, variant, 0), lambda n, note: None)
         found = load_model(tmp_path / variant)

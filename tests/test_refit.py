@@ -22,7 +22,7 @@ from llm4sbr.stages.export import Export, export
 from llm4sbr.stages.refit import refit
 from llm4sbr.testing.toy import toy_catalogue
 from llm4sbr.testing.toy_run import toy_run
-from llm4sbr.testing.training import equal, record, settings, trained, weights
+from llm4sbr.testing.training import equal, log, record, settings, trained, weights
 from llm4sbr.training.trained import served
 
 QUIET = Progress(quiet=True)
@@ -95,7 +95,7 @@ def test_it_is_served_by_default_until_the_run_is_trained_anew(run):
     assert not equal({name: value for name, value in two.model.state_dict().items()}, final)
     for path in (run / "train/llm/seed-0").iterdir():
         path.unlink()
-    trained(run, settings(controls=(), epochs=2))
+    trained(run, settings(controls=(), epochs=2, learning_rate=0.02))
     assert not served(run).refitted
     with pytest.raises(InputError, match="trained anew since"):
         served(run, refitted=True)
@@ -131,3 +131,20 @@ def test_nothing_trained_is_one_line(tmp_path):
     found = CliRunner().invoke(cli, ["refit", str(tmp_path / "none")])
     assert isinstance(found.exception, StoreError)  # one line and exit code 2, as everywhere
     assert not (tmp_path / "none").exists()
+
+
+def test_the_rates_are_those_that_led_to_the_best(tmp_path):
+    """Epochs whose weights were given up have no part in a refit."""
+    run = toy_run(tmp_path / "run", sources=("llm",))
+    config = settings(controls=(), epochs=9, patience=4, learning_rate=1.0, decay=0.5, neighbours=0)
+    trained(run, config)
+    best, rates = -1.0, []
+    lines = log(run / "train", "llm")
+    facts = record(run / "train", "llm")["facts"]
+    for line in lines[: facts["best_epoch"]]:
+        if line["valid"]["MRR@20"] > best:
+            best = line["valid"]["MRR@20"]
+            rates.append(line["learning_rate"])
+    assert facts["rates"] == rates
+    refit(run, config, QUIET, variant="llm")
+    assert [line["learning_rate"] for line in log(run / "final", "llm")] == rates

@@ -30,7 +30,7 @@ def test_every_variant_and_seed(tmp_path):
     run = toy_run(tmp_path / "run")
     out = trained(run, settings(seeds=2, seed=5))
     found = sorted(path.relative_to(out).as_posix() for path in out.glob("*/seed-*"))
-    names = ("item-text", "llm", "none", "plain", "shuffled")
+    names = ("item-item", "item-text", "llm", "none", "plain", "shuffled")
     assert found == [f"{name}/seed-{seed}" for name in names for seed in (5, 6)]
     for folder in out.glob("*/seed-*"):
         assert sorted(path.name for path in folder.iterdir()) == [
@@ -62,10 +62,11 @@ def test_every_variant_and_seed(tmp_path):
 
 def test_which_variants(tmp_path):
     run = toy_run(tmp_path / "run", sources=("shuffled", "llm"))
-    assert variants(run, settings()) == ["plain", "llm", "shuffled", "none"]
+    assert variants(run, settings()) == ["plain", "item-item", "llm", "shuffled", "none"]
     assert variants(run, settings(controls=("shuffled",), plain=False)) == ["llm", "shuffled"]
     bare = toy_run(tmp_path / "bare", sources=())
-    assert variants(bare, settings(plain=False)) == ["plain"]
+    assert variants(bare, settings(plain=False)) == ["plain", "item-item"]
+    assert variants(bare, settings(neighbours=0)) == ["plain"]
 
 
 def test_same_seed_same_weights_side_by_side_or_not(tmp_path):

@@ -113,7 +113,8 @@ BACKBONES = [one.name for one in registry.components("backbones") if one.package
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_bf16_trains_and_keeps_float32(tmp_path, backbone):
     run = toy_run(tmp_path / "run", sources=("llm",))
-    some = {"backbone": backbone, "epochs": 2, "controls": (), "patience": 9}
+    some = {"backbone": backbone, "epochs": 2, "controls": (), "patience": 9, "fuser": "gated"}
+    some |= {"neighbours": 0}  # a loss near zero differs by more than a twentieth
     exact, coarse = (trained(run, settings(precision=name, **some), name) for name in ("fp32", "bf16"))
     for variant in ("plain", "llm"):
         losses = [line["loss"] for line in log(coarse, variant)]
@@ -191,7 +192,7 @@ def test_every_backbone_scores_the_same_in_a_fresh_process(tmp_path, monkeypatch
     monkeypatch.setattr(trainer, "save_model", score_and_save)
     for backbone in BACKBONES:
         trained(run, settings(backbone=backbone, epochs=1, controls=(), intent_dropout=0.2), backbone)
-    assert len(scores) == 2 * len(BACKBONES)
+    assert len(scores) == 3 * len(BACKBONES)
     command = [sys.executable, "-c", SCORE, tmp_path / "batch.safetensors", tmp_path / "found.safetensors"]
     subprocess.run([*command, *scores], check=True)
     found = load_file(tmp_path / "found.safetensors")
@@ -206,3 +207,35 @@ def test_every_backbone_is_the_same_for_a_seed(tmp_path, backbone):
     some = settings(backbone=backbone, epochs=1, controls=(), intent_dropout=0.2)
     one, two = (trained(run, some, name) for name in ("one", "two"))
     assert all(equal(weights(one, variant), weights(two, variant)) for variant in ("plain", "llm"))
+
+
+def rates(run, name, **changes):
+    out = trained(run, settings(**changes), name)
+    lines = log(out)
+    return [(line["learning_rate"], line["valid"]["MRR@20"]) for line in lines]
+
+
+def test_the_rate_falls_where_validation_does_not_rise(tmp_path):
+    run = toy_run(tmp_path / "run", sources=())
+    found = rates(run, "a", epochs=12, patience=4, learning_rate=0.05, decay=0.5)
+    best, expected = -1.0, 0.05
+    for rate, value in found:
+        assert rate == pytest.approx(expected)
+        expected *= 1 if value > best else 0.5
+        best = max(best, value)
+    assert found[-1][0] < 0.05
+
+
+def test_after_a_worse_epoch_training_goes_on_from_the_best(tmp_path):
+    """With a decay to next to nothing, the epoch after a worse one is as good as the best."""
+    run = toy_run(tmp_path / "run", sources=())
+    found = rates(run, "a", epochs=12, patience=4, learning_rate=1.0, decay=1e-9)
+    worse = next(i for i in range(1, len(found)) if found[i][1] < found[i - 1][1])
+    assert found[worse + 1][1] == pytest.approx(max(value for _, value in found[:worse]), rel=1e-6)
+
+
+def test_the_schedule_of_the_paper_counts_epochs(tmp_path):
+    run = toy_run(tmp_path / "run", sources=())
+    some = {"schedule": "epochs", "decay": 0.1, "decay_every": 2, "patience": 9, "learning_rate": 0.1}
+    found = [rate for rate, _ in rates(run, "a", epochs=5, **some)]
+    assert found == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])

@@ -36,6 +36,7 @@ def settings(base: Path) -> Settings:
         "localize.encoder": f"transformers:{base / 'bert'}",
         "train.epochs": 1,
         "train.dim": 8,
+        "train.neighbours": 0,
         "train.workers": 1,
         "train.device": "cpu",
         "train.baselines": ["popularity"],

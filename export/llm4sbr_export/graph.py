@@ -3,7 +3,8 @@
     items, mask [, intents] --model--> queries --head--> scores (B, N) --seen out--> top K
 
 If scores are inner products, all item data is in constant tables: the embeddings (N, D) and, for catalogue
-fusers, the title vectors (N, E). Each batch reads them once, which is most of a request's cost.
+fusers, the title vectors (N, E). Each batch reads them once, which is most of a request's cost. The scores of
+an item-item model are read from a few rows of it and added.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr.errors import InputError
+from llm4sbr.fusion.predictor import ItemIntents
 from llm4sbr_export.heads import Exact, ReRanked, without
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class Graph(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model.float()  # titles are stored in half precision, but computed with in float32
+        if isinstance(model.predictor, ItemIntents):
+            model.predictor.half()  # a row is read per session, so its conversion costs nothing
         self.num_items = len(model.backbone.item_embeddings())
         self.k, self.variant, self.precision = k, variant, precision
         self.with_intents = with_intents and variant == "predictor"
@@ -88,7 +92,7 @@ class Graph(nn.Module):
             values, rows = torch.topk(without(output.scores, clicked, exclude_seen), self.k)
         else:
             head = self.coarse or self.exact
-            values, rows = head(self.queries(output), clicked, exclude_seen, self.k)
+            values, rows = head(self.queries(output), clicked, exclude_seen, self.k, output.added)
         found = (torch.where(values == -torch.inf, 0, rows + 1), values)
         return (*found, cast(Tensor, output.intents)) if self.with_intents else found
 

@@ -59,10 +59,15 @@ class Exact(nn.Module):
         self.register_buffer("repeats", None if repeats is None else repeats.detach())
 
     def forward(
-        self, queries: Sequence[Tensor], clicked: Tensor, exclude: Tensor, k: int
+        self,
+        queries: Sequence[Tensor],
+        clicked: Tensor,
+        exclude: Tensor,
+        k: int,
+        added: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Queries float (B, Q_i) -> scores (B, K) and rows int64 (B, K), best first."""
-        scores = None
+        """Queries float (B, Q_i), plus `added` (B, N) -> scores (B, K), rows int64 (B, K), best first."""
+        scores = added
         for query, table in zip(queries, self.tables, strict=True):
             scores = product(query, table, scores)
         best = torch.topk(without(cast(Tensor, scores), clicked, exclude, self.repeats), k)
@@ -95,16 +100,24 @@ class ReRanked(nn.Module):
             self.first = Quantized(table, query_range or 1.0)
 
     def forward(
-        self, queries: Sequence[Tensor], clicked: Tensor, exclude: Tensor, k: int
+        self,
+        queries: Sequence[Tensor],
+        clicked: Tensor,
+        exclude: Tensor,
+        k: int,
+        added: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `Exact.forward`."""
-        coarse = torch.topk(without(self.first(torch.cat(list(queries), 1)), clicked, exclude), self.count)
+        first = self.first(torch.cat(list(queries), 1), added)
+        coarse = torch.topk(without(first, clicked, exclude), self.count)
         scores = torch.stack(
             [
                 (functional.embedding(coarse.indices, table) @ query.unsqueeze(2)).squeeze(2)
                 for query, table in zip(queries, self.tables, strict=True)
             ]
         ).sum(0)  # (B, R)
+        if added is not None:
+            scores = scores + added.gather(1, coarse.indices)
         if self.repeats is not None:  # added after the first pass, whose scores are on another scale
             own = coarse.indices.unsqueeze(2) == clicked.unsqueeze(1)  # (B, R, T)
             scores = scores + self.repeats * own.to(scores.dtype).amax(2)
@@ -116,7 +129,8 @@ class Integers(nn.Module):
     """8-bit rows and queries, multiplied as integers: fastest on CPUs, for one session or many.
 
     Each query is divided by its largest entry, so that one session's list does not depend on the rest of the
-    batch; this scales a session's scores, which does not matter for selecting candidates. Before that,
+    batch; this scales a session's scores, which does not matter for selecting candidates
+    unless something is added to them. Before that,
     columns are divided by their largest entry, and queries multiplied by it: otherwise a column of large
     numbers, such as clicks next to titles, would leave few quantization steps to the others. Rows use 7 of
     the 8 bits: a CPU without VNNI adds two products in 16 bits, and 2 x 255 x 63 just fits.
@@ -141,15 +155,20 @@ class Integers(nn.Module):
     step: Tensor
     middle: Tensor
 
-    def forward(self, query: Tensor) -> Tensor:
-        """Float (B, Q) -> float (B, N)."""
+    def forward(self, query: Tensor, added: Tensor | None = None) -> Tensor:
+        """Float (B, Q), plus `added` (B, N) -> float (B, N)."""
         balanced = query * self.balance
-        unit = balanced / balanced.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        largest = balanced.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        scores = self._unit(balanced / largest)
+        return scores if added is None else scores * (largest * self.step) + added
+
+    def _unit(self, unit: Tensor) -> Tensor:
+        """Float (B, Q) in -1..1 -> float (B, N), to be multiplied by `step`."""
         if not torch.onnx.is_in_onnx_export():
             whole = (unit / self.step).round() @ self.columns.float()
             return whole * self.scale
-        steps = _operator("QuantizeLinear", (unit, self.step, self.middle), torch.uint8, query.shape)
-        shape = (query.shape[0], self.columns.shape[1])
+        steps = _operator("QuantizeLinear", (unit, self.step, self.middle), torch.uint8, unit.shape)
+        shape = (unit.shape[0], self.columns.shape[1])
         whole = _operator("MatMulInteger", (steps, self.columns, self.middle), torch.int32, shape)
         return whole.float() * self.scale
 
@@ -167,9 +186,10 @@ class Half(nn.Module):
 
     rounded: Tensor
 
-    def forward(self, query: Tensor) -> Tensor:
-        """Float (B, Q) -> float (B, N)."""
-        return product(query.half(), self.rounded).float()
+    def forward(self, query: Tensor, added: Tensor | None = None) -> Tensor:
+        """Float (B, Q), plus `added` (B, N) -> float (B, N)."""
+        scores = product(query.half(), self.rounded).float()
+        return scores if added is None else scores + added
 
 
 class Quantized(nn.Module):
@@ -193,16 +213,16 @@ class Quantized(nn.Module):
     step: Tensor
     zero: Tensor
 
-    def forward(self, query: Tensor) -> Tensor:
-        """Float (B, Q) -> float (B, N)."""
+    def forward(self, query: Tensor, added: Tensor | None = None) -> Tensor:
+        """Float (B, Q), plus `added` (B, N) -> float (B, N)."""
         if not torch.onnx.is_in_onnx_export():
             steps = (query / self.step).round().clamp(-128, 127) * self.step
-            return steps @ (self.rounded * self.scale.unsqueeze(1)).T
+            return product(steps, self.rounded * self.scale.unsqueeze(1), added)
         steps = _operator("QuantizeLinear", (query, self.step, self.zero), torch.int8, query.shape)
         steps = _operator("DequantizeLinear", (steps, self.step, self.zero), torch.float32, query.shape)
         shape = self.rounded.shape
         rows = _operator("DequantizeLinear", (self.rounded, self.scale), torch.float32, shape, axis=0)
-        return product(steps, rows)
+        return product(steps, rows, added)
 
 
 def round_rows(table: Tensor, most: int, columns: Tensor) -> tuple[Tensor, Tensor]:

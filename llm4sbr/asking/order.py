@@ -1,9 +1,9 @@
 """In which order samples are asked, for a budget that does not cover all of them.
 
 `coverage`: validation and test samples and whole training sessions, the same share of each, before shorter
-prefixes; in both groups first the prompts that answer the most samples. `random`: a random share of every
-split. `recent`: the most recent sessions first. `uncertain`: first the samples for which a briefly trained
-plain backbone is least sure about the next item.
+prefixes; in both groups first the prompts that answer the most samples; of items, those that most samples end
+with. `random`: a random share of every split. `recent`: the most recent sessions first. `uncertain`: first
+the samples for which a briefly trained plain backbone is least sure about the next item.
 """
 
 from __future__ import annotations
@@ -63,12 +63,18 @@ def order(
         config: `infer.select`, `infer.seed`, and the backbone's settings.
         progress: shows the training for `uncertain`.
         keys: of the prompts of all samples.
+
+    Raises:
+        ConfigError: this order cannot be had of these samples.
     """
     rows = places(len(samples.keys))
     # shuffled first, so that ties are in random order
     random.Random(config.infer.seed).shuffle(rows.numpy().data)  # type: ignore[arg-type]
     if config.infer.select == "random":
         return rows.numpy().data
+    if samples.unit == "item":
+        values = _visits(prepared, config.infer.select)
+        return taken(rows, ordered(taken(values, rows), descending=True)).numpy().data
     values = {
         "coverage": lambda: _coverage(samples, prepared, keys),
         "recent": lambda: _recent(run, samples, prepared),
@@ -93,6 +99,19 @@ def _coverage(samples: Distinct, prepared: Prepared, keys: PromptKeys) -> Tensor
             yield first[some] * (count + 1) + right - left
 
     return mapped(values())
+
+
+def _visits(prepared: Prepared, select: str) -> Tensor:
+    """int64 (N,): the number of samples that end with each item."""
+    if select != "coverage":
+        raise ConfigError(
+            f"infer.select = {select!r} chooses among sessions, and these perspectives ask about items; take "
+            "coverage or random"
+        )
+    found = torch.zeros(prepared.catalogue.size + 1, dtype=torch.int64)
+    for part in prepared.samples.values():
+        found += torch.bincount(prepared.sessions.items[part.end - 1], minlength=len(found))
+    return mapped([found[1:].numpy()])
 
 
 def _recent(run: Path, samples: Distinct, prepared: Prepared) -> Tensor:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from llm4sbr.asking.cache import AnswerCache, answer_key
 from llm4sbr.asking.keys import PromptKeys
-from llm4sbr.protocols import LLM
+from llm4sbr.protocols import LLM, Unit
 
-__all__ = ["Plan", "plan", "sentence"]
+__all__ = ["Plan", "noun", "plan", "sentence"]
 
 LETTERS = 4.0
 """Characters per token, roughly; used if no cached answer gives a token count."""
@@ -41,6 +41,8 @@ class Plan(NamedTuple):
     """Expected time; None if no cached answer shows how long one takes."""
     cost: float | None
     """Expected price in the currency of the LLM's `price`; None if it has none."""
+    unit: Unit = "session"
+    """What the samples are: sessions, or the items of the catalogue."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -114,10 +116,16 @@ def _cost(llm: LLM, prompts: int, asked: float, answered: float) -> float | None
     return float(round(prompts * (asked * price[0] + answered * price[1]) / 1e6, 2))
 
 
+def noun(unit: Unit) -> str:
+    """How people call what is asked about."""
+    return "items" if unit == "item" else "samples"
+
+
 def sentence(found: Plan, budget: str | None = None) -> str:
     """The plan as one line of text."""
     text = (
-        f"{found.prompts:,} prompts about {found.samples:,} samples, {found.distinct:,} of them distinct, "
+        f"{found.prompts:,} prompts about {found.samples:,} {noun(found.unit)}, "
+        f"{found.distinct:,} of them distinct, "
         f"{found.cached:,} answered before; {found.ask:,} to ask"
     )
     if found.within_budget < found.ask:

@@ -10,7 +10,7 @@ from llm4sbr import registry, store
 from llm4sbr.asking.asker import parse_budget
 from llm4sbr.asking.cache import AnswerCache, answer_key
 from llm4sbr.asking.keys import PromptKeys
-from llm4sbr.asking.plan import Plan, plan, sentence
+from llm4sbr.asking.plan import Plan, noun, plan, sentence
 from llm4sbr.config import Config, InferConfig
 from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.mapped import blocks, firsts, mapped
@@ -22,14 +22,14 @@ from llm4sbr.protocols import LLM, Perspective, is_control
 
 
 class Questions(NamedTuple):
-    """Distinct samples, and the perspectives to ask about them from."""
+    """Distinct samples or items, and the perspectives to ask about them from."""
 
     samples: Distinct
     perspectives: Mapping[str, Perspective]
 
     @classmethod
     def of(cls, prepared: Prepared, settings: InferConfig) -> Questions:
-        """The questions for prepared data.
+        """The questions for prepared data: about every item if all perspectives ask about items.
 
         Raises:
             ConfigError: an unusable wording, or an attribute that the items do not have.
@@ -51,7 +51,9 @@ class Questions(NamedTuple):
         for perspective in perspectives.values():
             if hasattr(perspective, "fit"):
                 perspective.fit(prepared.train, prepared.catalogue)
-        return cls(Distinct.of(prepared), perspectives)
+        units = {getattr(perspective, "unit", "session") for perspective in perspectives.values()}
+        samples = Distinct.of_items(prepared) if units == {"item"} else Distinct.of(prepared)
+        return cls(samples, perspectives)
 
     def prompts(self, row: int) -> list[str]:
         """The prompts of one sample, one per perspective."""
@@ -98,10 +100,11 @@ def plan_questions(
     count, budget = len(samples.keys), parse_budget(settings.budget)
     with (
         open_answer_cache(settings) as cache,
-        progress.task("infer: planning", count, unit="samples") as advance,
+        progress.task("infer: planning", count, unit=noun(samples.unit)) as advance,
     ):
         most = budget.prompts
         found = plan(count, prompts, llm=llm, cache=cache, keys=keys, most=most, advance=advance)
+        found = found._replace(unit=samples.unit)
         progress.note(f"infer: {settings.llm} ({llm.fingerprint}); answers are kept in {cache.path}")
     progress.note(f"infer: {sentence(found, settings.budget)}")
     return found

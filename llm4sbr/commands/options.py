@@ -91,7 +91,7 @@ SETTINGS = (
     Setting("--localizer", "localize.localizer", "How answers are tied to items.", "nearest"),
     Setting("-f", "localize.f", "Items an answer is tied to; 0: the answer itself.", "5", int, "F"),
     Setting("--backbone", "train.backbone", "Session encoder.", "sr-gnn"),
-    Setting("--fuser", "train.fuser", "How session vectors and intents are combined.", "gated"),
+    Setting("--fuser", "train.fuser", "How session vectors and intents are combined.", "whitened"),
     Setting("--epochs", "train.epochs", "Maximum number of epochs.", "30", int, "N"),
     Setting("--seeds", "train.seeds", "Number of seeds, for mean and deviation.", "1", int, "N"),
     Setting("--seed", "train.seed", "The first seed.", "0", int, "N"),

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 @click.option("--from", "exported", metavar="NAME", help="Use RUN/export/NAME, such as onnx, not PyTorch.")
 @click.option(
     "--source",
-    type=click.Choice(["auto", "cache", "predictor", "nearest", "none"]),
+    type=click.Choice(["auto", "cache", "items", "predictor", "nearest", "none"]),
     default="auto",
     show_default=True,
-    help="Where the intents come from: the answers to exactly this session, the model's prediction, the "
-    "nearest known session's answers, or none; auto takes the first of these that is available.",
+    help="Where the intents come from: the answers to exactly this session, those about its last item, the "
+    "model's prediction, the nearest known session's answers, or none; auto takes the first of these that "
+    "is available.",
 )
 @click.option(
     "--include-seen/--exclude-seen",

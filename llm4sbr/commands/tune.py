@@ -27,7 +27,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
     metavar="KEY=VALUES",
     help="What else to search of train: KEY=A,B or KEY=LOW..HIGH or KEY=LOW..HIGH:log; KEY= leaves it out.",
 )
-@click.option("--variant", help="Which model.  [the one with the LLM's intents, else the plain one]")
+@click.option("--variant", help="Which model.  [the one with the LLM's intents, else one without]")
 @click.option("--keep", is_flag=True, help="Put the best settings into RUN.")
 @common
 def tune(

@@ -140,24 +140,30 @@ class TrainConfig(Section):
     """An installed name of kind `backbones`."""
     options: dict[str, Any] = {}
     """Further keyword arguments of the backbone."""
-    fuser: str = "gated"
+    fuser: str = "whitened"
     """An installed name of kind `fusers`."""
     fuser_options: dict[str, Any] = {}
     """Further keyword arguments of the fuser."""
+    neighbours: int = Field(100, ge=0, lt=LARGEST)
+    """Entries per item of a fixed item-item model whose scores are added to a model's; 0 for none. The plain
+    backbone is trained without, and as `item-item` with it."""
     dim: int = Field(100, ge=1, lt=LARGEST)
     """D, the hidden size."""
     epochs: int = Field(30, ge=1)
     """Maximum number of epochs."""
-    patience: int = Field(3, ge=1)
+    patience: int = Field(2, ge=1)
     """Early stopping: number of epochs without a better validation MRR@20."""
     batch_size: int = Field(100, ge=2, lt=LARGEST)
     """Batch size."""
     learning_rate: float = Field(1e-3, gt=0)
     """Learning rate of Adam."""
+    schedule: Literal["plateau", "epochs"] = "plateau"
+    """When the learning rate falls: `plateau`, after an epoch that is no better on validation than all
+    before it; `epochs`, every `decay_every` epochs, as in the paper and without a validation part."""
     decay_every: int = Field(3, ge=1)
-    """Number of epochs between two decays of the learning rate."""
-    decay: float = Field(0.5, gt=0, le=1)
-    """Factor of each decay. The paper's 0.1 stops a plain backbone long before it has converged."""
+    """Number of epochs between two decays of the learning rate, with `schedule = epochs`."""
+    decay: float = Field(0.1, gt=0, le=1)
+    """Factor of each decay."""
     l2: float = Field(1e-5, ge=0)
     """Weight decay (as an L2 penalty in the gradient, as in Adam)."""
     tau: float = Field(0.1, ge=0)
@@ -224,9 +230,12 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "data.min_length": 2,
         "data.gap_seconds": 600,
         "localize.f": 5,
+        "train.fuser": "gated",
+        "train.neighbours": 0,
         "train.dim": 100,
         "train.batch_size": 100,
         "train.learning_rate": 1e-3,
+        "train.schedule": "epochs",
         "train.decay": 0.1,
         "train.decay_every": 3,
         "train.l2": 1e-5,

@@ -97,6 +97,20 @@ def prefix_key(ids: Sequence[int]) -> int:
     return int(sample_keys(whole, torch.tensor([0]), torch.tensor([len(ids)]))[0])
 
 
+def item_sessions(size: int) -> tuple[Sessions, Samples]:
+    """A session of one click on every item of a catalogue, in order, as samples without a target (id 0)."""
+    items = torch.arange(1, size + 2) % (size + 1)  # the last sample's target is the 0 at the end
+    start = torch.arange(size)
+    sessions = Sessions(items, torch.tensor([0, size + 1]))
+    return sessions, Samples(start, start + 1, sample_keys(sessions, start, start + 1))
+
+
+def item_keys(ids: Tensor) -> Tensor:
+    """The keys of sessions of one click, int64 (M,), on items int64 (M,)."""
+    at = torch.arange(len(ids))
+    return sample_keys(Sessions(ids, torch.tensor([0, len(ids)])), at, at + 1)
+
+
 def _powers(base: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     powers = np.full(count, base, np.uint64)
     powers[:1] = 1

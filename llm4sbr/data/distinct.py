@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llm4sbr.data.batches import item_keys, item_sessions
 from llm4sbr.data.mapped import blocks, firsts, mapped, order, taken
 from llm4sbr.data.prepared import Prepared
-from llm4sbr.protocols import Item
+from llm4sbr.protocols import Item, Unit
 
 
 class Prefixes(Sequence[Sequence[Item]]):
@@ -62,6 +63,17 @@ class Distinct(NamedTuple):
     start: Tensor
     """int64 (M,), positions in the flat tensor of all sessions, as in `Samples`."""
     end: Tensor
+    unit: Unit = "session"
+    """Of `of_items`, every prefix is one item, and the positions are not in the data's sessions."""
+
+    @classmethod
+    def of_items(cls, prepared: Prepared) -> Distinct:
+        """A session of one click on every item of the catalogue, in its order."""
+        size = prepared.catalogue.size
+        sessions, (start, end, keys) = item_sessions(size)
+        items = [prepared.catalogue.item(i + 1) for i in range(size)]
+        prefixes = Prefixes(items, sessions.items, start, end)
+        return cls(keys, {"items": range(size)}, prefixes, start, end, "item")
 
     @classmethod
     def of(cls, prepared: Prepared) -> Distinct:
@@ -93,8 +105,11 @@ class Distinct(NamedTuple):
         return mapped(found(), np.bool_)
 
     def targets(self, prepared: Prepared) -> Targets:
-        """What follows each prefix somewhere, by row."""
+        """What follows each prefix, or each item, somewhere, by row."""
         key, end = (_together(prepared, field) for field in ("key", "end"))
+        if self.unit == "item":
+            clicks = prepared.sessions.items
+            key = mapped(item_keys(clicks[end[some] - 1]).numpy() for some in blocks(len(end)))
         rows = order(key)
         return Targets(self.keys, taken(key, rows), taken(prepared.sessions.items, taken(end, rows)))
 

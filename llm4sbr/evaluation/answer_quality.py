@@ -69,11 +69,12 @@ def by_intent_alone(store: IntentStore, prepared: Prepared, titles: Tensor) -> d
     if not len(samples.key) or not store.dim:
         return {}
     unit = normalize(titles, dim=1)
+    rows = store.rows_of(prepared.sessions, samples)
     popular = torch.bincount(prepared.train.items, minlength=len(titles) + 1)[1:].float()
     ranks: dict[str, list[Tensor]] = {name: [] for name in (*store.perspectives, "popularity")}
     size = max(1, 2**24 // len(titles))
     for batch in batches(prepared.sessions, samples, batch_size=min(size, 512)):
-        intents = normalize(store.gather(store.rows(samples.key[batch.index])), dim=2)
+        intents = normalize(store.gather(rows[batch.index]), dim=2)
         for place, name in enumerate(store.perspectives):
             ranks[name].append(_ranks(intents[:, place] @ unit.T, batch.items, batch.target))
         ranks["popularity"].append(_ranks(popular.expand(len(batch.target), -1), batch.items, batch.target))
@@ -82,7 +83,7 @@ def by_intent_alone(store: IntentStore, prepared: Prepared, titles: Tensor) -> d
 
 def _validation(prepared: Prepared, store: IntentStore) -> Samples:
     samples = prepared.samples["valid"]
-    known = (store.rows(samples.key) >= 0).nonzero().squeeze(1)
+    known = (store.rows_of(prepared.sessions, samples) >= 0).nonzero().squeeze(1)
     if len(known) > MOST:
         chosen = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:MOST]
         known = known[chosen.sort().values]

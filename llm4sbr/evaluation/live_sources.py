@@ -3,12 +3,13 @@
 The model with the LLM's intents is ranked again on the same test samples, with its intents from each of
 
     cache      the test samples' own answers: the upper bound
+    items      in its place, the answers about the last items, if the LLM was asked about items
     nearest    the answers of the most similar training session
     predictor  the model's own prediction
     none       no intents
 
-The last three never see an answer about a test sample. `kept` is the share of the gain of `cache` over
-another row that a source keeps, (source - row) / (cache - row), with its 95% confidence interval over
+All but `cache` never see an answer about a test sample. `kept` is the share of the gain of the first source
+over another row that a source keeps, (source - row) / (first - row), with its 95% confidence interval over
 sessions.
 """
 
@@ -54,7 +55,7 @@ def rank_sources(
     batch_size: int,
     done: Callable[[str], None],
 ) -> list[SourceRanks]:
-    """Ranks of the test samples with intents from every source except `cache`.
+    """Ranks of the test samples with intents from every source except the LLM's own answers.
 
     Args:
         folders: the trained model of each seed.
@@ -65,10 +66,11 @@ def rank_sources(
         done: called with the source's name after each source and seed.
     """
     test = prepared.samples["test"]
-    near = _nearest(intents, prepared)
-    found = {"nearest": SourceRanks("nearest", [], float((near.rows >= 0).double().mean()))}
-    found["predictor"] = SourceRanks("predictor", [], 1.0)
-    found["none"] = SourceRanks("none", [], 0.0)
+    near = _nearest(intents, prepared) if intents.unit == "session" else None
+    found = {"predictor": SourceRanks("predictor", [], 1.0), "none": SourceRanks("none", [], 0.0)}
+    if near is not None:
+        covered = float((near.rows >= 0).double().mean())
+        found = {"nearest": SourceRanks("nearest", [], covered), **found}
 
     def rank(name: str, score: Callable[[Batch], Tensor]) -> None:
         ranks = rank_all(
@@ -84,8 +86,9 @@ def rank_sources(
 
     for folder in folders:
         model = load_model(folder).model.to(device)
-        rank("nearest", scorer(model, near, device))
-        if model.predictor is not None:
+        if near is not None:
+            rank("nearest", scorer(model, near, device))
+        if model.own_source == "predictor":
             rank("predictor", scorer(model, None, device, predict=True))
         rank("none", scorer(model, None, device))
     return [one for one in found.values() if len(one.ranks) == len(folders)]
@@ -105,14 +108,14 @@ def compare(
     """One entry per source: `name`, `covered`, `metrics`, and `kept` by row and metric; plain values only.
 
     Args:
-        sources: all sources, including `cache`.
+        sources: all sources, first `cache` or `items`.
         plain: the plain backbone's ranks per seed, None if it was not trained.
         ks: list lengths.
         groups: int64 (M,), the session of each test sample.
 
     Returns:
         `kept[row][metric]` has `share`, `low` and `high`, where row is `plain` or `none`; it is None if
-        `cache` does not beat the row significantly, so that there is no gain to keep.
+        the first source does not beat the row significantly, so that there is no gain to keep.
     """
     values = {one.name: _mean(one.ranks, ks) for one in sources}
     bases = {"plain": _mean(plain, ks)} if plain else {}
@@ -145,7 +148,8 @@ def _kept(
     values: Mapping[str, Mapping[str, Tensor]], base: Mapping[str, Tensor], groups: Tensor
 ) -> dict[str, dict[str, dict[str, float] | None]]:
     """Source -> metric -> share of the gain over `base` that it keeps; None if there is no gain."""
-    gains = {metric: values["cache"][metric] - base[metric] for metric in base}
+    first = next(iter(values.values()))
+    gains = {metric: first[metric] - base[metric] for metric in base}
     tested = metrics.paired_test(gains, groups)
     real = [metric for metric, gain in gains.items() if tested[metric] < LEVEL and float(gain.mean()) > 0]
     found: dict[str, dict[str, dict[str, float] | None]] = {}

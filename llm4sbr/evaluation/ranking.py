@@ -28,9 +28,9 @@ class SampleIntents(NamedTuple):
     """int64 (M,): row of each sample in the store, -1 for none."""
 
     @classmethod
-    def of(cls, store: IntentStore, samples: Samples) -> SampleIntents:
-        """Look up the samples' keys."""
-        return cls(store, store.rows(samples.key))
+    def of(cls, store: IntentStore, sessions: Sessions, samples: Samples) -> SampleIntents:
+        """Look up samples, or their last items where the LLM was asked about items."""
+        return cls(store, store.rows_of(sessions, samples))
 
     def gather(self, index: Tensor, *, drop: Tensor | None = None) -> Tensor:
         """float32 (B, P, E) for the samples `index`; those with a true `drop` (bool (B,)) get zeros."""

@@ -53,7 +53,7 @@ class ReferenceModel(NamedTuple):
             variant: which of its models, or a linear baseline; by default as `recommend` chooses.
             seed: which seed; by default the best on validation.
             intents: of a fused model, `input`, `predictor` or `none`; by default what it can do without help:
-                predict them, where it has learned to.
+                predict them, where it has learned to, or look up those of the last item.
             refitted: its refit on all sessions or not; by default if there is one.
 
         Raises:
@@ -108,14 +108,16 @@ class ReferenceModel(NamedTuple):
     def _inputs(self, samples: Samples, batch: Batch) -> Inputs:
         found = {"items": batch.items, "mask": batch.mask}
         if self.variant == "intents":
-            found["intents"] = self._gather(samples.key[batch.index])
+            found["intents"] = self._gather(Samples(*(part[batch.index] for part in samples)))
         return found
 
-    def _gather(self, keys: Tensor) -> Tensor:
-        """The intents of samples by key, float32 (B, P, E)."""
+    def _gather(self, samples: Samples) -> Tensor:
+        """The intents of B samples, float32 (B, P, E)."""
         if self.intents is None:
-            return torch.zeros(len(keys), len(self.saved.recipe.perspectives), self.saved.recipe.text_dim)
-        return self.intents.gather(self.intents.rows(keys))
+            return torch.zeros(
+                len(samples.key), len(self.saved.recipe.perspectives), self.saved.recipe.text_dim
+            )
+        return self.intents.gather(self.intents.rows_of(self.prepared.sessions, samples))
 
     def _scores(self, inputs: Inputs) -> Tensor:
         predict = self.variant == "predictor"
@@ -130,7 +132,7 @@ def _variant(saved: SavedModel, trained: Trained, intents: str | None) -> str:
     if saved.recipe.fuser is not None:
         if intents is None:
             never = trained.variant == "none"  # trained without intents
-            return "predictor" if saved.recipe.predictor else "none" if never else "intents"
+            return "predictor" if saved.model.own_source else "none" if never else "intents"
         return "intents" if intents == "input" else intents
     if intents is not None:
         raise InputError(f"intents {intents}: the model is a plain backbone and takes none")

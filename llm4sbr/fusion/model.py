@@ -5,8 +5,10 @@
     scores = fused . item embeddings (Eq. 10), or the backbone's own; a `CatalogueFuser` adds text scores
 
 For sessions without an LLM answer, a `Predictor` can compute intents from long, short and the items' titles.
+If the LLM was asked about items, `ItemIntents` has the answers about a session's last item.
 
-Without perspectives it is the plain backbone with its own readout, W [short; long].
+Without perspectives it is the plain backbone with its own readout, W [short; long]. A fixed item-item model
+may add to the scores of both (`item_item`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from torch import Tensor, nn
 
 from llm4sbr import registry
 from llm4sbr.fast import fusion
-from llm4sbr.fusion.predictor import Predictor
+from llm4sbr.fusion.item_item import ItemItemScores
+from llm4sbr.fusion.predictor import ItemIntents, Predictor
 from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
 
 
@@ -39,6 +42,8 @@ class Output(NamedTuple):
     """float (B, D), the session vector used for scoring."""
     intents: Tensor | None = None
     """float (B, P, E), given or predicted."""
+    added: Tensor | None = None
+    """float (B, N), the item-item model's part of the scores."""
 
 
 def slots(horizons: Sequence[Horizon]) -> tuple[Horizon, ...]:
@@ -61,18 +66,26 @@ class LLM4SBR(nn.Module):
         fuser: created for `len(slots(horizons))` perspectives; None for the plain backbone.
         horizons: one per perspective, in the order of the intents; empty for the plain backbone.
         text_dim: E; 0 for the plain backbone.
+        item_item: what else adds to the scores, if anything.
     """
 
     def __init__(
-        self, backbone: Backbone, fuser: Fuser | None, horizons: Sequence[Horizon], text_dim: int
+        self,
+        backbone: Backbone,
+        fuser: Fuser | None,
+        horizons: Sequence[Horizon],
+        text_dim: int,
+        *,
+        item_item: ItemItemScores | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.horizons = tuple(horizons)
         self.text_dim = text_dim
         self.fuser = fuser
+        self.item_item = item_item
         self.rescores = getattr(fuser, "needs_catalogue", False)
-        self.predictor: Predictor | None = None
+        self.predictor: Predictor | ItemIntents | None = None
         dim = backbone.item_embeddings().shape[1]
         if fuser is not None:
             self.text = nn.Linear(text_dim, dim)  # Eq. 6, one map for all perspectives
@@ -92,9 +105,25 @@ class LLM4SBR(nn.Module):
         return self.represent(items, mask, intents, predict=predict).scores
 
     def represent(
-        self, items: Tensor, mask: Tensor, intents: Tensor | None = None, *, predict: bool = False
+        self,
+        items: Tensor,
+        mask: Tensor,
+        intents: Tensor | None = None,
+        *,
+        predict: bool = False,
+        fold: Tensor | None = None,
     ) -> Output:
-        """Scores together with the vectors they were computed from; arguments as in `forward`."""
+        """Scores together with the vectors they were computed from; arguments as in `forward`.
+
+        `fold`, int64 (B,), says for training sessions what the item-item model must not know of them.
+        """
+        output = self._represent(items, mask, intents, predict=predict)
+        if self.item_item is None:
+            return output
+        added: Tensor = self.item_item(items, mask, fold)
+        return output._replace(scores=output.scores + added, added=added)
+
+    def _represent(self, items: Tensor, mask: Tensor, intents: Tensor | None, *, predict: bool) -> Output:
         encoded = self.backbone(items, mask)
         if self.fuser is None:
             fused = self._query(self._plain(encoded))
@@ -120,14 +149,29 @@ class LLM4SBR(nn.Module):
         )
         return self.predictor
 
+    def add_item_intents(self) -> ItemIntents:
+        """Give the model an empty table of intents by item in the place of a predictor, and return it."""
+        items = len(self.backbone.item_embeddings())
+        self.predictor = ItemIntents(items, len(self.horizons), self.text_dim)
+        return self.predictor
+
+    @property
+    def own_source(self) -> str | None:
+        """What the model's own intents are, as a source of `serving`: `items`, `predictor` or none."""
+        if self.predictor is None:
+            return None
+        return "items" if isinstance(self.predictor, ItemIntents) else "predictor"
+
     def predict(self, encoded: Encoded, items: Tensor, mask: Tensor) -> Tensor:
-        """The predictor's intents, float (B, P, E), for sessions and the backbone's encoding of them.
+        """The model's own intents, float (B, P, E), for sessions and the backbone's encoding of them.
 
         Raises:
             ValueError: the model has no predictor.
         """
         if self.predictor is None:
             raise ValueError("the model has no predictor of intents")
+        if isinstance(self.predictor, ItemIntents):
+            return cast(Tensor, self.predictor(items, mask))
         predicted: Tensor = self.predictor(encoded, mask, self.texts(items))
         return predicted
 
@@ -207,6 +251,10 @@ class Recipe(NamedTuple):
     """E."""
     predictor: bool = False
     """Whether the model has a predictor of intents."""
+    item_intents: bool = False
+    """Whether it has a table of intents by item instead."""
+    neighbours: int = 0
+    """M, entries per item of the item-item model whose scores are added; 0 for none."""
 
     def components(self) -> list[tuple[str, str]]:
         """(kind, name) of every component."""
@@ -225,9 +273,13 @@ def build(recipe: Recipe) -> LLM4SBR:
         if needs_catalogue(recipe):
             options = {**options, "num_items": recipe.num_items, "text_dim": recipe.text_dim}
         fuser = registry.create("fusers", recipe.fuser, dim=recipe.dim, perspectives=count, **options)
-    model = LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim)
+    count = min(recipe.neighbours, recipe.num_items)
+    item_item = ItemItemScores(recipe.num_items, count) if count else None
+    model = LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim, item_item=item_item)
     if recipe.predictor:
         model.add_predictor()
+    if recipe.item_intents:
+        model.add_item_intents()
     return model
 
 

@@ -1,4 +1,4 @@
-"""Predicts intents for a session without an LLM answer.
+"""Intents for a session without an LLM answer of its own: predicted, or looked up by its last item.
 
     features = [long; short; titles of the session's items, pooled three ways]
     intents  = W features + b, one map for all perspectives
@@ -59,3 +59,30 @@ class Predictor(nn.Module):
         weights = torch.exp(-self.rates[:, None] * age.unsqueeze(1)) * mask.unsqueeze(1)  # (B, 3, T)
         pooled = weights / weights.sum(2, keepdim=True) @ texts
         return torch.cat([state, pooled.flatten(1)], 1)
+
+
+class ItemIntents(nn.Module):
+    """The intents of all items, for an LLM that was asked about items: a session has those of its last one.
+
+    Constants, 2 P E bytes per item, zero until `fit`.
+
+    Args:
+        num_items: N.
+        perspectives: P.
+        text_dim: E.
+    """
+
+    table: Tensor
+
+    def __init__(self, num_items: int, perspectives: int, text_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(num_items, perspectives, text_dim, dtype=torch.float16))
+
+    def fit(self, intents: Tensor) -> None:
+        """Take over float (N, P, E), zero rows where an item has no answer."""
+        self.table.copy_(intents)
+
+    def forward(self, items: Tensor, mask: Tensor) -> Tensor:
+        """Float32 (B, P, E) of int64 (B, T) under bool (B, T)."""
+        last = items.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
+        return self.table[last - 1].float()

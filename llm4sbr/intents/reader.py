@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from llm4sbr import store
+from llm4sbr.data.batches import item_keys, prefix_key
 from llm4sbr.errors import StoreError
 from llm4sbr.intents.manifest import MANIFEST, again, intent_shapes, key_shapes, read_manifest
 from llm4sbr.intents.shards import Shards, spans
+from llm4sbr.protocols import Samples, Sessions, Unit
 
 
 class IntentStore:
@@ -29,6 +32,8 @@ class IntentStore:
         """E."""
         self.f: int = manifest["f"]
         """F, items per answer."""
+        self.unit: Unit = manifest.get("unit", "session")
+        """What the rows are about: sessions, or items, of which each is a session of one click."""
         self._samples = Shards(folder, manifest["keys"], key_shapes(len(self.perspectives)))
         self._intents = Shards(folder, manifest["shards"], intent_shapes(self.dim, self.f))
         self._last = torch.tensor([entry["last"] for entry in manifest["keys"]], dtype=torch.int64)
@@ -81,6 +86,20 @@ class IntentStore:
                 place = torch.searchsorted(own, asked)
                 found[here] = torch.where(own[place] == asked, place + self._samples.first(number), -1)
         return found
+
+    def rows_of(self, sessions: Sessions, samples: Samples) -> Tensor:
+        """Row numbers int64 (M,) of samples, or of their last items; -1 where there is none."""
+        about_items = self.unit == "item"
+        return self.rows(item_keys(sessions.items[samples.end - 1]) if about_items else samples.key)
+
+    def row(self, ids: Sequence[int]) -> int:
+        """Row number of one session, or of its last item, by catalogue ids, oldest first; -1 if unknown."""
+        key = prefix_key(ids[-1:] if self.unit == "item" else ids)
+        return int(self.rows(torch.tensor([key]))[0])
+
+    def by_item(self, size: int) -> Tensor:
+        """Intents float32 (N, P, E) of all items of a catalogue of `size`, where the rows are about items."""
+        return self.gather(self.rows(item_keys(torch.arange(1, size + 1))))
 
     def gather(self, rows: Tensor) -> Tensor:
         """Intents float32 (B, P, E) of row numbers int64 (B,); zeros where a row is -1."""

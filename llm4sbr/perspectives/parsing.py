@@ -10,7 +10,7 @@ import json
 import re
 from functools import lru_cache
 
-__all__ = ["one_line", "parse_answer"]
+__all__ = ["one_line", "parse_answer", "parse_sentence"]
 
 TITLE_LENGTH = 120
 """Maximum length in a prompt of a title, or of all attributes of an item, in characters."""
@@ -64,6 +64,15 @@ def parse_answer(answer: str) -> str:
     while (shorter := _unwrapped(_line(text))) != text:  # terminates, since every rule only removes
         text = shorter
     return text if len(text) <= ANSWER_LENGTH else ""
+
+
+def parse_sentence(answer: str) -> str:
+    """An answer in words of its own, on one line and not too long; "" for a refusal or an empty answer."""
+    text = answer
+    while (shorter := _flat(_MARKS.sub("", _spoken(text))).strip(" *`")) != text:
+        text = shorter
+    text = _cut(text, ANSWER_LENGTH * 2)
+    return "" if any(rule.match(text) for rule in _UNUSABLE) else text
 
 
 _THOUGHT = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)

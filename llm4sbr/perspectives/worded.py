@@ -1,4 +1,4 @@
-"""Perspectives whose prompts come from a wording file: long, short, normal and choose.
+"""Perspectives whose prompts come from a wording file.
 
 A wording is a TOML file with one table per perspective, so a new wording needs no code:
 
@@ -6,7 +6,7 @@ A wording is a TOML file with one table per perspective, so a new wording needs 
     prompt = "The user chose {items}, most recently {last}. Name one more item. Only its title."
     item = "{title}{attributes}"     # also {name} (title without a year), {number}, {id}, {key} (of the data)
     separator = ", "
-    items = 3                        # optional: only a session's most recent items
+    items = 3                        # optional: only a session's most recent items; 1 asks about items
 
 `paper` and `natural` are shipped with the package. Titles come from the data and are untrusted: whatever they
 contain, a prompt shows them on one line and with a limited length.
@@ -25,10 +25,21 @@ from typing import Any, NamedTuple
 from llm4sbr import registry
 from llm4sbr.config import read_toml
 from llm4sbr.errors import ConfigError
-from llm4sbr.perspectives.parsing import one_line, parse_answer
-from llm4sbr.protocols import Baseline, Catalogue, Horizon, Item, Sessions
+from llm4sbr.perspectives.parsing import one_line, parse_answer, parse_sentence
+from llm4sbr.protocols import Baseline, Catalogue, Horizon, Item, Sessions, Unit
 
-__all__ = ["Choose", "Long", "Normal", "Short", "Worded", "Wording", "load_wording"]
+__all__ = [
+    "Audience",
+    "Choose",
+    "Complement",
+    "Long",
+    "Next",
+    "Normal",
+    "Short",
+    "Worded",
+    "Wording",
+    "load_wording",
+]
 
 
 class Wording(NamedTuple):
@@ -75,6 +86,7 @@ class Worded:
                 f"{wording}: {name}.item: has no {{attributes}}, but infer.attributes asks for some"
             )
         self._shown = min(max_items, self._wording.items or max_items)
+        self.unit: Unit = "item" if self._shown == 1 else "session"
 
     def prompt(self, items: Sequence[Item]) -> str:
         """The prompt for a session, oldest item first; only the most recent items of a long session."""
@@ -123,6 +135,7 @@ class Choose(Worded):
 
     def __init__(self, *, size: int = 20, model: str = "item-knn", **options: Any) -> None:
         super().__init__("choose", "long", **options)
+        self.unit = "session"  # the list depends on all of it
         self._size, self._model = size, model
         self._propose: Callable[[tuple[int, ...]], list[Item]] = lambda session: []
 
@@ -158,6 +171,21 @@ class Choose(Worded):
         return "\n".join([super().prompt(items), *listed])
 
 
+class Audience(Worded):
+    """Who chooses the last item, and what for: a sentence, not a title.
+
+    Args:
+        options: those of `Worded`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("audience", "long", **options)
+
+    def parse(self, answer: str) -> str:
+        """The sentence; see `parsing.parse_sentence`."""
+        return parse_sentence(answer)
+
+
 def _title(item: Item) -> str:
     return one_line(item.title) or f"item {item.id}"
 
@@ -171,6 +199,10 @@ Long = partial(Worded, "long", "long")
 """The user's interest over the whole session, with the paper's qualifier "long-term"."""
 Short = partial(Worded, "short", "short")
 """The most recent interest, with the paper's qualifier "short-term"."""
+Complement = partial(Worded, "complement", "short")
+"""What goes with the last item."""
+Next = partial(Worded, "next", "short")
+"""What comes next after the last item."""
 Normal = partial(Worded, "normal", "long")
 """The same question without a qualifier, to measure what the qualifiers do."""
 

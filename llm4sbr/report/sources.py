@@ -12,11 +12,15 @@ from llm4sbr.report.table import Table, TableCell, cells
 
 MEANING = {
     "cache": "the LLM's own answers",
+    "items": "the LLM's answers about the last item",
     "nearest": "the nearest session's",
     "predictor": "predicted by the model",
     "none": "no intents",
 }
 """Source -> description."""
+
+OWN = ("cache", "items")
+"""The LLM's own answers, about the sessions themselves or about their last items."""
 
 Source = Mapping[str, Any]
 
@@ -48,7 +52,8 @@ def sources_table(metrics: Mapping[str, Any]) -> Table | None:
 
 
 def _meaning(source: str, llm: str | None) -> str:
-    return f"{llm} of the session" if source == "cache" and llm in CONTROLS else MEANING.get(source, source)
+    what = "last item" if source == "items" else "session"
+    return f"{llm} of the {what}" if source in OWN and llm in CONTROLS else MEANING.get(source, source)
 
 
 def _said(text: str, llm: str | None) -> str:
@@ -65,18 +70,20 @@ def _kept(found: Mapping[str, float] | None) -> TableCell:
 
 
 def _legend(sources: Sequence[Source], names: Sequence[str], bases: Sequence[str]) -> str:
-    own = next(one for one in sources if one["name"] == "cache")
+    own = next(one for one in sources if one["name"] in OWN)
     lost = [f"{name} over {base}" for base in bases for name in names if own["kept"][base][name] is None]
     lines = [
         "covered: test samples that get an intent. gain kept: the share of the gain of the LLM's own "
-        "answers that is left. The nearest session is one of training."
+        "answers that is left."
     ]
+    if any(one["name"] == "nearest" for one in sources):
+        lines[0] += " The nearest session is one of training."
     predicted = next((one for one in sources if one["name"] == "predictor"), None)
     if predicted:
         lines += _interval(predicted, names, bases)
     if lost:
         lines.append(f"{MISSING} no gain of the LLM's own answers to keep: {', '.join(lost)}.")
-    if not predicted:
+    if not predicted and own["name"] == "cache":
         lines.append("The model was trained without a predictor; llm4sbr train --force adds it.")
     return " ".join(lines)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llm4sbr import store
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.recommendation import Source
 from llm4sbr.system import installation, memory
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Artefact:
         self.fingerprint: str = record["fingerprint"]
         self.perspectives: list[str] = record["perspectives"]
         self.text_dim: int = record["text_dim"]
+        self.source: Source = record.get("source") or "predictor"
+        """What the graph's own intents are: `predictor`, or `items`, looked up by the last item."""
         self.takes_intents = "intents" in record["inputs"]
         self.tells_intents = "intents" in {one.name for one in session.get_outputs()}
 

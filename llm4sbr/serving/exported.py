@@ -101,10 +101,9 @@ class ExportedRecommender:
         check(k, source, takes_intents=variant in ("intents", "predictor"))
         if k is not None and k > longest:
             raise InputError(f"k = {k}: the exported list has {longest} items; export with a larger -k")
-        if variant == "predictor" and source not in ("auto", "predictor"):
-            raise InputError(
-                f"source = {source!r}: this artefact predicts its intents; export another variant"
-            )
+        if variant == "predictor" and source not in ("auto", self.artefact.source):
+            does = "looks its intents up" if self.artefact.source == "items" else "predicts its intents"
+            raise InputError(f"source = {source!r}: this artefact {does}; export another variant")
         if variant == "intents" and source == "predictor":
             raise InputError(
                 "source = 'predictor': this artefact takes intents; export with --intents predictor"

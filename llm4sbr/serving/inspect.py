@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from llm4sbr import stamps
-from llm4sbr.data.batches import prefix_key
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.intents import IntentStore, sources_of, verify_all
@@ -42,7 +41,9 @@ def stats(run: Path) -> list[dict[str, Any]]:
 
 def _counted(store: IntentStore, name: str, prepared: Prepared) -> dict[str, Any]:
     manifest = store.manifest
-    known = {split: store.rows(samples.key) >= 0 for split, samples in prepared.samples.items()}
+    known = {
+        split: store.rows_of(prepared.sessions, samples) >= 0 for split, samples in prepared.samples.items()
+    }
     about = ("encoder", "pooling", "localizer", "item_text", "prompts")
     return {
         "source": name,
@@ -110,12 +111,10 @@ def show(
     prepared = load(run / "prepare")
     store = IntentStore.open(run / "localize" / source)
     live = LiveIntents(store, prepared, run / "infer" / source)
-    if session is not None:
-        key = _key(session, prepared)
-    if key is None:
+    if session is None and key is None:
         rows = torch.linspace(0, len(store) - 1, min(count, len(store))).long().tolist()
     else:
-        rows = store.rows(torch.tensor([key])).tolist()
+        rows = [store.row(_ids(session, prepared))] if session else store.rows(torch.tensor([key])).tolist()
         if rows == [-1]:
             what = f"--key {key}" if session is None else f"--session {session!r}"
             raise InputError(
@@ -124,10 +123,10 @@ def show(
     return list(_shown(live, rows))
 
 
-def _key(session: str, prepared: Prepared) -> int:
+def _ids(session: str, prepared: Prepared) -> list[int]:
     ids = [item.id for item in resolve_session(session, TitleIndex(prepared.catalogue))]
     longest = max(int((one.end - one.start).max()) for one in prepared.samples.values() if len(one.key))
-    return prefix_key(ids[-longest:])
+    return ids[-longest:]
 
 
 def _shown(live: LiveIntents, rows: list[int]) -> Iterator[dict[str, Any]]:

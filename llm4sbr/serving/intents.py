@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from llm4sbr import store
-from llm4sbr.data.batches import prefix_key
+from llm4sbr.data.batches import item_sessions
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.intents import IntentStore
 from llm4sbr.intents.nearest import NearestSession, usable
@@ -41,12 +41,13 @@ class LiveIntents:
 
         Args:
             ids: catalogue ids, oldest first, not empty, cut to the length that the model saw.
-            source: `cache` or `nearest`; nothing is found in others.
+            source: `items` if the LLM was asked about items, else `cache` or `nearest`; nothing is found in
+                others.
         """
         row = -1
-        if source == "cache":
-            row = usable(self.intents, self.intents.rows(torch.tensor([prefix_key(ids)])))
-        elif source == "nearest":
+        if source == ("items" if self.intents.unit == "item" else "cache"):
+            row = usable(self.intents, torch.tensor([self.intents.row(ids)]))
+        elif source == "nearest" and self.intents.unit == "session":
             row = self._nearest.find(ids)
         if row < 0:
             return None
@@ -64,8 +65,14 @@ class LiveIntents:
             )
             for name, places, shares in zip(self.intents.perspectives, items, weights, strict=True)
         ]
-        session = self.prepared.prefix(self._nearest.samples, row)
-        return Explanation(source, [catalogue.titles[id - 1] for id in session], perspectives)
+        return Explanation(source, [catalogue.titles[id - 1] for id in self._session(row)], perspectives)
+
+    def _session(self, row: int) -> Sequence[int]:
+        """Catalogue ids of what a row is about."""
+        if self.intents.unit == "session":
+            return self.prepared.prefix(self._nearest.samples, row)
+        key, (_, samples) = self.intents.keys[row], item_sessions(self.prepared.catalogue.size)
+        return [int((samples.key == key).nonzero()) + 1]
 
     def _answer(self, perspective: str, key: int) -> str:
         path = self.answers / f"{perspective}.parquet"
@@ -83,9 +90,15 @@ def tried(source: str) -> tuple[Source, ...]:
 
 
 def explain_predicted(
-    predicted: Tensor, perspectives: Sequence[str], catalogue: Catalogue, titles: Tensor, *, f: int
+    predicted: Tensor,
+    perspectives: Sequence[str],
+    catalogue: Catalogue,
+    titles: Tensor,
+    *,
+    f: int,
+    source: Source = "predictor",
 ) -> Explanation:
-    """Explains predicted intents by the items with the most similar titles.
+    """Explains a model's own intents by the items with the most similar titles.
 
     Args:
         predicted: float32 (1, P, E).
@@ -93,10 +106,11 @@ def explain_predicted(
         catalogue: the items.
         titles: float32 (N, E), title vectors at unit length; (0, E) if they are missing.
         f: items per perspective.
+        source: what they are, `predictor` or `items`.
     """
     cosines, rows = (normalize(predicted[0], dim=1) @ titles.T).topk(min(f, len(titles)))  # (P, f)
     meanings = [
         PerspectiveIntent(name, "", tied(catalogue, zip((row + 1).tolist(), cosine.tolist(), strict=True)))
         for name, row, cosine in zip(perspectives, rows, cosines, strict=True)
     ]
-    return Explanation("predictor", [], meanings)
+    return Explanation(source, [], meanings)

@@ -62,7 +62,7 @@ class Predicted:
             StoreError: the titles' file was overwritten.
         """
         if self.titles is None:  # an older export, or the run had no vectors
-            return Explanation("predictor")
+            return Explanation(self.artefact.source)
         items = np.array([ids], np.int64)
         intents = _normal(self.artefact.predict(items, np.ones(items.shape, np.bool_))[0])  # (P, E)
         cosines = np.concatenate([_cosines(intents, block) for block in self.titles.blocks()], 1)  # (P, N)
@@ -72,7 +72,7 @@ class Predicted:
             )
             for name, one in zip(self.artefact.perspectives, cosines, strict=True)
         ]
-        return Explanation("predictor", [], perspectives)
+        return Explanation(self.artefact.source, [], perspectives)
 
 
 class _Titles:

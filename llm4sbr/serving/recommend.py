@@ -144,8 +144,15 @@ class Recommender:
     def check(self, k: int | None, source: str) -> None:
         """Raise `InputError` if this model cannot give k items, or intents from `source`."""
         check(k, source, takes_intents=bool(self.live or self.model.predictor))
-        if source == "predictor" and self.model.predictor is None:
+        own = self.model.own_source
+        if source == "predictor" and own == "items":
+            raise InputError("source = 'predictor': this model has the answers about all items; take 'items'")
+        if source == "predictor" and own is None:
             raise InputError("source = 'predictor': this model was trained without one; train it again")
+        if source == "items" and own != "items":
+            raise InputError(
+                "source = 'items': the LLM was asked about sessions; choose perspectives that ask about items"
+            )
 
     async def _resolve(self, session: Session) -> list[Resolved]:
         return resolve_session(session, self.titles)
@@ -172,15 +179,15 @@ class Recommender:
         items = torch.tensor([ids])
         mask = torch.ones_like(items, dtype=torch.bool)
         for one in tried(source):
-            if one == "predictor" and self.model.predictor is not None:
-                predicted = self.model.predict(self.model.backbone(items, mask), items, mask)
-                explained = explain_predicted(
-                    predicted, self.perspectives, self.catalogue, self.vectors, f=TIED
-                )
-                return predicted, explained
             found = self.live.find(ids, one) if self.live else None
             if found:
                 return found
+            if one == self.model.own_source:
+                predicted = self.model.predict(self.model.backbone(items, mask), items, mask)
+                explained = explain_predicted(
+                    predicted, self.perspectives, self.catalogue, self.vectors, f=TIED, source=one
+                )
+                return predicted, explained
         return None, Explanation("none")
 
 

@@ -10,11 +10,12 @@ from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.titles import Resolved
 
-Source = Literal["cache", "predictor", "nearest", "none"]
-SOURCES: tuple[Source, ...] = ("cache", "predictor", "nearest", "none")
+Source = Literal["cache", "items", "predictor", "nearest", "none"]
+SOURCES: tuple[Source, ...] = ("cache", "items", "predictor", "nearest", "none")
 """Sources of a live session's intents, in the order in which `auto` tries them.
 
 cache      this very session was asked about
+items      its last item was: perspectives that ask about items have answers about all of them
 predictor  the model predicts them
 nearest    the known session with the same last item that shares the most items with this one
 none       zero intents, as in training where there was no answer

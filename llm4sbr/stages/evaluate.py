@@ -19,6 +19,7 @@ from llm4sbr.evaluation.breakdown import breakdown, numbers_of
 from llm4sbr.evaluation.comparison import LLM, PLAIN, Row, table
 from llm4sbr.evaluation.live_sources import SourceRanks, compare, rank_sources
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
+from llm4sbr.freshness import ALONE
 from llm4sbr.fusion.saved import load_model
 from llm4sbr.intents import IntentStore, verify_all
 from llm4sbr.progress import Advance, Progress
@@ -69,8 +70,9 @@ def evaluate(
     content = table(rows, ks, groups=groups, llm=config.infer.llm, coverage=coverage, without_intents=without)
     by_name = {row.name: row.ranks for row in rows}
     if others:
-        cache = SourceRanks("cache", by_name[LLM], coverage or 0.0)
-        content["sources"] = compare([cache, *others], by_name.get(PLAIN), ks, groups=groups)
+        own = "items" if IntentStore.open(run / "localize" / LLM).unit == "item" else "cache"
+        first = SourceRanks(own, by_name[LLM], coverage or 0.0)
+        content["sources"] = compare([first, *others], by_name.get(PLAIN), ks, groups=groups)
     content["breakdown"] = breakdown(by_name, numbers_of(prepared), max(config.evaluate.k))
     rules = prepared.stats["rules"]
     named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": rules["split"]}
@@ -139,7 +141,7 @@ def _model(
     device = pick_device(config.train.device)
     source = run / "localize" / folder.parent.name
     test = prepared.samples["test"]
-    intents = SampleIntents.of(IntentStore.open(source), test) if source.exists() else None
+    intents = SampleIntents.of(IntentStore.open(source), prepared.sessions, test) if source.exists() else None
     ranks = rank_all(
         scorer(saved.model.to(device), intents, device),
         prepared.sessions,
@@ -170,7 +172,7 @@ def _sources(
 
 
 def _order(folder: Path) -> tuple[int, str, int]:
-    places = ("plain", "llm", "item-text", "shuffled")
+    places = (*ALONE, "llm", "item-text", "shuffled")
     variant = folder.parent.name
     last = len(places) + (variant == "none")
     seed = int(folder.name.removeprefix("seed-"))
@@ -179,8 +181,8 @@ def _order(folder: Path) -> tuple[int, str, int]:
 
 def _label(variant: str, config: Config) -> str:
     backbone = config.train.backbone
-    if variant == "plain":
-        return f"{backbone}, plain"
+    if variant in ALONE:
+        return f"{backbone}, {variant}"
     text = {"llm": f"intents of {config.infer.llm}", "none": "no intents"}
     return f"{backbone}, {text.get(variant, f'{variant} intents')}"
 
@@ -198,5 +200,5 @@ def _coverage(run: Path, prepared: Prepared) -> float | None:
     folder = run / "localize" / "llm"
     if not folder.exists():
         return None
-    rows = IntentStore.open(folder).rows(prepared.samples["test"].key)
+    rows = IntentStore.open(folder).rows_of(prepared.sessions, prepared.samples["test"])
     return float((rows >= 0).double().mean())

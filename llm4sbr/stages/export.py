@@ -254,6 +254,7 @@ def _record(
         "precision": spec.precision,
         "inputs": inputs,
         "outputs": outputs,
+        "source": original.saved.model.own_source,
         "perspectives": list(recipe.perspectives),
         "text_dim": recipe.text_dim,
         "num_items": recipe.num_items,

@@ -1,7 +1,8 @@
 """Stage `infer`: one answer per sample and perspective, from the LLM and from the controls.
 
-Samples with equal prefixes count as one. All prompts are counted and audited before the first one is asked.
-`infer.select` decides in which order samples are asked, which matters under a budget.
+Samples with equal prefixes count as one. If all perspectives ask about items, the samples are the items of
+the catalogue, each standing for all sessions that end with it. All prompts are counted and audited before the
+first one is asked. `infer.select` decides in which order samples are asked, which matters under a budget.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from llm4sbr.asking.asker import Asker, Budget, batch_answerer, parse_budget
 from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.asking.keys import PromptKeys
 from llm4sbr.asking.order import order as asking_order
+from llm4sbr.asking.plan import noun
 from llm4sbr.asking.questions import Questions, open_answer_cache, plan_questions
 from llm4sbr.asking.tables import answered, write_answers, write_control
 from llm4sbr.config import Config, InferConfig
@@ -81,6 +83,7 @@ def infer(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
         for name, control in controls.items():
             summary["sources"][name] = _source(work, name, control, rows)
         summary |= {"samples": len(questions.samples.keys), "answered": len(rows)}
+        summary["unit"] = questions.samples.unit
         _report(summary, settings, progress)
     store.write_json(out / "infer.json", summary)
 
@@ -222,7 +225,7 @@ def _asked(
     settings = config.infer
     engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
     make = partial(batch_answerer, settings.llm, settings.options)
-    with progress.task("infer", len(order), unit="samples") as advance, closing(engine):
+    with progress.task("infer", len(order), unit=noun(questions.samples.unit)) as advance, closing(engine):
         asker = Asker(
             llm,
             cache,
@@ -269,7 +272,7 @@ def _examples(folder: Path, counts: Counts, questions: Questions, rows: Sequence
 
 def _report(summary: Mapping[str, Any], settings: InferConfig, progress: Progress) -> None:
     answered, samples = summary["answered"], summary["samples"]
-    text = f"infer: {answered:,} of {samples:,} samples answered"
+    text = f"infer: {answered:,} of {samples:,} {noun(summary['unit'])} answered"
     if "asked" in summary:
         text += f"; {summary['asked']:,} prompts asked, {summary['from_cache']:,} from the cache"
     empty = sum(perspective["empty"] for perspective in summary["sources"]["llm"].values())

@@ -20,7 +20,7 @@ from torch.nn.functional import cosine_similarity
 
 from llm4sbr import registry, stamps, store
 from llm4sbr.config import Config
-from llm4sbr.data.batches import collate
+from llm4sbr.data.batches import collate, item_sessions
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.encoders import Memo, encoding
 from llm4sbr.encoders.disk_cache import encode_cached
@@ -31,7 +31,7 @@ from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.localizers import top
 from llm4sbr.localizers.title import TITLE
 from llm4sbr.progress import Advance, Progress
-from llm4sbr.protocols import Catalogue, Engine, Localizer, Samples
+from llm4sbr.protocols import Catalogue, Engine, Localizer, Samples, Sessions, Unit
 from llm4sbr.stamps import Attempt, Stamp
 
 BLOCK = 16_384
@@ -51,8 +51,10 @@ class Space(NamedTuple):
     """Data that all sources of answers share."""
 
     prepared: Prepared
+    sessions: Sessions
+    """What the samples refer to."""
     samples: Samples
-    """Keys of the samples of all splits, sorted."""
+    """Keys of the samples of all splits, sorted; those of the items if the answers are about items."""
     catalogue: Catalogue
     """A catalogue whose titles are the items' texts."""
     encoder: Memo
@@ -124,7 +126,8 @@ def _made(
     distinct = _distinct(catalogue.titles, [run / "infer" / name for name in missing], names)
     engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
     with progress.task("localize", distinct, unit="texts") as advance, closing(engine):
-        space = _space(config, prepared, catalogue, engine, advance, progress.note)
+        unit = _unit(run / "infer")
+        space = _space(config, prepared, catalogue, engine, advance, progress.note, unit=unit)
         for name in list(missing)[:1]:
             _try(_answers(run / "infer" / name, names), names, space)
         attempt.begin()
@@ -148,6 +151,13 @@ def _sources(infer: Path) -> list[str]:
         return list(store.read_json(infer / "infer.json")["sources"])
     found = [path.name for path in infer.iterdir() if path.is_dir()] if infer.exists() else []
     return sorted(found, key=lambda name: (name != LLM, name))
+
+
+def _unit(infer: Path) -> Unit:
+    """What the answers are about."""
+    path = infer / "infer.json"
+    unit: Unit = store.read_json(path).get("unit", "session") if path.exists() else "session"
+    return unit
 
 
 def _fingerprint(folder: Path) -> str:
@@ -205,6 +215,8 @@ def _space(
     engine: Engine,
     advance: Advance,
     note: Callable[[str], None],
+    *,
+    unit: Unit,
 ) -> Space:
     chosen = config.localize
     encoder = registry.create("encoders", chosen.encoder, **chosen.encoder_options)
@@ -218,13 +230,20 @@ def _space(
         "pooling": getattr(encoder, "pooling", "as the encoder has it"),
         "localizer": {"name": chosen.localizer, "f": chosen.f, **chosen.options},
         "item_text": chosen.item_text,
+        "unit": unit,
     }
-    parts = zip(*prepared.samples.values(), strict=True)
-    samples = Samples(*(torch.cat(part) for part in parts))
+    sessions, samples = _asked_about(prepared, unit)
     order = samples.key.argsort()
     samples = Samples(*(part[order] for part in samples))
     items = encode_cached(catalogue.titles, memo, note=lambda text: note(f"localize: {text}"))
-    return Space(prepared, samples, catalogue, memo, localizer, items, about)
+    return Space(prepared, sessions, samples, catalogue, memo, localizer, items, about)
+
+
+def _asked_about(prepared: Prepared, unit: Unit) -> tuple[Sessions, Samples]:
+    if unit == "item":
+        return item_sessions(prepared.catalogue.size)
+    parts = zip(*prepared.samples.values(), strict=True)
+    return prepared.sessions, Samples(*(torch.cat(part) for part in parts))
 
 
 def _localize_source(folder: Path, table: pl.DataFrame, names: Sequence[str], space: Space) -> None:
@@ -239,17 +258,17 @@ def _localize_source(folder: Path, table: pl.DataFrame, names: Sequence[str], sp
     sums = _localize_block(writer, table[:0], names, space, index[:0, None])  # sets E and F without any row
     for start in range(0, len(table), BLOCK):
         block = slice(start, start + BLOCK)
-        clicked = collate(space.prepared.sessions, space.samples, index[block]).items
+        clicked = collate(space.sessions, space.samples, index[block]).items
         sums += _localize_block(writer, table[block], names, space, clicked)
     writer.close(_statistics(table, names, space, sums))
 
 
 def _fit(space: Space, table: pl.DataFrame, names: Sequence[str]) -> None:
-    """Fit a localizer that learns, on training sessions and the answers to training samples only."""
+    """Fit a localizer that learns on training sessions, and on answers to training samples or about items."""
     fit = getattr(space.localizer, "fit", None)
     if fit is not None:
         train = space.prepared.samples["train"].key.tolist()
-        seen = table.filter(pl.col("key").is_in(train))
+        seen = table if space.about["unit"] == "item" else table.filter(pl.col("key").is_in(train))
         answers = [text for name in names for text in seen[name]]
         fit(answers, space.prepared.train, space.catalogue, space.encoder)
 

@@ -89,7 +89,8 @@ def _chosen(run: Path, trained: Trained) -> dict[str, Any]:
     tested = {row["name"]: {name: one["mean"] for name, one in row["metrics"].items()} for row in rows}
     return {
         "weights": record["weights"],
-        "epochs": max(1, facts["best_epoch"]),
+        "epochs": len(facts["rates"]),
+        "rates": facts["rates"],
         "selected_on": facts["selected_on"],
         "valid": facts["valid"],
         "test": tested.get(trained.variant, {}),

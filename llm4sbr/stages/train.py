@@ -23,7 +23,8 @@ from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.data.whole import whole
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device
-from llm4sbr.freshness import NONE, PLAIN, asked, part_stamp
+from llm4sbr.freshness import ALONE, NONE, PLAIN, asked, part_stamp
+from llm4sbr.fusion.item_item import CrossFit
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.model import build as build_model
 from llm4sbr.intents import MANIFEST, IntentStore, verify_all
@@ -33,6 +34,7 @@ from llm4sbr.stamps import Attempt, Stamp
 from llm4sbr.store import read_tensors
 from llm4sbr.system.processes import Report
 from llm4sbr.system.processes import run as run_jobs
+from llm4sbr.training.cross_fit import cross_fit
 from llm4sbr.training.team import Team, current
 from llm4sbr.training.trained import write_models
 from llm4sbr.training.trainer import Material, train_model
@@ -165,7 +167,7 @@ def job_of(run: Path, out: Path, name: str, config: Config) -> TrainingJob:
 
 
 def variants(run: Path, config: Config) -> list[str]:
-    """Variants to train, in the order of the table: `plain`, one per source of intents, `none`."""
+    """Variants to train, in the order of the table: `ALONE`, one per source of intents, `none`."""
     sources = [name for name in asked("localize", config) if (run / "localize" / name / MANIFEST).exists()]
     return freshness.variants(config, sources)
 
@@ -212,6 +214,11 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     material = _material(job, prepared, catalogue, None if job.variant == "none" else intents)
     if needs_catalogue(recipe):
         material = material._replace(titles=_titles(job, recipe))
+    if recipe.neighbours:
+        found = _item_item(job.run / "prepare", recipe.neighbours, job.chosen is not None)
+        material = material._replace(item_item=found)
+    if job.chosen is not None:
+        material = material._replace(rates=tuple(job.chosen["rates"]))
     return train_model(
         job.folder,
         recipe,
@@ -230,13 +237,22 @@ def _prepared(folder: Path) -> Prepared:
     return load(folder)
 
 
+@lru_cache(maxsize=1)
+def _item_item(folder: Path, neighbours: int, final: bool) -> CrossFit:
+    """The item-item model of the run's training samples, or of all for a refit; fitted once per process."""
+    prepared = whole(_prepared(folder)) if final else _prepared(folder)
+    return cross_fit(
+        prepared.sessions, prepared.samples["train"], prepared.catalogue.size, neighbours=neighbours
+    )
+
+
 def _intents(job: TrainingJob) -> IntentStore | None:
     """The variant's intents; `none` gets those of another variant, only for their shape."""
-    if job.variant == "plain":
+    if job.variant in ALONE:
         return None
     source = job.variant
     if source == "none":
-        source = next(name for name in variants(job.run, job.config) if name not in (PLAIN, NONE))
+        source = next(name for name in variants(job.run, job.config) if name not in (*ALONE, NONE))
     folder = job.run / "localize" / source
     intents = IntentStore.open(folder)
     if not len(intents):
@@ -261,6 +277,8 @@ def _titles(job: TrainingJob, recipe: Recipe) -> Tensor:
 def _recipe(job: TrainingJob, prepared: Prepared, intents: IntentStore | None) -> Recipe:
     settings = job.config.train
     recipe = Recipe(prepared.catalogue.size, settings.dim, settings.backbone, settings.options)
+    if job.variant != PLAIN:
+        recipe = recipe._replace(neighbours=settings.neighbours)
     if intents is None:
         return recipe
     names = tuple(intents.perspectives)
@@ -292,8 +310,8 @@ def _material(job: TrainingJob, prepared: Prepared, catalogue: str, intents: Int
     if intents is None:
         return material
     return material._replace(
-        train_intents=SampleIntents.of(intents, material.train),
-        select_intents=SampleIntents.of(intents, material.select),
+        train_intents=SampleIntents.of(intents, material.sessions, material.train),
+        select_intents=SampleIntents.of(intents, material.sessions, material.select),
     )
 
 

@@ -24,6 +24,12 @@ ANSWERS = [
 ]
 
 
+def unit(perspective: Perspective) -> str:
+    """What it asks about."""
+    found: str = getattr(perspective, "unit", "session")
+    return found
+
+
 class PerspectiveContract(Contract, kind="perspectives"):
     """Tests of one perspective."""
 
@@ -80,8 +86,20 @@ class PerspectiveContract(Contract, kind="perspectives"):
 
     def test_max_items_bounds_what_is_shown(self) -> None:
         """Of a long session only the most recent items are named."""
-        prompt = self.create(max_items=2).prompt(ITEMS)
-        assert [item.title for item in ITEMS if item.title in prompt] == [item.title for item in ITEMS[-2:]]
+        perspective = self.create(max_items=2)
+        prompt, most = perspective.prompt(ITEMS), 1 if unit(perspective) == "item" else 2
+        assert [item.title for item in ITEMS if item.title in prompt] == [
+            item.title for item in ITEMS[-most:]
+        ]
+
+    def test_what_asks_about_items_sees_the_last_one_only(self) -> None:
+        """Its answers serve all sessions that end with the item, so nothing else may change the prompt."""
+        for wording in ("paper", "natural"):
+            perspective = self.create(wording=wording)
+            assert unit(perspective) in ("session", "item"), "unit must be session or item"
+            if unit(perspective) == "item":
+                alone, after = (perspective.prompt(session) for session in (ITEMS[4:5], ITEMS[:5]))
+                assert alone == after, f"wording {wording!r}: earlier items change the prompt: {after}"
 
     def test_line_breaks_in_titles_add_no_lines(self) -> None:
         """A title cannot make a paragraph of its own."""

@@ -25,6 +25,7 @@ class Checkpoint:
         epoch: number of finished epochs.
         best_epoch: epoch of the weights in `best`, counted from 1; 0 before the first.
         best_value: its value of the validation metric.
+        worse: epochs that were no better than all before.
         best: weights by name; without `writes`, the initial ones.
         writes: whether this process writes the file.
         history: one entry per epoch.
@@ -34,6 +35,7 @@ class Checkpoint:
         self.path = folder / NAME
         self.model, self.optimizer, self.writes = model, optimizer, writes
         self.epoch, self.best_epoch, self.best_value = 0, 0, -1.0
+        self.worse = 0
         self.best = _copy(model.state_dict())
         self.history: list[dict[str, Any]] = []
 
@@ -56,6 +58,8 @@ class Checkpoint:
         self.history.append(entry)
         if better:
             self.best_epoch, self.best_value = self.epoch, value
+        else:
+            self.worse += 1
         if self.writes:
             self._write(better)
 
@@ -66,7 +70,8 @@ class Checkpoint:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": tensor for name, tensor in moments.items()}
-        facts = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}
+        names = ("epoch", "best_epoch", "best_value", "worse", "history")
+        facts = {name: getattr(self, name) for name in names}
         store.write_tensors(self.path, tensors, {"state": json.dumps(facts)})
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         store.write_text(self.path.with_name(LOG), lines)
@@ -81,7 +86,8 @@ class Checkpoint:
             with safe_open(self.path, "pt") as file:
                 facts = json.loads(file.metadata()["state"])
             self.epoch, self.best_epoch = facts["epoch"], facts["best_epoch"]
-            self.best_value, self.history = facts["best_value"], facts["history"]
+            self.best_value, self.worse = facts["best_value"], facts["worse"]
+            self.history = facts["history"]
             self.model.load_state_dict(_part(tensors, "model."))
             self.best = _copy(_part(tensors, "best."))
             moments: dict[int, dict[str, Tensor]] = {}

@@ -17,6 +17,7 @@ from torch import Tensor
 from llm4sbr.data.batches import Batch, batches
 from llm4sbr.evaluation.ranking import SampleIntents
 from llm4sbr.fusion.model import LLM4SBR
+from llm4sbr.fusion.predictor import Predictor
 from llm4sbr.protocols import Samples, Sessions
 
 SAMPLES = 10_000
@@ -97,7 +98,7 @@ def _pass(
 def _features(model: LLM4SBR, batch: Batch) -> Tensor:
     """Float32 (B, F), on the CPU."""
     predictor = model.predictor
-    assert predictor is not None  # `distil` has just added it
+    assert isinstance(predictor, Predictor)  # `distil` has just added it
     device = next(model.parameters()).device
     items, mask = batch.items.to(device), batch.mask.to(device)
     return predictor.features(model.backbone(items, mask), mask, model.texts(items)).float().cpu()

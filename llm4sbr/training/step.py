@@ -57,12 +57,13 @@ class Step:
         self.products = faster_products() if plain else nullcontext()
         self.precision = _precision(config.precision, device)
 
-    def __call__(self, part: BatchShare, intents: Tensor | None) -> Tensor:
+    def __call__(self, part: BatchShare, intents: Tensor | None, fold: Tensor | None = None) -> Tensor:
         """Update the weights with this process's share of a batch.
 
         Args:
             part: B samples.
             intents: float32 (B, P, E) on the CPU, None for a plain model.
+            fold: int64 (B,) on the CPU, for a model with an item-item part (`fusion.item_item`).
 
         Returns:
             The losses of this share, float32 (4,) on the device, in the order of `Losses`; they sum to the
@@ -72,11 +73,10 @@ class Step:
         items, mask, target = (self._there(one) for one in (batch.items, batch.mask, batch.target))
         with self.compiling():
             with self.products, self.precision:
-                output = self.represent(items, mask, None if intents is None else self._there(intents))
+                told, without = (None if one is None else self._there(one) for one in (intents, fold))
+                output = self.represent(items, mask, told, fold=without)
             output = _full(output)
-            if (
-                not self.repeats
-            ):  # a target keeps its score: a repeated one, rare here, must not cost infinity
+            if not self.repeats:  # a target keeps its score: a rare repeated one must not cost infinity
                 output = output._replace(scores=without_own(output.scores, items, mask, but=target))
             losses = self._losses(output, target, part)
             self.model.zero_grad()

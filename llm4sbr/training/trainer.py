@@ -27,6 +27,7 @@ from llm4sbr.data.batches import batches
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
+from llm4sbr.fusion.item_item import CrossFit
 from llm4sbr.fusion.losses import Losses
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
@@ -68,6 +69,10 @@ class Material(NamedTuple):
     """Whether a list may contain the session's own items."""
     titles: Tensor | None = None
     """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
+    item_item: CrossFit | None = None
+    """For a model with an item-item part."""
+    rates: tuple[float, ...] = ()
+    """The learning rate of each epoch, where it is known from an earlier training."""
 
 
 class LossError(TrainingError):
@@ -137,6 +142,8 @@ class _Trainer:
         if material.titles is not None:
             clicks = torch.bincount(material.fit.items, minlength=recipe.num_items + 1)[1:]
             cast(CatalogueFuser, self.model.fuser).fit(material.titles, clicks)
+        if self.model.item_item is not None and material.item_item is not None:
+            self.model.item_item.fit(material.item_item)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model.to(self.device)
@@ -159,6 +166,8 @@ class _Trainer:
                 "learning_rate": self._rate(state.epoch),
             } | losses
             entry |= {"valid": valid, "seconds": round(trained, 3)}
+            if not better and self._on_plateau():
+                self.model.load_state_dict(state.best)
             state.advance(entry, better=better, value=valid.get(SELECT_BY, 0.0))
             yield _standing(entry)
 
@@ -193,7 +202,7 @@ class _Trainer:
         waiting: list[Tensor] = []
         checked: list[Tensor] = []
         for number, (part, intents) in enumerate(self._parts(random), 1):
-            waiting.append(self.step(part, intents))
+            waiting.append(self.step(part, intents, self._fold(part)))
             report(part.of, "")
             if len(waiting) == CHECK_EVERY:
                 checked.append(self._checked(waiting, epoch, number))
@@ -215,6 +224,10 @@ class _Trainer:
             intents = known.gather(torch.cat([part.batch.index for part in ahead]), drop=drop)
             own = [len(part.batch.index) for part in ahead]
             yield from zip(ahead, torch.split(intents, own), strict=True)
+
+    def _fold(self, part: BatchShare) -> Tensor | None:
+        known = self.material.item_item
+        return None if known is None else known.fold[part.batch.index]
 
     def _withheld(self, part: BatchShare, random: torch.Generator) -> Tensor:
         """Samples of a share whose intents are dropped, bool (B,)."""
@@ -255,7 +268,15 @@ class _Trainer:
         return metrics.summary(team.sum(found), SHOWN)
 
     def _rate(self, epoch: int) -> float:
-        return self.config.learning_rate * self.config.decay ** (epoch // self.config.decay_every)
+        config = self.config
+        if self.material.rates:
+            return self.material.rates[epoch]
+        passed = self.checkpoint.worse if self._on_plateau() else epoch // config.decay_every
+        return config.learning_rate * config.decay**passed
+
+    def _on_plateau(self) -> bool:
+        """Whether the rate falls where validation no longer rises, and training goes on from the best."""
+        return self.config.schedule == "plateau" and len(self.material.select.key) > 0
 
     def _device_peak(self) -> int | None:
         """Peak GPU memory of tensors in bytes."""
@@ -263,6 +284,16 @@ class _Trainer:
 
     def _patience(self) -> int:
         return self.config.patience if len(self.material.select.key) else self.config.epochs
+
+    def _rates_to_best(self) -> list[float]:
+        """The learning rates of the epochs that made the best weights: with them a refit does the same."""
+        best, found = -1.0, []
+        for line in self.checkpoint.history[: self.checkpoint.best_epoch]:
+            value = line["valid"].get(SELECT_BY, 0.0)
+            if value > best or not self._on_plateau():
+                best = value
+                found.append(line["learning_rate"])
+        return found
 
     def _still_rising(self) -> bool:
         """Whether the limit of epochs ended the training, and not a validation metric that stopped rising."""
@@ -278,6 +309,7 @@ class _Trainer:
             "seed": self.seed,
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
+            "rates": self._rates_to_best(),
             "valid": best.get("valid", {}),
             "selected_on": self.material.selected_on,
             "still_rising": self._still_rising(),
@@ -290,11 +322,13 @@ class _Trainer:
             "processes": self.team.size,
         }
         material, catalogue = self.material, self.material.catalogue
-        if material.train_intents is not None:
-            measured["predictor"] = distil(
-                self.model, material.sessions, material.train, material.train_intents
-            )
-        recipe = self.recipe._replace(predictor=self.model.predictor is not None)
+        known = material.train_intents
+        if known is not None and known.store.unit == "item":
+            self.model.add_item_intents().fit(known.store.by_item(self.recipe.num_items))
+        elif known is not None:
+            measured["predictor"] = distil(self.model, material.sessions, material.train, known)
+        source = self.model.own_source
+        recipe = self.recipe._replace(predictor=source == "predictor", item_intents=source == "items")
         save_model(self.folder, self.model, recipe=recipe, catalogue=catalogue, facts=facts | measured)
 
 

@@ -18,7 +18,7 @@ from llm4sbr.config import Config, flatten, nest, to_settings
 from llm4sbr.config.space import Dimension, Space, words
 from llm4sbr.data.prepared import catalogue_hash, load
 from llm4sbr.errors import ConfigError, InputError, TrainingError
-from llm4sbr.freshness import LLM, WHICH_MODELS
+from llm4sbr.freshness import ITEM_ITEM, LLM, WHICH_MODELS
 from llm4sbr.intents import verify_all
 from llm4sbr.progress import Progress
 from llm4sbr.report.formats import duration
@@ -58,7 +58,7 @@ def tune(
         seconds: how long to search, the time of before included; None is without a limit.
         workers: models trained in parallel; by default as `train` does.
         changes: of the space that the components declare, see `search_space`.
-        variant: of the model; by default the one with the LLM's intents, else the plain one.
+        variant: of the model; by default the one with the LLM's intents, else `item-item` or `plain`.
         keep: put the best settings into the run, if they are better than its own.
         progress: where to show it.
 
@@ -99,7 +99,7 @@ def _search(
     if not len(prepared.samples["train"].key):
         raise TrainingError(f"{run / 'prepare'}: no training samples; use more sessions or smaller data.test")
     there = variants(run, config)
-    variant = variant or (LLM if LLM in there else there[0])
+    variant = variant or next((name for name in (LLM, ITEM_ITEM) if name in there), there[0])
     if variant not in there:
         raise InputError(f"no variant {variant!r} in {run}; there are {', '.join(there)}")
     space = search_space(config, variant, changes)

@@ -10,7 +10,7 @@ from llm4sbr import registry
 from llm4sbr.config import Config, TrainConfig, build, flatten, merge, nest, to_settings
 from llm4sbr.config.space import Dimension, Space, declared
 from llm4sbr.errors import ConfigError
-from llm4sbr.freshness import FUSION, NEUTRAL, PLAIN, WHICH_MODELS
+from llm4sbr.freshness import ALONE, FUSION, LINEAR, NEUTRAL, PLAIN, WHICH_MODELS
 
 COMPONENTS = {
     "train.options": ("backbones", "train.backbone"),
@@ -27,7 +27,7 @@ def search_space(config: Config, variant: str, changes: Mapping[str, Dimension |
 
     Args:
         config: of the run.
-        variant: of the model; the plain one does not depend on the fuser.
+        variant: of the model; one without intents does not depend on the fuser.
         changes: dimensions to replace, to add, or (None) to leave out.
 
     Raises:
@@ -62,7 +62,9 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def _decides(key: str, variant: str) -> bool:
-    return variant != PLAIN or not key.startswith(FUSION)
+    if variant in ALONE and key.startswith(FUSION):
+        return False
+    return variant != PLAIN or not key.startswith(LINEAR)
 
 
 def _check(config: Config, variant: str, key: str, values: tuple[Any, ...]) -> None:

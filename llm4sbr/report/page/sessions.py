@@ -97,7 +97,9 @@ def sessions_page(run: Path, prepared: Prepared, labels: Mapping[str, str]) -> P
     test = prepared.samples["test"]
     ranked = compared(run, len(test.key))
     folder = run / "localize" / WITH
-    intents = SampleIntents.of(IntentStore.open(folder), test) if WITH in ranked.ranks else None
+    intents = None
+    if WITH in ranked.ranks:
+        intents = SampleIntents.of(IntentStore.open(folder), prepared.sessions, test)
     known = torch.ones_like(test.key, dtype=torch.bool) if intents is None else intents.rows >= 0
     sizes, chosen = choose(ranked.ranks, test.key, known)
     index = torch.cat(list(chosen.values()))

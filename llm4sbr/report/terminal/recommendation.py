@@ -65,13 +65,16 @@ def _intent_tables(intents: Mapping[str, Any], who: str) -> list[RenderableType]
     known = " | ".join(intents["session"])
     origin = {
         "cache": f"What {who} said about this very session:",
+        "items": f"What {who} said about the last item{known and f', {known}'}:",
         "nearest": f"What {who} said about the nearest known session, {known}:",
         "predictor": f"Predicted: what {who} would mean, by the items most similar to it:",
         "none": "No intents were used.",
     }
-    if intents["source"] == "predictor":
+    own = not any(one["answer"] for one in intents["perspectives"])  # vectors without words
+    if intents["source"] == "predictor" or (intents["source"] == "items" and own):
         if not intents["perspectives"]:
-            return [Text("The intents were predicted; which items they are like is not known here.")]
+            what = "were predicted" if intents["source"] == "predictor" else "are those of the last item"
+            return [Text(f"The intents {what}; which items they are like is not known here.")]
         tied, weighed = "similar to", "cosine"
     else:
         tied, weighed = "tied to", "weight"

@@ -43,7 +43,7 @@ class KnownSessions:
         """Intents float32 (1, P, E), None if the model uses none, and their source."""
         artefact = self.artefact
         if artefact.variant == "predictor":
-            return None, Explanation("predictor")
+            return None, Explanation(artefact.source)
         if artefact.variant != "intents":
             return None, None
         if self.recommender is not None:

@@ -57,6 +57,7 @@ function showSession() {
 
 const SOURCES = {
   cache: "What the LLM said about this very session.",
+  items: "What the LLM said about the last item.",
   nearest: "What the LLM said about the most similar known session.",
   predictor: "Predicted by the model itself from the clicks.",
   none: "None are known for this session; the model goes by the clicks alone.",

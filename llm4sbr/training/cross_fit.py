@@ -1,0 +1,56 @@
+"""Item-item models for training: one of all sessions, and some of all but a part (`fusion.item_item`)."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from llm4sbr import registry
+from llm4sbr.fusion.item_item import CrossFit, ItemItem
+from llm4sbr.protocols import Samples, Sessions
+
+FOLDS = 4
+"""Parts of the training sessions, each scored by a model of the others."""
+
+
+class _Linear(Protocol):
+    def fit(self, sessions: Sessions) -> None: ...
+
+    def neighbours(self, m: int) -> tuple[Tensor, Tensor]: ...
+
+
+def cross_fit(sessions: Sessions, train: Samples, num_items: int, *, neighbours: int) -> CrossFit:
+    """Fit SLIST on all training sessions, and `FOLDS` times on all but a part.
+
+    Args:
+        sessions: what the samples refer to.
+        train: training samples; of each session what they hold is seen, the last target included.
+        num_items: N.
+        neighbours: M.
+    """
+    session = torch.searchsorted(sessions.offsets, train.end, right=True) - 1
+    starts = sessions.offsets[:-1]
+    ends = starts.scatter_reduce(0, session, train.end + 1, "amax")
+    fold = torch.randint(FOLDS, (len(starts),), generator=torch.Generator().manual_seed(0))
+
+    def fitted(chosen: Tensor) -> ItemItem:
+        model = cast(_Linear, registry.create("baselines", "slist", num_items=num_items))
+        model.fit(_cut(sessions, torch.where(chosen, ends, starts)))
+        return ItemItem(*model.neighbours(min(neighbours, num_items)))
+
+    parts = [fitted(fold != one) for one in range(FOLDS)]
+    below = ItemItem(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    return CrossFit(fitted(fold >= 0), below, fold[session])
+
+
+def _cut(sessions: Sessions, until: Tensor) -> Sessions:
+    """Every session up to a position; without those of which nothing is left."""
+    lengths = until - sessions.offsets[:-1]
+    position = torch.arange(len(sessions.items))
+    kept = position < until.repeat_interleave(sessions.offsets.diff())
+    return Sessions(
+        sessions.items[kept],
+        torch.cat([torch.zeros(1, dtype=torch.int64), lengths[lengths > 0].cumsum(0)]),
+    )
