@@ -15,7 +15,7 @@ help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: install ## Real sessions, a real small LLM, a trained model, an honest table
-	$(BIN)/llm4sbr run runs/demo --dataset ml-100k --llm embedded --perspective long,short
+	$(BIN)/llm4sbr run runs/demo --dataset ml-100k --llm embedded --perspective short
 
 install: $(VENV)/installed ## The toolkit and the embedded LLM, as .venv/bin/llm4sbr
 

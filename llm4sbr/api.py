@@ -92,6 +92,40 @@ def refit(
     return refit_model(run, config, progress, variant=variant, seed=seed, force=force)
 
 
+def tune(
+    folder: str | Path,
+    *,
+    trials: int = 40,
+    seconds: float | None = None,
+    space: Sequence[str] = (),
+    quiet: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """Search the settings of a run's model on its validation samples.
+
+    Args:
+        folder: the run directory.
+        trials: number of trials, those of earlier calls included.
+        seconds: time limit, the time of earlier calls included.
+        space: changes of what the components declare, as `--space` takes them.
+        quiet: print no progress.
+        **options: `workers`, `variant`, `keep`, see `llm4sbr.tuning.search.tune`.
+
+    Returns:
+        The content of `tune/tune.json`, and the path of the `report`.
+    """
+    from llm4sbr.config.space import given
+    from llm4sbr.system import installation
+
+    installation.require("tune")
+    from llm4sbr.tuning.search import tune as tune_run
+
+    changes = given(space)
+    run, progress = Path(folder).expanduser(), Progress(quiet=quiet)
+    found = tune_run(run, trials=trials, seconds=seconds, changes=changes, progress=progress, **options)
+    return {**found, "report": str(run / "tune" / REPORT)}
+
+
 def export(
     folder: str | Path, formats: Sequence[str] = ("onnx",), *, quiet: bool = True, **options: Any
 ) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from llm4sbr.commands.recommend import recommend
 from llm4sbr.commands.refit import refit
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
+from llm4sbr.commands.tune import tune
 from llm4sbr.errors import Llm4sbrError, PeerError
 from llm4sbr.system import memory
 
@@ -170,6 +171,7 @@ cli.add_command(intents)
 cli.add_command(plugins)
 cli.add_command(doctor)
 cli.add_command(experiment)
+cli.add_command(tune)
 cli.add_command(report)
 cli.add_command(refit)
 cli.add_command(export)

@@ -14,6 +14,11 @@ A component may have a class attribute `suggests`, a mapping from settings to va
 (`{"infer.wording": "natural"}`); they are defaults for settings that the user did not choose. It may also
 have `lacks`, a mapping from optional capabilities that it does not have to the reason (`{"export": "it loops
 over rows"}`), which the contract tests then skip. The page of each kind lists the optional capabilities.
+
+A backbone or fuser may have a class attribute `tunes`, a mapping from its options to the values that
+`llm4sbr tune` tries: `[A, B]`, one of these; `(LOW, HIGH)`, numbers between, whole ones if both are;
+`(LOW, HIGH, "log")`, evenly distributed in the logarithm. For example
+`{"dropout": (0.0, 0.8), "layers": [1, 2, 3]}`.
 """
 
 from __future__ import annotations

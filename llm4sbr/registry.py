@@ -165,6 +165,12 @@ def suggestions(kind: str, name: str) -> dict[str, Any]:
     return dict(getattr(load(kind, name), "suggests", {}))
 
 
+def tunes(kind: str, name: str) -> dict[str, Any]:
+    """The options that a component declares worth searching, see `protocols`: name -> its values."""
+    name, _ = split_argument(kind, name, {})
+    return dict(getattr(load(kind, name), "tunes", {}))
+
+
 def versions(used: Iterable[tuple[str, str]]) -> dict[str, str]:
     """`{"backbones/sr-gnn": "llm4sbr==0.1.0"}` for the components a run used."""
     found = {}

@@ -134,6 +134,7 @@ FAULTS = [
         NamesTheTarget  a_prompt_does_not_know_what_comes_next  names what was not clicked.*Title B
         TurnsTheItems  items_stay_as_they_are  changed the list of items
         ShowsEverything  max_items_bounds_what_is_shown  Title A
+        ItemThatSeesItsSession  what_asks_about_items_sees_the_last_one_only  earlier items change the prompt
         RawTitles  line_breaks_in_titles_add_no_lines  a title breaks a line
         ParsesToNone  parse_takes_anything_and_settles  is parsed to None
         KeepsQuoting  parse_takes_anything_and_settles  is parsed to something else

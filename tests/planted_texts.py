@@ -123,6 +123,12 @@ class ShowsEverything(MyPerspective):
         return super().prompt(items)
 
 
+class ItemThatSeesItsSession(MyPerspective):
+    """Says that its prompts are about an item, and names the whole session in them."""
+
+    unit = "item"
+
+
 class RawTitles(MyPerspective):
     def _line(self, item: Item):
         return item.title

@@ -129,3 +129,18 @@ def test_a_run_takes_them_as_its_llms_answers(tmp_path: Path) -> None:
     assert first
     assert dict(zip(found["key"], found["parsed"], strict=True)) == expected
     assert 0 < len(expected) < len(prefixes)
+
+
+def test_perspectives_that_ask_about_items_take_rows_about_items_only(tmp_path: Path) -> None:
+    run = toy_run(tmp_path / "run", sources=())
+    key = load(run / "prepare").catalogue.keys[0]
+    path = tmp_path / "answers.csv"
+    path.write_text(f"session,item,text\nu7,,Red Lamp\n,{key},Oak Chair\n")
+    settings = {"infer.llm": f"recorded:{path}", "infer.perspectives": ["short"], "infer.controls": []}
+    (tmp_path / "out").mkdir()
+    said = StringIO()
+    config = build(nest(settings | {"infer.wording": "natural"}))
+    infer(run, tmp_path / "out", config, Progress(console=Console(file=said, width=500)))
+    found = pl.read_parquet(tmp_path / "out" / "llm" / "short.parquet")
+    assert found["parsed"].to_list() == ["Oak Chair"]
+    assert "1 of its 2 texts fits no sample; these perspectives ask about items" in said.getvalue()

@@ -51,14 +51,22 @@ class Questions(NamedTuple):
         for perspective in perspectives.values():
             if hasattr(perspective, "fit"):
                 perspective.fit(prepared.train, prepared.catalogue)
-        units = {getattr(perspective, "unit", "session") for perspective in perspectives.values()}
-        samples = Distinct.of_items(prepared) if units == {"item"} else Distinct.of(prepared)
-        return cls(samples, perspectives)
+        of = Distinct.of_items if _about_items(perspectives) else Distinct.of
+        return cls(of(prepared), perspectives)
+
+    @property
+    def about_items(self) -> bool:
+        """Whether every sample is one item of the catalogue."""
+        return _about_items(self.perspectives)
 
     def prompts(self, row: int) -> list[str]:
         """The prompts of one sample, one per perspective."""
         items = self.samples.prefixes[row]
         return [perspective.prompt(items) for perspective in self.perspectives.values()]
+
+
+def _about_items(perspectives: Mapping[str, Perspective]) -> bool:
+    return all(getattr(one, "unit", "session") == "item" for one in perspectives.values())
 
 
 def open_answer_cache(settings: InferConfig) -> AnswerCache:

@@ -43,6 +43,8 @@ class GCSAN(nn.Module):
 
     plain_readout = "long"
 
+    tunes = {"steps": [1, 2], "blocks": [1, 2], "omega": (0.0, 1.0), "dropout": (0.0, 0.8)}
+
     def __init__(
         self,
         num_items: int,

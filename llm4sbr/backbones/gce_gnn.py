@@ -57,6 +57,8 @@ class GCEGNN(nn.Module):
     neighbours: Tensor
     weights: Tensor
 
+    tunes = {"dropout": (0.0, 0.8), "neighbours": [6, 12, 24]}
+
     def __init__(
         self,
         num_items: int,

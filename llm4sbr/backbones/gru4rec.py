@@ -38,6 +38,8 @@ class GRU4Rec(nn.Module):
 
     plain_readout = "long"
 
+    tunes = {"embedding_dropout": (0.0, 0.8), "state_dropout": (0.0, 0.8)}
+
     def __init__(
         self,
         num_items: int,

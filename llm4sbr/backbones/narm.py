@@ -41,6 +41,8 @@ class NARM(nn.Module):
 
     plain_readout = "long"
 
+    tunes = {"embedding_dropout": (0.0, 0.8), "state_dropout": (0.0, 0.8)}
+
     def __init__(
         self, num_items: int, dim: int, *, embedding_dropout: float = 0.25, state_dropout: float = 0.5
     ) -> None:

@@ -75,6 +75,8 @@ class S2DHCN(nn.Module):
     folded: Tensor | None
     whole: Tensor | None
 
+    tunes = {"layers": [1, 2, 3], "beta": (1e-3, 1.0, "log")}
+
     def __init__(
         self, num_items: int, dim: int, *, layers: int = 3, beta: float = 0.1, positions: int = 200
     ) -> None:

@@ -50,6 +50,8 @@ class SASRec(nn.Module):
 
     plain_readout = "long"
 
+    tunes = {"blocks": [1, 2, 3], "dropout": (0.0, 0.8)}
+
     def __init__(
         self,
         num_items: int,

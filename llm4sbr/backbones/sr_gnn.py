@@ -31,6 +31,8 @@ class SRGNN(nn.Module):
         steps: rounds of message passing.
     """
 
+    tunes = {"steps": [1, 2, 3]}
+
     def __init__(self, num_items: int, dim: int, *, steps: int = 1) -> None:
         super().__init__()
         self.items = nn.Parameter(torch.empty(num_items, dim))

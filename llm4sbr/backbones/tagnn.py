@@ -46,6 +46,8 @@ class TAGNN(nn.Module):
         steps: rounds of message passing.
     """
 
+    tunes = {"steps": [1, 2, 3]}
+
     def __init__(self, num_items: int, dim: int, *, steps: int = 1) -> None:
         super().__init__()
         self.sessions = SRGNN(num_items, dim, steps=steps)

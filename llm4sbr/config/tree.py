@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -126,6 +126,15 @@ class LocalizeConfig(Section):
 
 class TrainConfig(Section):
     """Stage `train`. Optimizer, hidden size, batch size and tau are the paper's (section 4.1.3)."""
+
+    tunes: ClassVar[dict[str, Any]] = {
+        "learning_rate": (1e-4, 1e-2, "log"),
+        "l2": (1e-7, 1e-3, "log"),
+        "dim": [50, 100, 200],
+        "batch_size": [50, 100, 200, 500],
+        "tau": (0.0, 0.5),
+        "intent_dropout": (0.0, 0.5),
+    }
 
     backbone: str = "sr-gnn"
     """An installed name of kind `backbones`."""

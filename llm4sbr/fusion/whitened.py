@@ -87,6 +87,8 @@ class Whitened(nn.Module):
     popularity: Tensor
     keep: Tensor
 
+    tunes = {"dropout": (0.0, 0.9), "rank": [64, 128, 256], "shrinkage": (0.1, 10.0, "log")}
+
     def __init__(
         self,
         dim: int,

@@ -125,14 +125,19 @@ def _covered(work: Work, control: Control) -> Sequence[int]:
     samples, prepared = work.questions.samples, work.prepared
     if not isinstance(control, Recorded):
         return range(len(samples.keys))
-    ids = store.read_table(work.run / "prepare" / SESSIONS, ["session"])["session"]
-    owner = torch.searchsorted(prepared.sessions.offsets, samples.end, right=True) - 1
-    sessions = ids.gather(owner.numpy())
+    about_items = work.questions.about_items
+    if about_items:  # every sample is one item here, and belongs to no session
+        sessions = [""] * len(samples.keys)
+    else:
+        ids = store.read_table(work.run / "prepare" / SESSIONS, ["session"])["session"]
+        owner = torch.searchsorted(prepared.sessions.offsets, samples.end, right=True) - 1
+        sessions = ids.gather(owner.numpy()).to_list()
     matched = control.match(samples.prefixes, sessions.__getitem__, work.questions.perspectives)
     if matched.unused:
-        work.progress.note(
-            f"infer: {control.path}: {matched.unused:,} of its {len(control.texts):,} texts fits no sample"
-        )
+        text = f"{matched.unused:,} of its {len(control.texts):,} texts fits no sample"
+        if about_items:
+            text += "; these perspectives ask about items, --perspective long about sessions"
+        work.progress.note(f"infer: {control.path}: {text}")
     return matched.rows
 
 

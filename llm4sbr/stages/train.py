@@ -53,6 +53,8 @@ class TrainingJob(NamedTuple):
     seed: int
     chosen: dict[str, Any] | None = None
     """For a refit on all sessions: the model that it repeats, see `stages.refit`."""
+    kept: bool = True
+    """Save the model; otherwise only the log of its epochs is left."""
 
     def as_text(self) -> str:
         """JSON text of the job, for `from_text`."""
@@ -224,7 +226,7 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
         settings,
         seed=job.seed,
         report=report,
-        facts=facts,
+        facts=facts if job.kept else None,
         team=team,
     )
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 from llm4sbr import registry
+from llm4sbr.config import space
 from llm4sbr.errors import RegistryError
 from llm4sbr.protocols import PLUGIN_API
 
@@ -92,7 +93,7 @@ class Contract:
 
     @_told
     def test_claims_make_sense(self) -> None:
-        """`plugin_api` is this one's, `suggests` names settings, `lacks` an optional capability and why."""
+        """`plugin_api` is this one's, `suggests` names settings, `tunes` options, `lacks` capabilities."""
         from llm4sbr.config import Config, build, flatten, nest
 
         component = self.component()
@@ -101,10 +102,17 @@ class Contract:
         suggested = dict(getattr(component, "suggests", {}))
         assert [key for key in suggested if key not in known] == [], "`suggests` names what is no setting"
         build(nest(suggested))
+        self._check_tunes(dict(getattr(component, "tunes", {})))
         lacks = lacking(component)
         optional = {term.level.partition(": ")[2] for term in terms(type(self)) if term.level != REQUIRED}
         assert set(lacks) <= optional, f"`lacks` names what is not optional; optional: {sorted(optional)}"
         assert all(isinstance(why, str) and why.strip() for why in lacks.values()), "`lacks` must say why"
+
+    def _check_tunes(self, tunes: Mapping[str, Any]) -> None:
+        """Every name is an option of the constructor, which takes every value."""
+        for key, dimension in space.declared(tunes, prefix="tunes").items():
+            for value in dimension.probes() if self.name else ():
+                registry.check(self.kind, self.name, {key.removeprefix("tunes."): value})
 
 
 def optional(capability: str) -> Callable[[Check], Check]:

@@ -87,7 +87,7 @@ def train_model(
     *,
     seed: int,
     report: Report,
-    facts: dict[str, Any],
+    facts: dict[str, Any] | None,
     team: Team = ALONE,
 ) -> str:
     """Train one model into `folder`, resuming from its checkpoint if there is one.
@@ -101,7 +101,7 @@ def train_model(
         config: training settings.
         seed: seed of initial weights, the order of samples, and dropout.
         report: called with the number of samples processed and a status text.
-        facts: further content of `model.json`.
+        facts: further content of `model.json`; with None no model is saved, only the log of its epochs.
         team: the processes that train this model together.
 
     Returns:
@@ -171,10 +171,11 @@ class _Trainer:
             state.advance(entry, better=better, value=valid.get(SELECT_BY, 0.0))
             yield _standing(entry)
 
-    def finish(self, facts: dict[str, Any]) -> str:
+    def finish(self, facts: dict[str, Any] | None) -> str:
         """Save the best weights and delete the checkpoint."""
         if self.checkpoint.writes:
-            self._save(facts)
+            if facts is not None:
+                self._save(facts)
             self.checkpoint.remove()
         state = self.checkpoint
         seconds = sum(line["seconds"] for line in state.history)
@@ -182,10 +183,12 @@ class _Trainer:
         chosen = "" if where is None else f", {SELECT_BY} {100 * state.best_value:.2f}%{where}"
         return f"{state.epoch} epochs in {seconds:.1f}s, best {state.best_epoch}{chosen}"
 
-    def stopped(self, error: LossError, facts: dict[str, Any]) -> TrainingError:
+    def stopped(self, error: LossError, facts: dict[str, Any] | None) -> TrainingError:
         """Keep the model of the best epoch so far, if there is one, and return the error to raise."""
         if not self.checkpoint.epoch:
             return TrainingError(f"{error}; no epoch was finished")
+        if facts is None:
+            return TrainingError(str(error))
         self._save(facts | {"stopped": str(error)})
         return TrainingError(f"{error}; the model of epoch {self.checkpoint.best_epoch} is in {self.folder}")
 

@@ -17,6 +17,8 @@ from llm4sbr import registry, store
 from llm4sbr.report import REPORT
 from llm4sbr.report.page.experiment import RECORD, experiment_page
 from llm4sbr.report.page.run import run_page
+from llm4sbr.report.page.tuning import tuning_page
+from llm4sbr.report.tuning import FOLDER
 
 
 def write(folder: Path) -> Path:
@@ -42,6 +44,15 @@ def write_experiment(folder: Path) -> Path:
         StoreError: the folder has no such file or it is damaged, or the report cannot be written.
     """
     return _write(folder / REPORT, "experiment.html.j2", experiment_page(folder))
+
+
+def write_tuning(run: Path) -> Path:
+    """Write `report.html` of a run's search of settings beside its `tune.json` and return it.
+
+    Raises:
+        StoreError: there is no such file or it is damaged, or the report cannot be written.
+    """
+    return _write(run / FOLDER / REPORT, "tuning.html.j2", tuning_page(run, run / FOLDER))
 
 
 def environment() -> Environment:

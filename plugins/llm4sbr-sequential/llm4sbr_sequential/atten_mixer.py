@@ -60,6 +60,8 @@ class AttenMixer(nn.Module):
     plugin_api = 1
     plain_readout = "long"
 
+    tunes = {"scale": (4.0, 32.0), "dropout": (0.0, 0.5)}
+
     def __init__(
         self,
         num_items: int,

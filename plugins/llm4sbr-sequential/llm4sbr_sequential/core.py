@@ -59,6 +59,8 @@ class CORE(nn.Module):
     plain_readout = "long"
     own_items_first = True
 
+    tunes = {"item_dropout": (0.0, 0.5), "dropout": (0.0, 0.8)}
+
     def __init__(
         self,
         num_items: int,

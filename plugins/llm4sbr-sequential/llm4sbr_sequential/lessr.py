@@ -62,6 +62,8 @@ class LESSR(nn.Module):
     plugin_api = 1
     plain_readout = "long"
 
+    tunes = {"layers": [1, 2, 3, 4], "dropout": (0.0, 0.5)}
+
     def __init__(
         self, num_items: int, dim: int, *, layers: int = 3, arrivals: int = 8, dropout: float = 0.2
     ) -> None:

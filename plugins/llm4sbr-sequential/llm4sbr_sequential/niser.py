@@ -51,6 +51,8 @@ class NISER(nn.Module):
 
     plugin_api = 1
 
+    tunes = {"steps": [1, 2, 3], "scale": (4.0, 32.0), "dropout": (0.0, 0.5)}
+
     def __init__(
         self,
         num_items: int,

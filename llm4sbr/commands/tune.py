@@ -1,0 +1,76 @@
+"""`llm4sbr tune`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from llm4sbr.commands.options import common, print_json
+from llm4sbr.errors import ConfigError
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--trials", type=click.IntRange(1), default=40, show_default=True, help="Trials in all.")
+@click.option("--time", "limit", metavar="TIME", help="Time in all: 90s, 30m, 2h.  [no limit]")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Models trained in parallel.  [one per core, at most 4]"
+)
+@click.option(
+    "--space",
+    "spaces",
+    multiple=True,
+    metavar="KEY=VALUES",
+    help="What else to search of train: KEY=A,B or KEY=LOW..HIGH or KEY=LOW..HIGH:log; KEY= leaves it out.",
+)
+@click.option("--variant", help="Which model.  [the one with the LLM's intents, else one without]")
+@click.option("--keep", is_flag=True, help="Put the best settings into RUN.")
+@common
+def tune(
+    run: Path,
+    trials: int,
+    limit: str | None,
+    workers: int | None,
+    spaces: tuple[str, ...],
+    variant: str | None,
+    keep: bool,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Search the settings of RUN's model on its validation samples; the test samples are never used.
+
+    The components declare what is searched. The same command goes on with an interrupted search.
+    """
+    from llm4sbr.api import tune as tune_run
+
+    content = tune_run(
+        run,
+        trials=trials,
+        seconds=_seconds(limit),
+        workers=workers,
+        space=spaces,
+        variant=variant,
+        keep=keep,
+        quiet=quiet,
+    )
+    if as_json:
+        print_json(content)
+        return
+    from llm4sbr.report.terminal.tuning import show_tuning
+
+    show_tuning(content)
+    click.echo(f"\nReport: {content['report']}")
+    if not keep:
+        click.echo(f"Next: llm4sbr tune {run} --trials {trials} --keep, which puts the best into the run")
+
+
+def _seconds(text: str | None) -> float | None:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip()) if text else None
+    if text and (not found or not float(found[1])):
+        raise ConfigError(f"--time {text}: expected a time such as 90s, 30m or 2h")
+    return float(found[1]) * UNITS[found[2]] if found else None
