@@ -113,6 +113,7 @@ def test_a_dry_run_plans_and_asks_nothing(install, tmp_path: Path, capsys: Outpu
     run, cache = tmp_path / "run", tmp_path / "answers.sqlite"
     command = ["infer", run, "--dataset", "csv", "--data", tmp_path / "log", "--llm", "mute", "--dry-run"]
     command += ["--set", "data.min_item_count=1", "--set", f"infer.cache={cache}", "--llm-budget", "20"]
+    said(capsys, "prepare", *command[1:6], "-q")
     plan = json.loads(said(capsys, *command, "--json"))
     assert plan["prompts"] == 2 * plan["samples"]
     assert plan["samples"] <= plan["distinct"] <= plan["prompts"]
@@ -131,5 +132,6 @@ def test_a_dry_run_without_an_llm(tmp_path: Path, capsys: Output) -> None:
     toy_log(tmp_path / "log")
     command = ["infer", tmp_path / "run", "--dataset", "csv", "--data", tmp_path / "log", "--dry-run"]
     command += ["--set", "data.min_item_count=1"]
+    said(capsys, "prepare", *command[1:6], "-q")
     assert said(capsys, *command) == "no LLM is asked; choose one with --llm\n"
     assert json.loads(said(capsys, *command, "--json")) is None

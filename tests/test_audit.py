@@ -152,6 +152,8 @@ def test_a_run_with_a_leak_stops_before_anything_is_asked(install, tmp_path, cap
     toy_log(tmp_path / "log", items=20, sessions=40)
     settings = ["--dataset", "csv", "--data", str(tmp_path / "log"), "--perspective", "long,peeks"]
     settings += ["--set", f"infer.cache={tmp_path / 'answers.sqlite'}", "--llm", "asked", "-q"]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["prepare", str(tmp_path / "run"), *settings[:4], "-q"])
     with pytest.raises(SystemExit) as ended:
         main(["infer", str(tmp_path / "run"), *settings, *dry])
     said = capsys.readouterr().err.splitlines()

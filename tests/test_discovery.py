@@ -126,7 +126,7 @@ def test_what_cannot_be_used_is_one_line(backbone, message, install, tmp_path):
     install("sbr-one", {"backbones": {"twin": "discovery_one:Found"}}, discovery_one=WITNESS)
     install("sbr-two", {"backbones": {"twin": "discovery_two:Found"}}, discovery_two=WITNESS)
     install("sbr-old", {"backbones": {"old": "discovery_old:Old"}}, discovery_old=later)
-    run = ["train", str(tmp_path / "run"), "--dataset", "csv", "--data", str(toy_log(tmp_path / "log"))]
+    run = ["run", str(tmp_path / "run"), "--dataset", "csv", "--data", str(toy_log(tmp_path / "log"))]
     assert message in said(*run, "--backbone", backbone, "-q", "--llm", "none")
 
 

@@ -25,6 +25,7 @@ from llm4sbr.report.formats import size
 from llm4sbr.report.page.run import leak
 from llm4sbr.report.page.sessions import sessions_page
 from llm4sbr.report.page.write import write_run
+from llm4sbr.report.results import STILL_RISING
 from llm4sbr.testing.encoders import tiny_bert
 from llm4sbr.testing.toy import toy_log
 

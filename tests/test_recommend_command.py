@@ -61,12 +61,8 @@ def test_an_exported_model_answers(export: Path) -> None:
 def test_an_exported_model_sees_the_last_clicks_and_leaves_out_all(export: Path) -> None:
     recommender = ExportedRecommender.load(export)
     session = [11, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]  # the toy model takes 7 clicks
-    assert [item.id for item in recommender.recommend(session, exclude_seen=True, k=5).items] == [
-        12,
-        13,
-        14,
-        15,
-    ]
+    found = recommender.recommend(session, exclude_seen=True, k=5).items
+    assert [item.id for item in found] == [12, 13, 14, 15, 16]
     assert recommender.recommend(session, exclude_seen=False, k=5).items[0].id == 11
 
 
@@ -233,7 +229,7 @@ def test_on_the_command_line(run: Path, export: Path, capsys: Output) -> None:
     assert _guarded(["recommend", str(run), "--session", "i01", "--from", "tensorrt"]) == 2
     assert "run llm4sbr export first" in capsys.readouterr().err
     assert _guarded(["recommend", str(run.parent / "nothing"), "--session", "i01"]) == 2
-    assert "no trained model" in capsys.readouterr().err
+    assert "nothing: no such run" in capsys.readouterr().err
 
 
 def test_what_no_line_could_be_answered_with_is_said_before_the_first(export: Path, capsys: Output) -> None:

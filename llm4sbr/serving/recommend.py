@@ -78,8 +78,10 @@ class Recommender:
 
         Raises:
             InputError: there is no such variant or seed.
-            StoreError: nothing is trained yet, or files are damaged or do not belong together.
+            StoreError: there is no such run, nothing is trained yet, or files are damaged or do not
+                belong together.
         """
+        stamps.check_there(run)
         with stamps.naming_command(run):
             prepared = load(run / "prepare")
             opened = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)

@@ -23,7 +23,7 @@ def test_ctrl_c_ends_the_wait_for_a_server_and_keeps_what_it_said(server: Server
 
     server.behave = hang
     log, cache = toy_log(tmp_path / "log"), tmp_path / "answers.sqlite"
-    command = [sys.executable, "-m", "llm4sbr", "infer", str(tmp_path / "run"), "--dataset", "csv"]
+    command = [sys.executable, "-m", "llm4sbr", "run", str(tmp_path / "run"), "--dataset", "csv"]
     command += ["--data", str(log), "--llm", "openai:m", "--set", "data.min_item_count=1"]
     command += ["--set", f"infer.options.url={server.url}", "--set", "infer.options.concurrency=1"]
     command += ["--set", f"infer.cache={cache}"]
