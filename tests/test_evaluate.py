@@ -64,7 +64,7 @@ def test_table_of_a_whole_run(tmp_path):
         *variants,
     ]
     assert [row["kind"] for row in found["rows"]] == ["baseline"] * 4 + [
-        *("plain", "control", "intents"),
+        *("plain", "item-item", "intents"),
         *["control"] * 3,
     ]
     assert (found["k"], found["samples"], found["split"]) == ([1, 5, 10], samples, "temporal")

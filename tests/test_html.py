@@ -132,7 +132,6 @@ def test_the_table_says_what_metrics_json_says(page: Page, metrics: dict[str, An
 def test_controls_are_marked_also_where_one_stands_in_for_the_llm(page: Page) -> None:
     labels = [line[0].removesuffix(STILL_RISING) for line in page.tables[0][1:]]
     assert {label for label in labels if label.endswith("control")} == {
-        "sr-gnn, item-item control",
         "sr-gnn, intents of item-text control",
         "sr-gnn, shuffled intents control",
         "sr-gnn, no intents control",

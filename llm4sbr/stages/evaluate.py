@@ -27,7 +27,7 @@ from llm4sbr.protocols import Baseline
 from llm4sbr.stamps import Attempt
 from llm4sbr.training.trained import model_folders
 
-KINDS = {"plain": "plain", "llm": "intents"}
+KINDS = {"plain": "plain", "item-item": "item-item", "llm": "intents"}
 """Variant -> kind of row; all others are controls."""
 
 
