@@ -48,7 +48,9 @@ class Contender(NamedTuple):
 
     def config(self, seed: int) -> Config:
         """The configuration for one seed: one model after the other, no baselines."""
-        fixed = {"seed": seed, "seeds": 1, "workers": 1, "baselines": []}
+        fixed: Settings = {"seed": seed, "seeds": 1, "workers": 1, "baselines": []}
+        if self.name == "plain":
+            fixed["neighbours"] = 0  # the backbone alone, one row
         return build(merge(self.settings, {"train": fixed}))
 
     def ranks(self, seed: int) -> dict[str, Tensor]:

@@ -4,21 +4,16 @@ Protocols are structural: a plugin satisfies one by having its members and impor
 Options are keyword arguments of the constructor; configuration objects are not passed to components.
 
 Letters in shapes: B batch size, T session length, N catalogue size, D hidden size, E size of text vectors,
-P perspectives, F items per answer, K length of a list, M samples.
+P perspectives, F items per answer, K length of a list, M samples. Catalogue ids are 1..N; 0 is padding.
+`items` is int64 (B, T), right-padded; `mask` is bool (B, T), true at clicks; `intents` is float32 (B, P, E)
+a zero row meaning that no intent is known; `scores` is float32 (B, N) whose column j belongs to item j + 1.
 
-Catalogue ids are 1..N; 0 is padding. `items` is int64 (B, T), right-padded; `mask` is bool (B, T), true at
-clicks; `intents` is float32 (B, P, E), a zero row meaning that no intent is known; `scores` is float32 (B, N)
-whose column j belongs to item j + 1.
+A component may have a class attribute `suggests`, from settings to values that suit it
+(`{"infer.wording": "natural"}`): defaults where the user did not choose. It may also have `lacks`, from
+optional capabilities (the page of each kind lists them) to the reason (`{"export": "it loops over rows"}`).
 
-A component may have a class attribute `suggests`, a mapping from settings to values that suit it
-(`{"infer.wording": "natural"}`); they are defaults for settings that the user did not choose. It may also
-have `lacks`, a mapping from optional capabilities that it does not have to the reason (`{"export": "it loops
-over rows"}`), which the contract tests then skip. The page of each kind lists the optional capabilities.
-
-A backbone or fuser may have a class attribute `tunes`, a mapping from its options to the values that
-`llm4sbr tune` tries: `[A, B]`, one of these; `(LOW, HIGH)`, numbers between, whole ones if both are;
-`(LOW, HIGH, "log")`, evenly distributed in the logarithm. For example
-`{"dropout": (0.0, 0.8), "layers": [1, 2, 3]}`.
+A backbone or fuser may have `tunes`, from its options to what `llm4sbr tune` tries: `[A, B]`, one of
+these; `(LOW, HIGH)`, numbers between, whole ones if both are; `(LOW, HIGH, "log")`, even in the logarithm.
 """
 
 from __future__ import annotations

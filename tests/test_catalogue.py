@@ -290,7 +290,7 @@ def test_trained_in_a_run_and_served_from_it(fuser, tmp_path):
     first = FIRST_WEIGHT * (2 if fuser == "whitened" else 1)
     assert (weights.exp() - first).abs().min() > 0.01  # learned
     (run / "localize" / "items.safetensors").unlink()  # a trained model needs it no more
-    recommender = Recommender.load(run)
+    recommender = Recommender.load(run, variant="llm")
     with_text = recommender.recommend([3, 4], k=5)
     without = recommender.recommend([3, 4], k=5, source="none")
     assert with_text.intents is not None

@@ -60,6 +60,7 @@ class ReferenceModel(NamedTuple):
             InputError: there is no such model, or it takes no intents.
             StoreError: nothing is trained, files do not belong together, or there is nothing to test with.
         """
+        stamps.check_there(run)
         with stamps.naming_command(run):
             prepared = load(run / "prepare")
             trained, saved = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)

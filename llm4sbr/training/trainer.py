@@ -4,8 +4,6 @@ Speed: prefixes are gathered from one flat tensor, batches have samples of simil
 up once and gathered from memory-mapped shards, the session graph is a few tensor operations, matrix products
 use the CPU's fastest library, and no Python code runs per sample.
 
-The training step is in `step`, the cooperation of several processes in `team`.
-
 Reproducibility: every epoch has its own random seed, so that a checkpoint needs only weights and optimizer
 state, and a resumed run ends with exactly the weights of an uninterrupted one.
 """
