@@ -5,7 +5,7 @@ Options are keyword arguments of the constructor; configuration objects are not 
 
 Letters in shapes: B batch size, T session length, N catalogue size, D hidden size, E size of text vectors,
 P perspectives, F items per answer, K length of a list, M samples. Catalogue ids are 1..N; 0 is padding.
-`items` is int64 (B, T), right-padded; `mask` is bool (B, T), true at clicks; `intents` is float32 (B, P, E)
+`items` is int64 (B, T), right-padded; `mask` is bool (B, T), true at clicks; `intents` is float32 (B, P, E),
 a zero row meaning that no intent is known; `scores` is float32 (B, N) whose column j belongs to item j + 1.
 
 A component may have a class attribute `suggests`, from settings to values that suit it
