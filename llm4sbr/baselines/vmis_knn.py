@@ -11,9 +11,9 @@ and H the training sessions, h_j of which contain item j:
     l_n  = max(0, 1 - 0.1 q_n),  q_n = how many clicks ago the latest shared item was (1 = the last click)
     score of j = log(|H| / h_j) * sum over the n in K that contain j of l_n r_n
 
-Deviations from the authors' released code: it never recommends the last item, which excludes items that users
-return to; its l_n becomes negative for more than ten clicks; its |H| counts clicks instead of sessions; and it
-does not index the longest 0.5% of the sessions.
+The authors' released code differs from this: it never recommends the last item, which excludes items that
+users return to; its l_n becomes negative for more than ten clicks; its |H| counts clicks instead of sessions;
+and it does not index the longest 0.5% of the sessions.
 
 `prepare` orders training sessions by their end, so later ones are more recent. Under `data.split = "random"`,
 or in data without times, the order has no meaning and m only limits the computation. If a split puts prefixes
