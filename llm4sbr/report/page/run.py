@@ -17,6 +17,7 @@ from llm4sbr.config import to_toml
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import Llm4sbrError, StoreError
 from llm4sbr.evaluation.verdict import CONTROLS
+from llm4sbr.report.changes import RECORD, changes_table, examples, rule
 from llm4sbr.report.page.curves import training
 from llm4sbr.report.page.facts import answers, cost, data
 from llm4sbr.report.page.results import breakdown, results
@@ -67,6 +68,7 @@ def run_page(run: Path) -> dict[str, Any]:
         "verdict": metrics.get("verdict", UNFINISHED),
         "results": gather.get("results", lambda: results(metrics, rows)) if rows else None,
         "breakdown": gather.get("breakdown", lambda: breakdown(metrics, rows)) if rows else None,
+        "changes": gather.get("gains and losses", lambda: _changes(run, llm)) if rows else None,
         "training": gather.get("training curves", lambda: training(run, labels)),
         "cost": gather.get("cost", lambda: cost(run, rows)),
         "answers": gather.get("answers", lambda: answers(run, metrics.get("coverage"))),
@@ -98,6 +100,15 @@ def _metrics(run: Path) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise StoreError(f"{path}: not a table of results ({type(error).__name__}: {error})") from None
     return found
+
+
+def _changes(run: Path, llm: str | None) -> dict[str, Any] | None:
+    """Who gains and loses by the LLM's intents; None of a run without an LLM."""
+    path = run / "evaluate" / RECORD
+    if not path.exists():
+        return None
+    found = store.read_json(path)
+    return {"table": changes_table(found, llm), "rule": rule(found), "examples": examples(found)}
 
 
 def _settings(run: Path) -> dict[str, Any]:
