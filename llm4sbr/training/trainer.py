@@ -11,7 +11,7 @@ state, and a resumed run ends with exactly the weights of an uninterrupted one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -25,7 +25,8 @@ from llm4sbr.data.batches import batches
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
-from llm4sbr.fusion.item_item import CrossFit
+from llm4sbr.fusion.item_item import CrossFit, ItemItem
+from llm4sbr.fusion.counted import Counted
 from llm4sbr.fusion.losses import Losses
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
@@ -34,6 +35,7 @@ from llm4sbr.system import memory
 from llm4sbr.system.processes import Report
 from llm4sbr.training import SELECT_BY
 from llm4sbr.training.checkpoint import Checkpoint
+from llm4sbr.training.counting import fit_counted
 from llm4sbr.training.distillation import distil
 from llm4sbr.training.step import Step
 from llm4sbr.training.team import ALONE, BatchShare, Team
@@ -71,6 +73,8 @@ class Material(NamedTuple):
     start: Tensor | None = None  # float32 (N, E), the text vectors that item embeddings start as
     item_item: CrossFit | None = None
     """For a model with an item-item part."""
+    tables: Mapping[str, ItemItem] = {}
+    """What is added to the scores of the trained model, with weights fitted to `select`."""
     rates: tuple[float, ...] = ()
     """The learning rate of each epoch, where it is known from an earlier training."""
 
@@ -321,6 +325,8 @@ class _Trainer:
             "processes": self.team.size,
         }
         material, catalogue = self.material, self.material.catalogue
+        if material.tables:
+            measured |= self._count(facts.get("chosen", {}).get("counted"))
         known = material.train_intents
         if known is not None and known.store.unit == "item":
             self.model.add_item_intents().fit(known.store.by_item(self.recipe.num_items))
@@ -328,7 +334,40 @@ class _Trainer:
             measured["predictor"] = distil(self.model, material.sessions, material.train, known)
         source = self.model.own_source
         recipe = self.recipe._replace(predictor=source == "predictor", item_intents=source == "items")
+        if self.model.counted is not None:
+            recipe = recipe._replace(counted=tuple(self.model.counted.tables))
         save_model(self.folder, self.model, recipe=recipe, catalogue=catalogue, facts=facts | measured)
+
+
+    def _count(self, weights: Mapping[str, Sequence[float]] | None) -> dict[str, Any]:
+        """Add what is counted, with weights that are known or fitted now; what is noted of it."""
+        material = self.material
+        if weights is None and material.selected_on != "valid":
+            return {}
+        self.model.eval()
+        clicks = torch.bincount(material.fit.items, minlength=self.recipe.num_items + 1)[1:]
+        counted = Counted(self.recipe.num_items, list(material.tables)).to(self.device)
+        counted.fit(material.tables, clicks)
+        if weights is not None:
+            counted.weigh(weights)
+            self.model.counted = counted
+            return {}
+        found = fit_counted(
+            self.model,
+            counted,
+            material.sessions,
+            material.select,
+            material.select_intents,
+            clicks,
+            repeats=material.repeats,
+            ks=SHOWN,
+        )
+        if found is None:
+            return {}
+        if not found["better"]:
+            return {"counted": found}
+        self.model.counted = counted
+        return {"counted": found, "valid": found["valid"]}
 
 
 def _device(config: TrainConfig, team: Team) -> torch.device:
