@@ -92,7 +92,7 @@ def metrics(finished: Path) -> dict[str, Any]:
     return found
 
 
-WHOLE = {"results", "breakdown", "training", "cost", "answers", "sessions", "data", "settings"}
+WHOLE = {"results", "breakdown", "changes", "training", "cost", "answers", "sessions", "data", "settings"}
 
 
 def test_a_run_ends_with_a_report_that_has_every_section(page: Page, metrics: dict[str, Any]) -> None:
@@ -187,6 +187,22 @@ def test_the_quality_of_answers_is_that_of_the_file(page: Page, finished: Path) 
     ]:
         hits, rank = f"{100 * alone['HR@20']:.2f}", str(alone["median_rank"])
         assert line[1:] == [str(alone["samples"]), hits, f"{100 * alone['MRR@20']:.2f}", rank]
+
+
+def test_gains_and_losses_are_those_of_the_file(page: Page, finished: Path) -> None:
+    changes = store.read_json(finished / "evaluate" / "changes.json")
+    (table,) = [table for table in page.tables if table[0][0] == "against"]
+    assert [line[0] for line in table[1:]] == ["the same model without intents", "the plain backbone"]
+    for line, one in zip(table[1:], changes["over"], strict=True):
+        assert line[1:4] == [f"{one[name]:,}" for name in ("gained", "lost", "same")]
+        assert sum(one[name] for name in ("gained", "lost", "same")) == changes["samples"]
+    summaries = [text for text in page.texts("summary") if text.startswith(("Gained", "Lost"))]
+    told = [one for kind in ("gained", "lost") for one in changes["examples"][kind]]
+    assert len(summaries) == len(told) > 0
+    for text, one in zip(summaries, told, strict=True):
+        assert one["target"] in text
+        assert len(one["ranks"]) == 2  # seeds
+        assert f"-> {', '.join(map(str, one['ranks']))}: " in text
 
 
 def test_sources_of_live_intents_are_those_of_the_file(metrics: dict[str, Any], copy: Path) -> None:
@@ -284,7 +300,7 @@ def test_a_leaking_split_is_said(base: Path, tmp_path: Path) -> None:
     assert share > 0.5
     assert any(f"The split (paper) leaks: {share:.0%}" in text for text in warned)
     assert "PROTOCOL PAPER" in page.text
-    assert sections(page) == WHOLE - {"answers"}  # nobody was asked
+    assert sections(page) == WHOLE - {"answers", "changes"}  # nobody was asked
     assert "Next click in the first 10 " in page.text  # sessions of the plain backbone alone
 
 
@@ -292,7 +308,7 @@ GONE: dict[str, tuple[str, set[str]]] = {
     "localize": ("localize", {"sessions"}),
     "infer": ("infer", {"answers"}),
     "ranks": ("evaluate/ranks.safetensors", {"sessions"}),
-    "metrics": ("evaluate/metrics.json", {"results", "breakdown", "sessions"}),
+    "metrics": ("evaluate/metrics.json", {"results", "breakdown", "changes", "sessions"}),
     "data": ("prepare", {"data", "sessions"}),
     "models": ("train", {"training", "sessions"}),
     "one model": ("train/llm/seed-0/model.safetensors", {"sessions"}),
@@ -312,7 +328,10 @@ def test_what_is_gone_is_named_and_the_rest_is_shown(copy: Path, what: str) -> N
         assert name.split("/")[-1] in page.text.partition("Not shown")[2]
 
 
-@pytest.mark.parametrize("name", ["evaluate/metrics.json", "evaluate/ranks.safetensors", "infer/infer.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["evaluate/metrics.json", "evaluate/changes.json", "evaluate/ranks.safetensors", "infer/infer.json"],
+)
 def test_a_truncated_file_is_named(copy: Path, name: str) -> None:
     path = copy / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

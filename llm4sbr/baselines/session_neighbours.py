@@ -14,57 +14,59 @@ class BatchClicks(NamedTuple):
     """The latest click on each distinct item of each session of a batch."""
 
     row: Ints
-    """Which session of the batch, in ascending order."""
+    """The session's row in the batch, in ascending order."""
     item: Ints
-    """Which item, as a row number."""
+    """The item's index."""
     place: Ints
-    """Its place in the session: 1 is the first click."""
+    """The click's position in the session, from 1."""
 
     @classmethod
     def of(cls, items: Ints, mask: NDArray[np.bool_], num_items: int) -> BatchClicks:
-        """Those of items (B, T), as row numbers, under mask (B, T)."""
+        """The clicks of a batch: item indices (B, T), and mask (B, T), true at clicks."""
         row, step = np.nonzero(mask)
         cells = row * num_items + items[row, step]
-        _, backwards = np.unique(cells[::-1], return_index=True)  # the first from behind is the latest
+        _, backwards = np.unique(cells[::-1], return_index=True)  # the first in reverse order is the latest
         latest = np.sort(len(cells) - 1 - backwards)
         return cls(row[latest], items[row, step][latest], step[latest] + 1)
 
     def some(self, rows: Ints) -> BatchClicks:
-        """Those of the sessions `rows`, a run of them, which are counted from 0 now."""
+        """The clicks of consecutive rows of the batch, which are numbered from 0 in the result."""
         inside = slice(*np.searchsorted(self.row, [rows[0], rows[-1] + 1]))
         return BatchClicks(self.row[inside] - rows[0], self.item[inside], self.place[inside])
 
 
 class NeighbourSessions(NamedTuple):
-    """Training sessions that share items with those of a batch; those of a row stand together."""
+    """Pairs of a session of the batch and a training session that shares items with it."""
 
     row: Ints
-    """Which session of the batch, in ascending order."""
+    """The session's row in the batch, in ascending order."""
     session: Ints
-    """Which training session."""
+    """The number of the training session."""
     overlap: NDArray[Any]
     """The sum of the weights of the shared items."""
     latest: Ints
-    """The greatest of their places in the session of the batch."""
+    """Position of the last click on a shared item in the session of the batch, from 1."""
 
     @classmethod
     def recent(
         cls, index: Incidence, clicks: BatchClicks, m: int, *, weights: NDArray[Any]
     ) -> NeighbourSessions:
-        """The m most recent sessions that share an item, most recent first.
+        """The m most recent training sessions that share an item, most recent first.
 
-        Each item's own m most recent sessions suffice: beyond them there are m more recent ones already.
+        Only the m most recent sessions of each clicked item are looked at, since no other session of this
+        item can be among the m most recent ones overall.
 
         Args:
-            index: of the training sessions.
-            clicks: of a batch.
-            m: most sessions for each of the batch.
-            weights: of the batch's clicks by row and place; whole numbers keep ties.
+            index: index of the training sessions.
+            clicks: clicks of the batch.
+            m: maximum number of training sessions per session of the batch.
+            weights: weights of the clicks, (B, T + 1), by row and position. With whole numbers, equal sums
+                are exactly equal; sums of fractions may differ by rounding.
         """
         total, width = len(index.items.lengths), weights.shape[1]
         where, click = index.sessions.positions(clicks.item, most=m)
         age = total - 1 - index.sessions.values[where]
-        # One number holds row, age and place, so that one sort brings together what belongs together.
+        # Row, age and position are combined into one number, so that a single sort orders by all three.
         pairs, place = np.divmod(
             np.sort((clicks.row[click] * total + age) * width + clicks.place[click]), width
         )
@@ -76,7 +78,7 @@ class NeighbourSessions(NamedTuple):
         return cls(row, total - 1 - age, overlap, latest)._first(m)
 
     def closest(self, k: int, similarity: NDArray[Any]) -> tuple[NeighbourSessions, NDArray[Any]]:
-        """The k of each row with the greatest similarity, of tied ones the first, and that similarity."""
+        """The k most similar sessions of each row, and their similarities; of equal ones the first."""
         order = np.lexsort((-similarity, self.row))
         order = order[_rank(self.row[order]) < k]
         return NeighbourSessions(*(field[order] for field in self)), similarity[order]
@@ -87,7 +89,7 @@ class NeighbourSessions(NamedTuple):
 
 
 def _rank(rows: Ints) -> Ints:
-    """The number of each element within its row."""
+    """The position of each element among those of its row, from 0; `rows` is in ascending order."""
     ranks: Ints = np.arange(len(rows)) - np.searchsorted(rows, rows)
     return ranks
 
@@ -95,7 +97,7 @@ def _rank(rows: Ints) -> Ints:
 def votes(
     index: Incidence, near: NeighbourSessions, weight: NDArray[Any], *, rows: int, num_items: int
 ) -> NDArray[Any]:
-    """The sum of the weights of the neighbours that hold an item, float64 (rows, N)."""
+    """For each item the sum of the weights of the neighbours that contain it, float64 (rows, N)."""
     items, voter = index.items.take(near.session)
     cells = near.row[voter] * num_items + items
     found = np.bincount(cells, weight[voter], minlength=rows * num_items)

@@ -1,10 +1,10 @@
-"""SF-SKNN: similar sessions vote for the items that followed the last item (Ludewig & Jannach 2018).
+"""SF-SKNN: items that followed the last item in similar sessions (Ludewig & Jannach 2018).
 
 With s the current session as a set of items and H the training sessions:
 
     sim(n) = |s and n| / sqrt(|s| |n|)
-    K      = of the m most recent sessions that share an item with s the k with the greatest sim
-    score of j = sum of sim(n) over n in K in which j follows the last item of s
+    K      = the k sessions with the largest sim among the m most recent ones that share an item with s
+    score of j = sum of sim(n) over the n in K where j follows the last item of s
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class SFSKNN:
 
     Args:
         num_items: N.
-        m: most recent sessions looked at.
-        k: neighbours that vote.
+        m: number of most recent sessions that are compared.
+        k: number of nearest neighbours.
 
     Raises:
         ConfigError: an option is out of range.
@@ -46,7 +46,7 @@ class SFSKNN:
         self.clicks = Lists(sessions.items.numpy() - 1, sessions.offsets.numpy())
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
-        """The neighbours' votes, float32 (B, N), 0 where nobody votes."""
+        """Sums over the nearest neighbours, float32 (B, N), 0 if none has the item."""
         clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
         end = (mask.sum(1, keepdim=True) - 1).clamp(min=0)
         last = (items.gather(1, end) - 1).squeeze(1).numpy()
