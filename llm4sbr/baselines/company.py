@@ -1,7 +1,7 @@
 """Two counts of what stands together in sessions, for `fusion.counted`: near each other, and beyond chance.
 
-With p(i, n) the places of item i in session n, |n| its clicks, n_i the sessions that hold i and c_ij those that
-hold i and j:
+With p(i, n) the places of item i in session n, |n| its clicks, n_i the sessions that hold i and c_ij those
+that hold i and j:
 
     near(i, j) = sum over n of |n|^(-1/2) sum over p(i, n), p(j, n) of exp(-|p(i, n) - p(j, n)| / 2)
     lift(i, j) = c_ij / (sqrt(n_i) n_j)                                                     i != j

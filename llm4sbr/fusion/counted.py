@@ -3,9 +3,10 @@
     score_j = the model's + b log n_j + sum over tables k of w_k log(1 + s_kj / e_k)
     s_kj    = sum over the latest clicks i, t = 0, 1, ... clicks ago, of exp(-t / 2) B_k[i, j]
 
-with n_j the clicks of item j in training (at least 1/2), and tables B_k made by `training.tables`. Weights learned in training trust
-what training sessions know of themselves, popularity above all. So these are not: b, w_k and e_k are fitted
-to validation sessions once training is over (`training.counting`), as in stacking (Wolpert 1992).
+with n_j the clicks of item j in training (at least 1/2), and tables B_k made by `training.tables`. Weights
+learned in training trust what training sessions know of themselves, popularity above all. So these are not
+learned there: b, w_k and e_k are fitted to validation sessions after training (`training.counting`), as in
+stacking (Wolpert 1992).
 """
 
 from __future__ import annotations

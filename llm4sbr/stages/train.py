@@ -24,7 +24,7 @@ from llm4sbr.data.whole import whole
 from llm4sbr.errors import ConfigError, StoreError, TrainingError
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device
 from llm4sbr.freshness import ALONE, NONE, PLAIN, TEXT_INIT, asked, part_stamp
-from llm4sbr.fusion.item_item import CrossFit, ItemItem
+from llm4sbr.fusion.item_item import CrossFit
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.model import build as build_model
 from llm4sbr.intents import MANIFEST, IntentStore, verify_all
@@ -36,10 +36,11 @@ from llm4sbr.system.processes import Report
 from llm4sbr.system.processes import run as run_jobs
 from llm4sbr.training import tables
 from llm4sbr.training.cross_fit import cross_fit
+from llm4sbr.training.material import Material
 from llm4sbr.training.team import Team, current
 from llm4sbr.training.text_init import start_from_text
 from llm4sbr.training.trained import write_models
-from llm4sbr.training.trainer import Material, train_model
+from llm4sbr.training.trainer import train_model
 
 MOST_WORKERS = 4
 """Default maximum number of processes."""
@@ -226,18 +227,14 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     if recipe.neighbours:
         found = _item_item(job.run / "prepare", recipe.neighbours, job.chosen is not None)
         material = material._replace(item_item=found)
-    material = material._replace(tables=_tables(job, material, _counted(job, recipe)))
+    if job.kept and job.variant not in (PLAIN, TEXT_INIT):
+        names = settings.counted if job.chosen is None else job.chosen.get("counted", ())
+        material = material._replace(tables=tables.made(names, recipe, material.fit, material.titles))
     if job.chosen is not None:
         material = material._replace(rates=tuple(job.chosen["rates"]))
+    told = facts if job.kept else None
     return train_model(
-        job.folder,
-        recipe,
-        material,
-        settings,
-        seed=job.seed,
-        report=report,
-        facts=facts if job.kept else None,
-        team=team,
+        job.folder, recipe, material, settings, seed=job.seed, report=report, facts=told, team=team
     )
 
 
@@ -254,29 +251,6 @@ def _item_item(folder: Path, neighbours: int, final: bool) -> CrossFit:
     return cross_fit(
         prepared.sessions, prepared.samples["train"], prepared.catalogue.size, neighbours=neighbours
     )
-
-
-def _counted(job: TrainingJob, recipe: Recipe) -> list[str]:
-    """The tables that are added to the model: a refit has those of the model that it repeats."""
-    if job.variant in (PLAIN, TEXT_INIT) or not job.kept:
-        return []
-    asked = job.config.train.counted if job.chosen is None else job.chosen.get("counted", ())
-    return [name for name in tables.NAMES if name in asked and tables.possible(name, recipe)]
-
-
-def _tables(job: TrainingJob, material: Material, names: Sequence[str]) -> dict[str, ItemItem]:
-    folder, final = job.run / "prepare", job.chosen is not None
-    told = {name: _table(folder, name, final) for name in names if name != tables.TITLES}
-    if tables.TITLES in names and material.titles is not None:
-        told[tables.TITLES] = tables.likeness(material.titles)
-    return {name: told[name] for name in names}
-
-
-@lru_cache(maxsize=len(tables.NAMES))
-def _table(folder: Path, name: str, final: bool) -> ItemItem:
-    """A table of the run's training sessions, or of all for a refit; made once per process."""
-    prepared = whole(_prepared(folder)) if final else _prepared(folder)
-    return tables.table(name, prepared.train, prepared.catalogue.size)
 
 
 def _intents(job: TrainingJob) -> IntentStore | None:

@@ -15,7 +15,7 @@ that is no worse than the model alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,16 +30,17 @@ from llm4sbr.fusion.counted import PRIOR, Counted
 from llm4sbr.fusion.model import LLM4SBR
 from llm4sbr.protocols import Samples, Sessions
 from llm4sbr.training import SELECT_BY
+from llm4sbr.training.material import Material
 
 EVEN = 0.25
 """Exponent of v: 0 counts every sample alike, 1 every target item."""
 
-SAMPLES = 6_000
+SAMPLES = 4_000
 """Most validation samples that weights are fitted to."""
 LEAST = 40
 """Fewest; with less nothing is fitted."""
 
-BEST, RANDOM = 500, 200
+BEST, RANDOM = 300, 200
 """Items of a session that take part: the model's best, and others."""
 
 BATCH = 64
@@ -67,6 +68,39 @@ class Candidates(NamedTuple):
     def some(self, which: Tensor) -> Candidates:
         """Some of the sessions."""
         return Candidates(*(field[which] for field in self))
+
+
+def add_counted(
+    model: LLM4SBR,
+    material: Material,
+    *,
+    weights: Mapping[str, Sequence[float]] | None,
+    ks: tuple[int, ...],
+) -> dict[str, Any]:
+    """Add `material.tables` to a trained model, if that is better; what its record says of it.
+
+    Args:
+        model: in evaluation mode.
+        material: what it was trained on.
+        weights: known ones, of the model that a refit repeats; None: fitted to the validation samples.
+        ks: list lengths of the metrics.
+    """
+    if weights is None and material.selected_on != "valid":
+        return {}
+    clicks = torch.bincount(material.fit.items, minlength=len(model.backbone.item_embeddings()) + 1)[1:]
+    counted = Counted(len(clicks), list(material.tables)).to(next(model.parameters()).device)
+    counted.fit(material.tables, clicks)
+    if weights is not None:
+        counted.weigh(weights)
+        model.counted = counted
+        return {}
+    sessions, samples, repeats = material.sessions, material.select, material.repeats
+    intents = material.select_intents
+    found = fit_counted(model, counted, sessions, samples, intents, clicks, repeats=repeats, ks=ks)
+    if found is None or not found["better"]:
+        return {"counted": found}
+    model.counted = counted
+    return {"counted": found, "valid": found["valid"]}
 
 
 def fit_counted(
@@ -161,7 +195,8 @@ def fitted(found: Candidates, names: list[str]) -> dict[str, list[float]]:
         told = torch.log1p(found.sums / (first + small).exp()) @ weight.exp()
         logits = scale.exp() * found.scores + prior * found.popularity + told + found.share
         entropy = functional.cross_entropy(logits, found.target, reduction="none")
-        doubt = scale.square() + prior.square() + ((weight + 1) / 2).square().sum() + (small / 3).square().sum()
+        doubt = ((weight + 1) / 2).square().sum() + (small / 3).square().sum()
+        doubt = doubt + scale.square() + prior.square()
         return (found.weight * entropy).mean() + doubt / (2 * len(logits))
 
     def closure() -> Tensor:

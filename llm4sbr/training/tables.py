@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from llm4sbr.baselines.item_to_item import padded
 from llm4sbr.errors import ConfigError
 from llm4sbr.fusion.counted import NEIGHBOURS
 from llm4sbr.fusion.item_item import ItemItem
-from llm4sbr.fusion.model import Recipe, needs_catalogue
+from llm4sbr.fusion.model import Recipe
 from llm4sbr.fusion.whitened import Whitening
 from llm4sbr.protocols import Sessions
 
@@ -28,16 +28,31 @@ MOST_TITLES = 200_000
 BLOCK = 1_024
 
 
-def check_names(names: tuple[str, ...]) -> None:
+def check_names(names: Collection[str]) -> None:
     """`ConfigError` if there is no table of such a name."""
     for name in names:
         if name not in NAMES:
             raise ConfigError(f"train.counted: no table {name!r}; there are {', '.join(NAMES)}")
 
 
-def possible(name: str, recipe: Recipe) -> bool:
-    """Whether a model can have the table: titles are compared where its fuser reads them."""
-    return name != TITLES or (needs_catalogue(recipe) and recipe.num_items <= MOST_TITLES)
+def made(
+    names: Collection[str], recipe: Recipe, sessions: Sessions, titles: Tensor | None
+) -> dict[str, ItemItem]:
+    """The tables of these names that a model can have: titles are compared where its fuser reads them.
+
+    Args:
+        names: of `NAMES`.
+        recipe: of the model.
+        sessions: its training sessions.
+        titles: float (N, E), if its fuser reads them.
+    """
+    found = {}
+    for name in NAMES:
+        if name in names and name != TITLES:
+            found[name] = table(name, sessions, recipe.num_items)
+        elif name in names and titles is not None and recipe.num_items <= MOST_TITLES:
+            found[name] = likeness(titles)
+    return found
 
 
 def table(name: str, sessions: Sessions, num_items: int) -> ItemItem:

@@ -11,10 +11,10 @@ state, and a resumed run ends with exactly the weights of an uninterrupted one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,19 +24,18 @@ from llm4sbr.config import TrainConfig
 from llm4sbr.data.batches import batches
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.evaluation import metrics
-from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
-from llm4sbr.fusion.item_item import CrossFit, ItemItem
-from llm4sbr.fusion.counted import Counted
+from llm4sbr.evaluation.ranking import rank_all, scorer
 from llm4sbr.fusion.losses import Losses
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
-from llm4sbr.protocols import CatalogueFuser, Samples, Sessions
+from llm4sbr.protocols import CatalogueFuser, Samples
 from llm4sbr.system import memory
 from llm4sbr.system.processes import Report
 from llm4sbr.training import SELECT_BY
 from llm4sbr.training.checkpoint import Checkpoint
-from llm4sbr.training.counting import fit_counted
+from llm4sbr.training.counting import add_counted
 from llm4sbr.training.distillation import distil
+from llm4sbr.training.material import Material
 from llm4sbr.training.step import Step
 from llm4sbr.training.team import ALONE, BatchShare, Team
 from llm4sbr.training.text_init import start_from_text
@@ -48,35 +47,6 @@ CHECK_EVERY = 50
 
 AHEAD = 8
 """Batches whose intents are gathered at once, since the overhead per call exceeds the cost of copying."""
-
-
-class Material(NamedTuple):
-    """The data that one model is trained on."""
-
-    sessions: Sessions
-    """The sessions that all samples refer to."""
-    fit: Sessions
-    """The training sessions, for the backbone's `fit`."""
-    train: Samples
-    select: Samples
-    """Samples on which the best epoch is chosen; if there are none, the last epoch is used."""
-    selected_on: str
-    """`valid`, `test` (only under the paper's protocol) or `none`."""
-    catalogue: str
-    """Hash of the catalogue."""
-    train_intents: SampleIntents | None = None
-    select_intents: SampleIntents | None = None
-    repeats: bool = True
-    """Whether a list may contain the session's own items."""
-    titles: Tensor | None = None
-    """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
-    start: Tensor | None = None  # float32 (N, E), the text vectors that item embeddings start as
-    item_item: CrossFit | None = None
-    """For a model with an item-item part."""
-    tables: Mapping[str, ItemItem] = {}
-    """What is added to the scores of the trained model, with weights fitted to `select`."""
-    rates: tuple[float, ...] = ()
-    """The learning rate of each epoch, where it is known from an earlier training."""
 
 
 class LossError(TrainingError):
@@ -139,7 +109,7 @@ class _Trainer:
     ) -> None:
         self.folder, self.recipe, self.material = folder, recipe, material
         self.config, self.seed, self.team = config, seed, team
-        self.device = _device(config, team)
+        self.device = team.device(config.device)
         torch.manual_seed(seed)
         self.model = build(recipe)
         if material.start is not None:
@@ -326,7 +296,8 @@ class _Trainer:
         }
         material, catalogue = self.material, self.material.catalogue
         if material.tables:
-            measured |= self._count(facts.get("chosen", {}).get("counted"))
+            weights = facts.get("chosen", {}).get("counted")
+            measured |= add_counted(self.model.eval(), material, weights=weights, ks=SHOWN)
         known = material.train_intents
         if known is not None and known.store.unit == "item":
             self.model.add_item_intents().fit(known.store.by_item(self.recipe.num_items))
@@ -337,51 +308,6 @@ class _Trainer:
         if self.model.counted is not None:
             recipe = recipe._replace(counted=tuple(self.model.counted.tables))
         save_model(self.folder, self.model, recipe=recipe, catalogue=catalogue, facts=facts | measured)
-
-
-    def _count(self, weights: Mapping[str, Sequence[float]] | None) -> dict[str, Any]:
-        """Add what is counted, with weights that are known or fitted now; what is noted of it."""
-        material = self.material
-        if weights is None and material.selected_on != "valid":
-            return {}
-        self.model.eval()
-        clicks = torch.bincount(material.fit.items, minlength=self.recipe.num_items + 1)[1:]
-        counted = Counted(self.recipe.num_items, list(material.tables)).to(self.device)
-        counted.fit(material.tables, clicks)
-        if weights is not None:
-            counted.weigh(weights)
-            self.model.counted = counted
-            return {}
-        found = fit_counted(
-            self.model,
-            counted,
-            material.sessions,
-            material.select,
-            material.select_intents,
-            clicks,
-            repeats=material.repeats,
-            ks=SHOWN,
-        )
-        if found is None:
-            return {}
-        if not found["better"]:
-            return {"counted": found}
-        self.model.counted = counted
-        return {"counted": found, "valid": found["valid"]}
-
-
-def _device(config: TrainConfig, team: Team) -> torch.device:
-    """The device of the settings; with several processes on a machine, each gets its own GPU."""
-    device = pick_device(config.device)
-    if device.type != "cuda" or (team.size == 1 and device.index is not None):
-        return device
-    if team.local_rank >= torch.cuda.device_count():
-        raise TrainingError(
-            f"process {team.local_rank} of this machine has no GPU, there are {torch.cuda.device_count()}; "
-            "start as many processes, or set train.device=cpu"
-        )
-    torch.cuda.set_device(team.local_rank)
-    return torch.device("cuda", team.local_rank)
 
 
 def _standing(entry: dict[str, Any]) -> str:
