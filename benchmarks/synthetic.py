@@ -70,7 +70,8 @@ def write_artefact(
     write_items(folder / ITEMS, whole)
     files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", ITEMS))]
     record = facts | {"format": FORMAT, "kind": "onnx", "precision": precision}
-    record |= {"perspectives": list(perspectives), "text_dim": TEXT if perspectives else 0, "verified": {}, "versions": {}}
+    record |= {"perspectives": list(perspectives), "text_dim": TEXT if perspectives else 0}
+    record |= {"verified": {}, "versions": {}}
     record |= {"inputs": {name: {} for name in inputs}, "outputs": {"item_ids": {}, "scores": {}}}
     record["files"] = {path.name: file_sha256(path) for path in files}
     (folder / RECORD).write_text(json.dumps(record))
