@@ -1,4 +1,7 @@
-"""Collects the content of a run's HTML report from the run's files; missing parts are named, not an error."""
+"""Collects the content of a run's HTML report from the run's files.
+
+Parts that are missing are not an error; the page names them.
+"""
 
 from __future__ import annotations
 
@@ -120,16 +123,16 @@ def _warnings(metrics: Mapping[str, Any], prepared: Prepared | None) -> list[str
     found = []
     if "test" in metrics.get("selected_on", ()):
         found.append(
-            "The best epoch was chosen on the test set, as in the paper. That flatters every row; only "
-            "comparisons between rows, not their height, mean something."
+            "The best epoch was chosen on the test set, as in the paper. All metrics are therefore too high; "
+            "only comparisons between rows are meaningful."
         )
     leaked = leak(prepared) if prepared else 0.0
     if prepared and leaked > 0:
         split = prepared.stats.get("rules", {}).get("split", "")
         found.append(
             f"The split ({split}) leaks: {leaked:.0%} of the test samples are from a session of which other "
-            "clicks, earlier or later ones, were trained on. Figures on such a split do not tell how a model "
-            "does on sessions it has not seen."
+            "clicks, earlier or later ones, were trained on. Metrics on such a split do not show how good a "
+            "model is for sessions that it has not seen."
         )
     return found
 

@@ -55,7 +55,7 @@ class Shown(NamedTuple):
 
 
 class SessionGroup(NamedTuple):
-    """Test samples for which the compared models do equally well or badly."""
+    """Test samples for which the same of the compared models succeed or fail."""
 
     title: str
     size: int
@@ -63,7 +63,7 @@ class SessionGroup(NamedTuple):
 
 
 class Page(NamedTuple):
-    """All sessions shown, and the rule they were chosen by."""
+    """The sessions shown, and the rule by which they were chosen."""
 
     rule: str
     groups: list[SessionGroup]
@@ -73,9 +73,9 @@ def sessions_page(run: Path, prepared: Prepared, labels: Mapping[str, str]) -> P
     """Choose test sessions by a fixed rule and rank them with the saved models.
 
     Args:
-        run: has `train` and `evaluate`; with `localize` and `infer` there are answers to show.
+        run: a run with the stages `train` and `evaluate`; answers are shown if it has `localize` and `infer`.
         prepared: the run's data.
-        labels: variant -> how people know it.
+        labels: variant -> its label.
 
     Raises:
         StoreError: files are missing or do not belong together.

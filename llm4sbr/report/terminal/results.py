@@ -24,7 +24,7 @@ from llm4sbr.report.terminal.layout import drawn
 
 
 def metrics_tables(metrics: Mapping[str, Any], timings: Timings) -> list[RenderableType]:
-    """The sentence on what a run shows, and its tables.
+    """The verdict of a run, and the tables of its results.
 
     Args:
         metrics: the content of `metrics.json`, and `changes`, that of `changes.json`, if there is one.
