@@ -1,11 +1,11 @@
-"""What is counted and read, beside a trained model: fixed item-item tables, and how popular an item is.
+"""Adds counts to the scores of a trained model: fixed item-item tables, and how popular an item is.
 
     score_j = the model's + b log n_j + sum over tables k of w_k log(1 + s_kj / e_k)
     s_kj    = sum over the latest clicks i, t = 0, 1, ... clicks ago, of exp(-t / 2) B_k[i, j]
 
-with n_j the clicks of item j in training (at least 1/2), and tables B_k made by `training.tables`. Weights
-learned in training trust what training sessions know of themselves, popularity above all. So these are not
-learned there: b, w_k and e_k are fitted to validation sessions after training (`training.counting`), as in
+n_j is the number of clicks on item j in training (at least 1/2), and `training.tables` makes the tables B_k.
+Weights that are learned in training fit what training sessions know of themselves, popularity above all.
+These are not: b, w_k and e_k are fitted to validation sessions after training (`training.counting`), as in
 stacking (Wolpert 1992).
 """
 
@@ -16,16 +16,57 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from llm4sbr.fusion.item_item import AGES, CrossFit, ItemItem, ItemItemScores
+from llm4sbr.fusion.item_item import ItemItem, latest, summed_at_once, summed_in_turn
+
+CLICKS = 5
+"""Clicks that count, the latest ones."""
 
 FADING = 2.0
-"""A click counts exp(-age / `FADING`)."""
+"""A click counts exp(-t / `FADING`)."""
 
 NEIGHBOURS = 100
 """Entries kept per clicked item and table."""
 
 PRIOR = "popularity"
-"""b, among the weights by name."""
+"""Name of b among the weights."""
+
+
+class Table(nn.Module):
+    """One table B_k, with w and e.
+
+    Args:
+        num_items: N.
+    """
+
+    items: Tensor
+    weights: Tensor
+
+    def __init__(self, num_items: int) -> None:
+        super().__init__()
+        kept = min(NEIGHBOURS, num_items)
+        self.num_items = num_items
+        self.register_buffer("items", torch.zeros(num_items, kept, dtype=torch.int32))
+        self.register_buffer("weights", torch.zeros(num_items, kept))
+        self.weight = nn.Parameter(torch.zeros(()))  # w
+        self.small = nn.Parameter(torch.ones(()))  # e
+
+    def sums(self, items: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """s, float (B, N), of int64 (B, T) under bool (B, T), and where it may differ from 0, int64 (B, C).
+
+        The columns may repeat themselves.
+        """
+        rows, there = latest(items, mask, CLICKS)
+        ids = self.items[rows].long()
+        fading = (-torch.arange(CLICKS, device=items.device) / FADING).exp() * there
+        weights = self.weights[rows] * fading.unsqueeze(2)
+        summed = summed_in_turn if torch.onnx.is_in_onnx_export() else summed_at_once
+        return summed(ids, weights, self.num_items), (ids - 1).clamp(min=0).flatten(1)
+
+    def forward(self, added: Tensor, items: Tensor, mask: Tensor) -> Tensor:
+        """`added`, float (B, N), plus w log(1 + s / e), computed only where s may differ from 0."""
+        sums, where = self.sums(items, mask)
+        told = self.weight * torch.log1p(sums.gather(1, where) / self.small)
+        return added.scatter(1, where, added.gather(1, where) + told)  # the same item, the same value
 
 
 class Counted(nn.Module):
@@ -40,42 +81,33 @@ class Counted(nn.Module):
 
     def __init__(self, num_items: int, names: Sequence[str]) -> None:
         super().__init__()
-        kept = min(NEIGHBOURS, num_items)
-        self.tables = nn.ModuleDict({name: ItemItemScores(num_items, kept) for name in names})
-        self.prior = nn.Parameter(torch.zeros(()))
+        self.tables = nn.ModuleDict({name: Table(num_items) for name in names})
+        self.prior = nn.Parameter(torch.zeros(()))  # b
         self.register_buffer("popularity", torch.zeros(num_items))
-        for table in self.tables.values():
-            table.log_ages.data.copy_(-torch.arange(AGES) / FADING)
 
     def fit(self, tables: Mapping[str, ItemItem], clicks: Tensor) -> None:
         """Take over the tables, and the items' clicks in training, int64 (N,)."""
-        nobody = torch.zeros(0, dtype=torch.int64)
         for name, table in self.tables.items():
-            table.fit(CrossFit(tables[name], ItemItem(nobody, nobody), nobody))
-            table.parts = None
+            table.items.copy_(tables[name].items)
+            table.weights.copy_(tables[name].weights)
         logs = clicks.double().clamp(min=0.5).log()
         self.popularity.copy_(logs - logs.mean())
 
     def weigh(self, weights: Mapping[str, Sequence[float]]) -> None:
-        """Set b, `PRIOR` -> (b,), and of each table, by name, w and e, both above 0."""
+        """Set b, as `PRIOR` -> (b,), and w and e of each table, as name -> (w, e)."""
         with torch.no_grad():
             self.prior.fill_(weights[PRIOR][0])
             for name, table in self.tables.items():
-                weight, small = weights[name]
-                table.log_weight.copy_(torch.tensor(weight, dtype=torch.float64).log())
-                table.log_small.copy_(torch.tensor(small, dtype=torch.float64).log())
+                table.weight.fill_(weights[name][0])
+                table.small.fill_(weights[name][1])
 
     def sums(self, items: Tensor, mask: Tensor) -> Tensor:
-        """s, float (B, N, K), of int64 (B, T) under bool (B, T), whatever the weights are."""
-        found = []
-        for table in self.tables.values():
-            weight, small = table.log_weight.exp(), table.log_small.exp()
-            found.append(torch.expm1(table(items, mask) / weight) * small)
-        return torch.stack(found, 2)
+        """S of every table, float (B, N, K), of int64 (B, T) under bool (B, T)."""
+        return torch.stack([table.sums(items, mask)[0] for table in self.tables.values()], 2)
 
     def forward(self, items: Tensor, mask: Tensor) -> Tensor:
         """Float (B, N) to be added to the scores of int64 (B, T) under bool (B, T)."""
-        added = (self.prior * self.popularity).unsqueeze(0)
+        added = (self.prior * self.popularity).expand(items.shape[0], -1)
         for table in self.tables.values():
-            added = added + table(items, mask)
+            added = table(added, items, mask)
         return added
