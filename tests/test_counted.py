@@ -9,12 +9,15 @@ import torch
 
 from llm4sbr import registry
 from llm4sbr.baselines.company import lift, near
+from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError
 from llm4sbr.fusion.counted import CLICKS, FADING, NEIGHBOURS, PRIOR, Counted
 from llm4sbr.fusion.item_item import ItemItem
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
+from llm4sbr.progress import Progress
 from llm4sbr.protocols import Sessions
+from llm4sbr.stages.refit import refit
 from llm4sbr.testing.backbones import pad
 from llm4sbr.testing.exporters import toy_inputs, toy_spec
 from llm4sbr.testing.toy_run import toy_run
@@ -201,6 +204,19 @@ def test_trained_models_have_it_but_plain_does_not(tmp_path):
         assert sorted(told["recipe"]["counted"]) == sorted(has)
         assert sorted(weights_of(told["facts"])) == sorted((PRIOR, *has))
         assert "counted.prior" in weights(out, variant)
+
+
+def test_a_refit_has_the_tested_weights_and_tables_of_all_sessions(tmp_path):
+    run = toy_run(tmp_path / "run", sources=(), sessions=120)
+    some = settings(epochs=1, neighbours=0, llm="none", controls=())
+    out = trained(run, some)
+    refit(run, some, Progress(quiet=True), variant="item-item")
+    tested, final = weights(out, "item-item"), weights(run / "final", "item-item")
+    for name in ("prior", "tables.near.weight", "tables.near.small", "tables.lift.weight"):
+        assert torch.equal(tested[f"counted.{name}"], final[f"counted.{name}"])
+    every = near(load(run / "prepare").sessions, 20).toarray()
+    assert final["counted.tables.near.weights"].max() == pytest.approx(every.max())
+    assert tested["counted.tables.near.weights"].max() < every.max()
 
 
 def test_without_validation_nothing_is_fitted(tmp_path):

@@ -146,15 +146,17 @@ class _Trainer:
 
     def finish(self, facts: dict[str, Any] | None) -> str:
         """Save the best weights and delete the checkpoint."""
+        added = ""
         if self.checkpoint.writes:
-            if facts is not None:
-                self._save(facts)
+            if facts is not None and (counted := self._save(facts).get("counted")):
+                added = f", with counts {100 * counted['valid'][SELECT_BY]:.2f}%"
+                added += "" if counted["better"] else ", so without"
             self.checkpoint.remove()
         state = self.checkpoint
         seconds = sum(line["seconds"] for line in state.history)
         where = {"valid": "", "test": " ON THE TEST SET"}.get(self.material.selected_on)
         chosen = "" if where is None else f", {SELECT_BY} {100 * state.best_value:.2f}%{where}"
-        return f"{state.epoch} epochs in {seconds:.1f}s, best {state.best_epoch}{chosen}"
+        return f"{state.epoch} epochs in {seconds:.1f}s, best {state.best_epoch}{chosen}{added}"
 
     def stopped(self, error: LossError, facts: dict[str, Any] | None) -> TrainingError:
         """Keep the model of the best epoch so far, if there is one, and return the error to raise."""
@@ -273,7 +275,8 @@ class _Trainer:
         state, limit = self.checkpoint, self.config.epochs
         return bool(len(self.material.select.key)) and state.best_epoch == state.epoch == limit
 
-    def _save(self, facts: dict[str, Any]) -> None:
+    def _save(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write the model of the best epoch, with what is added after training; what was measured."""
         state = self.checkpoint
         self.model.load_state_dict(state.best)
         seconds = sum(line["seconds"] for line in state.history)
@@ -308,6 +311,7 @@ class _Trainer:
         if self.model.counted is not None:
             recipe = recipe._replace(counted=tuple(self.model.counted.tables))
         save_model(self.folder, self.model, recipe=recipe, catalogue=catalogue, facts=facts | measured)
+        return measured
 
 
 def _standing(entry: dict[str, Any]) -> str:
