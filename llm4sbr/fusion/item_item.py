@@ -1,4 +1,6 @@
-"""A fixed linear item-item model beside the network, which then learns what is left to learn.
+"""Fixed item-item models, read by the items of a session: alone (`linear`), or beside the network, as here.
+
+The network then learns what is left to learn.
 
     score_j = the network's + w log(1 + s_j / e)        s_j = sum of d_t B_ij over the session's clicks i
 
@@ -88,18 +90,14 @@ class ItemItemScores(nn.Module):
             fold: int64 (B,), sessions are scored without their fold; None for sessions that were not
                 trained on.
         """
-        ages = torch.arange(AGES, device=items.device)
-        places = mask.sum(1, keepdim=True) - 1 - ages  # (B, AGES), the latest click first
-        there = places >= 0
-        rows = (items.gather(1, places.clamp(min=0)) - 1).clamp(min=0)
+        rows, there = latest(items, mask, AGES)
         ids, weights = self._table(rows, fold)
         ages = self.log_ages.exp() * there
         weight, small = self.log_weight.exp(), self.log_small.exp()
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return fast.added((ids - 1).clamp(min=0), weights, ages, weight, small, self.num_items)
-        sums = torch.zeros(items.shape[0], self.num_items, dtype=weights.dtype, device=items.device)
-        add = _added_in_turn if torch.onnx.is_in_onnx_export() else _added
-        return weight * torch.log1p(add(sums, ids, weights * ages.unsqueeze(2)) / small)
+        summed = summed_in_turn if torch.onnx.is_in_onnx_export() else summed_at_once
+        return weight * torch.log1p(summed(ids, weights * ages.unsqueeze(2), self.num_items) / small)
 
     def _table(self, rows: Tensor, fold: Tensor | None) -> tuple[Tensor, Tensor]:
         """Neighbours int64 and their weights float, (B, AGES, M), of rows (B, AGES)."""
@@ -109,13 +107,24 @@ class ItemItemScores(nn.Module):
         return self.parts.items[rows].to(fold.device), self.parts.weights[rows].to(fold.device)
 
 
-def _added(sums: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Weights float (B, AGES, M) added to float (B, N) at ids int64 (B, AGES, M), 0 being nobody's."""
+def latest(items: Tensor, mask: Tensor, ages: int) -> tuple[Tensor, Tensor]:
+    """The latest clicks of int64 (B, T) under bool (B, T): rows int64 (B, ages), 0..N-1, last click first.
+
+    Also bool (B, ages), false where the session has no click of that age.
+    """
+    places = mask.sum(1, keepdim=True) - 1 - torch.arange(ages, device=items.device)
+    rows = (items.gather(1, places.clamp(min=0)) - 1).clamp(min=0)
+    return rows, places >= 0
+
+
+def summed_at_once(ids: Tensor, weights: Tensor, num_items: int) -> Tensor:
+    """Float (B, N), the sums of float (B, A, M) by item, int64 (B, A, M); 0 is nobody's and weighs 0."""
+    sums = weights.new_zeros(weights.shape[0], num_items)
     return sums.scatter_add(1, (ids - 1).clamp(min=0).flatten(1), weights.flatten(1))
 
 
-def _added_in_turn(sums: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """The same click by click, for TensorRT, whose ScatterElements cannot add.
+def summed_in_turn(ids: Tensor, weights: Tensor, num_items: int) -> Tensor:
+    """The same click by click, for TensorRT, whose ScatterElements cannot add. A is a constant of the graph.
 
     The neighbours of one click differ; instead of nobody the first one stands there, and is given the same
     value twice.
@@ -123,7 +132,8 @@ def _added_in_turn(sums: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     nobody = ids == 0
     columns = (torch.where(nobody, ids[:, :, :1], ids) - 1).clamp(min=0)
     weights = torch.where(nobody, weights[:, :, :1], weights)
-    for age in range(AGES):
+    sums = weights.new_zeros(weights.shape[0], num_items)
+    for age in range(ids.shape[1]):
         column = columns[:, age]
         sums = sums.scatter(1, column, sums.gather(1, column) + weights[:, age])
     return sums
