@@ -18,6 +18,7 @@ from llm4sbr.config import Config
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import StoreError
 from llm4sbr.intents import IntentStore
+from llm4sbr.localization.space import item_texts
 from llm4sbr.localizers import Nearest
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Catalogue
@@ -122,7 +123,7 @@ def test_small_blocks_change_nothing(run: Path, prepared: Prepared, monkeypatch:
     before = IntentStore.open(out / "llm")
     intents = before.gather(torch.arange(len(before)))
     (out / "llm" / "manifest.json").unlink()
-    monkeypatch.setattr(stage, "BLOCK", 7)
+    monkeypatch.setattr("llm4sbr.localization.source.BLOCK", 7)
     out, again = localize(run)
     after = IntentStore.open(out / "llm")
     assert torch.equal(before.keys, after.keys)
@@ -144,8 +145,8 @@ def test_full_item_text(run: Path, prepared: Prepared) -> None:
     catalogue = prepared.catalogue
     longer = catalogue._replace(attributes={"maker": ["Acme"] * catalogue.size})
     assert torch.equal(items, LetterEncoder().encode(catalogue.texts()))
-    assert stage._texts(longer, "full").titles[0] == f"{catalogue.titles[0]}, Acme"
-    assert stage._texts(longer, "title") == Catalogue(catalogue.keys, catalogue.titles)
+    assert item_texts(longer, "full").titles[0] == f"{catalogue.titles[0]}, Acme"
+    assert item_texts(longer, "title") == Catalogue(catalogue.keys, catalogue.titles)
 
 
 def test_statistics(run: Path, prepared: Prepared) -> None:
