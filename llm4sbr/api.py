@@ -9,6 +9,7 @@ from llm4sbr import pipeline, store
 from llm4sbr.config import in_force, merge, nest
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
+from llm4sbr.report.changes import RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,8 +38,8 @@ def run(
             (`**{"train.dim": 64}`).
 
     Returns:
-        The content of the stage's JSON summary; for `evaluate` that is `metrics.json` and
-        the path of the `report`.
+        The content of the stage's JSON summary; for `evaluate` that is `metrics.json`, the `changes`
+        by the LLM's intents if there is an LLM, and the path of the `report`.
     """
     chosen = merge(*(nest({key: value}) for key, value in settings.items()))
     run = Path(folder).expanduser()
@@ -217,6 +218,9 @@ def summary(run: Path, stage: str) -> dict[str, Any]:
         models = sorted(model_folders(run / stage))
         return {"models": [store.read_json(folder / "model.json") for folder in models]}
     found: dict[str, Any] = store.read_json(run / stage / SUMMARIES[stage])
-    if stage == "evaluate" and (run / REPORT).exists():
-        found["report"] = str(run / REPORT)
+    if stage == "evaluate":
+        if (changes := run / stage / RECORD).exists():
+            found["changes"] = store.read_json(changes)
+        if (run / REPORT).exists():
+            found["report"] = str(run / REPORT)
     return found

@@ -1,4 +1,4 @@
-"""Checks an installation and says how to repair it; changes nothing."""
+"""Checks an installation and says how to repair it, without changing anything."""
 
 from __future__ import annotations
 
@@ -25,64 +25,64 @@ Level = Literal["ok", "warn", "error"]
 
 GIGABYTE = 10**9
 LITTLE_DISK = 5 * GIGABYTE
-"""Less free space than this in the cache folder is worth a warning: models and answers go there."""
+"""Free space for the cache folder, which stores models and answers, below which there is a warning."""
 
 TIMEOUT = 60.0
-"""Seconds that a component's module may take to import."""
+"""Maximum seconds for importing a component's module."""
 
 TENSORRT = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13")
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: Level
     subject: str
-    """What was looked at, such as `torch` or `llms/embedded`."""
+    """What was checked, such as `torch` or `llms/embedded`."""
     what: str
     """What was found."""
     mend: str = ""
-    """What to do about it."""
+    """How to repair it; "" if there is nothing to repair."""
     facts: dict[str, Any] = {}
-    """The same as values, where there is more to know."""
+    """What was found as values for JSON, with more detail than `what`."""
 
 
 class Diagnosis(NamedTuple):
-    """All findings, in the order looked at."""
+    """The results of all checks, in their order."""
 
     findings: list[Finding]
 
     @property
     def healthy(self) -> bool:
-        """Nothing is an error; warnings are allowed."""
+        """Whether there is no error; there may be warnings."""
         return all(finding.level != "error" for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """The diagnosis as values for JSON."""
         return {"healthy": self.healthy, "findings": [finding._asdict() for finding in self.findings]}
 
 
 def diagnose() -> Diagnosis:
-    """Look at the machine, the packages, the cache folder and the plugins of other packages."""
+    """Check the machine, the packages, the cache folder and the plugins of other packages."""
     parts = (_machine(), _torch(), _dependencies(), *_devices(), _cache(), _components())
     return Diagnosis([finding for part in parts for finding in part])
 
 
 def diagnose_plugins() -> Diagnosis:
-    """Everything about components, ours too: what they need from the machine, and whether they load."""
+    """Check all components, including our own: what they need from the machine, and whether they load."""
     found = registry.components()
     parts = (_torch(), *_devices(), _misdeclared(), _clashes(found), check_plugins(found).findings)
     return Diagnosis([finding for part in parts for finding in part])
 
 
 def check_plugins(found: Sequence[Component] | None = None, *, timeout: float = TIMEOUT) -> Diagnosis:
-    """Import components, each module in a process of its own.
+    """Import components, each module in its own process.
 
-    One that raises, hangs, prints or crashes breaks nothing else.
+    A module that raises, hangs, prints or crashes therefore affects no other check.
 
     Args:
-        found: the components; all installed ones by default.
-        timeout: seconds after which a module's import is given up.
+        found: the components; by default all that are installed.
+        timeout: seconds after which importing a module counts as failed.
     """
     every = registry.components() if found is None else found
     modules = [list(group) for _, group in groupby(sorted(every, key=_module), key=_module)]
@@ -104,13 +104,13 @@ def _machine() -> Iterator[Finding]:
 
 
 def _light() -> bool:
-    """Whether this copy was installed without what trains models, to ask and serve exported ones."""
+    """Whether only what queries and serves exported models is installed, without what trains them."""
     return installed_version("torch") is None
 
 
 def _torch() -> Iterator[Finding]:
     if _light():
-        text = f"not installed: this copy asks and serves exported models; for the rest {command('train')}"
+        text = f"not installed; exported models can be queried and served, all else needs {command('train')}"
         yield Finding("ok", "torch", text)
         return
     try:
@@ -125,13 +125,11 @@ def _torch() -> Iterator[Finding]:
         text = f"{number}, CUDA {torch.version.cuda}, {torch.cuda.device_count()} x {properties.name}"
         yield Finding("ok", "torch", f"{text}, {properties.total_memory / GIGABYTE:.1f} GB each")
     elif torch.version.cuda:
-        mend = "update the NVIDIA driver; without a GPU all is well, only slower"
-        yield Finding("warn", "torch", f"{number}, made for CUDA {torch.version.cuda}, finds no GPU", mend)
+        mend = "update the NVIDIA driver; if there is no GPU, nothing needs to be done"
+        yield Finding("warn", "torch", f"{number}, built for CUDA {torch.version.cuda}, finds no GPU", mend)
     elif shutil.which("nvidia-smi"):
         mend = f"install a CUDA build of torch {number.partition('+')[0]}"
-        yield Finding(
-            "warn", "torch", f"{number}, made for the CPU, on a machine with an NVIDIA driver", mend
-        )
+        yield Finding("warn", "torch", f"{number}, built for CPUs, on a machine with an NVIDIA driver", mend)
     else:
         yield Finding("ok", "torch", f"{number}, CPU")
 
@@ -154,7 +152,7 @@ def _plugin_requirements(packages: Iterable[str]) -> Iterator[Finding]:
 
 
 def _extras(packages: Iterable[str]) -> Iterator[Finding]:
-    """Optional parts of ours and of plugins, and what is missing for each."""
+    """The extras of our package and of plugins, and what is missing for each."""
     for package in sorted(packages, key=lambda name: (name != CORE, name)):
         offered = installation.extras_of(package)
         extras = {extra: list(installation.lacking(package, extra).values()) for extra in offered}
@@ -162,7 +160,7 @@ def _extras(packages: Iterable[str]) -> Iterator[Finding]:
             there = ", ".join(extra for extra, lacking in extras.items() if not lacking) or "none"
             missing = [f"{extra} ({', '.join(lacking)})" for extra, lacking in extras.items() if lacking]
             text = f"{there} complete" + (f"; incomplete: {', '.join(missing)}" if missing else "")
-            mend = f"{command('EXTRA', package=package)}, for one that is wanted" if missing else ""
+            mend = f"{command('EXTRA', package=package)}, if you need one" if missing else ""
             yield Finding("ok", f"{package} extras", text, mend, extras)
 
 
@@ -211,7 +209,7 @@ def _misdeclared() -> Iterator[Finding]:
     for package, what in registry.misdeclared().items():
         level: Level = (
             "error" if "cannot be read" in what else "warn"
-        )  # the former also stops other libraries
+        )  # unreadable metadata also breaks other libraries
         yield Finding(level, package, what, f"correct it, or pip uninstall {package}")
 
 
@@ -237,7 +235,7 @@ for kind, name in json.loads(sys.argv[1]):
         error = str(found)
     api = api if isinstance(api, int) else None
     print(json.dumps([time.perf_counter() - started, error, api, lacks]), file=result, flush=True)
-os._exit(0)  # without waiting for what a plugin may have started
+os._exit(0)  # do not wait for threads that a plugin may have started
 """
 
 
@@ -254,14 +252,14 @@ def _check_module(group: Sequence[Component], timeout: float) -> dict[Component,
 
 
 def _run(arguments: list[str], timeout: float) -> tuple[list[str], str]:
-    """Lines of a child's output, and how it ended if it did not end well."""
+    """Run a child process; its output's lines, and how it ended if it did not finish its work."""
     with subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        start_new_session=True,  # so that what it started can be ended with it
+        start_new_session=True,  # so that its own child processes can be killed too
     ) as child:
         try:
             output, _ = child.communicate(timeout=timeout)

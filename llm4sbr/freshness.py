@@ -25,21 +25,26 @@ NEUTRAL = frozenset({"train.workers", "train.device", "train.compile", "infer.ca
 
 LLM, PLAIN, NONE = "llm", "plain", "none"
 """Names of parts: the LLM's; the model without intents; the model trained without any intent."""
-ITEM_ITEM = "item-item"
-ALONE = (PLAIN, ITEM_ITEM)
-"""The backbone without intents, and the same with an item-item model's scores added."""
+ITEM_ITEM, TEXT_INIT = "item-item", "text-init"
+ALONE = (PLAIN, ITEM_ITEM, TEXT_INIT)
+"""The backbone without intents, the same with an item-item model's scores added, and the same with item
+embeddings that start as text vectors."""
 
 FORMER = {"train": ("train.baselines",)}
 """Stage -> settings in older stamps that never affected a result."""
 
 BASELINES = ("train.baselines", "train.baseline_options")
 """Settings that only `evaluate` reads."""
-WHICH_MODELS = ("train.seeds", "train.seed", "train.plain", *BASELINES, "infer.controls")
-"""Settings of `train` that decide which models there are, not what a model learns."""
+WHICH_MODELS = (
+    *("train.seeds", "train.seed", "train.plain", "train.text_init"),
+    *BASELINES,
+    "infer.controls",
+)
+"""Settings that decide which models and baselines there are, not what a model learns."""
 FUSION = ("train.fuser", "train.fuser_options", "train.tau", "train.intent_dropout", "version of fusers/")
 """What only models with intents depend on."""
 LINEAR = ("train.neighbours",)
-"""What all models but `plain` depend on."""
+"""What all models but `plain` and `text-init` depend on."""
 BRIEF = ("train.epochs", "train.patience", *LINEAR, *WHICH_MODELS, *FUSION)
 """What the backbone for `infer.select = "uncertain"` does not depend on."""
 ASKED = ("infer.llm", "infer.options", "infer.budget", "infer.select", "content of infer.llm", "train.")
@@ -154,6 +159,7 @@ def baseline_part(name: str) -> str:
 def variants(config: Config, sources: Sequence[str]) -> list[str]:
     """The variants trained per seed, in the order of the table: `ALONE`, one per source, `none`."""
     alone = [PLAIN, *([ITEM_ITEM] if config.train.neighbours else [])]
+    alone += [TEXT_INIT] if config.train.text_init else []
     plain = alone if config.train.plain or not sources else []
     unseen = [NONE] if sources and NONE in config.infer.controls else []
     return [*plain, *sources, *unseen]
@@ -216,11 +222,13 @@ def _model(run: Path, part: str, stage: Parts, out: Path) -> Parts:
     variant = part.partition("/")[0]
     ignored = (*WHICH_MODELS, "output of localize", *(FUSION if variant in ALONE else ()))
     kept = {key: value for key, value in stage.items() if not key.startswith(ignored)}
-    if variant == PLAIN:
-        return {key: value for key, value in kept.items() if key not in LINEAR}
-    if variant == ITEM_ITEM:
+    if variant in (PLAIN, TEXT_INIT):
+        kept = {key: value for key, value in kept.items() if key not in LINEAR}
+    if variant in (PLAIN, ITEM_ITEM):
         return kept
     kept["items"] = _items(run / "localize")
+    if variant == TEXT_INIT:
+        return kept
     if variant == NONE:
         return kept | {"shape of intents": _shape(run / "localize")}
     return kept | {"intents": _content(run / "localize" / variant)}

@@ -1,4 +1,4 @@
-"""Shows progress on standard error: a bar in a terminal, otherwise a line from time to time."""
+"""Shows progress on standard error: as a bar in a terminal, elsewhere as a line every few seconds."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Advance = Callable[..., None]
-"""`advance(n=1, note="", total=None)`: n more parts are done; the note replaces the one shown, the total
-the one expected so far."""
+"""`advance(n=1, note="", total=None)` reports that n more parts are done. A `note` that is not empty is shown
+from then on, and a `total` replaces the expected total."""
 
 EVERY = 10.0
-"""Seconds between two lines where there is no terminal."""
+"""Minimum seconds between two lines of progress outside a terminal."""
 
 
 class Progress:
-    """Where long work says how far it is.
+    """Reports the progress of long tasks.
 
     Args:
-        quiet: say nothing at all.
-        console: a rich console on standard error; made when first needed.
+        quiet: print nothing.
+        console: a rich console; by default one on standard error, created when it is first needed.
     """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
@@ -34,7 +34,7 @@ class Progress:
 
     @property
     def console(self) -> Console:
-        """The console that everything goes to."""
+        """The console that everything is printed to."""
         if self._console is None:
             from rich.console import Console
 
@@ -42,7 +42,7 @@ class Progress:
         return self._console
 
     def note(self, text: str) -> None:
-        """One line about what was done or decided."""
+        """Print one line about what was done or decided."""
         if not self.quiet:
             self.console.print(text, markup=False, highlight=False)
 
@@ -50,14 +50,14 @@ class Progress:
     def task(
         self, label: str, total: int, *, unit: str = "", parts: int = 1, at_most: bool = False
     ) -> Iterator[Advance]:
-        """A piece of work; yields the function to call when some of it is done.
+        """Show the progress of one task; yields the function that reports it, see `Advance`.
 
         Args:
-            label: what is being done.
-            total: parts of the work.
-            unit: what is counted.
-            parts: of a unit; 100 counts hundredths.
-            at_most: the work may end earlier, as long as no other total is told.
+            label: name of the task.
+            total: number of parts of the work.
+            unit: what is counted, in the plural, such as `prompts`.
+            parts: number of parts that make up one unit; with 100, parts are hundredths of a unit.
+            at_most: the total is an upper bound, until another total is reported.
         """
         state = _State(total, unit, parts, at_most, time.monotonic())
         if self.quiet or total <= 0:
@@ -100,7 +100,7 @@ class Progress:
 
 @dataclass
 class _State:
-    """How far a task is."""
+    """The progress of one task."""
 
     total: int
     unit: str
@@ -117,12 +117,12 @@ class _State:
             self.total, self.at_most = total, False
 
     def amount(self, number: int) -> str:
-        """Whole units, or with one decimal where parts of them are counted."""
+        """A number of parts as units, with one decimal unless it is a whole number of units."""
         units = number / self.parts
         return f"{units:,.1f}" if number % self.parts else f"{units:,.0f}"
 
     def status(self) -> str:
-        """`30/100, 2.5 prompts/s, 28.0s left, 3 cached`."""
+        """Such as `30/100, 2.5 prompts/s, 28.0s left, 3 cached`."""
         seconds = time.monotonic() - self.started
         left = _clock(seconds / max(self.done, 1) * max(self.total - self.done, 0))
         rate = _rate(self.done / self.parts, seconds, self.unit)
@@ -136,7 +136,7 @@ def _of(unit: str) -> str:
 
 
 def _rate(done: float, seconds: float, unit: str) -> str:
-    """By the second, or by the minute or hour where that is less than a tenth."""
+    """Units per second; per minute or hour if that number would be below 0.1."""
     rate = done / max(seconds, 1e-9)
     if rate >= 10:
         return f"{rate:,.0f}{_of(unit)}/s"
@@ -146,7 +146,7 @@ def _rate(done: float, seconds: float, unit: str) -> str:
 
 
 def _clock(seconds: float) -> str:
-    if seconds < 59.95:  # anything more would be shown as 60.0s
+    if seconds < 59.95:  # a larger value would be rounded to 60.0s
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

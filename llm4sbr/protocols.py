@@ -253,7 +253,8 @@ class Backbone(Protocol):
     length 1; or `score(fused, encoded) -> (B, N)`, which replaces the product but rules out small tables in
     exported models. Optional class attributes: `plain_readout = "long"`: without a fuser, the session vector
     is `long` instead of a linear map of both; `own_items_first = True`: a session's own items score highest
-    by construction, so the next item can only be expected after them, and from two clicks on.
+    by construction, so the next item can only be expected after them, and from two clicks on. A parameter
+    `items` (N, D) can start as text vectors (`train.text_init`).
     """
 
     def fit(self, sessions: Sessions) -> None:
@@ -287,8 +288,7 @@ class CatalogueFuser(Fuser, Protocol):
     of intents learns more than from session vectors alone. Optional, for scores that are inner products:
     `factors(items) -> [(N, Q), ...]` for embeddings (N, D) and `queries(fused, intents) -> [(B, Q), ...]`,
     the first being `fused`. The sum of their products equals `rescore` of `fused @ items.T`; exported graphs
-    then only read constant tables. Optional: `repeats`, a scalar that is added to the scores of a session's
-    own items afterwards.
+    then only read constant tables. Optional: `repeats`, a scalar added to a session's own items' scores.
     """
 
     needs_catalogue: bool

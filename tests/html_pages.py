@@ -100,7 +100,7 @@ HOSTILE = (
     "\u202egpj.{} <!--",
 )
 
-WHOLE = {"results", "breakdown", "training", "cost", "answers", "sessions", "data", "settings"}
+WHOLE = {"results", "breakdown", "changes", "training", "cost", "answers", "sessions", "data", "settings"}
 """Sections of the page on a whole run."""
 
 

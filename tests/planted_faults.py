@@ -32,7 +32,7 @@ FAULTS = [
         r"""
         NoItemEmbeddings  satisfies_the_protocol  needs fit, item_embeddings and forward|NoneType
         DoublePrecision  shapes_and_types  'scores': torch.float64
-        NotANumberForOneClick  every_score_is_a_number  session \[3\]: scores that are no numbers
+        NotANumberForOneClick  every_score_is_a_number  session \[3\]: scores that are not finite
         WritesIntoItems  inputs_stay_as_they_are  forward wrote into items
         WritesIntoSessions  inputs_stay_as_they_are  fit wrote into the training sessions
         MeanOverPadding  padding_does_not_matter  session \[3\] padded to 13 clicks: the score of
@@ -48,10 +48,10 @@ FAULTS = [
         DropoutAlways  scoring_leaves_no_trace  the same sessions score differently afterwards
         FitsOnTestSessions  test_sessions_leave_no_trace  test sessions changed these tensors.*backbone.counts
         LoopsOverRows  can_be_traced  planted_models.py:\d+: lengths
-        GraphOutsideTheFile  saved_model_scores_the_same  the model read back scores differently
+        GraphOutsideTheFile  saved_model_scores_the_same  the loaded model scores differently
         FirstClickOnly  learns_a_rule  of the next items are ranked first
-        SuggestsNonsense  claims_make_sense  what is no setting.*train.widht
-        LacksWhatIsRequired  claims_make_sense  what is not optional
+        SuggestsNonsense  claims_make_sense  has unknown settings.*train.widht
+        LacksWhatIsRequired  claims_make_sense  has what is not optional
         """,
     ),
     *_faults(
@@ -59,7 +59,7 @@ FAULTS = [
         r"""
         NoScore  satisfies_the_protocol  needs fit and score
         DoubleScores  shape_and_type  float64
-        LastColumn  padding_and_company_do_not_matter  masked items count
+        LastColumn  padding_and_company_do_not_matter  items at padding change scores
         WritesIntoMask  inputs_stay_as_they_are  score wrote into mask
         LearnsFromTestSessions  scoring_leaves_no_trace  score differently after others were scored
         AddsUp  fitting_again_starts_anew  fitted twice, it scores differently
@@ -71,14 +71,14 @@ FAULTS = [
         NotCallable  satisfies_the_protocol  must be called with two tensors
         DoubleFuser  shape_and_type  float64
         TwoPerspectivesOnly  any_number_of_perspectives  in forward, planted_models.py:\d+
-        RandomFuser  repeatable  one input, two results
-        AddsInPlace  repeatable  one input, two results|wrote into behavioural
-        LooksAtNeighbours  rows_are_independent  another vector in company than alone
+        RandomFuser  repeatable  the same inputs gave two results
+        AddsInPlace  repeatable  the same inputs gave two results|wrote into behavioural
+        LooksAtNeighbours  rows_are_independent  another vector in a batch than alone
         DeafToIntents  both_sides_count  intents have no influence
-        NotANumberWithoutIntents  missing_intents  without intents, values that are no numbers
-        AllAlikeWithoutIntents  missing_intents  without intents, sessions are all alike
+        NotANumberWithoutIntents  missing_intents  without intents, values that are not finite
+        AllAlikeWithoutIntents  missing_intents  without intents, sessions get equal vectors
         IdleGate  gradient_reaches_every_parameter  no gradient reaches these.*gate.weight
-        NoneIsNotZero  scores_of_text  no intents are zero intents
+        NoneIsNotZero  scores_of_text  no intents equal zero intents
         """,
     ),
     *_faults(
@@ -88,10 +88,10 @@ FAULTS = [
         InventsItems  nothing_is_invented_and_nothing_lost  other titles than the log's
         LosesTheLastRow  nothing_is_invented_and_nothing_lost  user u059: the log has
         TimesAsText  nothing_is_invented_and_nothing_lost  user u000: the log has
-        AnyOrder  reads_the_same_twice  read twice, other clicks
+        AnyOrder  reads_the_same_twice  reading again gave other clicks
         OneUser  can_be_prepared  DataError|contract of readers
         OpensAtOnce  a_missing_path_is_said_when_read  in __init__, planted_files.py:\d+
-        SilentOnEmpty  a_cut_file_is_read_or_refused  is empty, and nothing is said
+        SilentOnEmpty  a_cut_file_is_read_or_refused  is empty, and there was no error
         """,
     ),
     *_faults(
@@ -100,7 +100,7 @@ FAULTS = [
         NoPrecision  satisfies_the_protocol  precisions is empty
         RowsNotIds  answers_as_the_model  other items than the model's
         StaysWhereItWas  answers_as_the_model  in load, planted_files.py:\d+
-        IgnoresTheFlag  leaves_out_what_was_seen  left out although the flag is not set
+        IgnoresTheFlag  leaves_out_what_was_seen  excluded although exclude_seen is false
         AnyK  k_beyond_the_catalogue_is_refused  DID NOT RAISE
         HalfWritten  a_failure_leaves_nothing_half_written  was left behind after RuntimeError
         """,
@@ -110,7 +110,7 @@ FAULTS = [
         r"""
         NoFingerprint  satisfies_the_protocol  the fingerprint is empty
         NewFingerprint  satisfies_the_protocol  two fingerprints
-        NoneForNothing  one_answer_per_prompt  got None; what is no answer is ""
+        NoneForNothing  one_answer_per_prompt  got None; without an answer, return ""
         DropsEqualPrompts  one_answer_per_prompt  4 prompts got 3 answers
         SortedByLength  an_answer_belongs_to_its_prompt  comes at place 3
         Backwards  an_answer_belongs_to_its_prompt  comes at place 2
@@ -137,7 +137,7 @@ FAULTS = [
         ItemThatSeesItsSession  what_asks_about_items_sees_the_last_one_only  earlier items change the prompt
         RawTitles  line_breaks_in_titles_add_no_lines  a title breaks a line
         ParsesToNone  parse_takes_anything_and_settles  is parsed to None
-        KeepsQuoting  parse_takes_anything_and_settles  is parsed to something else
+        KeepsQuoting  parse_takes_anything_and_settles  parsing the parsed text changes it
         """,
     ),
     *_faults(
@@ -145,13 +145,13 @@ FAULTS = [
         r"""
         NoWidth  satisfies_the_protocol  assert 0 > 0
         DoubleVectors  shape_and_type  float64
-        NotANumberForNothing  shape_and_type  the vector of '' has values that are no numbers
+        NotANumberForNothing  shape_and_type  the vector of '' has values that are not finite
         WithGradient  shape_and_type  vectors carry a gradient
         BatchCentred  order_and_company_do_not_matter  'Red Lamp \(1990\)' alone differs
         ShortestFirst  order_and_company_do_not_matter  'Red Lamp \(1990\)' alone differs
         SortsTheTexts  texts_stay_as_they_are  changed the list of texts
         OneVector  texts_are_told_apart  have one vector
-        RandomProjection  repeatable  made alike, give vectors that differ
+        RandomProjection  repeatable  created twice, it gives vectors that differ
         """,
     ),
     *_faults(
@@ -161,8 +161,8 @@ FAULTS = [
         DoubleWeights  shapes_and_types  float64
         BeyondTheCatalogue  items_are_real_and_weights_are_shares  'Blue Table': items \[8
         HalfWeights  items_are_real_and_weights_are_shares  the weights sum to 0.500
-        TwiceTheSame  items_are_real_and_weights_are_shares  an item stands twice
-        WorstFirst  best_first  are not sorted|none before an item
+        TwiceTheSame  items_are_real_and_weights_are_shares  an item occurs twice
+        WorstFirst  best_first  are not sorted|0 before an item
         AlwaysAnIntent  an_empty_answer_is_a_zero_row  "" has embeddings
         NeedsAnAnswer  no_answers_at_all  in change, planted_texts.py:\d+
         LowersTheTitles  inputs_stay_as_they_are  changed the catalogue
@@ -177,9 +177,9 @@ FAULTS = [
         NoWorkers  satisfies_the_protocol  assert 0 >= 1
         DropsTheLast  results_come_in_the_order_of_the_blocks  50 blocks gave 49 results
         TwiceTheFirst  results_come_in_the_order_of_the_blocks  50 blocks gave 51 results
-        TheQuickestFirst  results_come_in_the_order_of_the_blocks  blocks \[0, 1, .* have another's result
-        MakesAnew  work_is_made_once_per_worker  made the work 60 times
-        TakesAll  blocks_are_not_all_taken_at_once  10000 blocks were taken
+        TheQuickestFirst  results_come_in_the_order_of_the_blocks  blocks \[0, 1, .* the result of another
+        MakesAnew  work_is_made_once_per_worker  called make 60 times
+        TakesAll  blocks_are_not_all_taken_at_once  10000 blocks were read
         WrapsErrors  errors_of_ours_stay_ours  a worker failed
         SkipsWhatFails  errors_of_ours_stay_ours  DID NOT RAISE
         """,

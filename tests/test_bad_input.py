@@ -90,7 +90,7 @@ def test_empty_validation_split(run: Command, tmp_path: Path, capsys: Output) ->
     assert load_model(tmp_path / "run/train/plain/seed-0").facts["best_epoch"] == 2
     assert run("evaluate", "--quiet", "--set", "evaluate.k=[5]") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "last epoch kept for want of validation samples" in shown
+    assert "last epoch kept, since there are no validation samples" in shown
 
 
 def test_session_with_unknown_items(run: Command, tmp_path: Path, capsys: Output) -> None:

@@ -146,9 +146,11 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(base: Path, capsys: Out
 
 
 def test_a_folder_of_something_else_is_refused(base: Path, localization: Path) -> None:
-    with pytest.raises(StoreError, match="holds the experiment localization; name another folder for table2"):
+    with pytest.raises(
+        StoreError, match="contains the experiment localization; name another folder for table2"
+    ):
         quiet(localization, request_of(base, "table2"))
-    with pytest.raises(StoreError, match="holds other files and no experiment"):
+    with pytest.raises(StoreError, match="contains other files and no experiment"):
         quiet(base / "log", request_of(base, "table2"))
 
 

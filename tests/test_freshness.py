@@ -105,6 +105,18 @@ def test_another_control_asks_localizes_and_trains_that_control_only(run: Path) 
     assert "train: 4 of 4 models are there already" in lines
 
 
+def test_a_model_that_starts_from_text_depends_on_the_texts(run: Path) -> None:
+    before = files(run, WEIGHTS)
+    assert "train: 3 of 4 models are there already" in execute(run, {"train.text_init": True})
+    both = files(run, WEIGHTS)
+    assert both.keys() - before.keys() == {"train/text-init/seed-0/model.safetensors"}
+    assert before.items() <= both.items()
+    assert Recommender.load(run, variant="text-init").trained.variant == "text-init"
+    lines = execute(run, {"localize.encoder_options": {"pooling": "cls"}})
+    assert "train: 1 of 4 models are there already" in lines  # all but plain
+    assert files(run, "train/plain/*/model.safetensors").items() <= before.items()
+
+
 def test_work_of_a_stopped_attempt_with_other_settings_is_used(run: Path, monkeypatch: Any) -> None:
     from llm4sbr.training import job as stage
 

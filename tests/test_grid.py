@@ -66,7 +66,7 @@ def test_wrong_axes_are_said_before_anything_runs() -> None:
         cells(asked(settings={"train": {"epoch": 1}}))
     with pytest.raises(ConfigError, match="protocol = 'papers'"):
         cells(asked(protocols=("papers",)))
-    with pytest.raises(ConfigError, match="is asked for twice"):
+    with pytest.raises(ConfigError, match="is given twice"):
         cells(asked(backbones=("sr-gnn", "sr-gnn")))
 
 
@@ -148,9 +148,9 @@ def test_the_command_of_a_varied_experiment_asks_for_the_same_cells() -> None:
         (["train.dim=8", "train.dim=16"], "--vary train.dim is given twice"),
         (["train.learnin_rate=1,2"], "train.learnin_rate: no such setting .did you mean train.learning_rate"),
         (["train.dim=8,0"], "train.dim = 0: input should be greater"),
-        (["train.dim=8,8"], "is asked for twice"),
+        (["train.dim=8,8"], "is given twice"),
         (["train.backbone=sr-gnn,narm"], "--vary train.backbone: use --backbone"),
-        (["train={dim = 8}"], "--vary train: a section; name one of its settings"),
+        (["train={dim = 8}"], "--vary train: this is a section; name one of its settings"),
     ],
 )
 def test_wrong_variations_are_one_line(texts: list[str], said: str) -> None:

@@ -147,6 +147,22 @@ def test_the_quality_of_answers_is_that_of_the_file(page: Page, finished: Path) 
         assert line[1:] == [str(alone["samples"]), hits, f"{100 * alone['MRR@20']:.2f}", rank]
 
 
+def test_gains_and_losses_are_those_of_the_file(page: Page, finished: Path) -> None:
+    changes = store.read_json(finished / "evaluate" / "changes.json")
+    (table,) = [table for table in page.tables if table[0][0] == "against"]
+    assert [line[0] for line in table[1:]] == ["the same model without intents", "the plain backbone"]
+    for line, one in zip(table[1:], changes["over"], strict=True):
+        assert line[1:4] == [f"{one[name]:,}" for name in ("gained", "lost", "same")]
+        assert sum(one[name] for name in ("gained", "lost", "same")) == changes["samples"]
+    summaries = [text for text in page.texts("summary") if text.startswith(("Gained", "Lost"))]
+    told = [one for kind in ("gained", "lost") for one in changes["examples"][kind]]
+    assert len(summaries) == len(told) > 0
+    for text, one in zip(summaries, told, strict=True):
+        assert one["target"] in text
+        assert len(one["ranks"]) == 2  # seeds
+        assert f"-> {', '.join(map(str, one['ranks']))}: " in text
+
+
 def test_sources_of_live_intents_are_those_of_the_file(metrics: dict[str, Any], copy: Path) -> None:
     kept = {"HR@20": {"share": 0.8, "low": 0.7, "high": 0.95}, "MRR@20": None}
     metrics = json.loads(json.dumps(metrics))
@@ -242,5 +258,5 @@ def test_a_leaking_split_is_said(base: Path, tmp_path: Path) -> None:
     assert share > 0.5
     assert any(f"The split (paper) leaks: {share:.0%}" in text for text in warned)
     assert "PROTOCOL PAPER" in page.text
-    assert sections(page) == WHOLE - {"answers"}  # nobody was asked
+    assert sections(page) == WHOLE - {"answers", "changes"}  # nobody was asked
     assert "Next click in the first 10 " in page.text  # sessions of the plain backbone alone

@@ -37,7 +37,7 @@ GONE: dict[str, tuple[str, set[str]]] = {
     "localize": ("localize", {"sessions"}),
     "infer": ("infer", {"answers"}),
     "ranks": ("evaluate/ranks.safetensors", {"sessions"}),
-    "metrics": ("evaluate/metrics.json", {"results", "breakdown", "sessions"}),
+    "metrics": ("evaluate/metrics.json", {"results", "breakdown", "changes", "sessions"}),
     "data": ("prepare", {"data", "sessions"}),
     "models": ("train", {"training", "sessions"}),
     "one model": ("train/llm/seed-0/model.safetensors", {"sessions"}),
@@ -57,7 +57,10 @@ def test_what_is_gone_is_named_and_the_rest_is_shown(copy: Path, what: str) -> N
         assert name.split("/")[-1] in page.text.partition("Not shown")[2]
 
 
-@pytest.mark.parametrize("name", ["evaluate/metrics.json", "evaluate/ranks.safetensors", "infer/infer.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["evaluate/metrics.json", "evaluate/changes.json", "evaluate/ranks.safetensors", "infer/infer.json"],
+)
 def test_a_truncated_file_is_named(copy: Path, name: str) -> None:
     path = copy / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

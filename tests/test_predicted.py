@@ -67,7 +67,7 @@ def test_the_server_and_the_command_name_it_too(folder, capsys):
     assert _guarded(["recommend", str(folder), "--session", "i09"]) == 0
     shown = capsys.readouterr().out
     catalogue = toy_catalogue(20)
-    assert all(f"{catalogue.titles[item - 1]} " in shown.split("Predicted: what")[1] for item in (9, 10))
+    assert all(f"{catalogue.titles[item - 1]} " in shown.split("Predicted intents")[1] for item in (9, 10))
 
 
 def test_an_artefact_without_titles_names_nothing(folder):

@@ -221,7 +221,7 @@ def test_on_the_command_line(run: Path, export: Path, capsys: Output) -> None:
     )
     shown = capsys.readouterr().out
     assert "'red lamb (1990)' taken for Red Lamp (1990) (spelling)" in shown
-    assert "Predicted: what the LLM would mean" in shown
+    assert "Predicted intents of the LLM" in shown
     assert _guarded(["recommend", str(export), "--session", "i01"]) == 0
     assert "by onnx, cpu" in capsys.readouterr().out
     assert _guarded(["recommend", str(export), "--session", "i01", "--variant", "plain"]) == 2

@@ -248,9 +248,9 @@ def test_recommendation_shows_the_list_and_what_the_llm_said() -> None:
     assert shown.splitlines()[0] == "After Heat (1995) | Casino (model llm, seed 4):"
     assert line_of(shown, "1").split() == ["1", "Toy", "[red]", "Story", "2.500"]
     assert line_of(shown, "2").split() == ["2", "Babe", "-1.000"]
-    assert "\nWhat the LLM said about this very session:\n\nlong: Heat\n" in shown
+    assert "\nWhat the LLM said about this session:\n\nlong: Heat\n" in shown
     assert line_of(shown, "Heat (1995)").split() == ["Heat", "(1995)", "0.75"]
-    assert shown.splitlines()[-1] == "short: nothing that could be used"
+    assert shown.splitlines()[-1] == "short: no usable answer"
 
 
 def test_recommendation_says_whose_words_of_which_session_were_used() -> None:
@@ -264,8 +264,8 @@ def test_recommendation_says_whose_words_of_which_session_were_used() -> None:
 def test_recommendation_shows_what_a_prediction_is_like_and_what_was_misspelt() -> None:
     perspectives = [PerspectiveIntent("long", "", [Tied(5, "c", "Heat (1995)", 0.9)])]
     shown = recommendation(Explanation("predictor", [], perspectives))
-    assert "Predicted: what the LLM would mean" in shown
-    assert "nothing that could be used" not in shown
+    assert "Predicted intents of the LLM" in shown
+    assert "no usable answer" not in shown
     assert line_of(shown, "similar to").split() == ["similar", "to", "cosine"]
     session = [Resolved("heet", 5, "c", "Heat (1995)", "spelling"), Resolved("6", 6, "d", "Casino", "key")]
     found = Recommendation([], session, "llm", None, None, "onnx, cpu").as_dict()

@@ -1,17 +1,17 @@
-"""Item-KNN: items that share sessions with those clicked (Hidasi et al. 2016, section 4).
+"""Item-KNN: recommends items that occur in the same sessions as those clicked (Hidasi et al. 2016, sec. 4).
 
-With c_ij the number of training sessions that hold both i and j, n_i those that hold i:
+With c_ij the number of training sessions that contain both i and j, and n_i of those that contain i:
 
     similarity(i, j) = c_ij / sqrt((n_i + r) (n_j + r)),   i != j
 
-the cosine of the items' session vectors, with a regularisation r against chance co-occurrences of rare items.
-A session s_1 .. s_L scores j by
+This is the cosine of the items' binary vectors over sessions, with a regularisation r that reduces the
+similarity of rare items, which co-occur by chance. Item j gets from a session s_1 .. s_L the score
 
     sum over p of exp(-(L - p) / decay) similarity(s_p, j)
 
-The paper and its released code use the last item only, `decay = 0`. As there, r = 20 and the 100 most similar
-items of each item are kept; unlike there, a session counts once per pair even if it repeats an item, as in
-the paper's cosine.
+The paper and its released code use the last item only (`decay = 0`). As in that code, r = 20 and each item
+keeps its 100 most similar items. Unlike in that code, a session counts once per pair even if it repeats an
+item, which is the cosine that the paper describes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class ItemKNN(ItemToItem):
     Args:
         num_items: N.
         regularisation: r.
-        neighbours: most similar items kept per item.
-        decay: over how many clicks the weight of a session's items falls to 1/e; 0: the last item alone.
+        neighbours: number of most similar items that are kept per item.
+        decay: number of clicks after which a click's weight has fallen to 1/e; 0: only the last click counts.
 
     Raises:
         ConfigError: an option is out of range.
@@ -54,7 +54,7 @@ class ItemKNN(ItemToItem):
         self.regularisation, self.kept = regularisation, neighbours
 
     def fit(self, sessions: Sessions) -> None:
-        """Find each item's most similar items."""
+        """Compute the similarities and keep the largest of each item."""
         found = Entries.of(together(sessions, self.num_items))
         own = found.rows == found.columns
         holding = np.zeros(self.num_items, np.float32)

@@ -1,4 +1,7 @@
-"""Base of the item-to-item models: few weights per item, summed over a session's clicks."""
+"""Base class of the item-to-item models, which score by weights from each clicked item to other items.
+
+The weights are a sparse matrix (N, N): row i has what a click on item i adds to the scores.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ Floats = NDArray[np.float32]
 
 
 class Entries(NamedTuple):
-    """Elements of a sparse matrix."""
+    """The non-zero elements of a sparse matrix: `values[k]` is at row `rows[k]`, column `columns[k]`."""
 
     rows: Ints
     columns: Ints
@@ -23,31 +26,31 @@ class Entries(NamedTuple):
 
     @classmethod
     def of(cls, matrix: csr_array | csc_array) -> Entries:
-        """Those that are stored."""
+        """The stored elements of a matrix."""
         found = matrix.tocoo()
         return cls(found.row.astype(np.int64), found.col.astype(np.int64), found.data)
 
     def where(self, keep: NDArray[np.bool_] | Ints) -> Entries:
-        """Some of them."""
+        """The elements that a mask or an array of positions selects."""
         return Entries(self.rows[keep], self.columns[keep], self.values[keep])
 
     def matrix(self, size: int) -> csr_array:
-        """A matrix of them, float32 (size, size)."""
+        """The elements as a matrix, float32 (size, size)."""
         return csr_array((self.values, (self.rows, self.columns)), shape=(size, size))
 
 
 class ItemToItem:
-    """Scores items by the weights that the clicked items have for them; `fit` is left to the models.
+    """Scores items by the weights of the clicked items; subclasses compute `weights` in `fit`.
 
-    A session s_1 .. s_L scores item j by
+    Item j gets from a session s_1 .. s_L the score
 
         sum over p of exp(-(L - p) / decay) weights[s_p, j]
 
-    and with decay = 0 by weights[s_L, j].
+    and with decay = 0 the score weights[s_L, j].
 
     Args:
         num_items: N.
-        decay: over how many clicks the weight of a session's items falls to 1/e; 0: the last item alone.
+        decay: number of clicks after which a click's weight has fallen to 1/e; 0: only the last click counts.
     """
 
     def __init__(self, num_items: int, *, decay: float) -> None:
@@ -55,7 +58,7 @@ class ItemToItem:
         self.weights = csr_array((num_items, num_items), dtype=np.float32)
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
-        """Decayed sum of the clicked items' weights, float32 (B, N)."""
+        """The sum over clicks of the items' weights, with decay, float32 (B, N)."""
         clicks = self.click_weights(mask).numpy()
         row, step = np.nonzero(clicks)
         shape = (len(items), self.num_items)
@@ -63,22 +66,27 @@ class ItemToItem:
         return torch.from_numpy((sessions @ self.weights).toarray())
 
     def click_weights(self, mask: Tensor) -> Tensor:
-        """exp(-(L - p) / decay) of each click, float32 (B, T), 0 where bool (B, T) has none."""
+        """The factor exp(-(L - p) / decay) of each click, float32 (B, T), 0 at padding.
+
+        Args:
+            mask: bool (B, T), true at clicks.
+        """
         age = mask.flip(1).cumsum(1).flip(1) - 1
         weights = (-age / self.decay).exp() if self.decay else (age == 0).float()
         return weights * mask
 
     def neighbours(self, m: int) -> tuple[Tensor, Tensor]:
-        """The m greatest weights of each item.
+        """The m largest weights of each item.
 
         Returns:
-            Catalogue ids int64 (N, m), best first, 0 where there is none, and weights float32 (N, m).
+            Catalogue ids int64 (N, m), largest weight first, 0 if an item has fewer than m, and the weights
+            float32 (N, m).
         """
         return padded(self.weights, m)
 
 
 def strongest(weights: Floats | csr_array, most: int) -> csr_array:
-    """The `most` greatest weights above 0 of each row; of tied ones those of lower columns."""
+    """Keep the `most` largest positive weights of each row; of a sparse matrix, ties by lower column."""
     if not isinstance(weights, csr_array):
         return _strongest_of_all(weights, min(most, weights.shape[1]))
     found = Entries.of(weights)
@@ -88,7 +96,11 @@ def strongest(weights: Floats | csr_array, most: int) -> csr_array:
 
 
 def padded(weights: csr_array, most: int) -> tuple[Tensor, Tensor]:
-    """The greatest weights of each row: column + 1, int64 (N, most), 0 for none, and float32 (N, most)."""
+    """The largest weights of each row as dense tensors, padded with 0.
+
+    Returns:
+        Catalogue ids (column + 1), int64 (N, most), and the weights, float32 (N, most), largest first.
+    """
     found = Entries.of(weights)
     found = found.where(first(found.rows, found.values, most))
     rank = np.arange(len(found.rows)) - np.searchsorted(found.rows, found.rows)
@@ -101,7 +113,7 @@ def padded(weights: csr_array, most: int) -> tuple[Tensor, Tensor]:
 
 
 def first(groups: Ints, values: NDArray[np.floating], most: int) -> Ints:
-    """Where the `most` greatest values of each group stand, group by group."""
+    """Positions of the `most` largest values of each group, group after group."""
     order = np.lexsort((-values, groups))
     rank = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
     return order[rank < most]

@@ -1,17 +1,18 @@
-"""Sums over pairs of items in sessions, by distance, from which linear models are computed.
+"""Counts of item pairs in sessions, weighted by distance, from which linear models are computed.
 
-A session s_1 .. s_L is cut after each of its clicks t < L: what came before is the source, what follows is
-the target, each weighted by its distance to the cut (Choi et al., WWW 2021, Eq. 9 and 10), rho = exp(-1 /
-delta):
+A session s_1 .. s_L is cut after each of its clicks t < L. The clicks before the cut are the source, those
+after it the target, and each click is weighted by its distance to the cut (Choi et al., WWW 2021, Eq. 9 and
+10), with rho = exp(-1 / delta):
 
     S[t, i] = sum over p <= t with s_p = i of rho^(t - p)
     T[t, j] = sum over q > t  with s_q = j of rho^(q - t - 1)
 
-S and T are never built: a pair of clicks p < q with g = q - p is cut g times between them, with weights whose
-product is rho^(g - 1) each time, and both come before the cuts after q, of which there are n = L - q:
+Only the products S'T and S'S are needed, so S and T are never stored. Between two clicks p < q at distance
+g = q - p there are g cuts, and at each of them the product of both weights is rho^(g - 1). After q there are
+n = L - q more cuts, at which both clicks belong to the source. Therefore
 
     S'T[i, j] = sum over p < q of g rho^(g - 1)
-    S'S[i, j] = sum over p, q of rho^g (1 - rho^2n) / (1 - rho^2),   n by the later of the two
+    S'S[i, j] = sum over p, q of rho^g (1 - rho^2n) / (1 - rho^2),   n for the later click of the two
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from scipy.sparse import coo_array, csr_array
 from llm4sbr.protocols import Sessions
 
 FAINT = 1e-4
-"""Pairs of clicks whose weight is below this are left out."""
+"""Pairs of clicks so far apart that their weight is below this are ignored."""
 
 
 class PairSums(NamedTuple):
-    """Sums over training sessions, sparse float32 (N, N) each; rows and columns by catalogue id - 1."""
+    """Sums over training sessions, sparse float32 (N, N); rows and columns are item indices."""
 
     together: csr_array
-    """X'X: sessions that hold both items; on the diagonal, those that hold the item."""
+    """X'X: the number of sessions that contain both items; on the diagonal, that contain the item."""
     sources: csr_array
     """S'S."""
     onward: csr_array
-    """S'T, from the earlier item to the later one."""
+    """S'T; the row is the earlier item, the column the later one."""
 
     @classmethod
     def of(cls, sessions: Sessions, num_items: int, *, decay: float) -> PairSums:
-        """Sum over all sessions; `decay` is delta."""
+        """Compute the sums; `decay` is delta, in clicks."""
         items, lengths = sessions.items.numpy() - 1, sessions.offsets.diff().numpy()
         behind = np.repeat(sessions.offsets[1:].numpy(), lengths) - 1 - np.arange(len(items))  # n, L - q
         sources = _sparse(_cuts(behind, decay), items, items, num_items)
@@ -56,7 +57,13 @@ class PairSums(NamedTuple):
 
 
 def onward(sessions: Sessions, num_items: int, weights: Sequence[float]) -> csr_array:
-    """Pairs of an earlier click and a later one, float32 (N, N); one that is g apart has `weights[g - 1]`."""
+    """Sum over pairs of an earlier click (row) and a later one (column), float32 (N, N).
+
+    Args:
+        sessions: training sessions.
+        num_items: N.
+        weights: what a pair at distance 1, 2, ... adds; pairs further apart are ignored.
+    """
     items, lengths = sessions.items.numpy() - 1, sessions.offsets.diff().numpy()
     behind = np.repeat(sessions.offsets[1:].numpy(), lengths) - 1 - np.arange(len(items))
     found = csr_array((num_items, num_items), dtype=np.float32)
@@ -67,7 +74,7 @@ def onward(sessions: Sessions, num_items: int, weights: Sequence[float]) -> csr_
 
 
 def together(sessions: Sessions, num_items: int) -> csr_array:
-    """X'X of X float32 (sessions, N), 1 where a session holds an item."""
+    """X'X, float32 (N, N), for the matrix X (sessions, N) that is 1 where a session contains an item."""
     owner = np.repeat(np.arange(len(sessions.offsets) - 1), sessions.offsets.diff().numpy())
     pairs = np.unique(owner * num_items + sessions.items.numpy() - 1)
     owner, items = np.divmod(pairs, num_items)
@@ -77,7 +84,7 @@ def together(sessions: Sessions, num_items: int) -> csr_array:
 
 
 def _cuts(behind: NDArray[np.int64], decay: float) -> NDArray[np.float64]:
-    """1 + rho^2 + rho^4 + ..., as many terms as there are cuts."""
+    """1 + rho^2 + rho^4 + ... for each click, with one term per cut that follows it."""
     cuts: NDArray[np.float64] = np.expm1(-2 * behind / decay) / np.expm1(-2 / decay)
     return cuts
 

@@ -1,4 +1,4 @@
-"""Popularity: the lower bound that every model has to beat."""
+"""Popularity: recommends the most clicked items to everyone; every model should be better."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm4sbr.protocols import Sessions
 
 
 class Popularity:
-    """Scores an item by its clicks in the training sessions, whatever the session at hand.
+    """Scores an item by its number of clicks in the training sessions, equally for every session.
 
     Args:
         num_items: N.

@@ -1,12 +1,14 @@
-"""Ridge regression of every item on all others, from sums over sessions: dense, or on a few items each.
+"""Ridge regression of each item on all items, or on a few of them, from sums over sessions.
 
-Column j of B minimises a quadratic form with the gram matrix G (N, N) and the products R (N, N) with targets:
+With the Gram matrix G (N, N), which includes the penalty, and the products R (N, N) of inputs and targets,
+column j of B is
 
     B_j = argmin b'Gb - 2 b'R_j     =>     B = G^-1 R
-    with b_j = 0:                          B_j - P_j B_jj / P_jj,   P = G^-1
+    under the constraint b_j = 0:          B_j - P_j B_jj / P_jj,   P = G^-1
 
-The dense solution takes about 3 N^3 operations and 12 N^2 bytes. If that is too much, b is restricted to the
-`support` items with the largest individual gain, R_ij^2 / G_ii, and N small systems are solved in batches.
+The dense solution takes about 3 N^3 operations and 12 N^2 bytes. For a catalogue where that is too much, the
+sparse solution allows only `support` non-zero elements in each column: those that would reduce the error most
+on their own, by R_ij^2 / G_ii. That leaves N small linear systems, which are solved in batches.
 """
 
 from __future__ import annotations
@@ -19,11 +21,20 @@ from scipy.sparse import csc_array, csr_array
 from llm4sbr.baselines.item_to_item import Entries, Floats, Ints, first
 
 CELLS = 2**22
-"""Matrix elements of small systems that are held at once."""
+"""Maximum number of matrix elements in one batch of small systems, to limit memory."""
 
 
 def dense(gram: csr_array, targets: csr_array, *, own: bool) -> Floats:
-    """B, float32 (N, N), by Cholesky factors; without `own` no item explains itself: B_jj = 0."""
+    """The exact solution, by Cholesky factorization.
+
+    Args:
+        gram: G.
+        targets: R.
+        own: whether an item may contribute to its own score; otherwise B_jj = 0.
+
+    Returns:
+        B, float32 (N, N).
+    """
     factor = torch.linalg.cholesky(torch.from_numpy(gram.toarray()))
     inverse = torch.cholesky_inverse(factor)
     weights = inverse @ torch.from_numpy(targets.toarray())
@@ -35,12 +46,16 @@ def dense(gram: csr_array, targets: csr_array, *, own: bool) -> Floats:
 
 
 def sparse(gram: csr_array, targets: csr_array, *, own: bool, support: int) -> csr_array:
-    """B, sparse float32 (N, N), with at most `support` elements a column."""
+    """The solution with at most `support` non-zero elements per column; arguments as for `dense`.
+
+    Returns:
+        B, sparse float32 (N, N).
+    """
     rows, columns, values = _support(gram, targets, own=own, most=support)
     counts = np.bincount(columns, minlength=gram.shape[0])
     starts = np.cumsum(counts) - counts
     weights = np.zeros(len(rows), np.float32)
-    gram.sort_indices()  # elements are found by bisection
+    gram.sort_indices()  # makes access to single elements a binary search
     for part in _alike(counts):
         width = np.arange(counts[part].max())
         inside = width < counts[part][:, None]
@@ -51,7 +66,7 @@ def sparse(gram: csr_array, targets: csr_array, *, own: bool, support: int) -> c
 
 
 def _support(gram: csr_array, targets: csr_array, *, own: bool, most: int) -> Entries:
-    """The elements that B may have, with R_ij, by column."""
+    """Choose the elements of B that may be non-zero; `values` are R_ij, ordered by column."""
     found = Entries.of(csc_array(targets))
     found = found.where((found.values > 0) & (own | (found.rows != found.columns)))
     gain = np.where(found.rows == found.columns, np.inf, found.values / np.sqrt(gram.diagonal()[found.rows]))
@@ -59,7 +74,11 @@ def _support(gram: csr_array, targets: csr_array, *, own: bool, most: int) -> En
 
 
 def _alike(counts: Ints) -> list[Ints]:
-    """Columns with elements, in runs of about equal counts whose systems have about `CELLS` elements."""
+    """Group the columns into batches of about `CELLS` matrix elements.
+
+    Columns with a similar number of elements are together, so that little is padded; empty columns are left
+    out.
+    """
     order = np.argsort(counts, kind="stable")
     order = order[counts[order] > 0]
     run = np.cumsum(counts[order] ** 2) // CELLS
@@ -67,7 +86,7 @@ def _alike(counts: Ints) -> list[Ints]:
 
 
 def _solve(gram: csr_array, rows: Ints, values: Floats, inside: NDArray[np.bool_]) -> Floats:
-    """Small systems G[rows, rows] b = values, (C, width) each; places that are not `inside` do not count."""
+    """Solve the systems G[rows, rows] b = values, all of shape (C, width); `inside` is false at padding."""
     width = rows.shape[1]
     above, below = np.tril_indices(width)
     values_of = gram[rows[:, above].ravel(), rows[:, below].ravel()]

@@ -1,14 +1,14 @@
-"""Rules between items: what was clicked along with an item, or after it (Ludewig & Jannach 2018, sec. 3.2).
+"""Rules from one item to another, by co-occurrence or by order (Ludewig & Jannach 2018, sec. 3.2).
 
-With n_i the clicks on item i, over all training sessions p_1 .. p_L:
+With n_i the number of clicks on item i, summed over all training sessions p_1 .. p_L:
 
-    ar      association rules   w_ij = sessions that hold both / sessions that hold i,   i != j
+    ar      association rules   w_ij = sessions that contain both / sessions that contain i,   i != j
     markov  Markov chain        w_ij = 1 / n_i sum over clicks x with p_x = i of [p_x+1 = j]
     sr      sequential rules    w_ij = 1 / n_i sum over clicks x < y <= x + steps with p_x = i
                                        of [p_y = j] / (y - x)
 
-A session is scored by all its clicks with decay (`ItemToItem`); the paper uses the last item only,
-`decay = 0`. Each item keeps its `neighbours` strongest rules.
+All clicks of a session count, with decay (`ItemToItem`); the paper uses the last item only (`decay = 0`).
+Each item keeps its `neighbours` largest weights.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from llm4sbr.protocols import Sessions
 
 
 class Rules(ItemToItem):
-    """Scores items by the rules that the clicked items have for them.
+    """Scores items by the weights of rules from the clicked items to them.
 
     Args:
         num_items: N.
-        count: the rules' weights, float32 (N, N), of training sessions and N.
-        neighbours: rules kept per item.
-        decay: over how many clicks the weight of a session's items falls to 1/e; 0: the last item alone.
+        count: computes the weights w, float32 (N, N), from training sessions and N.
+        neighbours: number of rules kept per item.
+        decay: number of clicks after which a click's weight has fallen to 1/e; 0: only the last click counts.
 
     Raises:
         ConfigError: an option is out of range.
@@ -48,12 +48,12 @@ class Rules(ItemToItem):
         self.count, self.kept = count, neighbours
 
     def fit(self, sessions: Sessions) -> None:
-        """Count."""
+        """Compute the weights and keep the largest of each item."""
         self.weights = strongest(self.count(sessions, self.num_items), self.kept)
 
 
 def association(num_items: int, *, neighbours: int = 100, decay: float = 2.8) -> Rules:
-    """AR: items clicked in the same sessions."""
+    """AR, association rules: items that are clicked in the same sessions."""
 
     def count(sessions: Sessions, num_items: int) -> csr_array:
         found = Entries.of(together(sessions, num_items))
@@ -67,7 +67,7 @@ def association(num_items: int, *, neighbours: int = 100, decay: float = 2.8) ->
 
 
 def sequential(num_items: int, *, steps: int = 10, neighbours: int = 100, decay: float = 5.0) -> Rules:
-    """SR: items clicked later, the sooner the more."""
+    """SR, sequential rules: items that are clicked later, weighted by 1 / distance."""
     if steps < 1:
         raise ConfigError(f"sr: steps = {steps} must be 1 or more")
 
@@ -80,5 +80,5 @@ def sequential(num_items: int, *, steps: int = 10, neighbours: int = 100, decay:
 
 
 def markov(num_items: int, *, neighbours: int = 100, decay: float = 5.0) -> Rules:
-    """MC: items clicked next."""
+    """MC, a first-order Markov chain: items that are clicked next."""
     return sequential(num_items, steps=1, neighbours=neighbours, decay=decay)

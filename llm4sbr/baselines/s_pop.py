@@ -10,10 +10,10 @@ from llm4sbr.protocols import Sessions
 
 
 class SessionPopularity:
-    """Scores an item by its clicks in the session; ties, such as all items not clicked, by popularity.
+    """Scores an item by its clicks in the session; items with equally many, often none, by popularity.
 
-    Popularity enters as its rank scaled to 0..1, where the authors' released code has n / (n + 1): the same
-    order, and single precision keeps it apart however often items are clicked.
+    Popularity is added as a rank scaled to 0..1. The authors' released code adds n / (n + 1) for n clicks,
+    which gives the same order, but float32 cannot tell the values apart for large n.
 
     Args:
         num_items: N.
@@ -24,12 +24,12 @@ class SessionPopularity:
         self.popularity = torch.zeros(num_items)
 
     def fit(self, sessions: Sessions) -> None:
-        """Rank the items by their clicks; equally popular items share a rank."""
+        """Rank the items by their number of clicks; equally popular items have equal ranks."""
         counts = torch.bincount(sessions.items - 1, minlength=self.num_items).numpy()
         distinct, rank = np.unique(counts, return_inverse=True)
         self.popularity = torch.from_numpy(rank / len(distinct)).to(torch.float32)
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
-        """Clicks in the session + a popularity below 1, float32 (B, N)."""
+        """Clicks in the session plus a popularity below 1, float32 (B, N)."""
         scores = self.popularity.repeat(items.shape[0], 1)
         return scores.scatter_add_(1, (items - 1).clamp(min=0), mask.to(torch.float32))

@@ -18,57 +18,59 @@ class BatchClicks(NamedTuple):
     """The latest click on each distinct item of each session of a batch."""
 
     row: Ints
-    """Which session of the batch, in ascending order."""
+    """The session's row in the batch, in ascending order."""
     item: Ints
-    """Which item, as a row number."""
+    """The item's index."""
     place: Ints
-    """Its place in the session: 1 is the first click."""
+    """The click's position in the session, from 1."""
 
     @classmethod
     def of(cls, items: Ints, mask: NDArray[np.bool_], num_items: int) -> BatchClicks:
-        """Those of items (B, T), as row numbers, under mask (B, T)."""
+        """The clicks of a batch: item indices (B, T), and mask (B, T), true at clicks."""
         row, step = np.nonzero(mask)
         cells = row * num_items + items[row, step]
-        _, backwards = np.unique(cells[::-1], return_index=True)  # the first from behind is the latest
+        _, backwards = np.unique(cells[::-1], return_index=True)  # the first in reverse order is the latest
         latest = np.sort(len(cells) - 1 - backwards)
         return cls(row[latest], items[row, step][latest], step[latest] + 1)
 
     def some(self, rows: Ints) -> BatchClicks:
-        """Those of the sessions `rows`, a run of them, which are counted from 0 now."""
+        """The clicks of consecutive rows of the batch, which are numbered from 0 in the result."""
         inside = slice(*np.searchsorted(self.row, [rows[0], rows[-1] + 1]))
         return BatchClicks(self.row[inside] - rows[0], self.item[inside], self.place[inside])
 
 
 class NeighbourSessions(NamedTuple):
-    """Training sessions that share items with those of a batch; those of a row stand together."""
+    """Pairs of a session of the batch and a training session that shares items with it."""
 
     row: Ints
-    """Which session of the batch, in ascending order."""
+    """The session's row in the batch, in ascending order."""
     session: Ints
-    """Which training session."""
+    """The number of the training session."""
     overlap: NDArray[Any]
     """The sum of the weights of the shared items."""
     latest: Ints
-    """The greatest of their places in the session of the batch."""
+    """Position of the last click on a shared item in the session of the batch, from 1."""
 
     @classmethod
     def recent(
         cls, index: Incidence, clicks: BatchClicks, m: int, *, weights: NDArray[Any]
     ) -> NeighbourSessions:
-        """The m most recent sessions that share an item, most recent first.
+        """The m most recent training sessions that share an item, most recent first.
 
-        Each item's own m most recent sessions suffice: beyond them there are m more recent ones already.
+        Only the m most recent sessions of each clicked item are looked at, since no other session of this
+        item can be among the m most recent ones overall.
 
         Args:
-            index: of the training sessions.
-            clicks: of a batch.
-            m: most sessions for each of the batch.
-            weights: of the batch's clicks by row and place; whole numbers keep ties.
+            index: index of the training sessions.
+            clicks: clicks of the batch.
+            m: maximum number of training sessions per session of the batch.
+            weights: weights of the clicks, (B, T + 1), by row and position. With whole numbers, equal sums
+                are exactly equal; sums of fractions may differ by rounding.
         """
         total, width = len(index.items.lengths), weights.shape[1]
         where, click = index.sessions.positions(clicks.item, most=m)
         age = total - 1 - index.sessions.values[where]
-        # One number holds row, age and place, so that one sort brings together what belongs together.
+        # Row, age and position are combined into one number, so that a single sort orders by all three.
         pairs, place = np.divmod(
             np.sort((clicks.row[click] * total + age) * width + clicks.place[click]), width
         )
@@ -80,7 +82,7 @@ class NeighbourSessions(NamedTuple):
         return cls(row, total - 1 - age, overlap, latest)._first(m)
 
     def closest(self, k: int, similarity: NDArray[Any]) -> tuple[NeighbourSessions, NDArray[Any]]:
-        """The k of each row with the greatest similarity, of tied ones the first, and that similarity."""
+        """The k most similar sessions of each row, and their similarities; of equal ones the first."""
         order = np.lexsort((-similarity, self.row))
         order = order[_rank(self.row[order]) < k]
         return NeighbourSessions(*(field[order] for field in self)), similarity[order]
@@ -91,18 +93,18 @@ class NeighbourSessions(NamedTuple):
 
 
 def _rank(rows: Ints) -> Ints:
-    """The number of each element within its row."""
+    """The position of each element among those of its row, from 0; `rows` is in ascending order."""
     ranks: Ints = np.arange(len(rows)) - np.searchsorted(rows, rows)
     return ranks
 
 
 class SessionKNN:
-    """Scores items by the votes of similar sessions; how they vote is left to the models (`votes`).
+    """Scores items by the most similar training sessions; the models differ in how these count (`votes`).
 
     Args:
         num_items: N.
-        m: most recent sessions looked at.
-        k: neighbours that vote.
+        m: number of most recent sessions that are compared.
+        k: number of nearest neighbours.
 
     Raises:
         ConfigError: an option is out of range.
@@ -121,7 +123,7 @@ class SessionKNN:
         self.index = Incidence.of(sessions, self.num_items)
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
-        """The neighbours' votes, float32 (B, N), 0 where nobody votes."""
+        """Sums over the nearest neighbours, float32 (B, N), 0 if none has the item."""
         clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
         length = mask.sum(1).numpy()
         reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
@@ -132,10 +134,10 @@ class SessionKNN:
         return torch.from_numpy(scores)
 
     def votes(self, clicks: BatchClicks, length: Ints) -> NDArray[Any]:
-        """Scores (rows, N) of a few sessions of `length` clicks each."""
+        """Scores of some rows of the batch, whose sessions have `length` clicks, float64 (rows, N)."""
         raise NotImplementedError
 
     def summed(self, row: Ints, item: Ints, weight: NDArray[np.float64], rows: int) -> NDArray[Any]:
-        """Votes for `item` in the session `row`, each of a weight, as sums float64 (rows, N)."""
+        """For each row and item the sum of the weights, float64 (rows, N)."""
         cells = row * self.num_items + item
         return np.bincount(cells, weight, minlength=rows * self.num_items).reshape(rows, self.num_items)

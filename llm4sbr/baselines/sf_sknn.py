@@ -1,10 +1,10 @@
-"""SF-SKNN: similar sessions vote for the items that followed the last item (Ludewig & Jannach 2018).
+"""SF-SKNN: items that followed the last item in similar sessions (Ludewig & Jannach 2018).
 
 With s the current session as a set of items and H the training sessions:
 
     sim(n) = |s and n| / sqrt(|s| |n|)
-    K      = of the m most recent sessions that share an item with s the k with the greatest sim
-    score of j = sum of sim(n) over n in K in which j follows the last item of s
+    K      = the k sessions with the largest sim among the m most recent ones that share an item with s
+    score of j = sum of sim(n) over the n in K where j follows the last item of s
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class SFSKNN(SessionKNN):
 
     Args:
         num_items: N.
-        m: most recent sessions looked at.
-        k: neighbours that vote.
+        m: number of most recent sessions that are compared.
+        k: number of nearest neighbours.
 
     Raises:
         ConfigError: an option is out of range.
@@ -40,7 +40,7 @@ class SFSKNN(SessionKNN):
         self.clicks = Lists(sessions.items.numpy() - 1, sessions.offsets.numpy())
 
     def votes(self, clicks: BatchClicks, length: Ints) -> NDArray[np.float64]:
-        """As in the base."""
+        """Scores of some rows of the batch, whose sessions have `length` clicks, float64 (rows, N)."""
         ones = np.ones((len(length), int(length.max(initial=0)) + 1), np.int64)
         found = NeighbourSessions.recent(self.index, clicks, self.m, weights=ones)
         distinct = np.bincount(clicks.row, minlength=len(length))

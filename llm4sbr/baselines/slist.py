@@ -1,19 +1,19 @@
 """SLIST: a linear item-item model in closed form (Choi et al., WWW 2021).
 
-X is the matrix of sessions and their items; S and T are the sources and targets of all cuts (`pairs`). B (N,
-N) fits both, the whole session and what follows (Eq. 13 to 15):
+X is the matrix of sessions and their items; S and T have the sources and targets of all cuts (see `pairs`).
+B (N, N) is fitted to predict both the whole session and the next items (Eq. 13 to 15):
 
     B = argmin alpha |X - XB|^2 + (1 - alpha) |T - SB|^2 + lambda |B|^2
       = (alpha X'X + (1 - alpha) S'S + lambda I)^-1 (alpha X'X + (1 - alpha) S'T)
 
-alpha = 1 is SLIS, alpha = 0 SLIT. A session s_1 .. s_L scores item j by (Eq. 16)
+alpha = 1 is SLIS, alpha = 0 is SLIT. Item j gets from a session s_1 .. s_L the score (Eq. 16)
 
     sum over p of exp(-(L - p) / decay) B[s_p, j]
 
-Of B only each item's `neighbours` largest positive weights are kept, which does not reduce accuracy. The
-diagonal is free if sessions repeat their items, and constrained to 0 if not (the paper bounds it by xi). In a
-catalogue of more than `closed_form` items, each item's weights are computed from the `support` items that
-explain it best (`ridge`). Sessions are not weighted by their age.
+Differences to the paper: only the `neighbours` largest positive weights of each item are kept, which does not
+reduce accuracy. The diagonal of B is unconstrained if sessions often repeat items, and 0 otherwise; the paper
+bounds it by xi. In a catalogue of more than `closed_form` items, each item is predicted from at most
+`support` items (see `ridge`). Sessions are not weighted by their age.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Sessions
 
 REPEATS = 0.05
-"""Share of clicks on items that the session had before, from which on repeats are worth learning."""
+"""The diagonal of B is learned if at least this share of clicks repeat an item of their session."""
 
 
 class SLIST(ItemToItem):
-    """Scores items by weights learned between items.
+    """Scores items by a linear model from clicked items to next items.
 
     Args:
         num_items: N.
-        alpha: share of whole sessions in what is fitted; the rest is what follows.
+        alpha: weight in 0..1 of predicting the whole session; 1 - alpha is that of the next items.
         l2: lambda.
-        cut_decay: delta, over how many clicks the weight of sources and targets falls to 1/e.
-        decay: the same for the clicks of a session that is scored.
-        neighbours: weights kept per item, the greatest above 0.
-        support: items that may explain one, in catalogues that are too large for the closed form.
-        closed_form: most items of a catalogue for which the closed form is computed.
+        cut_decay: delta, the number of clicks after which the weight of a source or target is 1/e.
+        decay: number of clicks after which a click's weight has fallen to 1/e when a session is scored.
+        neighbours: number of largest positive weights kept per item.
+        support: maximum number of items that one item is predicted from, without the closed form.
+        closed_form: largest catalogue, in items, for which the closed form is computed.
 
     Raises:
         ConfigError: an option is out of range.
@@ -75,7 +75,7 @@ class SLIST(ItemToItem):
         self.notes: list[str] = []
 
     def fit(self, sessions: Sessions) -> None:
-        """Solve for B."""
+        """Compute B; `notes` says if the catalogue was too large for the closed form."""
         sums = PairSums.of(sessions, self.num_items, decay=self.cut_decay)
         shared = self.alpha * sums.together
         ridges = self.l2 * identity(self.num_items, dtype=np.float32, format="csr")
@@ -95,7 +95,7 @@ class SLIST(ItemToItem):
 
 
 def slis(num_items: int, *, l2: float = 100.0, decay: float = 5.0, neighbours: int = 128) -> SLIST:
-    """SLIS: SLIST with alpha = 1, blind to the order of clicks but for the decay."""
+    """SLIS: SLIST with alpha = 1; only the decay depends on the order of the clicks."""
     return SLIST(num_items, alpha=1.0, l2=l2, decay=decay, neighbours=neighbours)
 
 
@@ -107,12 +107,12 @@ def slit(
     decay: float = 5.0,
     neighbours: int = 128,
 ) -> SLIST:
-    """SLIT: SLIST with alpha = 0, what follows what and nothing else."""
+    """SLIT: SLIST with alpha = 0, fitted to predict the next items only."""
     return SLIST(num_items, alpha=0.0, l2=l2, cut_decay=cut_decay, decay=decay, neighbours=neighbours)
 
 
 def repeated(sessions: Sessions) -> float:
-    """Share of the clicks on items that their session had before."""
+    """Share of the clicks that are on an item which their session already contains."""
     lengths = sessions.offsets.diff()
     owner = torch.arange(len(lengths)).repeat_interleave(lengths)
     pairs = owner * (int(sessions.items.max()) + 1) + sessions.items if len(owner) else owner

@@ -1,20 +1,20 @@
 """STAN and VSTAN: similar sessions, weighted by position and recency (Garg et al. 2019; Ludewig et al. 2021).
 
-With s the current session, |s| its clicks, p(i, s) the position of the last click on item i in s, H the
-training sessions, h_i the number of them with item i, and a(n) the age of session n, 0 for the newest, 1 for
-the oldest:
+With s the current session, |s| its number of clicks, p(i, s) the position of the last click on item i in s,
+H the training sessions, h_i the number of them that contain item i, and a(n) the age of session n, from 0 for
+the newest to 1 for the oldest:
 
-    w_i    = exp((p(i, s) - |s|) / session)                           later clicks weigh more
+    w_i    = exp((p(i, s) - |s|) / session)                     larger for later clicks
     sim(n) = sum of w_i over shared items / sqrt(sum of w_i^2 |n|)
-             * exp(-a(n) / age)                                       newer sessions weigh more
-    K      = of the m most recent sessions that share an item with s the k with the greatest sim
-    score of j = (1 + idf log(|H| / h_j)) * sum over n in K that hold j of
-             sim(n) * exp(-|p(j, n) - p(i*, n)| / item)               items near the shared one weigh more
-                    * exp((p(i*, s) - |s|) / match)                   as do sessions that share a late one
+             * exp(-a(n) / age)                                 larger for newer sessions
+    K      = the k sessions with the largest sim among the m most recent ones that share an item with s
+    score of j = (1 + idf log(|H| / h_j)) * sum over the n in K that contain j of
+             sim(n) * exp(-|p(j, n) - p(i*, n)| / item)         larger for items near the shared item
+                    * exp((p(i*, s) - |s|) / match)             larger if the shared item was clicked late
 
-where i* is the latest click of s that n shares. STAN has no `match` and no `idf`; VSTAN has both. |s| and |n|
-count distinct items in the cosine. Times are not available here, so a session's age is the share of sessions
-that are newer, where the papers use days.
+where i* is the shared item that was clicked last in s. STAN has no `match` and no `idf`; VSTAN has both. In
+the cosine, |s| and |n| count distinct items. The papers measure a session's age in days; times are not
+available here, so it is the share of training sessions that are newer.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ Floats = NDArray[np.float64]
 
 
 class STAN(SessionKNN):
-    """Scores items by the sessions that hold them near items of the session at hand.
+    """Scores items by similar sessions that contain them near an item of the current session.
 
     Args:
         num_items: N.
-        m: most recent sessions looked at.
-        k: neighbours that vote.
+        m: number of most recent sessions that are compared.
+        k: number of nearest neighbours.
         session: lambda_1 of STAN, in clicks.
-        age: lambda_2, as a share of the training sessions; infinite: no matter how old.
-        item: lambda_3, in clicks.
-        match: of VSTAN, in clicks; infinite: any shared item will do.
-        idf: of VSTAN, how much rare items gain.
+        age: lambda_2 of STAN, as a share of the training sessions; infinite: age has no effect.
+        item: lambda_3 of STAN, in clicks.
+        match: of VSTAN, in clicks; infinite: the position of the shared item has no effect.
+        idf: of VSTAN, the weight of the inverse document frequency; 0: no effect.
 
     Raises:
         ConfigError: an option is out of range.
@@ -79,9 +79,9 @@ class STAN(SessionKNN):
         self.gain = 1 + self.idf * np.log(max(1, total) / self.index.sessions.lengths.clip(min=1))
 
     def votes(self, clicks: BatchClicks, length: Ints) -> Floats:
-        """As in the base."""
+        """Scores of some rows of the batch, whose sessions have `length` clicks, float64 (rows, N)."""
         back = np.arange(int(length.max(initial=0)) + 1) - length[:, None]
-        weights = np.exp(np.minimum(back, 0) / self.session)  # (rows, T + 1), by place
+        weights = np.exp(np.minimum(back, 0) / self.session)  # (rows, T + 1), by position
         found = NeighbourSessions.recent(self.index, clicks, self.m, weights=weights)
         near, similarity = found.closest(self.k, self._similarity(found, clicks, weights))
         late = np.exp((near.latest - length[near.row]) / self.match)
@@ -116,12 +116,12 @@ def vstan(
     match: float = 2.0,
     idf: float = 1.0,
 ) -> STAN:
-    """VSTAN: STAN with `match` and `idf`."""
+    """VSTAN: STAN with `match` and `idf`; options as those of `STAN`."""
     return STAN(num_items, m=m, k=k, session=session, age=age, item=item, match=match, idf=idf)
 
 
 def last_places(sessions: Sessions, index: Incidence, num_items: int) -> Ints:
-    """Of each pair in `index.items`, the place of the session's last click on the item, counted from 1."""
+    """For each (session, item) pair in `index.items`, the position of the last click on it, from 1."""
     lengths = sessions.offsets.diff().numpy()
     owner = np.repeat(np.arange(len(lengths)), lengths)
     place = np.arange(len(owner)) - np.repeat(sessions.offsets[:-1].numpy(), lengths) + 1

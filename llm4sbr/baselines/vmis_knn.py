@@ -1,25 +1,24 @@
-"""VMIS-kNN: sessions similar to the current one vote for their items (Kersbergen et al., SIGMOD 2022).
+"""VMIS-kNN: scores items by sessions that are similar to the current one (Kersbergen et al., SIGMOD 2022).
 
-The definition of Serenade's recommender, an indexed form of VS-kNN (Ludewig & Jannach 2018). With s the
-current session, |s| its distinct items, p_i the position of the last click on item i (1 = the first click),
+This is the recommender of Serenade, an indexed form of VS-kNN (Ludewig & Jannach 2018). With s the current
+session, |s| its number of distinct items, p_i the position of the last click on item i (1 = the first click),
 and H the training sessions, h_j of which contain item j:
 
-    pi_i = p_i / |s|                                   decay: later clicks weigh more
+    pi_i = p_i / |s|                                   larger for later clicks
     M    = the m most recent sessions of H that share an item with s
     r_n  = sum of pi_i over the items that n shares with s,   for n in M
-    K    = the k sessions of M with the greatest r_n, the more recent one where they tie
-    l_n  = max(0, 1 - 0.1 q_n),  q_n = how many clicks back the latest shared item is (1 = the last click)
-    score of j = log(|H| / h_j) * sum over n in K that hold j of l_n r_n
+    K    = the k sessions of M with the largest r_n, of equal ones the more recent
+    l_n  = max(0, 1 - 0.1 q_n),  q_n = how many clicks ago the latest shared item was (1 = the last click)
+    score of j = log(|H| / h_j) * sum over the n in K that contain j of l_n r_n
 
-Deviations from the authors' released code: the last item may be in the list, where the code leaves it out
-and loses what people come back to; l_n stops at 0, where the code's grows negative behind the tenth click;
-|H| counts sessions, where the code counts clicks; sessions of any length are indexed, where the code leaves
-out the longest 0.5%.
+The authors' released code differs from this: it never recommends the last item, which excludes items that
+users return to; its l_n becomes negative for more than ten clicks; its |H| counts clicks instead of sessions;
+and it does not index the longest 0.5% of the sessions.
 
-Later training sessions are the more recent ones: `prepare` sorts them by their end, except under
-`data.split = "random"` or without times; then recency has no meaning and m only limits the cost. If a split
-puts prefixes of one session into training and test (`paper` with every prefix a sample), that session is its
-own nearest neighbour and may contain the target: the row then shows the split's leak.
+`prepare` orders training sessions by their end, so later ones are more recent. Under `data.split = "random"`,
+or in data without times, the order has no meaning and m only limits the computation. If a split puts prefixes
+of one session into both training and test (`paper` with every prefix a sample), that session is its own
+nearest neighbour and may contain the target. The metrics of this baseline then show how much the split leaks.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from llm4sbr.protocols import Sessions
 
 
 class VMISKNN(SessionKNN):
-    """Scores items by the sessions that hold them and share items with the session at hand.
+    """Scores items by the training sessions that contain them and share items with the current session.
 
     Args:
         num_items: N.
-        m: most recent sessions looked at.
-        k: neighbours that vote.
+        m: number of most recent sessions that are compared.
+        k: number of nearest neighbours.
 
     Raises:
         ConfigError: an option is out of range.
@@ -56,8 +55,9 @@ class VMISKNN(SessionKNN):
         self.idf = np.log(max(1, len(self.index.items.lengths)) / holding.clip(min=1))
 
     def votes(self, clicks: BatchClicks, length: Ints) -> NDArray[np.float64]:
-        """As in the base."""
-        places = np.tile(np.arange(int(length.max(initial=0)) + 1), (len(length), 1))  # r_n |s|, so ties tie
+        """Scores of some rows of the batch, whose sessions have `length` clicks, float64 (rows, N)."""
+        # Whole numbers p_i instead of pi_i, so that equal r_n are exactly equal; |s| divides them below.
+        places = np.tile(np.arange(int(length.max(initial=0)) + 1), (len(length), 1))
         near = NeighbourSessions.recent(self.index, clicks, self.m, weights=places)
         near, overlap = near.closest(self.k, near.overlap)
         distinct = np.bincount(clicks.row, minlength=len(length))

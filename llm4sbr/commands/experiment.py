@@ -39,7 +39,7 @@ SETTINGS = {
     default=("long,short",),
     show_default=True,
     metavar="NAMES",
-    help="Of one model, comma-separated; repeat the option for further cells.",
+    help="Perspectives of one model, comma-separated; repeat the option for more cells.",
 )
 @click.option("-f", "--f", metavar="NUMBERS", help="Comma-separated.  [localization: 0,1,3,5, else 5]")
 @click.option(
@@ -61,7 +61,7 @@ SETTINGS = {
     "--vary",
     multiple=True,
     metavar="KEY=VALUES",
-    help="Several values of any setting, comma-separated: cells for each. Repeatable.",
+    help="Values of any setting, comma-separated, with cells for each value. Repeatable.",
 )
 @click.option("--dry-run", is_flag=True, help="List the cells and run none.")
 @sources
@@ -84,9 +84,9 @@ def experiment(
     debug: bool,
     **options: Any,
 ) -> None:
-    """Run one of the paper's experiments in FOLDER, one run folder per cell.
+    """Run one of the paper's experiments in FOLDER, with a run folder for each cell of its grid.
 
-    The same command resumes an interrupted experiment. All other settings can be given by --set.
+    The same command resumes an interrupted experiment. Any other setting can be given by --set.
     """
     from llm4sbr.config import merge, nest, parse_set, read_toml
     from llm4sbr.experiments.grid import Dataset, Request, cells, names, numbers, parse_vary

@@ -15,8 +15,8 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--trials", type=click.IntRange(1), default=40, show_default=True, help="Trials in all.")
-@click.option("--time", "limit", metavar="TIME", help="Time in all: 90s, 30m, 2h.  [no limit]")
+@click.option("--trials", type=click.IntRange(1), default=40, show_default=True, help="Total trials.")
+@click.option("--time", "limit", metavar="TIME", help="Total time: 90s, 30m, 2h.  [no limit]")
 @click.option(
     "--workers", type=click.IntRange(1), help="Models trained in parallel.  [one per core, at most 4]"
 )
@@ -25,10 +25,10 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
     "spaces",
     multiple=True,
     metavar="KEY=VALUES",
-    help="What else to search of train: KEY=A,B or KEY=LOW..HIGH or KEY=LOW..HIGH:log; KEY= leaves it out.",
+    help="Search a setting of train: KEY=A,B, KEY=LOW..HIGH or KEY=LOW..HIGH:log; KEY= does not search it.",
 )
-@click.option("--variant", help="Which model.  [the one with the LLM's intents, else one without]")
-@click.option("--keep", is_flag=True, help="Put the best settings into RUN.")
+@click.option("--variant", help="The variant to tune.  [llm, else item-item, else plain]")
+@click.option("--keep", is_flag=True, help="Write the best settings into RUN's config.toml.")
 @common
 def tune(
     run: Path,
@@ -42,9 +42,10 @@ def tune(
     quiet: bool,
     debug: bool,
 ) -> None:
-    """Search the settings of RUN's model on its validation samples; the test samples are never used.
+    """Search for better settings of RUN's model on its validation samples; test samples are never used.
 
-    The components declare what is searched. The same command goes on with an interrupted search.
+    Backbone and fuser declare which of their options are searched, and in which range. The same command
+    resumes an interrupted search.
     """
     from llm4sbr.api import tune as tune_run
 
@@ -66,7 +67,7 @@ def tune(
     show_tuning(content)
     click.echo(f"\nReport: {content['report']}")
     if not keep:
-        click.echo(f"Next: llm4sbr tune {run} --trials {trials} --keep, which puts the best into the run")
+        click.echo(f"Next: llm4sbr tune {run} --trials {trials} --keep, which saves the best in the run")
 
 
 def _seconds(text: str | None) -> float | None:

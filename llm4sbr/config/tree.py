@@ -177,6 +177,9 @@ class TrainConfig(Section):
     """Further keyword arguments of these baselines, by name, such as `train.baseline_options.slist.l2`."""
     plain: bool = True
     """Also train the plain backbone, for comparison."""
+    text_init: bool = False
+    """Also train the plain backbone with item embeddings that start as the items' text vectors, reduced to D
+    by PCA, as `text-init`: what an encoder alone adds."""
     seeds: int = Field(1, ge=1, lt=LARGEST)
     """Number of seeds; the table shows mean and standard deviation."""
     seed: int = Field(0, ge=0, lt=SEEDS)

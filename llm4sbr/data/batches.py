@@ -15,10 +15,12 @@ from torch import Tensor
 from llm4sbr.protocols import Samples, Sessions
 
 CHUNK = 50
-"""Batches whose samples are sorted by length together: little padding, still well mixed."""
+"""Number of batches whose samples are sorted by length together. A larger number means less padding, a
+smaller one batches that are more random."""
 
 _BASE = 0x5851F42D4C957F2D
-"""Base of the polynomial hash; odd, hence invertible modulo 2^64, and 5 modulo 8, hence of full order."""
+"""Base of the polynomial hash: odd, so that it has an inverse modulo 2^64, and 5 modulo 8, so that its powers
+repeat as late as possible."""
 _INVERSE = pow(_BASE, -1, 1 << 64)
 
 
@@ -31,27 +33,28 @@ class Batch(NamedTuple):
     """bool (B, T), true at clicks."""
     target: Tensor
     """int64 (B,), the next item's catalogue id."""
-    index: Tensor  # type: ignore[assignment]  # hides `tuple.index`, which a batch has no use for
-    """int64 (B,), which of the samples these are."""
+    index: Tensor  # type: ignore[assignment]  # hides the method `tuple.index`, which is not needed
+    """int64 (B,), the numbers of these samples."""
 
 
 def batches(
     sessions: Sessions, samples: Samples, *, batch_size: int, generator: torch.Generator | None = None
 ) -> Iterator[Batch]:
-    """All samples once, in batches of samples of about equal length.
+    """Yield every sample once, in batches of samples of similar length.
 
     Args:
-        sessions: what the samples' positions refer to.
+        sessions: the sessions that the samples refer to.
         samples: M samples.
-        batch_size: B; the last batch may be smaller.
-        generator: shuffles samples and batches, anew at every call; without one the order is by length.
+        batch_size: B; one batch may be smaller.
+        generator: shuffles samples and batches, differently at every call; without it they are ordered by
+            length.
     """
     for index in _parts(samples.end - samples.start, batch_size, generator):
         yield collate(sessions, samples, index)
 
 
 def _parts(lengths: Tensor, batch_size: int, generator: torch.Generator | None) -> list[Tensor]:
-    """Numbers of the samples of each batch."""
+    """The numbers of the samples in each batch."""
     count = len(lengths)
     if not count:
         return []
@@ -66,7 +69,7 @@ def _parts(lengths: Tensor, batch_size: int, generator: torch.Generator | None) 
 
 
 def collate(sessions: Sessions, samples: Samples, index: Tensor) -> Batch:
-    """The samples `index` (int64 (B,), B >= 1) as one batch."""
+    """Combine the samples `index`, int64 (B,) with B >= 1, into one batch."""
     start, end = samples.start[index], samples.end[index]
     lengths = end - start
     steps = torch.arange(int(lengths.max()))
@@ -76,11 +79,12 @@ def collate(sessions: Sessions, samples: Samples, index: Tensor) -> Batch:
 
 
 def sample_keys(sessions: Sessions, start: Tensor, end: Tensor) -> Tensor:
-    """A 64-bit hash of the items of each prefix `items[start:end]`, int64 (M,); equal prefixes, equal keys.
+    """A 64-bit hash of the items of each prefix `items[start:end]`, int64 (M,); equal for equal prefixes.
 
-    A polynomial of the mixed item ids, modulo 2^64, so that all M hashes come out of one cumulative sum:
-    with S[j] the sum of x[i] * base^i over i < j, a prefix's polynomial is (S[end] - S[start]) / base^start.
-    The same on every machine and in every version.
+    The hash is a polynomial in the mixed item ids x, modulo 2^64, so that one cumulative sum gives all M
+    hashes: with S[j] the sum of x[i] * base^i over i < j, the hash of a prefix is (S[end] - S[start]) /
+    base^start. It is the same on every machine, and must stay the same in every version, because files of
+    runs contain it.
     """
     items = _mix(sessions.items.numpy().astype(np.uint64))
     first, last = start.numpy(), end.numpy()
@@ -91,14 +95,17 @@ def sample_keys(sessions: Sessions, start: Tensor, end: Tensor) -> Tensor:
 
 
 def prefix_key(ids: Sequence[int]) -> int:
-    """The key of one prefix given by its catalogue ids, oldest first; equal to its `sample_keys`."""
+    """The key, as from `sample_keys`, of one prefix given by its catalogue ids, oldest first."""
     items = torch.tensor(ids, dtype=torch.int64)
     whole = Sessions(items, torch.tensor([0, len(ids)]))
     return int(sample_keys(whole, torch.tensor([0]), torch.tensor([len(ids)]))[0])
 
 
 def item_sessions(size: int) -> tuple[Sessions, Samples]:
-    """A session of one click on every item of a catalogue, in order, as samples without a target (id 0)."""
+    """One sample per catalogue item, whose prefix is a single click on it; `size` is N.
+
+    The samples have no meaningful target.
+    """
     items = torch.arange(1, size + 2) % (size + 1)  # the last sample's target is the 0 at the end
     start = torch.arange(size)
     sessions = Sessions(items, torch.tensor([0, size + 1]))
@@ -106,7 +113,7 @@ def item_sessions(size: int) -> tuple[Sessions, Samples]:
 
 
 def item_keys(ids: Tensor) -> Tensor:
-    """The keys of sessions of one click, int64 (M,), on items int64 (M,)."""
+    """The keys, int64 (M,), of prefixes of one click each, on catalogue ids int64 (M,)."""
     at = torch.arange(len(ids))
     return sample_keys(Sessions(ids, torch.tensor([0, len(ids)])), at, at + 1)
 
@@ -118,7 +125,7 @@ def _powers(base: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]
 
 
 def _mix(values: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Spread every bit of a number over all 64 (the finalizer of SplitMix64, Steele et al. 2014)."""
+    """Mix the bits of each number (the finalizer of SplitMix64, Steele et al. 2014)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -7,18 +7,19 @@ import polars as pl
 from llm4sbr.protocols import Catalogue
 
 _BREAKS = r"[\p{Cc}\p{Zl}\p{Zp}\s]+"
-"""Control characters, line and paragraph separators, runs of space: all one space in a title."""
+"""Control characters, line separators and spaces; titles get one space for each sequence of them."""
 
 
 def build(keys: pl.Series, items: pl.DataFrame) -> tuple[Catalogue, dict[str, int]]:
-    """The catalogue of the items `keys`, in the order of the items table, those it lacks at the end.
+    """Build the catalogue, in the order of the items table; items that are not in the table come last.
 
     Args:
-        keys: str, the items that occur in sessions, each once.
-        items: columns `item`, `title` and attributes, all text; the first row of an item counts.
+        keys: str, the keys of the items that occur in sessions, each once.
+        items: columns `item`, `title` and attributes, all text. If an item has several rows, the first is
+            used.
 
     Returns:
-        The catalogue, and counts of what had to be mended: `items not in the items table`, `items without
+        The catalogue, and counts of what was corrected: `items not in the items table`, `items without
         a title` (both get their key as title), `repeated rows in the items table`.
     """
     unique = items.unique("item", keep="first", maintain_order=True)
@@ -28,7 +29,7 @@ def build(keys: pl.Series, items: pl.DataFrame) -> tuple[Catalogue, dict[str, in
     table = pl.concat([known, missing], how="diagonal").with_columns(
         pl.exclude("item").str.replace_all(_BREAKS, " ").str.strip_chars().fill_null("")
     )
-    unknown = missing.height if items.height else 0  # where there is no table, nothing is missing in it
+    unknown = missing.height if items.height else 0  # without a table, no item counts as missing from it
     counts = {
         "items not in the items table": unknown,
         "items without a title": int((table["title"] == "").sum()) - unknown,

@@ -1,4 +1,4 @@
-"""The distinct samples of all splits: equal prefixes have one prompt and one intent."""
+"""The distinct samples of all splits, since samples with equal prefixes share prompts and intents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm4sbr.protocols import Item, Unit
 
 
 class Prefixes(Sequence[Sequence[Item]]):
-    """Prefixes as items, oldest first; each is made when it is asked for."""
+    """Prefixes as lists of items, oldest first, each built on access to save memory."""
 
     def __init__(self, items: list[Item], clicks: Tensor, start: Tensor, end: Tensor) -> None:
         self._items = items
@@ -33,13 +33,13 @@ class Prefixes(Sequence[Sequence[Item]]):
         return [self._items[click - 1] for click in clicks.tolist()]
 
     def take(self, rows: Sequence[int]) -> Prefixes:
-        """Some of them, in this order."""
+        """The prefixes of some rows, in their order."""
         index = torch.from_numpy(np.asarray(rows))
         return Prefixes(self._items, self._clicks, self._start[index], self._end[index])
 
 
 class Targets(Sequence[list[int]]):
-    """Catalogue ids that follow each distinct prefix, ascending; looked up when they are asked for."""
+    """The catalogue ids that follow each distinct prefix, ascending, looked up on access."""
 
     def __init__(self, wanted: Tensor, key: Tensor, target: Tensor) -> None:
         self._wanted, self._key, self._target = (field.numpy() for field in (wanted, key, target))
@@ -53,22 +53,22 @@ class Targets(Sequence[list[int]]):
 
 
 class Distinct(NamedTuple):
-    """The samples of all splits without repetition, in the order in which they first appear."""
+    """The distinct samples of all splits, in the order of their first occurrence."""
 
     keys: Tensor
-    """int64 (M,)."""
+    """int64 (M,), sample keys."""
     splits: dict[str, range]
-    """The rows of each split; a sample belongs to the one in which it first appears."""
+    """The rows of each split; a sample belongs to the split in which it occurs first."""
     prefixes: Prefixes
     start: Tensor
     """int64 (M,), positions in the flat tensor of all sessions, as in `Samples`."""
     end: Tensor
     unit: Unit = "session"
-    """Of `of_items`, every prefix is one item, and the positions are not in the data's sessions."""
+    """`item` for samples from `of_items`; their positions do not refer to the sessions of the data."""
 
     @classmethod
     def of_items(cls, prepared: Prepared) -> Distinct:
-        """A session of one click on every item of the catalogue, in its order."""
+        """One sample per catalogue item, in catalogue order, whose prefix is that item."""
         size = prepared.catalogue.size
         sessions, (start, end, keys) = item_sessions(size)
         items = [prepared.catalogue.item(i + 1) for i in range(size)]
@@ -77,7 +77,7 @@ class Distinct(NamedTuple):
 
     @classmethod
     def of(cls, prepared: Prepared) -> Distinct:
-        """Those of prepared data."""
+        """The distinct samples of prepared data."""
         parts = prepared.samples
         keys, start, end = (_together(prepared, field) for field in ("key", "start", "end"))
         rows = firsts(keys)
@@ -90,7 +90,7 @@ class Distinct(NamedTuple):
         return cls(keys, splits, Prefixes(items, prepared.sessions.items, start, end), start, end)
 
     def wholes(self, prepared: Prepared) -> Tensor:
-        """Which are validated or tested on, or are a training session up to its last target; bool (M,)."""
+        """Which samples are evaluated, or are the longest prefix of a training session; bool (M,)."""
         train, *others = prepared.samples.values()
         session = torch.searchsorted(prepared.sessions.offsets, train.end, right=True)
         last = torch.ones(len(session), dtype=torch.bool)
@@ -105,7 +105,7 @@ class Distinct(NamedTuple):
         return mapped(found(), np.bool_)
 
     def targets(self, prepared: Prepared) -> Targets:
-        """What follows each prefix, or each item, somewhere, by row."""
+        """For each row, the items that follow this prefix (or this item) anywhere in the data."""
         key, end = (_together(prepared, field) for field in ("key", "end"))
         if self.unit == "item":
             clicks = prepared.sessions.items

@@ -1,4 +1,7 @@
-"""Large arrays in temporary files, memory-mapped, so that memory does not grow with the number of clicks."""
+"""Large arrays in temporary, memory-mapped files, so that memory does not grow with the number of clicks.
+
+The functions below process `BLOCK` elements at a time. "Mapped" means that the result is such an array.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,24 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 BLOCK = 2**16
-"""Numbers in memory at once."""
+"""Number of elements in memory at a time."""
 
 
 def blocks(count: int) -> Iterator[slice]:
-    """Slices of `BLOCK` that make up `count`, one after the other."""
+    """Divide the range 0..count into consecutive slices of at most `BLOCK`."""
     for begin in range(0, count, BLOCK):
         yield slice(begin, min(begin + BLOCK, count))
 
 
 def mapped(parts: Iterable[NDArray[Any]], kind: DTypeLike = np.int64) -> Tensor:
-    """`kind` (total,): the parts one after the other, in a file without a name that goes with the tensor.
+    """Concatenate arrays in a temporary file, which is deleted together with the tensor.
 
     Args:
-        parts: numbers; taken one by one.
-        kind: of the numbers.
+        parts: one-dimensional arrays; only one is in memory at a time.
+        kind: type of the elements.
+
+    Returns:
+        (total,), mapped.
     """
     with tempfile.TemporaryFile() as file:
         size = 0
@@ -40,9 +46,10 @@ def mapped(parts: Iterable[NDArray[Any]], kind: DTypeLike = np.int64) -> Tensor:
 
 
 def order(values: Tensor, *, descending: bool = False) -> Tensor:
-    """int64 (M,): places of M values, fewer than 2^31, ascending; equal values as they come. Mapped.
+    """The positions of M values in sorted order (a stable argsort), int64 (M,), mapped; M is below 2^31.
 
-    A value's rank and its place make one number, and numbers can be sorted where they lie.
+    A value's rank and its position are combined into one number, because an array of numbers can be sorted in
+    place, without a second array in memory.
     """
     given, count = values.numpy(), len(values)
     ranked = mapped((given[some] for some in blocks(count)), given.dtype).numpy()
@@ -59,7 +66,7 @@ def order(values: Tensor, *, descending: bool = False) -> Tensor:
 
 
 def firsts(values: Tensor) -> Tensor:
-    """int64 (D,): the places at which each of D distinct values comes first, ascending. Mapped."""
+    """The position of the first occurrence of each distinct value, int64 (D,), ascending, mapped."""
     ordered, given = order(values).numpy(), values.numpy()
 
     def found() -> Iterator[NDArray[np.int64]]:
@@ -75,10 +82,10 @@ def firsts(values: Tensor) -> Tensor:
 
 
 def taken(values: Tensor, rows: Tensor) -> Tensor:
-    """(n,): values at some places, int64 (n,), in their order. Mapped."""
+    """The values at positions `rows`, int64 (n,), mapped."""
     return mapped((values[rows[some]].numpy() for some in blocks(len(rows))), values.numpy().dtype)
 
 
 def places(count: int) -> Tensor:
-    """int64 (count,): 0, 1, 2 ... Mapped."""
+    """The numbers 0, 1, 2 ..., int64 (count,), mapped."""
     return mapped(np.arange(some.start, some.stop) for some in blocks(count))

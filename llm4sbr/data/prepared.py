@@ -19,20 +19,20 @@ from llm4sbr.errors import StoreError
 from llm4sbr.protocols import Catalogue, Samples, Sessions
 
 AT_ONCE = 100_000
-"""Sessions read at once."""
+"""Number of sessions read at a time."""
 
 SPLITS = ("train", "valid", "test")
 ITEMS, SESSIONS, TENSORS, STATS = "items.parquet", "sessions.parquet", "splits.safetensors", "stats.json"
 
 
 class Prepared(NamedTuple):
-    """The data of a run, ready for the stages that follow."""
+    """The data of a run, as the later stages use it."""
 
     catalogue: Catalogue
     sessions: Sessions
-    """All sessions, of every split; the samples' positions refer to these."""
+    """The sessions of all splits; the positions of the samples refer to these."""
     train: Sessions
-    """The sessions that `fit` may see."""
+    """The training sessions, which are all that the `fit` methods of components get."""
     samples: dict[str, Samples]
     """By split: `train`, `valid` (may be empty), `test`."""
     stats: dict[str, Any]
@@ -40,7 +40,7 @@ class Prepared(NamedTuple):
 
     @property
     def repeats(self) -> bool:
-        """Whether a list may contain the session's own items; data of an earlier version says yes."""
+        """Whether lists may contain the session's own items; true for data of earlier versions."""
         return bool(self.stats.get("rules", {}).get("repeats", True))
 
     def prefix(self, samples: Samples, index: int) -> list[int]:
@@ -56,13 +56,13 @@ def catalogue_hash(catalogue: Catalogue) -> str:
 
 
 def save(folder: Path, prepared: Prepared, *, names: pl.Series, times: pl.Series) -> None:
-    """Write everything into `folder`; `stats.json` comes last and holds the other files' sha256.
+    """Write all files into `folder`; `stats.json` is written last and contains the sha256 of the others.
 
     Args:
-        folder: exists.
+        folder: an existing folder.
         prepared: what to write; its `stats` go into `stats.json`.
-        names: str, one per session.
-        times: Float64, one per session: its first click.
+        names: str, the name of each session.
+        times: Float64, the time of each session's first click.
     """
     catalogue, sessions = prepared.catalogue, prepared.sessions
     ids = pl.Series("id", range(1, catalogue.size + 1), pl.Int64)
@@ -85,7 +85,7 @@ def load(folder: Path) -> Prepared:
     """Read what `save` wrote.
 
     Raises:
-        StoreError: a file is missing, truncated, changed since, or not one of `prepare`'s.
+        StoreError: a file is missing, damaged, or was not written by `prepare`.
     """
     stats = store.read_json(folder / STATS)
     files = stats.get("files") if isinstance(stats, Mapping) else None
@@ -116,7 +116,7 @@ def _lists(sessions: Sessions) -> pl.Series:
 
 
 def _sessions(path: Path) -> Sessions:
-    """The sessions of a Parquet file, read in parts and mapped from disk."""
+    """The sessions of a Parquet file, read in parts into memory-mapped tensors."""
 
     def clicks() -> Iterator[NDArray[np.int64]]:
         for part in store.read_parts(path, "items", AT_ONCE):

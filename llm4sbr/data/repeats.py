@@ -1,7 +1,7 @@
-"""A session's own items: how often the next item is one of them, and lists without them.
+"""A session's own items: how often they are clicked again, and how to exclude them from recommendations.
 
-In some data (ratings of films) an item of the session is never clicked again, so that each one in a list is a
-wasted place. In other data users often return to items.
+In some data, such as film ratings, an item is never clicked twice in a session, and recommending one of the
+session's own items is pointless. In other data users often return to items.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import Tensor
 from llm4sbr.protocols import Samples, Sessions
 
 RARE = 0.01
-"""Below this share of targets that repeat an item of their session, `auto` leaves own items out of lists."""
+"""`data.repeats = "auto"` excludes own items if the share of targets that repeat an item is below this."""
 
 
 def repeat_share(sessions: Sessions, samples: Samples) -> float:
-    """Share of the samples whose target is among the items of their prefix; 0 where there are none."""
+    """Share of the samples whose target is among the items of their prefix; 0 without samples."""
     if not len(samples.end):
         return 0.0
     items, offsets = sessions.items.numpy(), sessions.offsets.numpy()
     session = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    order = np.lexsort((items, session))  # stable: clicks on one item of a session are in their own order
+    order = np.lexsort((items, session))  # stable: clicks on one item of a session stay in their order
     same = (items[order][1:] == items[order][:-1]) & (session[order][1:] == session[order][:-1])
     before = np.full(len(items), -1)
     before[order[1:][same]] = order[:-1][same]
@@ -30,18 +30,18 @@ def repeat_share(sessions: Sessions, samples: Samples) -> float:
 
 
 def own_columns(items: Tensor, mask: Tensor) -> Tensor:
-    """Columns of scores (B, N) of the sessions' own items, int64 (B, T); padding repeats the first click."""
+    """The columns of the sessions' own items in scores (B, N), int64 (B, T); at padding the first item's."""
     return torch.where(mask, items, items[:, :1]) - 1
 
 
 def without_own(scores: Tensor, items: Tensor, mask: Tensor, *, but: Tensor | None = None) -> Tensor:
-    """Scores of which the sessions' own items have minus infinity.
+    """Set the scores of the sessions' own items to minus infinity; returns new scores.
 
     Args:
         scores: float (B, N).
         items: int64 (B, T), right-padded with 0.
-        mask: bool (B, T).
-        but: int64 (B,), an item per session that keeps its score whatever it is.
+        mask: bool (B, T), true at clicks.
+        but: int64 (B,), one item per session that keeps its score even if it is the session's own.
     """
     left_out = torch.zeros_like(scores).scatter_(1, own_columns(items, mask), -torch.inf)
     if but is not None:

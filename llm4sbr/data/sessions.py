@@ -1,8 +1,8 @@
 """Groups single clicks into sessions.
 
-Clicks are sorted by time within their user or session; clicks of the same time keep the order of the source
-file. Clicks of the same user or session on the same item at the same time count as one; repeats are dropped
-and counted.
+The clicks of a user or session are sorted by time; clicks with equal times keep the order of the source file.
+Several clicks of one user or session on the same item at the same time count as one; the others are dropped
+and their number is reported.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Mask = NDArray[np.bool_]
 
 
 class ClickLog(NamedTuple):
-    """Sessions with items by code; session s is `items[offsets[s]:offsets[s + 1]]`, oldest click first."""
+    """Sessions before there is a catalogue; session s is `items[offsets[s]:offsets[s + 1]]`, oldest first."""
 
     items: Ints
-    """(clicks,), row numbers of `keys`."""
+    """(clicks,), positions in `keys`."""
     offsets: Ints
     """(sessions + 1,), starts at 0."""
     start: NDArray[np.float64]
@@ -34,13 +34,13 @@ class ClickLog(NamedTuple):
     end: NDArray[np.float64]
     """(sessions,), time of the last click."""
     names: pl.Series
-    """str (sessions,)."""
+    """str (sessions,), names of the sessions."""
     keys: pl.Series
-    """str, the user's item ids, in order of their first click in the source."""
+    """str, item keys, in the order of their first click in the source."""
 
     @property
     def lengths(self) -> Ints:
-        """(sessions,), clicks of each."""
+        """(sessions,), number of clicks of each session."""
         return np.diff(self.offsets)
 
     @property
@@ -50,26 +50,28 @@ class ClickLog(NamedTuple):
 
 
 def default_rule(raw: RawData) -> Rule:
-    """The session column if there is one, else `gap` with a clock, else `user`."""
+    """`session` if there is a session column, else `gap` if there are times, else `user`."""
     if "session" in raw.interactions.columns:
         return "session"
     return "user" if raw.ordered_only else "gap"
 
 
 def cut(raw: RawData, rule: Rule, *, seconds: float) -> tuple[ClickLog, int]:
-    """Sessions of a raw log, by the time of their last click (by first appearance without a clock).
+    """Divide a raw log into sessions.
 
     Args:
         raw: at least one click.
-        rule: `session`, a column; `user`, everything of a user; `gap`, a pause of more than `seconds`
-            starts a new session of the user; `bins`, one session per user and `floor(time / seconds)`.
-        seconds: of `gap` and `bins`.
+        rule: `session`: by the session column; `user`: all clicks of a user are one session; `gap`: a pause
+            of more than `seconds` starts a new session of the user; `bins`: one session per user and
+            `floor(time / seconds)`.
+        seconds: for `gap` and `bins`.
 
     Returns:
-        The sessions, and how many repeated clicks were dropped.
+        The sessions, ordered by the time of their last click (without times, by first occurrence), and how
+        many repeated clicks were dropped.
 
     Raises:
-        DataError: the log has no such column, or `gap` or `bins` is asked of a log without a clock.
+        DataError: the log lacks the column that the rule needs, or `gap` or `bins` is used without times.
     """
     owner = "session" if rule == "session" else "user"
     _check(raw, rule, owner)
@@ -93,7 +95,7 @@ def cut(raw: RawData, rule: Rule, *, seconds: float) -> tuple[ClickLog, int]:
 
 
 def take(log: ClickLog, chosen: Ints | Mask) -> ClickLog:
-    """The sessions `chosen`, by number (in that order) or by mask."""
+    """Select sessions, by number (the result has their order) or by mask."""
     numbers = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
     lengths = log.lengths[numbers]
     offsets = _offsets(lengths)
@@ -108,7 +110,7 @@ def take(log: ClickLog, chosen: Ints | Mask) -> ClickLog:
 
 
 def join(logs: Sequence[ClickLog]) -> ClickLog:
-    """The sessions of several logs of the same `keys`, one log after the other."""
+    """Concatenate the sessions of several logs that have the same `keys`."""
     return ClickLog(
         np.concatenate([log.items for log in logs]),
         _offsets(np.concatenate([log.lengths for log in logs])),
@@ -120,26 +122,26 @@ def join(logs: Sequence[ClickLog]) -> ClickLog:
 
 
 def keep_clicks(log: ClickLog, keep: Mask, *, min_length: int) -> ClickLog:
-    """The log without the clicks not in `keep` (clicks,), then without sessions that became too short."""
+    """Keep the clicks where `keep` (clicks,) is true, then drop the sessions that became too short."""
     lengths = np.bincount(log.owner[keep], minlength=len(log.lengths))
     shorter = log._replace(items=log.items[keep], offsets=_offsets(lengths))
     return drop_short(shorter, min_length)
 
 
 def drop_short(log: ClickLog, min_length: int) -> ClickLog:
-    """The sessions of at least `min_length` clicks."""
+    """Keep the sessions of at least `min_length` clicks."""
     long_enough = log.lengths >= min_length
     return log if long_enough.all() else take(log, long_enough)
 
 
 def drop_rare(log: ClickLog, min_item_count: int, *, min_length: int) -> ClickLog:
-    """Once: items clicked less often than `min_item_count` go, then sessions shorter than `min_length`."""
+    """Drop clicks on items with fewer than `min_item_count` clicks, then sessions that became too short."""
     counts = np.bincount(log.items, minlength=len(log.keys))
     return keep_clicks(log, counts[log.items] >= min_item_count, min_length=min_length)
 
 
 def settle(log: ClickLog, min_item_count: int, *, min_length: int) -> ClickLog:
-    """`drop_rare` until nothing changes any more: its fixed point."""
+    """Repeat `drop_rare` until nothing changes, since dropping sessions can make more items rare."""
     while True:
         fewer = drop_rare(log, min_item_count, min_length=min_length)
         if len(fewer.items) == len(log.items):
@@ -150,7 +152,15 @@ def settle(log: ClickLog, min_item_count: int, *, min_length: int) -> ClickLog:
 def thin(
     log: ClickLog, *, sample: float | None, max_sessions: int | None, min_length: int, seed: int
 ) -> ClickLog:
-    """A part of the sessions: a random share `sample`, of these the last `max_sessions`; None is no limit."""
+    """Keep only a part of the sessions, to try things on less data.
+
+    Args:
+        log: all sessions.
+        sample: share of the sessions that are kept at random; None keeps all.
+        max_sessions: of these, the maximum number of latest sessions that are kept; None keeps all.
+        min_length: shorter sessions are dropped first, if anything is.
+        seed: of the random choice.
+    """
     if sample is None and max_sessions is None:
         return log
     log = drop_short(log, min_length)
@@ -176,7 +186,7 @@ def _check(raw: RawData, rule: Rule, owner: str) -> None:
 
 
 def _coded(clicks: pl.DataFrame, owner: str) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-    """Owners and items as numbers by first appearance, with the texts they stand for."""
+    """Number owners and items by first occurrence; also returns the texts by number."""
     texts = {}
     out = clicks.select(pl.col(owner).alias("owner"), "item", "time")
     for name in ("owner", "item"):
@@ -198,7 +208,7 @@ def _starts(who: NDArray[np.uint32], times: NDArray[np.float64], rule: Rule, sec
 
 
 def _names(owners: pl.Series, who: NDArray[np.uint32], *, numbered: bool) -> pl.Series:
-    """The owner's name, with the session's number within the owner where there can be several."""
+    """The owner's name for each session; with `numbered`, followed by the session's number, from 1."""
     names = owners[who.astype(np.int64)].alias("session")
     if not numbered:
         return names

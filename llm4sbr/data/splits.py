@@ -1,8 +1,8 @@
 """Splits sessions or samples into training, validation and test.
 
-`temporal` and `random` split whole sessions before prefixes are made. Everything that is counted (which items
-exist, which are too rare) comes from the training sessions only; clicks of other sessions on unknown items
-are dropped. `paper` and `leave-last-out` follow the literature, and leak information from test to training.
+`temporal` and `random` split whole sessions, before prefixes are made. The training sessions alone decide
+which items exist and which are too rare; clicks of other sessions on unknown items are dropped. `paper` and
+`leave-last-out` are splits from the literature, which leak information from test to training.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Prefixes = Literal["last", "all"]
 
 
 class Known(NamedTuple):
-    """What the paper does with one of its data sets (section 4.1.1 and Table 1), recognised by its size."""
+    """How the paper treats one of its data sets (section 4.1.1 and Table 1), recognised by its size."""
 
     items: int
     clicks: int
     prefixes: Prefixes
     test: int
-    """Test samples."""
+    """Number of test samples."""
 
 
 PAPER = (
@@ -36,26 +36,27 @@ PAPER = (
 
 
 class Split(NamedTuple):
-    """A log cut in three; positions are those of the flat `log.items`."""
+    """A log split into three parts; positions refer to the flat `log.items`."""
 
     log: ClickLog
-    """Every session that is left."""
+    """All sessions that remain."""
     train: ClickLog
-    """The sessions that `fit` may see."""
+    """The training sessions."""
     samples: dict[str, tuple[Ints, Ints]]
-    """`train`, `valid`, `test` -> start and end of the prefixes, not yet cut to a greatest length."""
+    """`train`, `valid`, `test` -> start and end of the prefixes, not yet cut to the maximum length."""
     dropped: dict[str, int]
-    """What was dropped on the way, by name."""
+    """What was dropped -> how many."""
     train_prefixes: Prefixes
-    """The rules in force."""
+    """The rule that was used for training samples."""
     test_prefixes: Prefixes
+    """The rule that was used for validation and test samples."""
 
 
 def split(log: ClickLog, config: DataConfig, *, rule: str) -> Split:
-    """Cut a log by `rule`: `temporal`, `random`, `paper` or `leave-last-out`.
+    """Split a log by `rule`: `temporal`, `random`, `paper` or `leave-last-out`.
 
     Raises:
-        DataError: nothing is left to train or to test on; the message names the settings that decide it.
+        DataError: there is no training or no test sample; the message names the settings to change.
     """
     if not (log.lengths >= config.min_length).any():
         raise DataError(
@@ -74,11 +75,12 @@ def split(log: ClickLog, config: DataConfig, *, rule: str) -> Split:
 
 
 def expand(offsets: Ints, prefixes: Prefixes) -> tuple[Ints, Ints]:
-    """Start and end of every session's prefixes: one for its last click, or for all clicks but the first.
+    """Start and end positions of the prefixes of all sessions.
 
     Args:
-        offsets: (sessions + 1,), session s is what stands from `offsets[s]` to `offsets[s + 1]`.
-        prefixes: the rule.
+        offsets: (sessions + 1,), session s has the positions from `offsets[s]` to `offsets[s + 1]`.
+        prefixes: `last` makes one sample per session, whose target is the last click; `all` makes one for
+            each click but the first.
     """
     lengths = np.diff(offsets)
     if prefixes == "last":
@@ -95,7 +97,8 @@ def _by_sessions(log: ClickLog, config: DataConfig, *, by_time: bool) -> Split:
     dropped = {"clicks of sessions too short": short - len(log.items)}
     ends = _sizes(log, config)
     if by_time:
-        # A session that ends with the first one of a later part belongs there: training ends before it.
+        # Sessions that end at the same time as the first session of the next part are moved to that part, so
+        # that all training sessions end earlier than it.
         ends = [
             int(np.searchsorted(log.end, log.end[end])) if 0 < end < len(log.end) else end for end in ends
         ]
@@ -123,7 +126,7 @@ def _by_sessions(log: ClickLog, config: DataConfig, *, by_time: bool) -> Split:
 
 
 def _sizes(log: ClickLog, config: DataConfig) -> list[int]:
-    """Number of sessions before validation, and before testing."""
+    """How many sessions come before the validation part, and before the test part."""
     count = len(log.lengths)
     test = max(1, round(config.test * count))
     valid = max(1, round(config.valid * count)) if config.valid else 0
@@ -131,11 +134,11 @@ def _sizes(log: ClickLog, config: DataConfig) -> list[int]:
 
 
 def _paper(log: ClickLog, config: DataConfig) -> Split:
-    """Samples at random, sizes of Table 1 for the paper's own data sets, no validation part.
+    """Split samples at random, without a validation part; sizes as in Table 1 for the paper's data sets.
 
-    The paper drops items with fewer than 5 clicks, then sessions of one click, once (its 3,416 items of
-    MovieLens-1M are those of the raw log), so this does the same. A session's samples can be on both
-    sides: `fit` sees each session up to its last training sample.
+    The paper drops items with fewer than 5 clicks, then sessions of one click, and does not repeat this (its
+    3,416 items of MovieLens-1M are those of the raw log); here it is the same. Samples of one session can be
+    in both parts. The training sessions are cut after the target of their last training sample.
     """
     before = len(log.items)
     log = rules.drop_rare(log, config.min_item_count, min_length=config.min_length)
@@ -164,7 +167,7 @@ def _paper(log: ClickLog, config: DataConfig) -> Split:
 
 
 def _leave_last_out(log: ClickLog, config: DataConfig) -> Split:
-    """Every session's last click is for testing, the one before for validation, what is left for training."""
+    """Test on the last click of each session, validate on the one before, and train on the others."""
     if config.test_prefixes == "all":
         raise DataError(
             "data.split=leave-last-out tests on a session's last click and nothing else: leave out "

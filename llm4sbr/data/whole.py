@@ -1,4 +1,4 @@
-"""All sessions of a run as training data, for a model that is served and not measured."""
+"""Turns all sessions of a run into training data, for a model that is served and not evaluated."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from llm4sbr.protocols import Samples
 
 
 def whole(prepared: Prepared) -> Prepared:
-    """The same data with every session in the training part, and nothing to validate or test on.
+    """The same data with all sessions in the training part, and empty validation and test parts.
 
-    Prefixes are made as those of the training part were.
+    Prefixes are made by the rule that was used for the training samples.
     """
     sessions, rules = prepared.sessions, prepared.stats.get("rules", {})
     start, end = expand(sessions.offsets.numpy(), rules.get("train_prefixes", "all"))

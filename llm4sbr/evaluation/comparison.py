@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
     name: str
     kind: str
-    """`baseline`, `plain`, `item-item`, `intents` or `control`."""
+    """`baseline`, `plain`, `item-item`, `text-init`, `intents` or `control`."""
     label: str
     ranks: list[Tensor]
     """int64 (M,) per seed."""

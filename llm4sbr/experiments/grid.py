@@ -1,4 +1,4 @@
-"""The cells of an experiment: a grid over data sets, protocols, backbones and settings; a cell is one run."""
+"""The cells of an experiment, each of which is a run: a grid over data sets, protocols and settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm4sbr.errors import ConfigError
 BASELINES = ["popularity", "s-pop", "item-knn", "vmis-knn"]
 PAPER_BACKBONES = ("sr-gnn", "tagnn", "gce-gnn", "s2-dhcn")
 COMMON: dict[str, Any] = {"infer.llm": "item-text", "train.baselines": BASELINES}
-"""Settings of every cell unless the user chooses others. `item-text` needs no LLM and no network."""
+"""Default settings of all cells. `item-text` needs no LLM and no network."""
 
 
 OWN_OPTIONS = {
@@ -27,20 +27,20 @@ OWN_OPTIONS = {
     "localize.f": "-f",
     "train.backbone": "--backbone",
 }
-"""Setting that is an axis of every experiment -> its option."""
+"""Settings that are an axis of every experiment -> their command-line option."""
 
 
 class Kind(NamedTuple):
-    """One of the paper's experiments, with the axes it varies by default."""
+    """One of the paper's experiments, with the axes that it varies by default."""
 
     shows: str
     backbones: tuple[str, ...] = ("sr-gnn",)
     f: tuple[int, ...] = (5,)
     settings: dict[str, Any] = {}
     ablation: bool = False
-    """Ablation: each cell is followed by cells that lack one part of the method."""
+    """Whether each cell is followed by cells without one part of the method."""
     fresh_processes: bool = False
-    """Train each model in a fresh process, so that its peak memory can be measured."""
+    """Whether each model is trained in a new process, so that its peak memory can be measured."""
 
 
 KINDS = {
@@ -53,7 +53,7 @@ KINDS = {
         fresh_processes=True,
     ),
 }
-"""By name."""
+"""The experiments by name."""
 
 
 class Dataset(NamedTuple):
@@ -83,7 +83,7 @@ class Dataset(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the user asked for; an empty axis takes the kind's default."""
+    """The user's request; empty axes get the defaults of the kind."""
 
     kind: str
     datasets: Sequence[Dataset]
@@ -108,7 +108,7 @@ class Cell(NamedTuple):
 
 
 class Ablation(NamedTuple):
-    """A variant of the method in which one part is missing."""
+    """The method without one of its parts, or the whole method."""
 
     name: str
     perspectives: tuple[str, ...]
@@ -119,7 +119,7 @@ def cells(request: Request) -> list[Cell]:
     """All cells, in the order of the table.
 
     Raises:
-        ConfigError: there are no cells, two are the same, or a setting is wrong.
+        ConfigError: there is no cell, two cells have the same name, or a setting is invalid.
         RegistryError: a backbone or perspective is unknown.
     """
     if request.kind not in KINDS:
@@ -140,7 +140,7 @@ def cells(request: Request) -> list[Cell]:
     if not found or len(set(called)) < len(called):
         twice = next((name for name in called if called.count(name) > 1), None)
         raise ConfigError(
-            f"{twice} is asked for twice" if twice else "no cell is asked for; name a --dataset"
+            f"{twice} is given twice" if twice else "the experiment has no cells; name a --dataset"
         )
     return found
 
@@ -168,26 +168,28 @@ def _text(value: Any) -> str:
 
 
 def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """The axes of `--vary` texts such as `train.dim=50,100`; `ConfigError` if a setting comes twice."""
+    """Parse the values of `--vary`, such as `train.dim=50,100`; `ConfigError` if a setting occurs twice."""
     found: dict[str, list[Any]] = {}
     for key, values in (parse_values("--vary", text) for text in texts):
         if key in found:
-            raise ConfigError(f"--vary {key} is given twice; name all its values in one, with commas")
+            raise ConfigError(f"--vary {key} is given twice; list all values in one --vary, with commas")
         found[key] = values
     return found
 
 
 def _check_vary(vary: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse settings that have an axis of their own, and parts of the settings that are no setting."""
+    """Refuse settings that have their own option, and sections, which are not single settings."""
     for key, values in vary.items():
         if key in OWN_OPTIONS:
             raise ConfigError(f"--vary {key}: use {OWN_OPTIONS[key]}")
         if any(isinstance(value, Mapping) for value in values):
-            raise ConfigError(f"--vary {key}: a section; name one of its settings, such as {key}.KEY=VALUES")
+            raise ConfigError(
+                f"--vary {key}: this is a section; name one of its settings, such as {key}.KEY=VALUES"
+            )
 
 
 def ablations(perspectives: tuple[str, ...]) -> list[Ablation]:
-    """Variants of an ablation, the whole method first (Figure 4, and parts that the paper did not ablate)."""
+    """The ablations, the whole method first (Figure 4, and parts that the paper did not remove)."""
     several = perspectives if len(perspectives) > 1 else ()
     return [
         Ablation("whole", perspectives),
@@ -234,12 +236,12 @@ def _name(axes: dict[str, Any]) -> str:
 
 
 def names(text: str | None) -> tuple[str, ...]:
-    """The names in a list such as `sr-gnn, tagnn`."""
+    """Parse a comma-separated list of names, such as `sr-gnn, tagnn`."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...]:
-    """The numbers in a list such as `0,1,3`; `ConfigError` names the option."""
+    """Parse a comma-separated list of numbers, such as `0,1,3`; the `ConfigError` names the option."""
     try:
         return tuple(int(part) for part in names(text))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The paper's published results (`paper.json`), for the cells that can be compared with them."""
+"""The paper's published results (`paper.json`), for cells that are comparable with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FULL = ["long", "short"]
 
 @cache
 def printed() -> dict[str, Any]:
-    """Tables 2 and 3 and the text about Figure 5, in percent and MB, with their source."""
+    """Tables 2 and 3 and the numbers in the text about Figure 5, in percent and MB, with their source."""
     text = files("llm4sbr.experiments").joinpath("paper.json").read_text(encoding="utf-8")
     return json.loads(text)  # type: ignore[no-any-return]
 
@@ -51,7 +51,7 @@ def figures(
 
 
 def notes(metrics: Mapping[str, Any], stats: Mapping[str, Any]) -> list[str]:
-    """Remarks that a reader of the cell's numbers needs."""
+    """Remarks without which a cell's numbers would be misunderstood."""
     rules = stats["rules"]
     if rules["split"] == "paper" and rules["train_prefixes"] == "all":
         return [

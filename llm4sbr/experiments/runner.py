@@ -1,8 +1,8 @@
 """Runs the cells of an experiment, resuming an interrupted one, and writes `experiment.json`.
 
-First data, answers and intents are made, one cell after the other, since cells share them. Then models are
-trained and evaluated, several cells in parallel if asked for. A failed cell is recorded, and the others
-continue.
+First the stages up to `localize` run, one cell after the other, since cells share their results. Then models
+are trained and evaluated, with `--jobs` in several cells at the same time. If a cell fails, its error is
+recorded and the other cells continue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llm4sbr.training.trained import model_folders
 
 RECORD = "experiment.json"
 OF_INTENTS = ("perspectives", "f", "part")
-"""Axes that the plain backbone does not depend on."""
+"""Axes that change the intents only, so that the plain backbone is the same for all their values."""
 FORMAT = 1
 """Version of the format of `experiment.json`."""
 
@@ -43,7 +43,8 @@ def run_experiment(
         progress: shows the progress.
 
     Returns:
-        The content of `experiment.json`, which is written after every cell; `report.html` at the end.
+        The content of `experiment.json`, which is written after every cell. At the end, `report.html` is
+        written too.
 
     Raises:
         Llm4sbrError: the request is wrong or the folder cannot be used. An error inside a cell is recorded
@@ -66,7 +67,7 @@ def run_experiment(
 
 
 def _write_report(folder: Path) -> None:
-    from llm4sbr.report.page.write import write_experiment  # loads the library that draws
+    from llm4sbr.report.page.write import write_experiment  # imported here because it loads matplotlib
 
     write_experiment(folder)
 
@@ -135,27 +136,27 @@ def _training(run: Path) -> dict[str, list[dict[str, int]]]:
     found: dict[str, list[dict[str, int]]] = {}
     for folder in sorted(model_folders(run / "train")):
         facts = store.read_json(folder / MODEL)["facts"]
-        told = {key: facts[key] for key in ("seed", "epochs", "best_epoch")}
-        found.setdefault(folder.parent.name, []).append(told)
+        numbers = {key: facts[key] for key in ("seed", "epochs", "best_epoch")}
+        found.setdefault(folder.parent.name, []).append(numbers)
     return found
 
 
 @contextmanager
 def _held(folder: Path, kind: str) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder}: not a folder; name one for the experiment")
+        raise StoreError(f"{folder}: not a folder; name a folder for the experiment")
     record = folder / RECORD
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if record.exists() and (other := store.read_json(record).get("experiment")) != kind:
-        raise StoreError(f"{folder}: holds the experiment {other}; name another folder for {kind}")
+        raise StoreError(f"{folder}: contains the experiment {other}; name another folder for {kind}")
     if names - {store.LOCK, "runs"} and not record.exists():
-        raise StoreError(f"{folder}: holds other files and no experiment; name a new or empty folder")
+        raise StoreError(f"{folder}: contains other files and no experiment; name a new or empty folder")
     with store.locked(folder, what="experiment"):
         yield
 
 
 def _upstream(cell: Cell, book: _Book, progress: Progress) -> bool:
-    """Run all stages before `train`; returns whether they succeeded."""
+    """Run the stages before `train` for one cell; returns whether they succeeded."""
     progress.note(f"{cell.name}")
     run = book.run(cell)
     try:
@@ -170,7 +171,10 @@ def _upstream(cell: Cell, book: _Book, progress: Progress) -> bool:
 
 
 def _waves(todo: Sequence[Cell]) -> list[list[int]]:
-    """Waves of cells (by index) to train in parallel; the second wave reuses models of the first."""
+    """Two groups of cells (by index) to train one after the other.
+
+    The first group has one cell per plain backbone; the second reuses these trained backbones.
+    """
     first: dict[str, int] = {}
     for place, cell in enumerate(todo):
         shared = {name: value for name, value in cell.axes.items() if name not in OF_INTENTS}

@@ -1,8 +1,8 @@
-"""What cells have in common is made once: finished stages and models of one cell are linked into the next.
+"""Avoids repeated work in an experiment: links finished stages and models of one cell into another.
 
-A stage is taken from another cell if it would be stamped the same, a trained model if everything that decides
-its weights is the same, see `freshness`. Files of a finished stage are never written again, so hard links are
-safe.
+A stage is linked from another cell if its stamp would be the same, and a trained model if everything that
+decides its weights is the same, see `freshness`. Files of a finished stage are never modified, so hard links
+are safe.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from llm4sbr.stamps import Attempt, Stamp
 
 
 def share_stages(run: Path, config: Config, donors: Iterable[Path]) -> None:
-    """Link those stages before `train` that another run has finished and this one would make the same."""
+    """Link those stages before `train` that another run has finished with the same stamp.
+
+    Args:
+        run: the run to link stages into.
+        config: its configuration.
+        donors: other runs.
+    """
     for stage in (PREPARE, INFER, LOCALIZE):
         stamp = stamp_for(run, stage, config)
         if _fingerprint(run / stage.name) == stamp.fingerprint:
@@ -34,12 +40,15 @@ def share_stages(run: Path, config: Config, donors: Iterable[Path]) -> None:
 
 
 def share_models(run: Path, config: Config, donors: Sequence[Path]) -> int:
-    """Link models that another run has trained and this one needs; returns how many it need not train.
+    """Link the models that this run needs and another run has trained.
 
     Args:
-        run: has everything before `train`.
-        config: of the run.
+        run: a run whose stages before `train` are finished.
+        config: its configuration.
         donors: other runs.
+
+    Returns:
+        The number of models that need not be trained, linked or there before.
     """
     stamp = stamp_for(run, TRAIN, config)
     if _fingerprint(run / TRAIN.name) == stamp.fingerprint:
@@ -57,7 +66,7 @@ def share_models(run: Path, config: Config, donors: Sequence[Path]) -> int:
 
 
 def missing_models(run: Path, config: Config) -> tuple[Path, dict[str, Stamp]]:
-    """The folder of the unfinished stage `train`, and the models that it still lacks."""
+    """The folder of the unfinished stage `train`, and the models that are still missing in it."""
     stamp = stamp_for(run, TRAIN, config)
     out = stamps.begin_stage(run / TRAIN.name, stamp)
     attempt = Attempt(out, stamp, run / TRAIN.name)

@@ -29,7 +29,7 @@ class Task(NamedTuple):
     runs: Sequence[Path]
     """Run folders of all cells."""
     fresh: bool
-    """Train each model in a fresh process."""
+    """Whether each model is trained in a new process."""
 
 
 def settle(run: Path, chosen: Settings) -> Config:
@@ -56,24 +56,24 @@ class _Relay(Progress):
         self, label: str, total: int, *, unit: str = "", parts: int = 1, at_most: bool = False
     ) -> Iterator[Advance]:
         """Report every percent that is done."""
-        done = told = 0
+        done = reported = 0
 
         expected = total
 
         def advance(n: int = 1, note: str = "", total: int | None = None) -> None:
-            nonlocal done, told, expected
+            nonlocal done, reported, expected
             done += n
             expected = expected if total is None else total
             share = SHARES.get(label, 0) * min(done, expected) // max(expected, 1)
-            if share > told:
-                self.report(share - told, note)
-                told = share
+            if share > reported:
+                self.report(share - reported, note)
+                reported = share
 
         yield advance
 
 
 def work(task: Task, report: Report) -> str:
-    """Train and evaluate a cell; returns the error as one line, "" if there was none."""
+    """Train and evaluate a cell; returns the error as one line, or "" if there was none."""
     try:
         config = settle(task.run, task.settings)
         others = [one for one in task.runs if one != task.run]
@@ -89,7 +89,7 @@ def work(task: Task, report: Report) -> str:
 
 
 def _train_apart(run: Path, config: Config, report: Report) -> None:
-    """Train the missing models, each in a fresh process."""
+    """Train the missing models, each in a new process."""
     stamp = freshness.stamp_for(run, freshness.TRAIN, config)
     done = stamps.read_stamp(run / freshness.TRAIN.name)
     if done and done.fingerprint == stamp.fingerprint:
@@ -99,10 +99,10 @@ def _train_apart(run: Path, config: Config, report: Report) -> None:
     for name, wanted in missing.items():
         stamps.begin_part(out / name, wanted)
 
-    def told(index: int, result: str) -> None:
+    def done_with(index: int, result: str) -> None:
         report(0, f"{jobs[index].variant}: {result}")
 
-    processes.run(train_job, jobs, workers=1, fresh=True, progress=lambda *_: None, done=told)
+    processes.run(train_job, jobs, workers=1, fresh=True, progress=lambda *_: None, done=done_with)
 
 
 def line_of(error: Exception) -> str:

@@ -1,18 +1,18 @@
-"""Fixed item-item models, read by the items of a session: alone (`linear`), or beside the network, as here.
+"""Linear item-item models: their sums over a session's clicks, and a module that adds them to a network.
 
-The network then learns what is left to learn.
+`linear` recommends with such a model alone. Beside a network it is fitted first and stays fixed, so that the
+network only has to learn what the item-item model does not predict:
 
-    score_j = the network's + w log(1 + s_j / e)        s_j = sum of d_t B_ij over the session's clicks i
+    score_j = network's score + w log(1 + s_j / e)      s_j = sum of d_t B_ij over the session's clicks i
 
-B (N, N) is a linear model such as SLIST, fitted before; of it the largest entries per clicked item are kept.
-t = 0, 1, ... is the age of click i; the latest ones count. w, e and d_t are positive and learned. The
-logarithm turns what is like a probability into what a softmax wants, and items of which B knows nothing get
-nothing. Linear and neural knowledge in one model: LINK (Choi et al. 2025, arXiv 2504.15057), which distils
-where this adds.
+B (N, N) is a linear model such as SLIST, of which each row keeps its largest entries. t = 0, 1, ... is the
+age of the click on i; only the latest clicks count. w, e and d_t are positive and learned. s_j behaves like a
+probability, while scores are logits, hence the logarithm; items for which s_j is 0 get 0. LINK (Choi et al.
+2025, arXiv 2504.15057) also combines a linear and a neural model, but by distillation instead of a sum.
 
-On the sessions that B was fitted on its scores know the targets, and a network that believes them is worse
-than none. So in training each session is scored by a B that was fitted without it (cross-fitting, as in
-stacking, Wolpert 1992).
+On the sessions that B was fitted on, its scores depend on the targets, and a network trained with them is
+worse than one without. During training each session is therefore scored by a B that was fitted without this
+session (cross-fitting, as in stacking, Wolpert 1992).
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from torch import Tensor, nn
 from llm4sbr.fast import item_item as fast
 
 AGES = 10
-"""Clicks that count, the latest ones."""
+"""Number of latest clicks that are used."""
 
 FADING = 5.0
-"""To begin with, a click counts exp(-age / `FADING`)."""
+"""Initial weights of the clicks: d_t = exp(-t / `FADING`)."""
 
 SMALL = 0.02
-"""e to begin with: scores below are in proportion, those above count by their order of magnitude."""
+"""Initial e: log(1 + s / e) is about linear in s below e, and about logarithmic above."""
 
 
 class ItemItem(NamedTuple):
-    """The largest entries of an item-item matrix, by the item clicked."""
+    """The M largest entries in each row of an item-item matrix; the row is the clicked item."""
 
     items: Tensor
-    """int64 (N, M), catalogue ids; 0 where there is none."""
+    """int64 (N, M), catalogue ids of the columns; 0 if a row has fewer than M entries."""
     weights: Tensor
-    """float32 (N, M), never negative; 0 where there is no item."""
+    """float32 (N, M), not negative; 0 where there is no entry."""
 
 
 class CrossFit(NamedTuple):
-    """What `ItemItemScores` is given before training."""
+    """The item-item models that `ItemItemScores` needs for training."""
 
     whole: ItemItem
-    """Fitted on all training sessions."""
+    """Fitted on all training sessions; used after training."""
     parts: ItemItem
-    """Those of F folds below each other, (F N, M): number k is fitted without the sessions of fold k."""
+    """F models, concatenated to (F N, M): rows k N to (k + 1) N are fitted without the sessions of fold k."""
     fold: Tensor
-    """int64 (M,), the fold of each training sample's session."""
+    """int64, for each training sample the fold of its session."""
 
 
 class ItemItemScores(nn.Module):
-    """What the item-item model adds to scores.
+    """Computes what the item-item model adds to the scores.
 
     Args:
         num_items: N.
-        neighbours: M, entries kept per clicked item.
+        neighbours: M, the number of entries kept per clicked item.
     """
 
     items: Tensor
@@ -76,19 +76,19 @@ class ItemItemScores(nn.Module):
         self.log_small = nn.Parameter(torch.tensor(SMALL).log())
 
     def fit(self, found: CrossFit) -> None:
-        """Take over the model, and for training those of the folds."""
+        """Store the item-item model, and those of the folds for training (not saved with the weights)."""
         self.items.copy_(found.whole.items)
         self.weights.copy_(found.whole.weights)
         self.parts = found.parts
 
     def forward(self, items: Tensor, mask: Tensor, fold: Tensor | None = None) -> Tensor:
-        """Float (B, N) to be added to the scores of int64 (B, T) under bool (B, T).
+        """Compute float (B, N), which is added to the network's scores.
 
         Args:
-            items: right-padded.
-            mask: true at clicks.
-            fold: int64 (B,), sessions are scored without their fold; None for sessions that were not
-                trained on.
+            items: int64 (B, T), right-padded.
+            mask: bool (B, T), true at clicks.
+            fold: int64 (B,), the folds of training sessions, each of which is scored by the model that was
+                fitted without its fold; None for other sessions.
         """
         rows, there = latest(items, mask, AGES)
         ids, weights = self._table(rows, fold)
@@ -100,7 +100,7 @@ class ItemItemScores(nn.Module):
         return weight * torch.log1p(summed(ids, weights * ages.unsqueeze(2), self.num_items) / small)
 
     def _table(self, rows: Tensor, fold: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Neighbours int64 and their weights float, (B, AGES, M), of rows (B, AGES)."""
+        """Neighbours int64 (B, AGES, M) and their weights float (B, AGES, M) of item indices (B, AGES)."""
         if fold is None or self.parts is None:
             return self.items[rows].long(), self.weights[rows]
         rows = (rows + self.num_items * fold.unsqueeze(1)).to(self.parts.items.device)
@@ -108,9 +108,15 @@ class ItemItemScores(nn.Module):
 
 
 def latest(items: Tensor, mask: Tensor, ages: int) -> tuple[Tensor, Tensor]:
-    """The latest clicks of int64 (B, T) under bool (B, T): rows int64 (B, ages), 0..N-1, last click first.
+    """The latest clicks of a session, the last one first.
 
-    Also bool (B, ages), false where the session has no click of that age.
+    Args:
+        items: int64 (B, T), right-padded.
+        mask: bool (B, T), true at clicks.
+        ages: A, the number of clicks.
+
+    Returns:
+        The clicked items' indices 0..N-1, int64 (B, A), and whether there is such a click, bool (B, A).
     """
     places = mask.sum(1, keepdim=True) - 1 - torch.arange(ages, device=items.device)
     rows = (items.gather(1, places.clamp(min=0)) - 1).clamp(min=0)
@@ -118,16 +124,20 @@ def latest(items: Tensor, mask: Tensor, ages: int) -> tuple[Tensor, Tensor]:
 
 
 def summed_at_once(ids: Tensor, weights: Tensor, num_items: int) -> Tensor:
-    """Float (B, N), the sums of float (B, A, M) by item, int64 (B, A, M); 0 is nobody's and weighs 0."""
+    """Sum weights float (B, A, M) by catalogue ids int64 (B, A, M): float (B, N).
+
+    Where the id is 0 the weight is 0 too, so it does not matter that it is added to item 1.
+    """
     sums = weights.new_zeros(weights.shape[0], num_items)
     return sums.scatter_add(1, (ids - 1).clamp(min=0).flatten(1), weights.flatten(1))
 
 
 def summed_in_turn(ids: Tensor, weights: Tensor, num_items: int) -> Tensor:
-    """The same click by click, for TensorRT, whose ScatterElements cannot add. A is a constant of the graph.
+    """The same sums, one click after the other, because TensorRT's ScatterElements cannot add.
 
-    The neighbours of one click differ; instead of nobody the first one stands there, and is given the same
-    value twice.
+    Without addition, an index must not occur twice with different values. The neighbours of one click are
+    distinct; where there is none, the first neighbour and its weight are repeated, so that the same value is
+    written twice.
     """
     nobody = ids == 0
     columns = (torch.where(nobody, ids[:, :, :1], ids) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""A linear item-item model as a model of its own, recommended from and exported as others are."""
+"""A linear baseline as a PyTorch module, so that it can be served and exported like a trained model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm4sbr.protocols import Encoded, Sessions
 
 
 class Linear(nn.Module):
-    """Stands where a backbone stands; its session vectors are the scores themselves, (B, N).
+    """A backbone whose session vectors are already the scores, (B, N).
 
     With B the item-item model, and click p of a session s_1 .. s_L:
 
@@ -18,7 +18,7 @@ class Linear(nn.Module):
 
     Args:
         model: the largest entries of B.
-        decay: over how many clicks the weight of a click falls to 1/e; 0: the last click alone.
+        decay: number of clicks after which a click's weight has fallen to 1/e; 0: only the last click counts.
     """
 
     plain_readout = "long"
@@ -36,14 +36,14 @@ class Linear(nn.Module):
         self.decay = decay
 
     def fit(self, sessions: Sessions) -> None:
-        """Nothing: it was made of a fitted model."""
+        """Do nothing; the weights come from a baseline that has been fitted."""
 
     def item_embeddings(self) -> Tensor:
-        """None, float (N, 0)."""
+        """Empty vectors, float (N, 0), since scores are not products with item embeddings."""
         return self.weights[:, :0]
 
     def forward(self, items: Tensor, mask: Tensor) -> Encoded:
-        """Scores float (B, N) in the place of vectors."""
+        """Compute the scores, float (B, N), which are returned as session vectors."""
         if self.most_clicks is None:
             rows, clicks, summed = (items - 1).clamp(min=0), decayed(mask, self.decay), summed_at_once
         else:
@@ -55,7 +55,7 @@ class Linear(nn.Module):
         return Encoded(scores, scores)
 
     def score(self, fused: Tensor, encoded: Encoded) -> Tensor:
-        """What `forward` computed, float (B, N)."""
+        """Return the scores that `forward` computed, float (B, N)."""
         return fused
 
 

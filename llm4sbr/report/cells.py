@@ -9,22 +9,25 @@ from typing import Any
 from llm4sbr.report.table import Row
 
 UNTIED = ("plain", "none")
-"""Variants that do not depend on how answers are localized."""
+"""Variants whose results do not depend on how answers are localized."""
 
 Entry = Mapping[str, Any]
 """A cell in `experiment.json`."""
 
 
 def labels(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> list[str]:
-    """Label for each cell of one data set and protocol, such as `tagnn, f 3`; "" if there is no difference.
+    """A label for each cell that says how it differs from the others, such as `tagnn, f 3`.
 
     Args:
-        cells: of one table.
-        omit: axes that the reader is omit otherwise.
+        cells: the cells of one data set and protocol, which are in one table.
+        omit: axes that the table shows elsewhere.
+
+    Returns:
+        One label per cell; "" for cells that do not differ.
     """
     every = dict.fromkeys(name for cell in cells for name in cell["axes"])
     names = [name for name in every if len({_axis(cell, name) for cell in cells}) > 1]
-    # an ablation's name says which perspectives it has, if there is only one ablation
+    # With one ablation per part, its name already says which perspectives it has.
     brief = [name for name in names if name != "perspectives"] if "part" in names else names
     found: list[str] = []
     for shown in (brief, names):
@@ -36,13 +39,14 @@ def labels(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> list[str]:
 
 
 def rows_of(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> Iterator[tuple[Row, Entry, str]]:
-    """The rows of one table, with their cells and the cells' labels.
+    """Yield the rows of one table, each with its cell and the cell's label.
 
-    A model that several cells share, which then has the same metrics to the last digit, comes once and
-    without a name; so does a baseline, and without gains where cells have different plain backbones.
+    A model that several cells share (its metrics are equal to the last digit) and a baseline have one row,
+    with an empty label. If the cells have different backbones, baselines have no gains, since these would be
+    relative to different models.
 
     Args:
-        cells: of one table.
+        cells: the cells of one table.
         omit: see `labels`.
     """
     several = len({cell["axes"]["backbone"] for cell in cells}) > 1
@@ -59,7 +63,7 @@ def rows_of(cells: Sequence[Entry], *, omit: Sequence[str] = ()) -> Iterator[tup
 
 
 def _rows(cell: Entry) -> Sequence[Row]:
-    """A page's cells, which are marked, or the record's."""
+    """The rows of a cell, with controls marked if `report.experiment.with_rows` has marked them."""
     found: Sequence[Row] = cell.get("rows") or cell["metrics"]["rows"]
     return found
 

@@ -22,13 +22,13 @@ from llm4sbr.report.table import Row, Table, TableCell, cells
 
 PAPER_LEGEND = "paper: its Table 2 as printed, with Qwen-7B and BERT."
 MEMORY_LEGEND = (
-    "Ours: of the GPU if there is one, else of the whole process, each model in one of its own. "
-    "The paper's: of the GPU."
+    "Ours: GPU memory if there is a GPU, else memory of the process; each model has its own process. "
+    "The paper's: GPU memory."
 )
 
 
 def with_rows(cell: Entry) -> Entry:
-    """The cell with the rows of its table, with controls marked."""
+    """Add the rows of the cell's results, with controls marked, as `rows`."""
     metrics = cell["metrics"]
     return {**cell, "rows": mark_controls(metrics["rows"], metrics.get("llm"))}
 

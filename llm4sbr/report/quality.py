@@ -25,7 +25,7 @@ Figures = Mapping[str, Any]
 LEGEND = (
     "Shares are of the answers that are not empty. An answer is a title of the catalogue exactly, nearly "
     "(but for a few letters or its year), or made up. likeness: mean cosine of an answer with the item it is "
-    "closest to. repeats: that item was clicked already."
+    "closest to. repeats: this item is in the session already."
 )
 ALONE_LEGEND = (
     "Validation samples; items ranked by their cosine with the intent and nothing else, clicked items left "
@@ -62,7 +62,7 @@ def asked_of(tied: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
 
 
 def alone_table(tied: Mapping[str, Any], llm: str) -> Table | None:
-    """Rank of the next item by the intent alone, and by popularity; None if nothing was ranked."""
+    """How well intents alone rank the next item, compared with popularity; None if that is not known."""
     rows = _rankings(tied, llm)
     if not rows:
         return None
@@ -120,14 +120,14 @@ def _same(tied: Mapping[str, Any], llm: str) -> list[str]:
     found = {source: one.get("same_from_all_perspectives") for source, one in tied.items()}
     return [
         f"{llm if source == 'llm' else source}: {percent(share)} of the samples have the same answer from "
-        "all perspectives, which then are one."
+        "all perspectives, for which several perspectives add nothing."
         for source, share in found.items()
         if share
     ]
 
 
 def _rankings(tied: Mapping[str, Any], llm: str) -> Sequence[tuple[str, Figures]]:
-    """Names and figures of the rankings by a single intent; the last row is popularity, same samples."""
+    """Names and metrics of the rankings by one perspective's intent each, and last by popularity."""
     found: list[tuple[str, Figures]] = []
     popularity: Figures | None = None
     for source, one in tied.items():

@@ -10,10 +10,10 @@ from llm4sbr.report.formats import MISSING, count, duration, metric, p_value, pe
 from llm4sbr.report.table import Row, Table, TableCell, best_value, cells
 
 STILL_RISING = "still rising"
-"""Note for a row whose training ended too early."""
+"""Note for a row whose training ended while its validation metric was still improving."""
 
 STARS = ((0.01, "**"), (0.05, "*"))
-"""A gain with a smaller p-value than this gets this mark."""
+"""Significance levels and the marks of gains whose p-value is smaller."""
 
 METRICS = ("HR", "MRR", "NDCG")
 
@@ -22,7 +22,12 @@ Timings = Mapping[str, Mapping[str, float]]
 
 
 def mark_controls(rows: Sequence[Row], llm: str | None) -> list[dict[str, Any]]:
-    """The rows; the one in the LLM's place counts as a control if `llm`, which made its intents, is one."""
+    """The rows; the row `llm` is marked as a control if a control made its intents instead of an LLM.
+
+    Args:
+        rows: rows of `metrics.json`.
+        llm: the setting `infer.llm`.
+    """
     return [
         {**row, "kind": "control"} if row["kind"] == "intents" and llm in CONTROLS else {**row}
         for row in rows
@@ -41,7 +46,7 @@ def setting(metrics: Mapping[str, Any]) -> str:
     if "test" in metrics.get("selected_on", ()):
         facts.append("BEST EPOCH CHOSEN ON THE TEST SET")
     if "none" in metrics.get("selected_on", ()):
-        facts.append("last epoch kept for want of validation samples")
+        facts.append("last epoch kept, since there are no validation samples")
     return f"{_protocol(metrics)}Percent over {', '.join(facts)}; {ranking(metrics)}."
 
 
@@ -121,14 +126,14 @@ def legend(rows: Sequence[Row]) -> str:
         lines.append(f"gain: over the plain backbone; {marks} (paired test), no mark: may be chance.")
     if any(row.get("still_rising") for row in rows):
         lines.append(
-            f"{STILL_RISING}: train.epochs ended the training while validation was still rising, of at "
-            "least one seed; more epochs may find more."
+            f"{STILL_RISING}: for at least one seed, training ended at train.epochs while the validation "
+            "metric was still rising; more epochs may give a better model."
         )
     return " ".join(lines)
 
 
 def best_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float | None]:
-    """The mean to mark of each metric, see `best_value`."""
+    """For each metric the value to mark as best, see `best_value`."""
     return {name: best_value([row["metrics"][name]["mean"] for row in rows]) for name in names}
 
 

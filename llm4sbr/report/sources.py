@@ -26,10 +26,13 @@ Source = Mapping[str, Any]
 
 
 def sources_table(metrics: Mapping[str, Any]) -> Table | None:
-    """How much of the gain of the LLM's own answers each source keeps; None without an LLM.
+    """For each live source, the share of the gain of the LLM's own answers that is kept.
 
     Args:
         metrics: the content of `metrics.json`.
+
+    Returns:
+        The table, or None if no LLM was used.
     """
     sources = metrics.get("sources", [])
     if not sources:
@@ -57,7 +60,7 @@ def _meaning(source: str, llm: str | None) -> str:
 
 
 def _said(text: str, llm: str | None) -> str:
-    """The same for a control's texts, if no LLM was used."""
+    """Replace "the LLM" in a text by the control's name, if a control was used instead."""
     if llm not in CONTROLS:
         return text
     return text.replace("the LLM's own answers", f"{llm}").replace("the LLM's intents", f"intents of {llm}")

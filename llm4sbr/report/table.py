@@ -1,4 +1,4 @@
-"""Tables as data: a record is converted once, and both the terminal and the page draw it."""
+"""Tables as data, which both the terminal and the HTML page draw."""
 
 from __future__ import annotations
 
@@ -43,10 +43,9 @@ def cells(*texts: str) -> list[TableCell]:
 
 
 def best_value(values: Sequence[float]) -> float | None:
-    """The value to mark in a column; None if no row is better than all others.
+    """The highest value of a column, which is marked; None if all values are equal, or none is above 0.
 
-    Rows that share the highest value are all marked. A column of one value, or without any above 0, has no
-    best.
+    If several rows have the highest value, all of them are marked.
     """
     highest = max(values, default=0.0)
     return highest if highest > 0 and (len(values) == 1 or min(values) < highest) else None

@@ -1,4 +1,4 @@
-"""What a search found: the content of `tune.json` as a table and a sentence."""
+"""The result of a search, from `tune.json`: a table of the best trials, and a sentence."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from llm4sbr.report.formats import MISSING, duration, metric
 from llm4sbr.report.table import Table, TableCell, cells
 
 FOLDER = "tune"
-"""In the run directory."""
+"""Name of the folder in the run directory."""
 RECORD = "tune.json"
 FORMAT = 1
 """Version of the format of `tune.json`."""
 SHOWN = 10
-"""Trials in the table."""
+"""Number of best trials in the table."""
 
 
 def tuning_table(content: Mapping[str, Any]) -> Table:
-    """The best trials, the run's own settings among them."""
+    """The best trials, and the trial with the run's own settings."""
     keys = list(content["space"])
     own, best = content["own"], content["best"]
     done = sorted(
@@ -42,7 +42,7 @@ def tuning_table(content: Mapping[str, Any]) -> Table:
 
 
 def finding(content: Mapping[str, Any]) -> str:
-    """What was found, in one sentence."""
+    """The best trial compared with the run's own settings, in one sentence."""
     best, own, name = content["best"], content["own"], content["metric"]
     said = f"Trial {best['number']} is best: {name} {metric(best['value'])}% on validation"
     if own is None:
@@ -55,7 +55,7 @@ def finding(content: Mapping[str, Any]) -> str:
 
 
 def importances(content: Mapping[str, Any]) -> str:
-    """How much each setting decides, as text; "" if it is not known."""
+    """The importance of each setting, as text; "" if it is not known."""
     shares = [f"{key} {share:.0%}" for key, share in content["importance"].items()]
     return f"Shares of importance (PED-ANOVA): {', '.join(shares)}." if shares else ""
 
@@ -68,7 +68,8 @@ def _legend(content: Mapping[str, Any]) -> str:
     return (
         f"own: the run's settings. {len(states)} trials ({ended}) in {duration(content['seconds'])}; "
         f"variant {content['variant']}, one seed ({content['seed']}), so small differences may be chance. "
-        "The best of many is flattered: only the test samples, which no trial has read, say what it is worth."
+        "The metric of the best of many trials is too optimistic; evaluate it on the test samples, which no "
+        "trial has used."
     )
 
 

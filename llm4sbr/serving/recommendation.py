@@ -14,11 +14,11 @@ Source = Literal["cache", "items", "predictor", "nearest", "none"]
 SOURCES: tuple[Source, ...] = ("cache", "items", "predictor", "nearest", "none")
 """Sources of a live session's intents, in the order in which `auto` tries them.
 
-cache      this very session was asked about
-items      its last item was: perspectives that ask about items have answers about all of them
-predictor  the model predicts them
-nearest    the known session with the same last item that shares the most items with this one
-none       zero intents, as in training where there was no answer
+cache      the LLM was asked about this session
+items      the LLM was asked about its last item, as by all perspectives that ask about items
+predictor  the model predicts the intents from the clicks
+nearest    those of the known session that has the same last item and shares the most items with this one
+none       zero intents, as for training samples without an answer
 """
 
 

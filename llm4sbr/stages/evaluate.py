@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation.baselines import BaselineRows
 from llm4sbr.evaluation.breakdown import breakdown, numbers_of
+from llm4sbr.evaluation.changes import changes
 from llm4sbr.evaluation.comparison import LLM, PLAIN, Row, table
 from llm4sbr.evaluation.live_sources import SourceRanks, compare, rank_sources
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
@@ -23,19 +24,20 @@ from llm4sbr.freshness import ALONE
 from llm4sbr.fusion.saved import load_model
 from llm4sbr.intents import IntentStore, verify_all
 from llm4sbr.progress import Advance, Progress
+from llm4sbr.report.changes import RECORD
 from llm4sbr.stamps import Attempt
 from llm4sbr.training.trained import model_folders
 
-KINDS = {"plain": "plain", "item-item": "item-item", "llm": "intents"}
+KINDS = {"plain": "plain", "item-item": "item-item", "text-init": "text-init", "llm": "intents"}
 """Variant -> kind of row; all others are controls."""
 
 
 def evaluate(
     run: Path, out: Path, config: Config, progress: Progress, attempt: Attempt | None = None
 ) -> None:
-    """Write `ranks.safetensors` and `metrics.json`, and `baselines/<name>/` with what each baseline ranks.
+    """Write `ranks.safetensors`, `metrics.json`, and `changes.json` if there are intents of an LLM.
 
-    Ranks of baselines that are there already are kept.
+    Each baseline's ranks are a part, `baselines/<name>/`; those that exist already are kept.
 
     Args:
         run: has `prepare`, `train` and, with intents, `localize`.
@@ -75,6 +77,9 @@ def evaluate(
         own = "items" if IntentStore.open(run / "localize" / LLM).unit == "item" else "cache"
         first = SourceRanks(own, by_name[LLM], coverage or 0.0)
         content["sources"] = compare([first, *others], by_name.get(PLAIN), ks, groups=groups)
+        told = _changes(run, prepared, by_name, without, k=max(ks))
+        if told:
+            store.write_json(out / RECORD, told)
     content["breakdown"] = breakdown(by_name, numbers_of(prepared), max(config.evaluate.k))
     rules = prepared.stats["rules"]
     named = {"protocol": config.protocol, "protocol_changes": departures(config), "split": rules["split"]}
@@ -157,6 +162,22 @@ def _label(variant: str, config: Config) -> str:
         return f"{backbone}, {variant}"
     text = {"llm": f"intents of {config.infer.llm}", "none": "no intents"}
     return f"{backbone}, {text.get(variant, f'{variant} intents')}"
+
+
+def _changes(
+    run: Path,
+    prepared: Prepared,
+    ranks: Mapping[str, Sequence[Tensor]],
+    without: Sequence[Tensor] | None,
+    *,
+    k: int,
+) -> dict[str, Any] | None:
+    """Which samples gain and lose by the LLM's intents, over the same model without them, and over plain."""
+    found = IntentStore.open(run / "localize" / LLM)
+    intents = SampleIntents.of(found, prepared.sessions, prepared.samples["test"])
+    others = {"none": without, PLAIN: ranks.get(PLAIN)}
+    there = {name: one for name, one in others.items() if one}
+    return changes(run, prepared, intents, ranks[LLM], there, k=k)
 
 
 def _tensors(rows: Sequence[Row]) -> dict[str, Tensor]:

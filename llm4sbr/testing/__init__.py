@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-if "pytest" in sys.modules:  # so that a failed `assert` of a contract shows its values
+if "pytest" in sys.modules:  # so that a failed `assert` in these modules shows its values, as in tests
     import pytest
 
     pytest.register_assert_rewrite(

@@ -1,4 +1,4 @@
-"""What every backbone must do; subclass `BackboneContract` in a plugin's tests.
+"""The contract of backbones; subclass `BackboneContract` in a plugin's tests.
 
 class TestMine(BackboneContract):
     name = "my-backbone"
@@ -33,23 +33,23 @@ from llm4sbr.testing.toy_run import toy_run
 ITEMS = 20
 DIM = 16
 SESSIONS = [[3], [1, 2, 3, 4, 5], [7, 7, 7], [2, 9, 2, 9, 4, 2], [5, 20]]
-"""One click, all different, one item only, a cycle, the last item of the catalogue."""
+"""One click, all items different, one item repeated, a cycle, the last item of the catalogue."""
 
 TEXT_DIM = 8
-"""E of fused models."""
+"""E, for models with a fuser."""
 
 HORIZONS: tuple[tuple[Horizon, ...], ...] = (("long",), ("long", "short"), ("long", "short") * 2)
 """1, 2 and 4 perspectives."""
 
 OTHER_SHAPES = ([[3]], [[1, 2, 3], [4]], [list(range(1, 20))] * 7)
-"""Batches unlike `SESSIONS`, which an exported model has to score as well."""
+"""Batches of other shapes than `SESSIONS`, which an exported model has to score too."""
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-"""Packages without which nothing is exported to ONNX."""
+"""Packages that the export to ONNX needs."""
 
 
 def pad(sessions: list[list[int]], *, width: int = 0) -> tuple[Tensor, Tensor]:
-    """Sessions as items int64 (B, T) and mask bool (B, T), at least `width` wide."""
+    """Sessions as items int64 (B, T) and mask bool (B, T), where T is at least `width`."""
     width = max(width, *map(len, sessions))
     items = torch.tensor([session + [0] * (width - len(session)) for session in sessions])
     return items, items > 0
@@ -59,21 +59,21 @@ class BackboneContract(Contract, kind="backbones"):
     """Tests of one backbone; `name` is its installed name."""
 
     tolerance = 1e-5
-    """Largest difference that padding or a session's company in a batch may make."""
+    """Maximum difference of a score due to padding or to the other sessions of the batch."""
 
     def model(self) -> LLM4SBR:
-        """The backbone, fitted on toy sessions, as a plain model."""
+        """A model without fuser, whose backbone is fitted on toy sessions."""
         torch.manual_seed(0)
         model = build(self.recipe())
         model.backbone.fit(toy_sessions(items=ITEMS))
         return model
 
     def recipe(self) -> Recipe:
-        """What `model` is built from."""
+        """The recipe that `model` is built from."""
         return Recipe(ITEMS, DIM, self.name)
 
     def fused(self, fuser: str = "gated", horizons: tuple[Horizon, ...] = ("long", "short")) -> LLM4SBR:
-        """The backbone, fitted on toy sessions, with a fuser and one perspective per horizon."""
+        """A model with a fuser and one perspective per horizon, fitted on toy sessions."""
         torch.manual_seed(0)
         names = tuple(f"perspective-{number}" for number in range(len(horizons)))
         recipe = self.recipe()._replace(fuser=fuser, perspectives=names, horizons=horizons, text_dim=TEXT_DIM)
@@ -84,9 +84,10 @@ class BackboneContract(Contract, kind="backbones"):
         return model
 
     def each_fused(self) -> Iterator[tuple[LLM4SBR, Tensor]]:
-        """A model for every fuser of the core and 1, 2 and 4 perspectives, and intents (B, P, E) for it.
+        """Yield models with each of our own fusers and 1, 2 and 4 perspectives, and intents (B, P, E).
 
-        Those of plugins may do without a backbone's own scores, and so leave parameters of it untrained.
+        Fusers of plugins are left out: one that ignores the backbone's scores would leave parameters of the
+        backbone without gradient, which is not the backbone's fault.
         """
         for fuser in (c for c in registry.components("fusers") if c.package == registry.CORE):
             for horizons in HORIZONS:
@@ -94,13 +95,13 @@ class BackboneContract(Contract, kind="backbones"):
                 yield model, torch.randn(len(SESSIONS), len(horizons), TEXT_DIM)
 
     def test_satisfies_the_protocol(self) -> None:
-        """It has the members and is a module."""
+        """It has the members of the protocol and is an `nn.Module`."""
         backbone = self.model().backbone
         assert isinstance(backbone, Backbone), "needs fit, item_embeddings and forward"
         assert isinstance(backbone, torch.nn.Module), "must be an nn.Module"
 
     def test_shapes_and_types(self) -> None:
-        """float32: sessions (B, D) twice, item embeddings (N, D), scores (B, N)."""
+        """Results are float32: two session vectors (B, D), item embeddings (N, D), scores (B, N)."""
         model = self.model().eval()
         encoded = model.backbone(*pad(SESSIONS))
         assert encoded.long.shape == encoded.short.shape == (len(SESSIONS), DIM)
@@ -112,20 +113,20 @@ class BackboneContract(Contract, kind="backbones"):
         assert set(types.values()) == {torch.float32}, types
 
     def test_every_score_is_a_number(self) -> None:
-        """Whatever the session: one click, one item many times, a cycle; and so is every gradient."""
+        """Scores and gradients are finite for one click, for one item many times, and for a cycle."""
         model = self.model().train()
         for session in SESSIONS:
             scores = model(*pad([session]))
-            assert scores.isfinite().all(), f"session {session}: scores that are no numbers"
+            assert scores.isfinite().all(), f"session {session}: scores that are not finite"
             model.zero_grad()
             scores.logsumexp(1).sum().backward()
             wrong = [
                 n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
             ]
-            assert wrong == [], f"session {session}: gradients that are no numbers"
+            assert wrong == [], f"session {session}: gradients that are not finite"
 
     def test_inputs_stay_as_they_are(self) -> None:
-        """Fitting does not write into the sessions, nor encoding into items and mask."""
+        """`fit` does not modify the sessions, `forward` does not modify items and mask."""
         model, sessions = self.model(), toy_sessions(items=ITEMS)
         model.backbone.fit(sessions)
         for given, found in zip(toy_sessions(items=ITEMS), sessions, strict=True):
@@ -136,24 +137,24 @@ class BackboneContract(Contract, kind="backbones"):
         assert torch.equal(mask, pad(SESSIONS)[1]), "forward wrote into mask"
 
     def test_padding_does_not_matter(self) -> None:
-        """The same scores however wide the batch, whatever the masked items are."""
+        """Scores depend neither on the width of the batch nor on the items where the mask is false."""
         model = self.model().eval()
         expected = model(*pad(SESSIONS))
         items, mask = pad(SESSIONS, width=13)
         self._same(model(items, mask), expected, "padded to 13 clicks")
-        self._same(model(torch.where(mask, items, 7), mask), expected, "with other items behind the mask")
+        self._same(model(torch.where(mask, items, 7), mask), expected, "with other items at padding")
 
     def test_company_and_order_do_not_matter(self) -> None:
-        """A session scores the same alone, in company, and wherever it stands."""
+        """Scores depend neither on the other sessions of the batch nor on their order."""
         model = self.model().eval()
         expected = model(*pad(SESSIONS))
         alone = torch.cat([model(*pad([session])) for session in SESSIONS])
         backwards = model(*pad(SESSIONS[::-1])).flip(0)
         self._same(alone, expected, "alone")
-        self._same(backwards, expected, "in a batch the other way round")
+        self._same(backwards, expected, "in a batch in reverse order")
 
     def _same(self, found: Tensor, expected: Tensor, how: str) -> None:
-        """Scores (B, N) of `SESSIONS` agree."""
+        """Check that two results (B, N) for `SESSIONS` agree."""
         for session, one, other in zip(SESSIONS, found, expected, strict=True):
             close = torch.allclose(one, other, atol=self.tolerance, rtol=self.tolerance)
             worst = (one - other).abs()
@@ -166,14 +167,14 @@ class BackboneContract(Contract, kind="backbones"):
         assert not torch.allclose(scores[0], scores[1], atol=1e-4), "[1, 2, 3] and [1, 2, 4] score the same"
 
     def test_gradient_reaches_every_parameter(self) -> None:
-        """Nothing is left untrained."""
+        """After a backward pass, every parameter has a gradient that is not zero."""
         model = self.model().train()
         losses = joint_loss(model.represent(*pad(SESSIONS)), torch.tensor([1, 2, 3, 4, 5]), tau=0.1)
         losses.total.backward()  # type: ignore[no-untyped-call]
         assert _idle(model) == [], "no gradient reaches these"
 
     def test_fused_with_every_fuser(self) -> None:
-        """1, 2 and 4 perspectives: finite scores (B, N), and a gradient for every parameter."""
+        """With 1, 2 and 4 perspectives, scores (B, N) are finite and every parameter gets a gradient."""
         for model, intents in self.each_fused():
             output = model.train().represent(*pad(SESSIONS), intents)
             assert output.scores.shape == (len(SESSIONS), ITEMS)
@@ -184,7 +185,7 @@ class BackboneContract(Contract, kind="backbones"):
             assert _idle(model) == [], f"{how}: no gradient reaches these"
 
     def test_fused_with_missing_intents(self) -> None:
-        """No intents and zero intents are the same; one session's intents are its own affair."""
+        """No intents equal zero intents, and a session's scores depend on its own intents only."""
         for model, intents in self.each_fused():
             model.eval()
             full = model(*pad(SESSIONS), intents)
@@ -195,7 +196,7 @@ class BackboneContract(Contract, kind="backbones"):
             assert (partly[0] - full[0]).abs().max() > 1e-3 * full[0].std()
 
     def test_same_seed_same_model(self, tmp_path: Path) -> None:
-        """Building, fitting, scoring (dropout too) and saving repeat themselves to the last bit."""
+        """With the same seed, scores (also under dropout) and saved files are identical to the last bit."""
         found = []
         for folder in (tmp_path / "one", tmp_path / "other"):
             model = self.model().train()
@@ -206,7 +207,7 @@ class BackboneContract(Contract, kind="backbones"):
         assert found[0][1] == found[1][1], "with one seed, two models are saved differently"
 
     def test_scoring_leaves_no_trace(self) -> None:
-        """What was scored before changes neither the model nor later scores."""
+        """Scoring changes neither the model nor later scores."""
         model = self.model().eval()
         before = {name: value.clone() for name, value in model.state_dict().items()}
         expected = model(*pad(SESSIONS))
@@ -218,7 +219,7 @@ class BackboneContract(Contract, kind="backbones"):
         assert torch.equal(model(*pad(SESSIONS)), expected), "the same sessions score differently afterwards"
 
     def test_test_sessions_leave_no_trace(self, tmp_path: Path) -> None:
-        """Graphs come from training sessions: trained beside other test sessions, the same weights."""
+        """Other test sessions lead to the same trained model: graphs come from training sessions only."""
         toy_run(tmp_path / "run", items=ITEMS, sources=())
         data = stored.load(tmp_path / "run" / "prepare")
         first = int(data.samples["test"].start.min())
@@ -247,19 +248,19 @@ class BackboneContract(Contract, kind="backbones"):
 
     @optional("export")
     def test_can_be_traced(self) -> None:
-        """`torch.export` takes it, for any number of sessions."""
+        """`torch.export` can trace it for any number of sessions."""
         model, (items, mask) = self.fused().eval(), pad(SESSIONS)
         intents = torch.randn(len(SESSIONS), 2, TEXT_DIM)
         any_batch = {0: Dim.AUTO}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, about its recurrent units
+            warnings.simplefilter("ignore")  # torch warns about its own recurrent layers
             program = torch.export.export(model, (items, mask, intents), dynamic_shapes=(any_batch,) * 3)
         fewer = (items[:2], mask[:2], intents[:2])
         torch.testing.assert_close(program.module()(*fewer), model(*fewer))
 
     @optional("export")
     def test_exports_to_onnx(self, tmp_path: Path) -> None:
-        """One graph scores any number of sessions of any length as the model does; skipped without ONNX."""
+        """An ONNX graph gives the model's scores for any batch shape; skipped if ONNX is not installed."""
         *_, runtime = (pytest.importorskip(name, reason=f"needs {', '.join(NEEDED)}") for name in NEEDED)
         model = self.fused().eval()
         _export(model, tmp_path / "model.onnx")
@@ -272,16 +273,16 @@ class BackboneContract(Contract, kind="backbones"):
             torch.testing.assert_close(found, model(items, mask, intents), atol=1e-5, rtol=1e-5)
 
     def test_saved_model_scores_the_same(self, tmp_path: Path) -> None:
-        """A model read back needs no `fit`: what came from data is in the file."""
+        """A loaded model needs no `fit`: what was computed from data is in the file."""
         model = self.model().eval()
         save_model(tmp_path, model, recipe=self.recipe(), catalogue="c", facts={})
         loaded = load_model(tmp_path).model(*pad(SESSIONS))
-        assert torch.equal(loaded, model(*pad(SESSIONS))), "the model read back scores differently"
+        assert torch.equal(loaded, model(*pad(SESSIONS))), "the loaded model scores differently"
 
     def test_learns_a_rule(self) -> None:
-        """Item i is followed by item i + 1: after some steps, nine of ten are ranked first.
+        """If item i + 1 always follows item i, the model soon ranks it first for 90% of the samples.
 
-        Where a session's own items always come first, it is the best of the others.
+        With `own_items_first`, the session's own items are left out of the ranking.
         """
         model = self.model()
         own_first = getattr(model.backbone, "own_items_first", False)
@@ -305,26 +306,26 @@ class BackboneContract(Contract, kind="backbones"):
 
 
 def _walks(shortest: int) -> Batch:
-    """A prefix of every toy session, up to 5 clicks, and what comes next."""
+    """One sample of each toy session, with a prefix of `shortest` to 5 clicks."""
     sessions = toy_sessions(items=ITEMS)
     first = sessions.offsets[:-1]
     number = torch.arange(len(first))
-    number += number // ITEMS  # so that sessions with one first click have different targets
+    number += number // ITEMS  # so that sessions that start with the same item have different targets
     end = first + number % (6 - shortest) + shortest
     samples = Samples(first, end, sample_keys(sessions, first, end))
     return collate(sessions, samples, torch.arange(len(first)))
 
 
 def _idle(model: torch.nn.Module) -> list[str]:
-    """Parameters that no gradient reached."""
+    """Names of the parameters whose gradient is missing or zero."""
     return [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
 def _export(model: LLM4SBR, path: Path) -> None:
-    """Write a fused model as ONNX, batch and length free."""
+    """Export a model with a fuser to ONNX, with dynamic batch size and session length."""
     sessions = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own
+        warnings.simplefilter("ignore")  # warnings of torch's exporter
         program = torch.onnx.export(
             model,
             (*pad(SESSIONS), torch.randn(len(SESSIONS), 2, TEXT_DIM)),

@@ -1,4 +1,4 @@
-"""What every baseline must do; subclass `BaselineContract` in a plugin's tests.
+"""The contract of baselines; subclass `BaselineContract` in a plugin's tests.
 
 class TestMine(BaselineContract):
     name = "my-baseline"
@@ -25,18 +25,18 @@ class BaselineContract(Contract, kind="baselines"):
         return baseline
 
     def test_satisfies_the_protocol(self) -> None:
-        """It has the members."""
+        """It has the members of the protocol."""
         assert isinstance(self.baseline(), Baseline), "needs fit and score"
 
     def test_shape_and_type(self) -> None:
-        """float32 (B, N), finite."""
+        """Scores are float32 (B, N) and finite."""
         scores = self.baseline().score(*pad(SESSIONS))
         assert scores.shape == (len(SESSIONS), ITEMS)
         assert scores.dtype == torch.float32
         assert scores.isfinite().all()
 
     def test_padding_and_company_do_not_matter(self) -> None:
-        """A session scores the same alone and in a wider batch, whatever the masked items are."""
+        """Scores do not depend on the rest of the batch, its width, or items where the mask is false."""
         baseline = self.baseline()
         expected = baseline.score(*pad(SESSIONS))
         items, mask = pad(SESSIONS, width=13)
@@ -46,10 +46,10 @@ class BaselineContract(Contract, kind="baselines"):
             wide = baseline.score(items, mask)[row]
             assert torch.allclose(wide, expected[row]), f"session {session} scores differently padded"
             noise = baseline.score(torch.where(mask, items, 7), mask)[row]
-            assert torch.allclose(noise, expected[row]), f"session {session}: masked items count"
+            assert torch.allclose(noise, expected[row]), f"session {session}: items at padding change scores"
 
     def test_inputs_stay_as_they_are(self) -> None:
-        """Fitting does not write into the sessions, nor scoring into items and mask."""
+        """`fit` does not modify the sessions, `score` does not modify items and mask."""
         baseline, sessions = self.baseline(), toy_sessions(items=ITEMS)
         baseline.fit(sessions)
         for given, found in zip(toy_sessions(items=ITEMS), sessions, strict=True):
@@ -61,7 +61,7 @@ class BaselineContract(Contract, kind="baselines"):
         assert torch.equal(mask, before[1]), "score wrote into mask"
 
     def test_scoring_leaves_no_trace(self) -> None:
-        """Only training sessions are learned from: what was scored before changes no later scores."""
+        """Scoring does not change later scores: only training sessions are learned from."""
         baseline = self.baseline()
         expected = baseline.score(*pad(SESSIONS)).clone()
         for sessions in OTHER_SHAPES:
@@ -70,7 +70,7 @@ class BaselineContract(Contract, kind="baselines"):
         assert torch.equal(again, expected), "the same sessions score differently after others were scored"
 
     def test_fitting_again_starts_anew(self) -> None:
-        """Fitted twice, it scores as if fitted once; two of them agree."""
+        """A second `fit` replaces the first: the scores equal those of a new baseline."""
         baseline = self.baseline()
         baseline.fit(toy_sessions(items=ITEMS))
         fresh = self.baseline().score(*pad(SESSIONS))

@@ -1,8 +1,8 @@
-"""What all contracts share: levels of their checks, what a component claims, and how a failure is told.
+"""Base of the contracts: test classes that every component of a kind has to pass.
 
-A check is *required* unless it is marked. An *optional* one tests a capability that a component may do
-without, if it says so and why, in a class attribute: `lacks = {"export": "sorts, which ONNX cannot"}`. One
-marked *if offered* tests a member that a component may have, and must then have right.
+A check is *required* unless it is marked otherwise. An *optional* check tests a capability that a component
+may lack if a class attribute says so and why: `lacks = {"export": "sorts, which ONNX cannot"}`. A check
+marked *if offered* tests an optional member, and is skipped for components that do not have it.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Term(NamedTuple):
     level: str
     """`required`, `optional: CAPABILITY` or `if offered: MEMBER`."""
     text: str
-    """What the component has to do."""
+    """What the component has to do: the docstring of the check."""
 
 
-def _told(check: Callable[..., None]) -> Callable[..., None]:
-    """The check; what it raises says which term of the contract it was, whose, and where."""
+def _annotated(check: Callable[..., None]) -> Callable[..., None]:
+    """Add to a check's failure which requirement was violated, by which component, and in which line."""
 
     @functools.wraps(check)
-    def told(self: Contract, *args: Any, **kwargs: Any) -> None:
+    def annotated(self: Contract, *args: Any, **kwargs: Any) -> None:
         __tracebackhide__ = True
         try:
             check(self, *args, **kwargs)
@@ -53,13 +53,13 @@ def _told(check: Callable[..., None]) -> Callable[..., None]:
             error.add_note(f"broken by {self.name or type(self).__name__}{_where(error)}")
             raise
 
-    return told
+    return annotated
 
 
 def _where(error: BaseException) -> str:
-    """The line of the component's that raised, "" if the check itself did."""
+    """The line of the component that raised; "" if the check itself failed."""
     frames = [*traceback.extract_tb(error.__traceback__)]
-    if isinstance(error, RegistryError) and error.__cause__:  # the registry says whose constructor it was
+    if isinstance(error, RegistryError) and error.__cause__:  # raised by the component's constructor
         frames += traceback.extract_tb(error.__cause__.__traceback__)
     kit = Path(__file__).parent
     last = max(i for i, frame in enumerate(frames) if Path(frame.filename).parent == kit)
@@ -71,52 +71,52 @@ def _where(error: BaseException) -> str:
 
 
 class Contract:
-    """Base of the contracts. A failed check says what the contract is, and where the component broke it."""
+    """Base class of the contracts; a failed check says what is required and where the component fails."""
 
     kind: str
-    """Of component, as in `registry.KINDS`."""
+    """The kind of component, one of `registry.KINDS`."""
     name: str = ""
-    """The component's installed name, where it is found by name."""
+    """The component's installed name, in contracts that load it from the registry."""
     create: Callable[..., Any]
-    """Makes the component, where it is not."""
+    """Creates the component, in all other contracts."""
 
     def __init_subclass__(cls, kind: str = "", **rest: Any) -> None:
         super().__init_subclass__(**rest)
-        if kind:  # what a plugin adds or replaces is told as it is
+        if kind:  # true for our contracts, not for a plugin's subclass and the tests that it adds
             cls.kind = kind
             for name in [name for name in vars(cls) if name.startswith("test_")]:
-                setattr(cls, name, _told(getattr(cls, name)))
+                setattr(cls, name, _annotated(getattr(cls, name)))
 
     def component(self) -> object:
-        """The component or its class, to see what it claims."""
+        """The component or its class, whose attributes `lacks`, `suggests` and `tunes` are read."""
         return registry.load(self.kind, self.name) if self.name else self.create()
 
-    @_told
+    @_annotated
     def test_claims_make_sense(self) -> None:
-        """`plugin_api` is this one's, `suggests` names settings, `tunes` options, `lacks` capabilities."""
+        """`plugin_api` is current; `suggests`, `tunes`, `lacks` name settings, options, capabilities."""
         from llm4sbr.config import Config, build, flatten, nest
 
         component = self.component()
         assert getattr(component, "plugin_api", PLUGIN_API) == PLUGIN_API
         known = flatten(Config().model_dump())
         suggested = dict(getattr(component, "suggests", {}))
-        assert [key for key in suggested if key not in known] == [], "`suggests` names what is no setting"
+        assert [key for key in suggested if key not in known] == [], "`suggests` has unknown settings"
         build(nest(suggested))
         self._check_tunes(dict(getattr(component, "tunes", {})))
         lacks = lacking(component)
         optional = {term.level.partition(": ")[2] for term in terms(type(self)) if term.level != REQUIRED}
-        assert set(lacks) <= optional, f"`lacks` names what is not optional; optional: {sorted(optional)}"
+        assert set(lacks) <= optional, f"`lacks` has what is not optional; optional: {sorted(optional)}"
         assert all(isinstance(why, str) and why.strip() for why in lacks.values()), "`lacks` must say why"
 
     def _check_tunes(self, tunes: Mapping[str, Any]) -> None:
-        """Every name is an option of the constructor, which takes every value."""
+        """Check that the constructor has each option and accepts the values to be tried."""
         for key, dimension in space.declared(tunes, prefix="tunes").items():
             for value in dimension.probes() if self.name else ():
                 registry.check(self.kind, self.name, {key.removeprefix("tunes."): value})
 
 
 def optional(capability: str) -> Callable[[Check], Check]:
-    """Marks a check of something that a component may lack, if it says so."""
+    """Mark a check of a capability that a component may lack if it says so."""
 
     def mark(check: Check) -> Check:
         @functools.wraps(check)
@@ -133,7 +133,7 @@ def optional(capability: str) -> Callable[[Check], Check]:
 
 
 def if_offered(member: str) -> Callable[[Check], Check]:
-    """Marks a check of a member that a component may have."""
+    """Mark a check of an optional member, which is skipped for components without it."""
 
     def mark(check: Check) -> Check:
         @functools.wraps(check)
@@ -149,13 +149,13 @@ def if_offered(member: str) -> Callable[[Check], Check]:
 
 
 def lacking(component: object) -> Mapping[str, str]:
-    """The optional capabilities that a component says it lacks -> why."""
+    """The optional capabilities that a component declares to lack -> the reason."""
     found: Mapping[str, str] = getattr(component, "lacks", {})
     return found
 
 
 def terms(contract: type[Contract]) -> list[Term]:
-    """The checks of a contract, in the order of its source, those of all kinds last."""
+    """The checks of a contract in source order, followed by those that all contracts share."""
     return [
         Term(name, getattr(check, "level", REQUIRED), " ".join((inspect.getdoc(check) or "").split()))
         for name, check in _checks(contract)

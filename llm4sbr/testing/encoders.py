@@ -1,4 +1,4 @@
-"""What every text encoder must do; subclass `EncoderContract` in a plugin's tests.
+"""The contract of text encoders; subclass `EncoderContract` in a plugin's tests.
 
 class TestMine(EncoderContract):
 create = staticmethod(lambda: MyEncoder("small"))
@@ -38,11 +38,11 @@ WORDS = (
     "shelf",
     "rug",
 )
-"""What `tiny_bert` knows besides letters and digits."""
+"""The vocabulary of `tiny_bert`, besides letters and digits."""
 
 
 def tiny_bert(folder: Path, *, seed: int = 0, positions: int = 40) -> Path:
-    """Save a random BERT of 16 dimensions with a tokenizer, and return `folder`: `transformers:FOLDER`."""
+    """Save a BERT with random weights (E = 16) and a tokenizer, for the encoder `transformers:FOLDER`."""
     from transformers import BertConfig, BertModel, BertTokenizer
 
     letters = "abcdefghijklmnopqrstuvwxyz0123456789()"
@@ -67,13 +67,13 @@ class EncoderContract(Contract, kind="encoders"):
     """Tests of one encoder."""
 
     create: Callable[[], Encoder]
-    """Makes the encoder; its weights must be on this machine."""
+    """Creates the encoder; its weights must be on this machine."""
 
     tolerance = 1e-5
-    """Largest difference that a text's company in a batch may make."""
+    """Maximum difference of a vector's elements due to the other texts of the batch."""
 
     def test_satisfies_the_protocol(self) -> None:
-        """It has the members, and says what it is."""
+        """It has the members of the protocol, and a fingerprint that is not empty."""
         encoder = self.create()
         assert isinstance(encoder, Encoder), "needs fingerprint, dim and encode"
         assert isinstance(encoder.fingerprint, str), "fingerprint must be text"
@@ -81,30 +81,30 @@ class EncoderContract(Contract, kind="encoders"):
         assert encoder.dim > 0
 
     def test_shape_and_type(self) -> None:
-        """float32 (M, E) on the CPU, finite, without gradient; nothing in, nothing out."""
+        """Vectors are float32 (M, E) on the CPU, finite and without gradient, also for no texts at all."""
         encoder = self.create()
         vectors = encoder.encode(TEXTS)
         assert vectors.shape == (len(TEXTS), encoder.dim)
         assert vectors.dtype == torch.float32
         assert vectors.device.type == "cpu"
         for text, vector in zip(TEXTS, vectors, strict=True):
-            assert vector.isfinite().all(), f"the vector of {text!r} has values that are no numbers"
+            assert vector.isfinite().all(), f"the vector of {text!r} has values that are not finite"
         assert not vectors.requires_grad, "vectors carry a gradient: encode under torch.no_grad()"
         assert encoder.encode([]).shape == (0, encoder.dim)
 
     def test_order_and_company_do_not_matter(self) -> None:
-        """A text has one vector, whatever stands beside it and wherever it stands."""
+        """A text's vector depends neither on the other texts of the batch nor on their order."""
         encoder = self.create()
         together = encoder.encode(TEXTS)
         alone = torch.cat([encoder.encode([text]) for text in TEXTS])
         backwards = encoder.encode(TEXTS[::-1]).flip(0)
         for text, vector, one, other in zip(TEXTS, together, alone, backwards, strict=True):
-            for how, found in (("alone", one), ("in a batch the other way round", other)):
+            for how, found in (("alone", one), ("in a batch in reverse order", other)):
                 worst = (vector - found).abs().max()
                 assert worst <= self.tolerance, f"the vector of {text!r} {how} differs by {worst:.2g}"
 
     def test_texts_stay_as_they_are(self) -> None:
-        """The list of texts is the caller's."""
+        """`encode` does not modify the list of texts."""
         texts = list(TEXTS)
         self.create().encode(texts)
         assert texts == TEXTS, "encode changed the list of texts"
@@ -116,8 +116,8 @@ class EncoderContract(Contract, kind="encoders"):
         assert not torch.allclose(first, other, atol=1e-4), f"{TEXTS[0]!r} and {TEXTS[3]!r} have one vector"
 
     def test_repeatable(self) -> None:
-        """A second encoder has the same fingerprint and gives the same vectors."""
+        """Two encoders created in the same way have the same fingerprint and give the same vectors."""
         one, two = self.create(), self.create()
-        assert one.fingerprint == two.fingerprint, "two of them, made alike, have two fingerprints"
+        assert one.fingerprint == two.fingerprint, "created twice, it has two fingerprints"
         worst = (one.encode(TEXTS) - two.encode(TEXTS)).abs().max()
-        assert worst <= 1e-6, f"two of them, made alike, give vectors that differ by {worst:.2g}"
+        assert worst <= 1e-6, f"created twice, it gives vectors that differ by {worst:.2g}"

@@ -1,4 +1,4 @@
-"""What every exporter must do; subclass `ExporterContract` in a plugin's tests.
+"""The contract of exporters; subclass `ExporterContract` in a plugin's tests.
 
 class TestMine(ExporterContract):
     name = "my-format"
@@ -25,11 +25,11 @@ ITEMS, DIM, TEXT_DIM, K = 30, 8, 6, 5
 HORIZONS: tuple[Horizon, ...] = ("long", "short")
 
 SHAPES: tuple[list[list[int]], ...] = ([[3]], [[1, 2, 3], [4]], [[7, 7, 2], [5, 30], [9]])
-"""Batches that an artefact has to answer."""
+"""Batches that an exported model has to score."""
 
 
 def toy_model(backbone: str = "stamp", fuser: str | None = "gated", *, items: int = ITEMS) -> LLM4SBR:
-    """A model with fixed random weights, and a predictor if it has a fuser."""
+    """A model with random weights of a fixed seed; with a fuser it also has a predictor."""
     torch.manual_seed(0)
     recipe = Recipe(items, DIM, backbone)
     if fuser:
@@ -44,13 +44,13 @@ def toy_model(backbone: str = "stamp", fuser: str | None = "gated", *, items: in
 
 
 def toy_spec(variant: str, *, k: int = K, precision: str = "fp32") -> ExportSpec:
-    """What is asked of an exporter."""
+    """The specification that the exporter gets."""
     about = {"fingerprint": "f", "catalogue": "c", "variant": variant, "k": str(k)}
     return ExportSpec(k, variant, precision, 8, 20, about)
 
 
 def toy_inputs(sessions: Sequence[Sequence[int]], variant: str) -> dict[str, Tensor]:
-    """The graph's inputs for sessions, nothing excluded."""
+    """The graph's inputs for sessions, with `exclude_seen` false."""
     items, mask = pad([list(session) for session in sessions])
     inputs = {"items": items, "mask": mask, "exclude_seen": torch.zeros(len(items), 1, dtype=torch.bool)}
     if variant == "intents":
@@ -61,16 +61,16 @@ def toy_inputs(sessions: Sequence[Sequence[int]], variant: str) -> dict[str, Ten
 class ExporterContract(Contract, kind="exporters"):
     """Tests of one exporter; `name` is its installed name.
 
-    Where it needs a device that is not here, they are skipped, and say so.
+    If it needs a device that this machine does not have, the tests are skipped with that reason.
     """
 
     def exporter(self) -> Exporter:
-        """One with its defaults."""
+        """The exporter with default options."""
         made: Exporter = registry.create("exporters", self.name)
         return made
 
     def written(self, folder: Path, variant: str) -> Path:
-        """Export the toy model, and move what was written elsewhere in `folder`, as a deployment does."""
+        """Export the toy model into a folder, and move the folder, as a deployment does."""
         exporter = self.exporter()
         path = folder / "made" / f"model{exporter.suffix}"
         path.parent.mkdir()
@@ -78,19 +78,19 @@ class ExporterContract(Contract, kind="exporters"):
         try:
             exporter.export(model, toy_inputs(SHAPES[1], variant), path, spec=toy_spec(variant))
         except DeviceError as error:
-            assert any(path.parent.iterdir()), "nothing was written for the machine that has the device"
+            assert any(path.parent.iterdir()), "nothing was written that a machine with the device could use"
             pytest.skip(str(error))
         path.parent.rename(folder / "moved")
         return folder / "moved" / path.name
 
     def test_satisfies_the_protocol(self) -> None:
-        """It has the members, and a precision to begin with."""
+        """It has the members of the protocol and at least one precision."""
         exporter = self.exporter()
         assert isinstance(exporter, Exporter), "needs suffix, precisions, export and load"
         assert exporter.precisions, "precisions is empty"
 
     def test_answers_as_the_model(self, tmp_path: Path) -> None:
-        """The same best items and scores, for other shapes than the example's."""
+        """The best items and their scores are those of the model, also for batches of other shapes."""
         path = self.written(tmp_path, "intents")
         scorer, model = self.exporter().load(path), toy_model()
         for sessions in SHAPES:
@@ -101,18 +101,18 @@ class ExporterContract(Contract, kind="exporters"):
             torch.testing.assert_close(scores, best.values, atol=1e-4, rtol=1e-4)
 
     def test_leaves_out_what_was_seen(self, tmp_path: Path) -> None:
-        """Where the flag is set, and only there."""
+        """The session's own items are excluded in rows where `exclude_seen` is true, and only there."""
         scorer = self.exporter().load(self.written(tmp_path, "plain"))
         inputs = toy_inputs([[1, 2, 3], [1, 2, 3]], "plain")
         full = toy_model(fuser=None)(inputs["items"], inputs["mask"])
         inputs["exclude_seen"] = torch.tensor([[True], [False]])
         ids, _ = scorer.score(**inputs)
-        assert torch.equal(ids[1], full[1].topk(K).indices + 1), "left out although the flag is not set"
+        assert torch.equal(ids[1], full[1].topk(K).indices + 1), "excluded although exclude_seen is false"
         full[0, :3] = -torch.inf
-        assert torch.equal(ids[0], full[0].topk(K).indices + 1), "not left out although the flag is set"
+        assert torch.equal(ids[0], full[0].topk(K).indices + 1), "not excluded although exclude_seen is true"
 
     def test_k_beyond_the_catalogue_is_refused(self, tmp_path: Path) -> None:
-        """And nothing is written that looks finished."""
+        """K above N raises `InputError` and leaves no file that looks finished."""
         exporter = self.exporter()
         path = tmp_path / f"model{exporter.suffix}"
         spec = toy_spec("plain", k=ITEMS + 1)
@@ -121,7 +121,7 @@ class ExporterContract(Contract, kind="exporters"):
         assert not path.exists(), f"{path.name} was written all the same"
 
     def test_a_failure_leaves_nothing_half_written(self, tmp_path: Path) -> None:
-        """If the model cannot be exported, there is no file that looks like one."""
+        """If the export fails, it leaves no file that looks finished."""
         exporter, model = self.exporter(), toy_model(fuser=None)
         path = tmp_path / f"model{exporter.suffix}"
         model.backbone.register_forward_pre_hook(_fail)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What every fuser must do; subclass `FuserContract` in a plugin's tests.
+"""The contract of fusers; subclass `FuserContract` in a plugin's tests.
 
 class TestMine(FuserContract):
     name = "my-fuser"
@@ -24,7 +24,7 @@ class FuserContract(Contract, kind="fusers"):
     """Tests of one fuser; `name` is its installed name."""
 
     def fuser(self, perspectives: int) -> nn.Module:
-        """A fuser with fixed weights."""
+        """A fuser with random weights of a fixed seed."""
         torch.manual_seed(0)
         options = {"dim": DIM, "perspectives": perspectives}
         if not getattr(registry.load("fusers", self.name), "needs_catalogue", False):
@@ -39,7 +39,7 @@ class FuserContract(Contract, kind="fusers"):
         return torch.randn(BATCH, perspectives, DIM), torch.randn(BATCH, perspectives, DIM)
 
     def result(self, fuser: nn.Module, behavioural: Tensor, semantic: Tensor) -> Tensor:
-        """The fused vectors, or a `CatalogueFuser`'s scores with made-up intents and clicks."""
+        """The fused vectors (B, D); of a `CatalogueFuser` the scores (B, N), with made-up intents."""
         fused: Tensor = fuser(behavioural, semantic)
         if not isinstance(fuser, CatalogueFuser):
             return fused
@@ -48,69 +48,69 @@ class FuserContract(Contract, kind="fusers"):
         return scores if repeats is None else scores + repeats * (torch.arange(ITEMS) == 0)
 
     def intents(self, semantic: Tensor) -> Tensor:
-        """Float (B, P, E), zero where `semantic` is."""
+        """Made-up intents, float (B, P, E), zero where `semantic` is zero."""
         return semantic[:, :, :TEXT_DIM] * 0.5
 
     def test_satisfies_the_protocol(self) -> None:
-        """It has the members."""
+        """It can be called as the protocol says."""
         assert isinstance(self.fuser(2), Fuser), "must be called with two tensors"
 
     def test_shape_and_type(self) -> None:
-        """(B, P, D) twice gives float32 (B, D), finite."""
+        """Two inputs (B, P, D) give float32 (B, D), finite."""
         fused = self.fuser(2)(*self.inputs(2))
         assert fused.shape == (BATCH, DIM)
         assert fused.dtype == torch.float32
-        assert fused.isfinite().all(), "values that are no numbers"
+        assert fused.isfinite().all(), "values that are not finite"
 
     @optional("any-number")
     def test_any_number_of_perspectives(self) -> None:
-        """P is what it was made for: 1, 2, 3, 5."""
+        """It works for P = 1, 2, 3 and 5 perspectives, as given to its constructor."""
         for count in PERSPECTIVES:
             fused = self.fuser(count)(*self.inputs(count))
             assert fused.shape == (BATCH, DIM), f"with {count} perspectives"
             assert fused.isfinite().all(), f"with {count} perspectives"
 
     def test_repeatable(self) -> None:
-        """The same inputs give the same vectors, and stay as they are."""
+        """The same inputs give the same vectors, and are not modified."""
         fuser, inputs = self.fuser(2), self.inputs(2)
-        assert torch.equal(fuser(*inputs), fuser(*inputs)), "one input, two results"
+        assert torch.equal(fuser(*inputs), fuser(*inputs)), "the same inputs gave two results"
         for name, given, found in zip(("behavioural", "semantic"), self.inputs(2), inputs, strict=True):
             assert torch.equal(given, found), f"forward wrote into {name}"
 
     def test_rows_are_independent(self) -> None:
-        """A session's result does not depend on its company."""
+        """A session's result does not depend on the other sessions of the batch."""
         fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
         together = fuser(behavioural, semantic)
         alone = torch.cat([fuser(behavioural[i : i + 1], semantic[i : i + 1]) for i in range(BATCH)])
         rows = [i for i in range(BATCH) if not torch.allclose(together[i], alone[i], atol=1e-5, rtol=1e-5)]
-        assert rows == [], "sessions that get another vector in company than alone"
+        assert rows == [], "these sessions get another vector in a batch than alone"
 
     def test_both_sides_count(self) -> None:
-        """Other behaviour or other intents, another result."""
+        """The result depends on both inputs: session vectors and intents."""
         fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
         fused = fuser(behavioural, semantic)
         other = fuser(behavioural.roll(1, 0), semantic)
-        assert not torch.allclose(fused, other, atol=1e-3), "what a session did has no influence"
+        assert not torch.allclose(fused, other, atol=1e-3), "session vectors have no influence"
         other = fuser(behavioural, semantic.roll(1, 0))
         assert not torch.allclose(fused, other, atol=1e-4), "intents have no influence"
 
     def test_missing_intents(self) -> None:
-        """Without intents the result is finite and tells sessions apart; other rows do not notice."""
+        """Zero intents give finite results that differ between sessions, and do not affect other rows."""
         fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
         without = fuser(behavioural, torch.zeros_like(semantic))
-        assert without.isfinite().all(), "without intents, values that are no numbers"
-        assert torch.pdist(without).min() > 1e-3, "without intents, sessions are all alike"
+        assert without.isfinite().all(), "without intents, values that are not finite"
+        assert torch.pdist(without).min() > 1e-3, "without intents, sessions get equal vectors"
         partly = semantic.clone()
         partly[0] = 0
         fused = fuser(behavioural, partly)
         close = torch.allclose(fused[0], without[0], atol=1e-5, rtol=1e-5)
-        assert close, "a session without intents gets a vector that depends on others' intents"
+        assert close, "the vector of a session without intents depends on other sessions' intents"
         rest = fuser(behavioural, semantic)[1:]
         close = torch.allclose(fused[1:], rest, atol=1e-5, rtol=1e-5)
         assert close, "one session without intents changes the others' vectors"
 
     def test_gradient_reaches_every_parameter(self) -> None:
-        """Nothing is left untrained, with intents; without them nothing breaks."""
+        """Every parameter gets a gradient that is not zero; without intents, gradients are finite."""
         fuser, (behavioural, semantic) = self.fuser(3).train(), self.inputs(3)
         loss = self.result(fuser, behavioural, semantic).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -119,11 +119,11 @@ class FuserContract(Contract, kind="fusers"):
         loss = self.result(fuser, behavioural, torch.zeros_like(semantic)).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         wrong = [n for n, p in fuser.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-        assert wrong == [], "without intents, gradients that are no numbers"
+        assert wrong == [], "without intents, gradients that are not finite"
 
     @if_offered("rescore")
     def test_scores_of_text(self) -> None:
-        """Of a `CatalogueFuser`: rows are independent, and no intents are zero intents."""
+        """Scores of a `CatalogueFuser` are independent between rows, and no intents equal zero intents."""
         fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
         assert isinstance(fuser, CatalogueFuser), "rescore goes with fit and needs_catalogue = True"
         semantic[0] = 0

@@ -1,4 +1,4 @@
-"""A server in a process of its own, as an operator starts it."""
+"""Starts `llm4sbr serve` in its own process, for tests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 STARTUP = 60.0
-"""Seconds to wait for something that the server will log."""
+"""Maximum seconds to wait for a line of the server's log."""
 
 
 class Response(NamedTuple):
-    """A response that has been read."""
+    """A complete response."""
 
     status: int
     headers: dict[str, str]
@@ -34,12 +34,12 @@ class Response(NamedTuple):
 
 
 class LiveServer:
-    """A running `llm4sbr serve`; made by `live_server`.
+    """A running `llm4sbr serve`, created by `live_server`.
 
     Attributes:
-        process: the server's.
-        events: what it has logged so far, one dictionary per line.
-        port: on 127.0.0.1.
+        process: the server's process.
+        events: the lines that it has logged so far, as dictionaries.
+        port: its port on 127.0.0.1.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -51,7 +51,7 @@ class LiveServer:
         self.port = int(self.wait_for("listening")["url"].rsplit(":", 1)[1])
 
     def wait_for(self, event: str, *, count: int = 1) -> dict[str, Any]:
-        """The log line that has this event for the `count`-th time; `TimeoutError` if it does not come."""
+        """Wait for the `count`-th log line with this event and return it; raises `TimeoutError`."""
         deadline = time.monotonic() + STARTUP
         with self._news:
             while True:
@@ -70,7 +70,7 @@ class LiveServer:
         method: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> Response:
-        """Send one request on a connection of its own; a body that is not bytes goes as JSON."""
+        """Send one request on a new connection; a body that is not bytes is sent as JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
@@ -82,7 +82,7 @@ class LiveServer:
             connection.close()
 
     def stop(self) -> int:
-        """End it with SIGTERM; its exit code."""
+        """Stop the server with SIGTERM; returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STARTUP)
 
@@ -102,12 +102,12 @@ class LiveServer:
 
 @contextmanager
 def live_server(folder: Path, *options: str, ready: bool = True) -> Iterator[LiveServer]:
-    """A server of an export folder on a free port, stopped at the end.
+    """Serve an export folder on a free port; the server is stopped at the end of the block.
 
     Args:
         folder: as `llm4sbr serve` takes it.
         options: further options of `llm4sbr serve`.
-        ready: wait until the model answers.
+        ready: whether to wait until the model is loaded.
     """
     command = [sys.executable, "-m", "llm4sbr", "serve", str(folder), "--port", "0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))

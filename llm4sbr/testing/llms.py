@@ -1,4 +1,4 @@
-"""What every LLM and every control must do; subclass the contract in a plugin's tests.
+"""The contracts of LLMs and of controls; subclass one of them in a plugin's tests.
 
 class TestMine(LLMContract):
 create = staticmethod(lambda: MyLLM(model=tiny_llama(folder)))
@@ -26,7 +26,7 @@ SESSIONS = [ITEMS[:1], ITEMS[:2], ITEMS, ITEMS[2:]]
 
 
 def tiny_llama(folder: Path, *, seed: int = 0) -> Path:
-    """Save a random two-layer Llama with a byte tokenizer, and return `folder`: `transformers:FOLDER`."""
+    """Save a two-layer Llama with random weights and a byte tokenizer, for the LLM `transformers:FOLDER`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -65,35 +65,35 @@ class LLMContract(Contract, kind="llms"):
     """Tests of one LLM."""
 
     create: Callable[[], LLM]
-    """Makes the LLM; its weights must be on this machine."""
+    """Creates the LLM; its weights must be on this machine."""
 
     def test_satisfies_the_protocol(self) -> None:
-        """It has the members, is no control, and says what it is."""
+        """It has the members of the protocol, not those of a control, and a constant fingerprint."""
         llm = self.create()
         assert isinstance(llm, LLM), "needs fingerprint and generate"
-        assert not is_control(llm), "has a method `answer`, by which a control is known"
+        assert not is_control(llm), "has a method `answer`, which makes it a control"
         assert isinstance(llm.fingerprint, str), "fingerprint must be text"
         assert llm.fingerprint, "the fingerprint is empty"
-        assert llm.fingerprint == self.create().fingerprint, "two, made alike, have two fingerprints"
+        assert llm.fingerprint == self.create().fingerprint, "created twice, it has two fingerprints"
 
     def test_one_answer_per_prompt(self) -> None:
-        """As many texts as prompts; nothing in, nothing out."""
+        """There is one text per prompt, and none for an empty list."""
         llm = self.create()
         answers = llm.generate(PROMPTS)
         assert len(answers) == len(PROMPTS), f"{len(PROMPTS)} prompts got {len(answers)} answers"
         for prompt, answer in zip(PROMPTS, answers, strict=True):
-            assert isinstance(answer, str), f'{prompt!r} got {answer!r}; what is no answer is ""'
+            assert isinstance(answer, str), f'{prompt!r} got {answer!r}; without an answer, return ""'
         assert llm.generate([]) == []
 
     def test_prompts_stay_as_they_are(self) -> None:
-        """The list of prompts is the caller's."""
+        """`generate` does not modify the list of prompts."""
         prompts = list(PROMPTS)
         self.create().generate(prompts)
         assert prompts == PROMPTS, "generate changed the list of prompts"
 
     @optional("repeatable")
     def test_an_answer_belongs_to_its_prompt(self) -> None:
-        """Answers come in the order of the prompts: what a prompt gets alone is nearest to its place."""
+        """Answers are in the order of the prompts: a prompt's answer alone is most similar to its own."""
         llm = self.create()
         together = llm.generate(PROMPTS)
         for place in (1, 2):
@@ -105,7 +105,7 @@ class LLMContract(Contract, kind="llms"):
 
     @optional("repeatable")
     def test_repeatable(self) -> None:
-        """The same prompts in the same order get the same answers."""
+        """The same prompts in the same order get the same answers again."""
         llm = self.create()
         for prompt, one, other in zip(PROMPTS, llm.generate(PROMPTS), llm.generate(PROMPTS), strict=True):
             assert one == other, f"{prompt!r} got two answers"
@@ -115,22 +115,22 @@ class ControlContract(Contract, kind="llms"):
     """Tests of one control."""
 
     create: Callable[[], Control]
-    """Makes the control."""
+    """Creates the control."""
 
     def test_satisfies_the_protocol(self) -> None:
-        """It has the members, is no LLM, and says what it is."""
+        """It has the members of the protocol, not those of an LLM, and a fingerprint."""
         control = self.create()
         assert is_control(control), "needs fingerprint and a method `answer`"
-        assert not isinstance(control, LLM), "has a method `generate`, by which an LLM is known"
+        assert not isinstance(control, LLM), "has a method `generate`, which makes it an LLM"
         assert control.fingerprint, "the fingerprint is empty"
 
     def test_one_answer_per_session(self) -> None:
-        """As many texts as sessions, whatever the perspective; the same again when asked again."""
+        """There is one text per session for every perspective, and a second call gives the same texts."""
         answers = ["a", "b", "", "d"]
         for perspective in (Long(), Short()):
             given = self.create().answer(SESSIONS, perspective, list(answers))
             assert len(given) == len(SESSIONS), f"{len(SESSIONS)} sessions got {len(given)} answers"
-            assert all(isinstance(text, str) for text in given), "what is no answer is an empty text"
+            assert all(isinstance(text, str) for text in given), 'without an answer, return ""'
             again = self.create().answer(SESSIONS, perspective, list(answers))
-            assert given == again, "asked again, it answers differently"
+            assert given == again, "a second call gave other answers"
             assert self.create().answer([], perspective, []) == []

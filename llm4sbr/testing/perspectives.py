@@ -1,4 +1,4 @@
-"""What every perspective must do; subclass `PerspectiveContract` in a plugin's tests.
+"""The contract of perspectives; subclass `PerspectiveContract` in a plugin's tests.
 
 class TestMine(PerspectiveContract):
 create = MyPerspective
@@ -25,7 +25,7 @@ ANSWERS = [
 
 
 def unit(perspective: Perspective) -> str:
-    """What it asks about."""
+    """What the perspective asks about: `session` or `item`."""
     found: str = getattr(perspective, "unit", "session")
     return found
 
@@ -34,10 +34,10 @@ class PerspectiveContract(Contract, kind="perspectives"):
     """Tests of one perspective."""
 
     create: Callable[..., Perspective]
-    """Makes the perspective; takes the keywords `wording`, `max_items` and `attributes`."""
+    """Creates the perspective; takes the keywords `wording`, `max_items` and `attributes`."""
 
     def fitted(self) -> Perspective:
-        """One that has seen training sessions, if it wants to: items 1, 2, 3, 4 ... and 12, 11, 10 ..."""
+        """A perspective; if it has `fit`, fitted on the sessions 1, 2, 3 ... 12 and 12, 11, 10 ... 1."""
         perspective = self.create()
         if hasattr(perspective, "fit"):
             import torch
@@ -51,13 +51,13 @@ class PerspectiveContract(Contract, kind="perspectives"):
         return perspective
 
     def test_satisfies_the_protocol(self) -> None:
-        """It has the members and a known horizon."""
+        """It has the members of the protocol and a known horizon."""
         perspective = self.create()
         assert isinstance(perspective, Perspective), "needs horizon, prompt and parse"
         assert perspective.horizon in ("long", "short"), "horizon must be long or short"
 
     def test_a_prompt_names_the_last_item(self) -> None:
-        """In every shipped wording, for a session of any length, the same twice."""
+        """A prompt contains the title of the last item, and is the same each time, in all our wordings."""
         for wording in ("paper", "natural"):
             perspective = self.create(wording=wording)
             for length in (1, 2, len(ITEMS)):
@@ -67,7 +67,7 @@ class PerspectiveContract(Contract, kind="perspectives"):
                 assert prompt == again, f"wording {wording!r}, {length} items: two prompts for one session"
 
     def test_a_prompt_does_not_know_what_comes_next(self) -> None:
-        """No item beyond the session is named, but its `candidates`: the next one is to be guessed."""
+        """A prompt names items of the session and its `candidates` only, since the LLM guesses the next."""
         perspective = self.fitted()
         candidates: Callable[[Sequence[Item]], list[Item]]
         candidates = getattr(perspective, "candidates", lambda items: [])
@@ -79,13 +79,13 @@ class PerspectiveContract(Contract, kind="perspectives"):
             assert beyond == [], f"after {length} items the prompt names what was not clicked: {prompt}"
 
     def test_items_stay_as_they_are(self) -> None:
-        """The list of items is the caller's."""
+        """`prompt` does not modify the list of items."""
         items = ITEMS[:4]
         self.fitted().prompt(items)
         assert items == ITEMS[:4], "prompt changed the list of items"
 
     def test_max_items_bounds_what_is_shown(self) -> None:
-        """Of a long session only the most recent items are named."""
+        """A prompt names at most `max_items` items, the most recent ones."""
         perspective = self.create(max_items=2)
         prompt, most = perspective.prompt(ITEMS), 1 if unit(perspective) == "item" else 2
         assert [item.title for item in ITEMS if item.title in prompt] == [
@@ -93,7 +93,7 @@ class PerspectiveContract(Contract, kind="perspectives"):
         ]
 
     def test_what_asks_about_items_sees_the_last_one_only(self) -> None:
-        """Its answers serve all sessions that end with the item, so nothing else may change the prompt."""
+        """With `unit = "item"`, prompts depend on the last item only; sessions that end with it share one."""
         for wording in ("paper", "natural"):
             perspective = self.create(wording=wording)
             assert unit(perspective) in ("session", "item"), "unit must be session or item"
@@ -102,19 +102,19 @@ class PerspectiveContract(Contract, kind="perspectives"):
                 assert alone == after, f"wording {wording!r}: earlier items change the prompt: {after}"
 
     def test_line_breaks_in_titles_add_no_lines(self) -> None:
-        """A title cannot make a paragraph of its own."""
+        """Line breaks in a title do not become line breaks of the prompt."""
         perspective = self.create()
         plain, broken = (perspective.prompt([Item(1, "k", title)]) for title in ("a b", "a\r\n\u2028b"))
         assert len(plain.splitlines()) == len(broken.splitlines()), f"a title breaks a line: {broken}"
 
     def test_parse_takes_anything_and_settles(self) -> None:
-        """Never an error, one line at most, and parsing what was parsed changes nothing."""
+        """`parse` never raises, returns at most one line, and does not change what it has parsed."""
         perspective = self.create()
         for answer in ANSWERS:
             once = perspective.parse(answer)
             shown = repr(answer[:40])
-            assert isinstance(once, str), f'{shown} is parsed to {once!r}; what is no answer is ""'
+            assert isinstance(once, str), f'{shown} is parsed to {once!r}; without an answer, return ""'
             assert len(once.splitlines()) <= 1, f"{shown} is parsed to several lines: {once!r}"
-            assert perspective.parse(once) == once, f"{shown}: what was parsed is parsed to something else"
+            assert perspective.parse(once) == once, f"{shown}: parsing the parsed text changes it"
         assert perspective.parse("Title A") == "Title A"
         assert perspective.parse("") == ""

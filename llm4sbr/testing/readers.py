@@ -1,4 +1,4 @@
-"""What every reader must do; subclass `ReaderContract` in a plugin's tests.
+"""The contract of readers; subclass `ReaderContract` in a plugin's tests.
 
 class TestMine(ReaderContract):
     name = "my-reader"
@@ -30,26 +30,26 @@ class ReaderContract(Contract, kind="readers"):
     """Tests of one reader; `name` is its installed name."""
 
     def write(self, folder: Path) -> Path:
-        """Write a small log, at least 10 sessions, and return what `--data` would be given."""
+        """Write a log of at least 10 sessions, and return its path as the user gives it to `--data`."""
         return toy_log(folder)
 
     def clicks(self) -> dict[str, list[str]]:
-        """What `write` has written, user or session -> items, oldest first; by default that of `toy_log`."""
+        """The clicks of the log: user or session -> item keys, oldest first; by default `toy_log`'s."""
         return toy_clicks()
 
     def titles(self) -> dict[str, str]:
-        """What `write` has written, item -> title; by default that of `toy_log`."""
+        """The titles of the log: item key -> title; by default `toy_log`'s."""
         catalogue = toy_catalogue()
         return dict(zip(catalogue.keys, catalogue.titles, strict=True))
 
     def read(self, path: Path) -> RawData:
-        """The log at `path`, read."""
+        """Read the log at `path`."""
         reader = registry.create("readers", self.name, path=path)
         assert isinstance(reader, Reader), "needs read"
         return reader.read()
 
     def refusal(self, path: Path) -> str:
-        """What reading says is wrong, "" if it reads."""
+        """The error message of reading the log at `path`; "" if there is none."""
         try:
             self.read(path)
         except DataError as error:
@@ -57,7 +57,7 @@ class ReaderContract(Contract, kind="readers"):
         return ""
 
     def test_gives_our_columns(self, tmp_path: Path) -> None:
-        """Text keys, numeric times, positive rows, nothing missing."""
+        """Tables have our columns: keys as text, numeric times, row numbers from 1, no missing values."""
         raw = self.read(self.write(tmp_path))
         clicks = raw.interactions
         assert {"session", "user"} & set(clicks.columns)
@@ -72,7 +72,7 @@ class ReaderContract(Contract, kind="readers"):
         assert raw.rejected == []
 
     def test_nothing_is_invented_and_nothing_lost(self, tmp_path: Path) -> None:
-        """Every click and title of the log is there once, clicks in their order, and no others."""
+        """The result has exactly the clicks of the log, in their order, and exactly its titles."""
         raw = self.read(self.write(tmp_path))
         who = "session" if "session" in raw.interactions.columns else "user"
         ordered = raw.interactions.sort("time", maintain_order=True)
@@ -90,14 +90,14 @@ class ReaderContract(Contract, kind="readers"):
         assert titles == self.titles(), "other titles than the log's"
 
     def test_reads_the_same_twice(self, tmp_path: Path) -> None:
-        """Same rows, same order."""
+        """Reading twice gives the same rows in the same order."""
         path = self.write(tmp_path)
         first, second = self.read(path), self.read(path)
-        assert first.interactions.equals(second.interactions), "read twice, other clicks"
-        assert first.items.equals(second.items), "read twice, other items"
+        assert first.interactions.equals(second.interactions), "reading again gave other clicks"
+        assert first.items.equals(second.items), "reading again gave other items"
 
     def test_can_be_prepared(self, tmp_path: Path) -> None:
-        """Training and test samples over titled items come out."""
+        """`prepare` makes training and test samples from the log, and every item has a title."""
         settings = {"data": {"reader": self.name, "path": str(self.write(tmp_path / "log"))}}
         out = tmp_path / "prepare"
         out.mkdir()
@@ -108,13 +108,13 @@ class ReaderContract(Contract, kind="readers"):
         assert all(prepared.catalogue.titles)
 
     def test_a_missing_path_is_said_when_read(self, tmp_path: Path) -> None:
-        """Constructing opens nothing; reading names the path in one line."""
+        """The constructor opens no file; `read` names the missing path in one line."""
         with pytest.raises(DataError, match="nowhere") as caught:
             self.read(tmp_path / "nowhere")
         assert "\n" not in str(caught.value)
 
     def test_a_cut_file_is_read_or_refused(self, tmp_path: Path) -> None:
-        """Whichever file breaks off, wherever: what is left is read, or one line says what is wrong."""
+        """A truncated file is read as far as it goes, or refused with one line that says what is wrong."""
         names = sorted(path.name for path in self.write(tmp_path / "whole").rglob("*") if path.is_file())
         for share, name in product((0.0, 0.4, 0.95), names):
             path = self.write(tmp_path / f"{name}-{share}")
@@ -123,4 +123,4 @@ class ReaderContract(Contract, kind="readers"):
             victim.write_bytes(content[: int(share * len(content))])
             message = self.refusal(path)
             assert "\n" not in message, f"{name}, cut to {share:.0%}: {message}"
-            assert message or share > 0, f"{name} is empty, and nothing is said"
+            assert message or share > 0, f"{name} is empty, and there was no error"

@@ -1,4 +1,4 @@
-"""Toy data with a known answer: item i is always followed by item i + 1, the last one by the first."""
+"""Toy data with a known rule: item i is always followed by item i + 1, and item N by item 1."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ def toy_log(
     length: int = 6,
     clock: bool = True,
 ) -> Path:
-    """Write `interactions.csv` and `items.csv` into `folder` (made if missing) and return it.
+    """Write `interactions.csv` and `items.csv` into `folder` (created if missing) and return it.
 
-    Every session is a day of its own user's; its clicks are a minute apart. Sessions have `length`,
-    `length + 1` or `length + 2` clicks. With `clock=False` there is an `order` column instead of a
-    timestamp.
+    Every session has its own user and its own day; its clicks are one minute apart. Sessions have `length`,
+    `length + 1` or `length + 2` clicks. With `clock=False` there is a column `order` instead of `timestamp`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     walks = _walks(items, sessions, length)
@@ -47,7 +46,7 @@ def toy_log(
 
 
 def toy_clicks(*, items: int = 20, sessions: int = 60, length: int = 6) -> dict[str, list[str]]:
-    """The clicks of `toy_log`: user -> keys of items, oldest first."""
+    """The clicks of `toy_log`: user -> item keys, oldest first."""
     walks = _walks(items, sessions, length)
     return {f"u{s:03}": [f"i{item:02}" for item in walk] for s, walk in enumerate(walks)}
 
@@ -60,7 +59,7 @@ def toy_sessions(*, items: int = 20, sessions: int = 60, length: int = 6) -> Ses
 
 
 def toy_catalogue(items: int = 20) -> Catalogue:
-    """Items with keys `i01`, `i02` ..., titles such as `Red Lamp (1990)` and a `category`, up to 40."""
+    """At most 40 items with keys `i01`, `i02` ..., titles such as `Red Lamp (1990)` and a `category`."""
     colours = [_COLOURS[i % len(_COLOURS)] for i in range(items)]
     things = [_THINGS[i % len(_THINGS)] for i in range(items)]
     titles = [f"{c} {t} ({1990 + i % 30})" for i, (c, t) in enumerate(zip(colours, things, strict=True))]
@@ -68,7 +67,7 @@ def toy_catalogue(items: int = 20) -> Catalogue:
 
 
 def _walks(items: int, sessions: int, length: int) -> list[list[int]]:
-    """Ids 1..items; starting points are spread so that every item occurs about equally often."""
+    """Catalogue ids per session; first items are spread so that all items occur about equally often."""
     return [[(s * 7 + place) % items + 1 for place in range(length + s % 3)] for s in range(sessions)]
 
 

@@ -1,4 +1,4 @@
-"""An export folder with a known answer, written by hand: no training, no torch, some milliseconds."""
+"""Writes an export folder whose recommendations are known, without training and without torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from llm4sbr.serving.predicted import TITLES, write_titles
 from llm4sbr.testing.toy import toy_catalogue
 
 LONGEST = 7
-"""Clicks that the model takes."""
+"""Maximum number of clicks."""
 
 TEXT = 4
-"""E of its intents."""
+"""E."""
 
 
 def toy_export(
@@ -35,16 +35,16 @@ def toy_export(
     """Write an export folder and return it.
 
     After item i the model recommends i + step, i + 2 step ... (mod N), with the scores N, N - 1 ... With
-    `intents`, the sum of a session's intents is added to every score. With `predictor`, the intent of `long`
-    is the vector of the next item's title, and that of `short` the last item's own.
+    `intents`, the sum of a session's intents is added to every score. With `predictor`, the predicted intent
+    of `long` is the title vector of item i + step, and that of `short` the title vector of item i.
 
     Args:
-        folder: made if missing.
+        folder: created if missing.
         items: N.
         k: K.
-        step: has no divisor in common with N.
-        intents: whether the model takes intents.
-        predictor: whether it predicts them.
+        step: must have no common divisor with N.
+        intents: whether intents are an input of the model.
+        predictor: whether the model predicts intents.
     """
     folder.mkdir(parents=True, exist_ok=True)
     catalogue = toy_catalogue(items)
@@ -55,7 +55,7 @@ def toy_export(
     model = _model(items, k, step, intents)
     names = ["model.onnx", ITEMS]
     if predictor:
-        _tell(model, titles(items), step)
+        _add_intents(model, titles(items), step)
         write_titles(folder, titles(items))
         names.append(TITLES)
     helper.set_model_props(model, {key: str(value) for key, value in facts.items()})
@@ -70,21 +70,21 @@ def toy_export(
 
 
 def titles(items: int) -> NDArray[np.float32]:
-    """Text vectors float32 (N, E) on a circle: an item's neighbours in the catalogue are its nearest."""
+    """Title vectors float32 (N, E) on a circle, so that items i - 1 and i + 1 are most similar to item i."""
     angles = 2 * np.pi * np.arange(items) / items
     return np.stack([np.cos(angles), np.sin(angles), 0 * angles, 0 * angles], 1).astype(np.float32)
 
 
-def _tell(model: onnx.ModelProto, vectors: NDArray[np.float32], step: int) -> None:
-    """Add the output `intents`, float32 (B, 2, E)."""
-    told = np.stack([np.roll(vectors, -step, 0), vectors], 1)
-    model.graph.initializer.append(numpy_helper.from_array(told, "told"))
-    model.graph.node.append(helper.make_node("GatherND", ["told", "row"], ["intents"]))
+def _add_intents(model: onnx.ModelProto, vectors: NDArray[np.float32], step: int) -> None:
+    """Add the output `intents`, float32 (B, 2, E), to the graph."""
+    table = np.stack([np.roll(vectors, -step, 0), vectors], 1)
+    model.graph.initializer.append(numpy_helper.from_array(table, "intent_table"))
+    model.graph.node.append(helper.make_node("GatherND", ["intent_table", "row"], ["intents"]))
     model.graph.output.append(helper.make_tensor_value_info("intents", TensorProto.FLOAT, ["B", 2, TEXT]))
 
 
 def _model(items: int, k: int, step: int, intents: bool) -> onnx.ModelProto:
-    """Last click i -> N - ((j - i) / step - 1 mod N) for item j -> without the clicks -> the K best."""
+    """The graph: score N - ((j - i) / step - 1 mod N) of item j after the last click i, then the K best."""
     constants = {
         "places": np.arange(items) * pow(step, -1, items) - 1,
         "turns": np.array([pow(step, -1, items)]),

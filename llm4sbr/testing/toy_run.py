@@ -1,4 +1,4 @@
-"""A run directory with its first stages done on toy data, without any reader, LLM or encoder."""
+"""Writes the results of a run's first stages for toy data, without reader, LLM or encoder."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def toy_run(
 ) -> Path:
     """Write `prepare` and `localize` of a run and return it.
 
-    Item i is followed by item i + 1. The last sixth of the sessions is the test part, the sixth before it
-    the validation part, unless `valid` is false. The intents of `shuffled` are another sample's; those of
-    the other sources tell the next item, and leave out every fifth sample.
+    Item i is followed by item i + 1. The last sixth of the sessions is the test part, and the sixth before it
+    the validation part, unless `valid` is false. An intent is the text vector of the sample's target; with
+    `shuffled` it is that of another sample's target. Every fifth sample has no intent.
     """
     whole = toy_sessions(items=items, sessions=sessions)
     catalogue = toy_catalogue(items)
@@ -93,12 +93,12 @@ def _intents(folder: Path, prepared: Prepared, perspectives: Sequence[str], *, s
 
 
 def _vectors(items: int) -> Tensor:
-    """What stands for the items in text space, float32 (N, `WIDTH`)."""
+    """Random text vectors of the items, float32 (N, `WIDTH`)."""
     return torch.randn(items, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
 def _unique(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct keys in ascending order, and where each stands first."""
+    """The distinct keys in ascending order, and the position of the first occurrence of each."""
     order = keys.argsort(stable=True)
     kept = keys[order]
     first = torch.cat([torch.tensor([True]), kept[1:] != kept[:-1]])

@@ -1,4 +1,4 @@
-"""Tools for tests of training: small settings, a stage run on its own, and what it wrote."""
+"""Helpers for tests of training: small settings, running the stage alone, and reading its files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from llm4sbr.store import read_tensors
 def settings(
     llm: str = "embedded", controls: Sequence[str] = ("item-text", "shuffled", "none"), **changes: Any
 ) -> Config:
-    """Settings for a `toy_run`: a model of width 8, three epochs, one process; `changes` are of `train`."""
+    """Settings for a `toy_run`: hidden size 8, three epochs, one process; `changes` are those of `train`."""
     base = {"dim": 8, "epochs": 3, "learning_rate": 0.01, "workers": 1, "device": "cpu", "batch_size": 32}
     return build({"infer": {"llm": llm, "controls": list(controls)}, "train": base | changes})
 
 
 def trained(run: Path, config: Config, name: str = "train") -> Path:
-    """The folder `name` of the run, with the stage's models in it."""
+    """Run the stage `train` and return its folder, `name` in the run."""
     out = run / name
     out.mkdir(exist_ok=True)
     train(run, out, config, Progress(quiet=True))
@@ -33,21 +33,21 @@ def trained(run: Path, config: Config, name: str = "train") -> Path:
 
 
 def record(out: Path, variant: str = "plain", seed: int = 0) -> Any:
-    """A model's `model.json`."""
+    """The content of a model's `model.json`."""
     return json.loads((out / variant / f"seed-{seed}" / "model.json").read_text())
 
 
 def log(out: Path, variant: str = "plain", seed: int = 0) -> list[dict[str, Any]]:
-    """A model's `log.jsonl`, one entry per epoch."""
+    """The lines of a model's `log.jsonl`, one per epoch."""
     text = (out / variant / f"seed-{seed}" / "log.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
 
 
 def weights(out: Path, variant: str = "plain", seed: int = 0) -> dict[str, Tensor]:
-    """A model's tensors."""
+    """The weights of a model."""
     return read_tensors(out / variant / f"seed-{seed}" / "model.safetensors")
 
 
 def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    """Whether two models are the same to the bit."""
+    """Whether two models have exactly the same weights."""
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

@@ -1,4 +1,7 @@
-"""Item-item models for training: one of all sessions, and some of all but a part (`fusion.item_item`)."""
+"""Fits the item-item models for training: one on all sessions, and one without each fold of them.
+
+`fusion.item_item` says why.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from llm4sbr.fusion.item_item import CrossFit, ItemItem
 from llm4sbr.protocols import Samples, Sessions
 
 FOLDS = 4
-"""Parts of the training sessions, each scored by a model of the others."""
+"""Number of parts of the training sessions; each part is scored by a model fitted on the others."""
 
 
 class _Linear(Protocol):
@@ -22,13 +25,13 @@ class _Linear(Protocol):
 
 
 def cross_fit(sessions: Sessions, train: Samples, num_items: int, *, neighbours: int) -> CrossFit:
-    """Fit SLIST on all training sessions, and `FOLDS` times on all but a part.
+    """Fit SLIST on all training sessions, and `FOLDS` times on all but one fold.
 
     Args:
-        sessions: what the samples refer to.
-        train: training samples; of each session what they hold is seen, the last target included.
+        sessions: the sessions that the samples refer to.
+        train: training samples; each session is used up to the last target among them.
         num_items: N.
-        neighbours: M.
+        neighbours: M, the number of entries kept per item.
     """
     session = torch.searchsorted(sessions.offsets, train.end, right=True) - 1
     starts = sessions.offsets[:-1]
@@ -46,7 +49,7 @@ def cross_fit(sessions: Sessions, train: Samples, num_items: int, *, neighbours:
 
 
 def _cut(sessions: Sessions, until: Tensor) -> Sessions:
-    """Every session up to a position; without those of which nothing is left."""
+    """Cut each session before a position, int64 (sessions,) in `sessions.items`; drop those left empty."""
     lengths = until - sessions.offsets[:-1]
     position = torch.arange(len(sessions.items))
     kept = position < until.repeat_interleave(sessions.offsets.diff())

@@ -15,9 +15,9 @@ from llm4sbr import freshness, registry, stamps
 from llm4sbr.config import Config, build, to_settings
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.data.whole import whole
-from llm4sbr.errors import StoreError
+from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device
-from llm4sbr.freshness import ALONE, NONE, PLAIN, asked
+from llm4sbr.freshness import ALONE, NONE, PLAIN, TEXT_INIT, asked
 from llm4sbr.fusion.item_item import CrossFit
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.model import build as build_model
@@ -27,6 +27,7 @@ from llm4sbr.store import read_tensors
 from llm4sbr.system.processes import Report
 from llm4sbr.training.cross_fit import cross_fit
 from llm4sbr.training.team import Team, current
+from llm4sbr.training.text_init import start_from_text
 from llm4sbr.training.trainer import Material, train_model
 
 
@@ -68,6 +69,10 @@ def try_out(jobs: Sequence[TrainingJob], prepared: Prepared) -> None:
     with torch.random.fork_rng(devices=[]):
         for job in tried.values():
             build_model(_recipe(job, prepared, _intents(job)))
+        for job in [job for job in jobs if job.variant == TEXT_INIT][:1]:
+            recipe = _recipe(job, prepared, None)
+            vectors = _titles(job, (recipe.num_items, None))
+            start_from_text(build_model(recipe).backbone, vectors, name=recipe.backbone)
 
 
 def train_job(job: TrainingJob, report: Report) -> str:
@@ -102,7 +107,9 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     recipe = _recipe(job, prepared, intents)
     material = _material(job, prepared, catalogue, None if job.variant == "none" else intents)
     if needs_catalogue(recipe):
-        material = material._replace(titles=_titles(job, recipe))
+        material = material._replace(titles=_titles(job, (recipe.num_items, recipe.text_dim)))
+    if job.variant == TEXT_INIT:
+        material = material._replace(start=_titles(job, (recipe.num_items, None)))
     if recipe.neighbours:
         found = _item_item(job.run / "prepare", recipe.neighbours, job.chosen is not None)
         material = material._replace(item_item=found)
@@ -151,12 +158,16 @@ def _intents(job: TrainingJob) -> IntentStore | None:
     return intents
 
 
-def _titles(job: TrainingJob, recipe: Recipe) -> Tensor:
-    """The catalogue's text vectors, float32 (N, E)."""
+def _titles(job: TrainingJob, expected: tuple[int, int | None]) -> Tensor:
+    """The catalogue's text vectors, float32 (N, E); `expected` is (N, E), or (N, None) for any E."""
     path = job.run / "localize" / "items.safetensors"
-    titles = read_tensors(path).get("items", torch.zeros(0))
-    expected = (recipe.num_items, recipe.text_dim)
-    if titles.shape != expected:
+    if not path.exists() and job.variant == TEXT_INIT:
+        raise ConfigError(
+            f"train.text_init: {path.parent} has no text vectors of the items, as no LLM was asked; choose "
+            "infer.llm (item-text needs none), or leave text_init out"
+        )
+    titles = read_tensors(path).get("items", torch.zeros(0, 0))
+    if titles.shape != (expected[0], expected[1] or titles.shape[-1]):
         raise StoreError(
             f"{path}: items {tuple(titles.shape)}, catalogue and intents need {expected}; run localize again"
         )
@@ -166,7 +177,7 @@ def _titles(job: TrainingJob, recipe: Recipe) -> Tensor:
 def _recipe(job: TrainingJob, prepared: Prepared, intents: IntentStore | None) -> Recipe:
     settings = job.config.train
     recipe = Recipe(prepared.catalogue.size, settings.dim, settings.backbone, settings.options)
-    if job.variant != PLAIN:
+    if job.variant not in (PLAIN, TEXT_INIT):
         recipe = recipe._replace(neighbours=settings.neighbours)
     if intents is None:
         return recipe

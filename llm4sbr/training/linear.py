@@ -1,4 +1,4 @@
-"""Linear baselines as models of a run: fitted on its training sessions when they are asked for."""
+"""Opens a model of a run by name: a trained one, or a linear baseline, which is fitted when it is opened."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from llm4sbr.fusion.saved import SavedModel, load_model
 from llm4sbr.training.trained import Trained, served
 
 NEIGHBOURS = 128
-"""Weights per item that are kept, unless the baseline is to keep more."""
+"""Maximum number of weights kept per item, unless the baseline's own option `neighbours` is larger."""
 
 
 class Opened(NamedTuple):
-    """A model of a run, and which one it is."""
+    """A model of a run: which one it is, and the model itself."""
 
     trained: Trained
     saved: SavedModel
@@ -40,7 +40,7 @@ def open_model(
     Args:
         run: the run directory.
         prepared: its data.
-        variant: a trained one, or an installed baseline with `neighbours`; by default as `served`.
+        variant: a trained variant, or an installed baseline with `neighbours`; by default as `served`.
         seed: of a trained model.
         refitted: of a trained model, as for `served`.
 
@@ -59,7 +59,11 @@ def open_model(
 
 
 def linear(name: str, prepared: Prepared, options: Mapping[str, Any] = {}) -> SavedModel:
-    """The baseline `name`, fitted on the training sessions, as a model; `InputError` if it is not linear."""
+    """Fit a baseline with these options on the training sessions and return it as a model.
+
+    Raises:
+        InputError: the baseline is not linear.
+    """
     size = prepared.catalogue.size
     baseline: Any = registry.create("baselines", name, num_items=size, **options)
     if not hasattr(baseline, "neighbours"):

@@ -1,4 +1,4 @@
-"""Finds the trained models of a run, and chooses one."""
+"""Finds the trained models of a run, and chooses the one that is served, exported or refitted."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from llm4sbr.fusion.saved import RECORD
 from llm4sbr.training import SELECT_BY
 
 LLM, CONTROL = "llm", "shuffled"
-"""The variant with the LLM's intents, and the one that is trained with other sessions' intents."""
+"""Two variants: trained with the LLM's intents, and with intents shuffled between sessions."""
 
 
 class Trained(NamedTuple):
-    """A trained model that a run has."""
+    """A trained model of a run."""
 
     variant: str
     seed: int
     valid: float
-    """`SELECT_BY` on the validation samples, -1 if there are none."""
+    """The metric `SELECT_BY` on the validation samples; -1 if there are none."""
     folder: Path
     refitted: bool = False
-    """Trained on all sessions, by `refit`."""
+    """Whether `refit` trained it again on all sessions."""
 
 
 MODELS = "models.json"
-"""In the folder of `train`: the models that were asked for."""
+"""File in the folder of the stage `train` that lists the models which the run's settings ask for."""
 
 
 def write_models(out: Path, asked: Sequence[str]) -> None:
-    """Note which of the models in the folder of `train` were asked for, each as `<variant>/seed-<k>`."""
+    """Write the list of the models that the settings ask for, each as `<variant>/seed-<k>`."""
     store.write_json(out / MODELS, {"asked": list(asked)})
 
 
 def model_folders(out: Path) -> list[Path]:
-    """Folders of the models that were asked for last; what an older version wrote was all asked for."""
+    """Folders of the models that the settings asked for when `train` last ran.
+
+    Older versions wrote no list; in their runs these are all models.
+    """
     path = out / MODELS
     if path.exists():
         return [out / name for name in store.read_json(path)["asked"]]
@@ -46,7 +49,7 @@ def model_folders(out: Path) -> list[Path]:
 
 
 def other_folders(run: Path) -> list[Path]:
-    """Folders of models that nobody asks for now, and that would not be trained differently."""
+    """Folders of models that the settings no longer ask for, but that are still fresh."""
     out = run / "train"
     stage = stamps.read_stamp(out)
     if stage is None:
@@ -57,11 +60,14 @@ def other_folders(run: Path) -> list[Path]:
 
 
 def trained_models(run: Path, *, others: bool = False) -> list[Trained]:
-    """Trained models of a run, by variant and seed; `StoreError` if there is none or one is damaged.
+    """Trained models of a run, ordered by variant and seed.
 
     Args:
         run: the run directory.
-        others: also those that are no longer asked for and fit those that are.
+        others: also the models that the settings no longer ask for, if they are fresh.
+
+    Raises:
+        StoreError: nothing is trained, or a record is damaged.
     """
     stamps.check_there(run)
     found = []
@@ -79,7 +85,10 @@ def trained_models(run: Path, *, others: bool = False) -> list[Trained]:
 
 
 def chosen_model(run: Path, *, variant: str | None = None, seed: int | None = None) -> Trained:
-    """One model of a run, see `choose`; one that is no longer asked for only if it is named."""
+    """Choose one model of a run, see `choose`.
+
+    Models that the settings no longer ask for are considered only if `variant` or `seed` names one.
+    """
     named = variant is not None or seed is not None
     asked = trained_models(run)
     try:
@@ -91,10 +100,10 @@ def chosen_model(run: Path, *, variant: str | None = None, seed: int | None = No
 
 
 def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int | None = None) -> Trained:
-    """One model: of `variant` or `seed` if they are given, else the best on validation.
+    """Choose the model of `variant` and `seed`; where they are not given, the best on validation.
 
-    A variant counts by the mean over its seeds; without validation the LLM's comes first. Intents of other
-    sessions (`shuffled`) are a control and never chosen unasked.
+    Variants are compared by the mean over their seeds; without validation samples `llm` is preferred.
+    `shuffled` is a control, which is chosen only if it is named or if there is no other variant.
 
     Raises:
         InputError: there is no such variant or seed.
@@ -117,7 +126,7 @@ def choose(models: Sequence[Trained], *, variant: str | None = None, seed: int |
 
 
 def validated(models: Sequence[Trained]) -> dict[str, float]:
-    """Variant -> `SELECT_BY` on the validation part, the mean over its seeds; -1 without validation."""
+    """Variant -> mean over its seeds of `SELECT_BY` on the validation samples; -1 if there are none."""
     found: dict[str, list[float]] = {}
     for one in models:
         found.setdefault(one.variant, []).append(one.valid)
@@ -125,7 +134,7 @@ def validated(models: Sequence[Trained]) -> dict[str, float]:
 
 
 def reason(run: Path, trained: Trained) -> str:
-    """Why this model of a run is served, or that another one does better on validation; one line."""
+    """One line that says why this model is served, or which other one is better on validation."""
     name = f"model {trained.variant}, seed {trained.seed}"
     means = validated(trained_models(run, others=True)) if trained.valid >= 0 else {}
     own = means.pop(trained.variant, trained.valid)
@@ -133,25 +142,25 @@ def reason(run: Path, trained: Trained) -> str:
     if not means:
         return name
     best = max(means, key=lambda other: means[other])
-    told = f"{SELECT_BY} on validation {own:.2%}, {best} {means[best]:.2%}"
-    return f"{name}: {told}" if own >= means[best] else f"{name}, though {best} does better: {told}"
+    values = f"{SELECT_BY} on validation {own:.2%}, {best} {means[best]:.2%}"
+    return f"{name}: {values}" if own >= means[best] else f"{name}, though {best} does better: {values}"
 
 
 def refitted_folder(run: Path, trained: Trained) -> Path:
-    """Where the refit of a trained model belongs."""
+    """Folder for the refit of a trained model."""
     return run / "final" / trained.variant / f"seed-{trained.seed}"
 
 
 def served(
     run: Path, *, variant: str | None = None, seed: int | None = None, refitted: bool | None = None
 ) -> Trained:
-    """The model to serve: as `chosen_model`, and its refit on all sessions if there is one.
+    """The model to serve: that of `chosen_model`, or its refit on all sessions if there is one.
 
     Args:
         run: the run directory.
         variant: see `chosen_model`.
         seed: see `chosen_model`.
-        refitted: whether it must be the refit, or must not; None takes it if it is there.
+        refitted: true requires the refit, false ignores it; None takes it if there is one.
 
     Raises:
         InputError: there is no such model.
@@ -171,5 +180,5 @@ def served(
 
 
 def refit_stamp(trained: Trained) -> stamps.Stamp:
-    """What a refit of this very model is made from."""
+    """The stamp of a refit, which depends on the weights of the trained model."""
     return stamps.Stamp("refit", {"weights": store.read_json(trained.folder / RECORD).get("weights")})

@@ -37,6 +37,7 @@ from llm4sbr.training.checkpoint import Checkpoint
 from llm4sbr.training.distillation import distil
 from llm4sbr.training.step import Step
 from llm4sbr.training.team import ALONE, BatchShare, Team
+from llm4sbr.training.text_init import start_from_text
 
 SHOWN = (5, 10, 20)
 """K of the validation metrics that are logged."""
@@ -67,6 +68,7 @@ class Material(NamedTuple):
     """Whether a list may contain the session's own items."""
     titles: Tensor | None = None
     """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
+    start: Tensor | None = None  # float32 (N, E), the text vectors that item embeddings start as
     item_item: CrossFit | None = None
     """For a model with an item-item part."""
     rates: tuple[float, ...] = ()
@@ -136,6 +138,8 @@ class _Trainer:
         self.device = _device(config, team)
         torch.manual_seed(seed)
         self.model = build(recipe)
+        if material.start is not None:
+            start_from_text(self.model.backbone, material.start, name=recipe.backbone)
         self.model.backbone.fit(material.fit)
         if material.titles is not None:
             clicks = torch.bincount(material.fit.items, minlength=recipe.num_items + 1)[1:]
@@ -159,11 +163,8 @@ class _Trainer:
             trained = time.perf_counter() - started
             valid = self._validate()
             better = not valid or valid[SELECT_BY] > state.best_value
-            entry: dict[str, Any] = {
-                "epoch": state.epoch + 1,
-                "learning_rate": self._rate(state.epoch),
-            } | losses
-            entry |= {"valid": valid, "seconds": round(trained, 3)}
+            entry: dict[str, Any] = {"epoch": state.epoch + 1, "learning_rate": self._rate(state.epoch)}
+            entry |= {**losses, "valid": valid, "seconds": round(trained, 3)}
             if not better and self._on_plateau():
                 self.model.load_state_dict(state.best)
             state.advance(entry, better=better, value=valid.get(SELECT_BY, 0.0))

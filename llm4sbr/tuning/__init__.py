@@ -1,1 +1,1 @@
-"""Hyper-parameter search: trains models with other settings and compares them on the validation samples."""
+"""Hyper-parameter search: trains models with different settings and compares them on validation samples."""

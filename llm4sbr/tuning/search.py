@@ -1,4 +1,4 @@
-"""`tune`: searches the settings of a run's model on its validation samples, and records what was found."""
+"""`tune`: searches for better settings of a run's model on its validation samples, and records the result."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from llm4sbr.tuning.space import in_force, search_space
 from llm4sbr.tuning.work import EPOCH_SECONDS, Search, search, trial_stamp
 
 SECONDS = "seconds"
-"""Attribute of a study: how long it has been searched."""
+"""Attribute of a study: the total time of the search so far."""
 SAVE_EVERY = 5.0
-"""Seconds after which that is written again."""
+"""Seconds between two updates of this attribute."""
 ENOUGH = 4
-"""Complete trials from which on it is said what matters."""
+"""Minimum number of complete trials for which the importance of settings is computed."""
 
 
 def tune(
@@ -50,23 +50,25 @@ def tune(
     keep: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Search the settings of one model of a run; what earlier commands found with the same space counts.
+    """Search for better settings of one model of a run.
+
+    Trials of earlier commands with the same search space and data are continued.
 
     Args:
-        run: the run directory; everything before `train` is brought up to date first.
-        trials: how many to make, those of before included.
-        seconds: how long to search, the time of before included; None is without a limit.
-        workers: models trained in parallel; by default as `train` does.
-        changes: of the space that the components declare, see `search_space`.
-        variant: of the model; by default the one with the LLM's intents, else `item-item` or `plain`.
-        keep: put the best settings into the run, if they are better than its own.
-        progress: where to show it.
+        run: the run directory; the stages before `train` are brought up to date first.
+        trials: total number of trials, including those of earlier commands.
+        seconds: total time of the search, including that of earlier commands; None for no limit.
+        workers: number of models trained in parallel; by default as for `train`.
+        changes: changes of the search space that the components declare, see `search_space`.
+        variant: the variant to tune; by default `llm`, else `item-item`, else `plain`.
+        keep: write the best settings into the run's configuration if they are better than its own.
+        progress: shows the progress.
 
     Returns:
         The content of `tune/tune.json`.
 
     Raises:
-        ConfigError: the space or the time is wrong.
+        ConfigError: the search space is invalid, or the time is too short for one trial.
         InputError: there are no validation samples, or no such variant.
         Llm4sbrError: as `pipeline.execute` and the stage `train`.
     """
@@ -87,7 +89,7 @@ def tune(
 def _search(
     run: Path, config: Config, variant: str | None, changes: Mapping[str, Dimension | None], trials: int
 ) -> Search:
-    """What is searched; refused here if it cannot be."""
+    """Describe the search; raises an error if the run cannot be tuned."""
     prepared = load(run / "prepare")
     if not len(prepared.samples["valid"].key):
         why = (
@@ -111,7 +113,7 @@ def _search(
 
 
 def _name(run: Path, variant: str, seed: int, config: Config, space: Space) -> str:
-    """Names the study by all that decides its results: another space or other data begin a new one."""
+    """The study's name, a hash of all that decides its results: other data or another space, a new study."""
     decisive = {
         key: value
         for key, value in trial_stamp(run, variant, seed, config).parts.items()
@@ -148,7 +150,7 @@ def _searched(
 
 
 def _begin(study: optuna.Study, own: Mapping[str, Any]) -> None:
-    """Begin with the run's own values; try again what was interrupted."""
+    """Enqueue the trials to make first: interrupted ones, and in a new study the run's own values."""
     for trial in studies.running(study):
         studies.retry(study, trial)
     if not study.get_trials(deepcopy=False):
@@ -156,7 +158,7 @@ def _begin(study: optuna.Study, own: Mapping[str, Any]) -> None:
 
 
 def _clear(folder: Path, study: optuna.Study) -> None:
-    """Delete checkpoints of trials that nobody goes on with."""
+    """Delete the checkpoints of trials that will not be continued."""
     used = {studies.place(trial) for trial in studies.waiting(study)}
     for path in folder.glob("trial-*"):
         if path.name not in used:
@@ -171,7 +173,7 @@ def _work(
     left = max(wanted.trials - done, 0)
     number = min(workers or min(os.cpu_count() or 1, MOST_WORKERS), left)
     if done:
-        progress.note(f"tune: {done} trials are there already")
+        progress.note(f"tune: {done} trials are done already")
     signals.interruptible()
 
     def save() -> None:
@@ -254,7 +256,7 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
-    """How much each setting decides (PED-ANOVA), shares of 1; {} where that cannot be told."""
+    """The importance of each setting by PED-ANOVA, as shares of 1; {} if it cannot be computed."""
     done = studies.complete(study)
     if len(done) < ENOUGH or len({trial.value for trial in done}) == 1:
         return {}
@@ -265,7 +267,7 @@ def _importance(study: optuna.Study) -> dict[str, float]:
 
 
 def _keep(run: Path, content: Mapping[str, Any]) -> bool:
-    """Put the best settings into the run unless its own are as good."""
+    """Write the best settings into the run's configuration, unless its own are as good."""
     best, own = content["best"], content["own"]
     if own is not None and best["value"] <= own["value"]:
         return False
@@ -282,6 +284,6 @@ def _about_keeping(run: Path, content: Mapping[str, Any]) -> str:
 
 
 def _write_report(run: Path) -> None:
-    from llm4sbr.report.page.write import write_tuning  # loads the library that draws
+    from llm4sbr.report.page.write import write_tuning  # imported here because it loads matplotlib
 
     write_tuning(run)

@@ -1,4 +1,4 @@
-"""The search space of a run's model: declared by its components, changed by the user, checked before use."""
+"""The search space of a run's model: components declare it, and the user may change it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ COMPONENTS = {
     "train.options": ("backbones", "train.backbone"),
     "train.fuser_options": ("fusers", "train.fuser"),
 }
-"""Setting with options that can be searched -> kind of the component, and the setting that names it."""
+"""Settings with a component's options -> the kind of component, and the setting that has its name."""
 
 NAMES = ("train.backbone", "train.fuser")
-"""Components are compared by an experiment, since each has a space of its own."""
+"""Settings that name a component. They are not searched, since each component has its own search space."""
 
 
 def search_space(config: Config, variant: str, changes: Mapping[str, Dimension | None]) -> Space:
-    """What is searched, with the values in force as a part of it.
+    """The search space of one model, extended where needed to contain the current values.
 
     Args:
-        config: of the run.
-        variant: of the model; one without intents does not depend on the fuser.
-        changes: dimensions to replace, to add, or (None) to leave out.
+        config: the run's configuration.
+        variant: the model's variant; without intents, options of the fuser are left out.
+        changes: dimensions to replace, to add, or (None) to remove.
 
     Raises:
-        ConfigError, RegistryError: a setting that does not exist, cannot be searched, or not with this value.
+        ConfigError: a setting does not exist, cannot be searched, or does not accept a value.
+        RegistryError: an option does not exist or does not accept a value.
     """
     space = declared(TrainConfig.tunes, prefix="train")
     for options, (kind, name) in COMPONENTS.items():
@@ -51,13 +52,13 @@ def search_space(config: Config, variant: str, changes: Mapping[str, Dimension |
 
 
 def in_force(config: Config, space: Space) -> dict[str, Any]:
-    """The run's own values of what is searched, by dotted key; those of options may be the constructor's."""
+    """The current values of the settings in a space, by dotted key; for options maybe their defaults."""
     flat = flatten(to_settings(config))
     return {key: flat[key] if key in flat else _default(config, key) for key in space}
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with other values of some settings."""
+    """The configuration with changed values of some settings."""
     return build(merge(to_settings(config), nest(values)))
 
 
@@ -95,7 +96,7 @@ def _at(config: Config, key: str) -> str:
 
 
 def _default(config: Config, key: str) -> Any:
-    """Of an option that nobody chose; None if its constructor has none."""
+    """The default of an option in the component's constructor; None if there is none."""
     options, _, option = key.rpartition(".")
     if options not in COMPONENTS:
         return None

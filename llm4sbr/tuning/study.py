@@ -1,4 +1,4 @@
-"""The study of a search: Optuna's record of all trials, in one journal file that is only ever appended to."""
+"""The study of a search: Optuna's record of all trials, in a journal file that is only appended to."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 JOURNAL = "study.journal"
 RANDOM = 8
-"""Trials at random before the sampler (TPE) and the pruner (median) rely on those that are done."""
+"""Number of trials with random values before the sampler (TPE) uses earlier results; the pruner (median)
+starts after half as many."""
 UNPRUNED = 2
-"""Epochs that no trial is denied."""
+"""Number of first epochs in which no trial is pruned."""
 DIGITS = 4
-"""Significant digits of a real number that is tried."""
+"""Significant digits of real values."""
 FOLDER = "folder"
-"""Attribute of a trial that goes on: where the one that was interrupted has its checkpoint."""
+"""Attribute of a trial that continues an interrupted one: the folder with the checkpoint."""
 SAME_AS = "same_as"
-"""Attribute of a trial whose values were tried before: the number of that one."""
+"""Attribute of a trial whose values were tried before: the number of the earlier trial."""
 ERROR = "error"
-"""Attribute of a trial that failed: why. One without it was interrupted and does not count."""
+"""Attribute of a failed trial: the error message. A failed trial without it was interrupted."""
 
 
 def mend(folder: Path) -> None:
-    """Remove what a killed process left in the journal: half a line, and the lock on the file.
+    """Repair the journal after a process was killed: remove an incomplete last line and the lock file.
 
-    Optuna reads a journal with half a line, but no longer after another line was appended to it.
+    Optuna can read a journal that ends with an incomplete line, but not once a line was appended to it.
     """
     path = folder / JOURNAL
     path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
@@ -44,21 +45,21 @@ def mend(folder: Path) -> None:
 
 
 def open_study(folder: Path, name: str, *, seed: int = 0) -> optuna.Study:
-    """The study of this name in the folder's journal, begun if there is none."""
+    """Open the study of this name in the folder's journal, or create it."""
     path = str(folder / JOURNAL)
     storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
     pruner = optuna.pruners.MedianPruner(n_startup_trials=RANDOM // 2, n_warmup_steps=UNPRUNED)
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
     )
-    # A sampler does not remember what it drew: a resumed one with the same seed would draw the same again.
+    # The state of a sampler is not saved; with the same seed, a resumed search would draw the same values.
     fresh = int(store.fingerprint([seed, len(study.trials)])[:8], 16)
     study.sampler = optuna.samplers.TPESampler(seed=fresh, n_startup_trials=RANDOM)
     return study
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The space in Optuna's words."""
+    """The space as distributions of Optuna."""
     return {key: _distribution(dimension) for key, dimension in space.items()}
 
 
@@ -71,12 +72,12 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def values(trial: FrozenTrial | optuna.Trial) -> dict[str, Any]:
-    """What a trial tries, by dotted key."""
+    """The settings of a trial, by dotted key, real values rounded to `DIGITS`."""
     return {key: float(f"{v:.{DIGITS}g}") if isinstance(v, float) else v for key, v in trial.params.items()}
 
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that have ended by themselves: finished, pruned or failed; in the order of their beginning."""
+    """Trials that finished, were pruned or failed, but not interrupted ones; in the order of their start."""
     return [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -86,17 +87,17 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def complete(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that were trained to their end."""
+    """Trials whose training finished."""
     return _in_state(study, TrialState.COMPLETE)
 
 
 def running(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that are being trained, or were when their process died."""
+    """Trials that are being trained, or whose process died during training."""
     return _in_state(study, TrialState.RUNNING)
 
 
 def waiting(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that are asked for and not begun."""
+    """Trials that are enqueued and have not started."""
     return _in_state(study, TrialState.WAITING)
 
 
@@ -105,7 +106,7 @@ def _in_state(study: optuna.Study, state: TrialState) -> list[FrozenTrial]:
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Try an interrupted trial again: with the same values, going on from its checkpoint."""
+    """Enqueue an interrupted trial again, with the same values; it continues from its checkpoint."""
     study.tell(trial.number, state=TrialState.FAIL)
     study.enqueue_trial(trial.params, user_attrs={FOLDER: place(trial)})
 

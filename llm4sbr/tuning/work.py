@@ -1,7 +1,7 @@
-"""One worker of a search: asks for settings, trains a model with them, and tells how good it is.
+"""One worker of a search: gets settings from the study, trains a model with them, and reports its metric.
 
-Several workers share nothing but the study's journal. A worker that is stopped, by whatever, leaves its trial
-as running, with a checkpoint of every epoch; the next command goes on with it.
+Several workers communicate only through the study's journal. If a worker is stopped, its trial stays in the
+state "running", with a checkpoint of its last epoch, and the next command continues it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from llm4sbr.tuning import study as studies
 from llm4sbr.tuning.space import with_values
 
 EPOCH_SECONDS = "epoch_seconds"
-"""Attribute of a study: how long an epoch took that did not fit into the time."""
+"""Attribute of a study: seconds per epoch, noted when the time was too short, for the error message."""
 
 
 class Search(NamedTuple):
-    """What all workers of a search have in common, and the number of one."""
+    """What a worker needs; the same for all workers of a search, except for the worker's number."""
 
     run: Path
     folder: Path
@@ -41,37 +41,39 @@ class Search(NamedTuple):
     """All settings of the run."""
     variant: str
     seed: int
-    """Of every model."""
+    """Seed of all models."""
     space: Space
     study: str
-    """Its name in the journal."""
+    """Name of the study in the journal."""
     trials: int
+    """Total number of trials to make."""
     samples: int
-    """Training samples, of one epoch."""
+    """Number of training samples, which make one epoch."""
     until: float | None = None
-    """When to stop, in seconds since 1970."""
+    """When to stop, in seconds since 1970; None for no limit."""
     seconds: float | None = None
-    """The whole time that there is."""
+    """Total time of the search; None for no limit."""
     worker: int = 0
+    """Number of this worker."""
 
 
 class Pruned(Exception):
-    """The trial is worse than others were at this epoch."""
+    """The trial was stopped early, because it is worse than other trials were at the same epoch."""
 
 
 class OutOfTime(Exception):
-    """There is no time left."""
+    """The time of the search is used up."""
 
 
 class Watch:
-    """Follows the training of one trial: tells the study every epoch's metric, and stops it if that is low.
+    """Follows the training of one trial: reports the metric of each epoch, and stops a bad trial early.
 
     Args:
-        search: what is searched.
-        study: the study.
-        trial: the one in training.
-        log: where the training writes a line per epoch.
-        report: told how it stands.
+        search: the search.
+        study: its study.
+        trial: the trial that is being trained.
+        log: the file to which training writes a line per epoch.
+        report: called with the progress.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Watch:
         self.started, self.samples = time.monotonic(), 0
 
     def __call__(self, n: int, note: str) -> None:
-        """Called by the training: `n` samples are done; with a note, an epoch is."""
+        """Training calls this after every `n` samples, with a note if they complete an epoch."""
         self.samples += n
         if note:
             self._epoch_done()
@@ -91,7 +93,7 @@ class Watch:
         self.in_time()
 
     def in_time(self) -> None:
-        """Raise `OutOfTime` if the time is over."""
+        """Raise `OutOfTime` if the time is used up."""
         if self.search.until is not None and time.time() > self.search.until:
             if self.samples:
                 pace = (time.monotonic() - self.started) / self.samples
@@ -116,16 +118,16 @@ class Watch:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The line of the best epoch."""
+        """The log line of the best epoch."""
         return max(self.epochs, key=lambda line: float(line["valid"][SELECT_BY]))
 
 
 def search(search: Search, report: Report) -> None:
-    """Make trials until there are enough or the time is over.
+    """Make trials until there are enough or the time is used up.
 
     Args:
-        search: what is searched.
-        report: told 1 for every trial that ended, with a line about it, and 0 for every epoch.
+        search: the search.
+        report: called with 1 and a line of text after each trial, and with 0 after each epoch.
     """
     study = studies.open_study(search.folder, search.study, seed=search.worker)
     wanted = studies.distributions(search.space)
@@ -144,7 +146,7 @@ def search(search: Search, report: Report) -> None:
 
 
 def _make(search: Search, study: optuna.Study, trial: optuna.Trial, report: Report) -> str:
-    """Train a trial's model; how it ended, as a line."""
+    """Train a trial's model and record the result; returns a line about it."""
     found = f"trial {trial.number}: {_words(studies.values(trial))}"
     if known := _same(study, trial):
         for epoch, value in known.intermediate_values.items():
@@ -162,7 +164,7 @@ def _make(search: Search, study: optuna.Study, trial: optuna.Trial, report: Repo
         study.tell(trial, state=TrialState.PRUNED)
         found += f": pruned after {len(watch.epochs)} epochs"
     except Llm4sbrError as error:
-        if not studies.counted(study):  # nothing has worked yet: it is hardly this trial's values
+        if not studies.counted(study):  # the first trial has the run's own values, so these are not the cause
             raise
         trial.set_user_attr(studies.ERROR, str(error))
         study.tell(trial, state=TrialState.FAIL)
@@ -184,14 +186,14 @@ def _train(search: Search, values: Mapping[str, Any], folder: Path, watch: Watch
 
 
 def trial_stamp(run: Path, variant: str, seed: int, config: Config) -> stamps.Stamp:
-    """What decides a trial's model: the same as of a trained model of the run."""
-    nowhere = run / "tune" / "none"  # no stamp of before is looked at
+    """The stamp of a trial's model; it has the same parts as that of a trained model of the run."""
+    nowhere = run / "tune" / "none"  # a folder that does not exist, so that no earlier stamp is read
     attempt = stamps.Attempt(nowhere, stamp_for(run, TRAIN, config))
     return part_stamp(run, f"{variant}/seed-{seed}", attempt)
 
 
 def _same(study: optuna.Study, trial: optuna.Trial) -> optuna.trial.FrozenTrial | None:
-    """An earlier trial with the same values that is done."""
+    """An earlier finished or pruned trial with the same values, if there is one."""
     done = (one for one in studies.counted(study) if one.state is not TrialState.FAIL)
     return next((one for one in done if studies.values(one) == studies.values(trial)), None)
 

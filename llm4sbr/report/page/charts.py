@@ -26,7 +26,7 @@ from llm4sbr.report.page.looks import INK, RULE, SOFT, VARIABLES, Look
 
 logging.getLogger("matplotlib").setLevel(
     logging.ERROR
-)  # matplotlib logs when it builds its font cache, which users need not know
+)  # matplotlib logs that it builds its font cache, which is of no interest to users
 
 WIDTH = 3.6
 """Width in inches. The page shows charts about as wide as a phone, where 9 points are 12 pixels."""
@@ -63,7 +63,7 @@ class Dot(NamedTuple):
     spread: float = 0.0
     """Standard deviation over seeds, 0 if unknown."""
     hollow: bool = False
-    """Drawn as an outline, for a control."""
+    """Whether only the outline is drawn, for a control."""
 
 
 class Series(NamedTuple):
@@ -71,7 +71,7 @@ class Series(NamedTuple):
 
     label: str
     points: Sequence[tuple[float, float]]
-    """By x."""
+    """(x, y), ordered by x."""
     look: Look
     spread: Sequence[float] = ()
     """Standard deviation of each y; empty if unknown."""
@@ -96,15 +96,15 @@ def dot_chart(
     reference: float | None = None,
     digits: int = 2,
 ) -> Chart:
-    """Dots in rows, each with its label and its value.
+    """Draw dots in rows, each with its label and its value.
 
     Args:
-        title: of the chart.
-        dots: at least one.
-        unit: of the values.
-        limits: of the axis, for charts to be compared; by default what is there.
-        reference: a value to compare with, drawn as a line.
-        digits: decimals of the numbers.
+        title: title of the chart.
+        dots: at least one dot.
+        unit: unit of the values.
+        limits: range of the axis, for charts that should have the same axis; by default that of the values.
+        reference: a value to compare with, drawn as a vertical line.
+        digits: number of decimals.
     """
     shown = [
         f"{one.value:.{digits}f}" + (f" ± {one.spread:.{digits}f}" if one.spread else "") for one in dots
@@ -144,15 +144,15 @@ def line_chart(
     x_names: Mapping[float, str] | None = None,
     digits: int = 2,
 ) -> Chart:
-    """Lines over a common axis.
+    """Draw several lines over one x axis.
 
     Args:
-        title: of the chart.
-        series: at least one point among them.
+        title: title of the chart.
+        series: the lines, with at least one point in total.
         unit: what the y axis shows.
         x_label: name of the x axis.
-        x_names: x -> its tick; by default whole numbers.
-        digits: decimals in the text alternative.
+        x_names: x -> text of its tick; by default ticks are whole numbers.
+        digits: number of decimals in the text alternative.
     """
     with matplotlib.rc_context(STYLE):
         lines = 1 + max(name.count("\n") for name in (x_names or {0: ""}).values())
@@ -205,6 +205,7 @@ def span(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _padded(limits: tuple[float, float]) -> tuple[float, float]:
+    """Extend the range of an axis a little on both sides."""
     low, high = limits
     margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
@@ -221,7 +222,7 @@ def _axes(height: float, *, left: float, bottom: float) -> tuple[Figure, Axes]:
 
 
 def _short(label: str) -> str:
-    """Extend the axis, so that a number fits after each dot."""
+    """Shorten a long label, so that the number fits on the same line."""
     return label if len(label) <= 34 else f"{label[:33]}…"
 
 
@@ -248,10 +249,10 @@ def _flat(name: str) -> str:
 
 
 def _inline(figure: Figure, title: str = "", text: str = "") -> Markup:
-    """The figure as an SVG element for the page.
+    """Convert the figure to an SVG element for the page.
 
-    What is not for a page goes (metadata, sizes, names of parts); colours become variables; what is referred
-    to gets a name that is unique on the page. With a title it is an image with a text alternative.
+    Metadata, fixed sizes and unused ids are removed; colours become CSS variables; ids that are referred to
+    become unique on the page. With a title, the element is an image with a text alternative.
     """
     stream = io.StringIO()
     with warnings.catch_warnings():

@@ -1,4 +1,7 @@
-"""Chooses the test sessions that the report shows, by a fixed rule, so that nobody can pick nice ones."""
+"""Chooses the test sessions that the report shows, by a fixed rule instead of by hand.
+
+A fixed rule makes sure that the sessions are not picked because they look good.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,27 @@ from llm4sbr import store
 from llm4sbr.errors import StoreError
 
 COUNT = 30
-"""Sessions shown."""
+"""Number of sessions shown."""
 K = 10
-"""Length of a list shown."""
+"""Length of the lists shown."""
 WITH, WITHOUT = "llm", "plain"
-"""The variants compared."""
+"""The variants that are compared."""
 
 
 class Ranked(NamedTuple):
-    """The models that are compared, all of one seed."""
+    """The ranks of the targets by the compared models, which all have the same seed."""
 
     seed: str
-    """`seed-0`: the lowest seed that all variants have."""
+    """The lowest seed that all variants have, such as `seed-0`."""
     ranks: dict[str, Tensor]
-    """Variant, `WITH` first if there is one -> int64 (M,)."""
+    """Variant -> ranks of M targets, int64 (M,); `WITH` comes first if it exists."""
 
 
 def compared(run: Path, samples: int) -> Ranked:
-    """Ranks by the model with the LLM's intents, if there is one, and by the plain model.
+    """Read the ranks of the plain model and, if there is one, of the model with the LLM's intents.
 
     Raises:
-        StoreError: there are none, or they are not of M = `samples` test samples.
+        StoreError: there are no ranks, or their number is not `samples`.
     """
     path = run / "evaluate" / "ranks.safetensors"
     every = store.read_tensors(path)
@@ -54,16 +57,20 @@ def compared(run: Path, samples: int) -> Ranked:
 def choose(
     ranks: Mapping[str, Tensor], keys: Tensor, eligible: Tensor, *, count: int = COUNT
 ) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """The size of every group, and the samples of each to show, int64.
+    """Group the test samples and choose those to show.
 
-    Groups by which model has the target among its first `K`; one of each in turn as long as there are more,
-    until there are `count`; within a group in the order of the samples' keys, hashes of their items.
+    Samples are grouped by which model has the target among its first `K`. The groups contribute one sample
+    each, round after round, until there are `count`. Within a group the order is that of the sample keys,
+    which are hashes of the items.
 
     Args:
         ranks: variant -> int64 (M,), see `Ranked`.
-        keys: int64 (M,).
-        eligible: bool (M,).
-        count: samples in all.
+        keys: int64 (M,), sample keys.
+        eligible: bool (M,), false for samples that must not be shown.
+        count: total number of samples to show.
+
+    Returns:
+        The size of each group by its title, and the chosen samples of each group, int64.
     """
     order = keys.argsort(stable=True)
     order = order[eligible[order]]
@@ -79,14 +86,14 @@ def choose(
 
 
 def rule(samples: int, answered: int | None) -> str:
-    """The rule of `choose` in words; `answered` is how many of the samples have an answer."""
+    """The rule of `choose` in words; `answered` is the number of samples that have an answer."""
     of = f"{samples:,} test samples"
     of = of if answered is None else f"{answered:,} of {of} that have an answer"
     return (
         f"Chosen by rule, not by hand: the {of} are grouped by which model has the next click among its "
-        f"first {K}; each group gives one in turn until there are {COUNT}, in the order of a hash of their "
-        "items. So the groups are not shown in proportion: beside its name stands how many samples each has. "
-        "Ranks and lists are those of the evaluation, with the session's own items or without, as there."
+        f"first {K}; the groups contribute one sample each until there are {COUNT}, ordered by a hash of the "
+        "items. The groups are therefore not shown in proportion to their size, which is given next to the "
+        "name. Ranks and lists are those of the evaluation, with or without the session's own items."
     )
 
 

@@ -35,8 +35,8 @@ def training(run: Path, labels: Mapping[str, str]) -> dict[str, Any] | None:
     """Charts of loss and metrics with a line per model, the best epoch marked; None if nothing was trained.
 
     Args:
-        run: has `train`.
-        labels: variant -> how people know it, in the order of the legend.
+        run: a run with trained models.
+        labels: variant -> its label, in the order of the legend.
 
     Raises:
         StoreError: a log is not whole.

@@ -23,7 +23,7 @@ FORMAT = 1
 TITLES = {
     "table2": "Every backbone, plain and with intents (the paper's Table 2)",
     "ablation": "What each part of the method gives (the paper's Figure 4)",
-    "localization": "Against f, the items an answer is tied to (the paper's Figure 5)",
+    "localization": "Metrics by f, the number of items per answer (the paper's Figure 5)",
     "memory": "Peak memory of training, plain and with intents (the paper's Table 3)",
 }
 
@@ -78,7 +78,7 @@ def _page(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finding(kind: str, done: Sequence[Entry], k: int) -> str:
-    """What the cells show together; "" if nothing can be compared."""
+    """The overall finding from all cells; "" if nothing can be compared."""
     compared = [one for one in done if row_named(one, "llm") and row_named(one, "plain")]
     if not compared:
         return ""
@@ -157,7 +157,7 @@ def _overview(folder: Path, every: Sequence[Entry]) -> Table:
             ]
         )
     return Table(
-        "Every cell; a name leads to its run's own report", cells("cell", "status", "training"), lines
+        "All cells; a name links to the report of its run", cells("cell", "status", "training"), lines
     )
 
 

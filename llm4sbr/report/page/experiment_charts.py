@@ -17,17 +17,17 @@ from llm4sbr.report.table import Row
 PAPER = {"plain": "paper, plain", "llm": "paper, with intents"}
 """Row -> name of the paper's corresponding result."""
 
-MEMORY = "Ours: of the GPU if there is one, else of the whole process. The paper's: of the GPU."
+MEMORY = "Ours: GPU memory if there is a GPU, else memory of the process. The paper's: GPU memory."
 
 
 class Charts(NamedTuple):
-    """Charts of one data set and protocol."""
+    """The charts of one data set and protocol."""
 
     rows: Sequence[tuple[str, Sequence[charts.Chart]]]
     """By metric: its name, and charts to show next to each other."""
     note: str
     legend: Sequence[tuple[str, Markup]] = ()
-    """For lines: label and a piece of the line."""
+    """For line charts: labels, each with a piece of the line as SVG."""
 
 
 def backbones(members: Sequence[Entry], k: int) -> Charts:

@@ -40,13 +40,13 @@ LOOKS = (
     Look("#d55e00", "D", ":"),
 )
 KNOWN = {"plain": 0, "llm": 1, "item-text": 2, "shuffled": 3, "none": 4}
-"""The same variant has the same look in every chart."""
+"""Position in `LOOKS` of these variants, so that each looks the same in all charts."""
 BASELINE = LOOKS[5]
 """Look of rows without a trained model, and of the paper's results."""
 
 
 def look_of(name: str, others: Sequence[str]) -> Look:
-    """The look of a variant: its own, or a spare one by its position among the `others`."""
+    """The look of a variant: its own in `KNOWN`, else one by its position among the `others`."""
     if name in KNOWN:
         return LOOKS[KNOWN[name]]
     spare = [other for other in others if other not in KNOWN]

@@ -1,4 +1,7 @@
-"""Collects the content of a run's HTML report from the run's files; missing parts are named, not an error."""
+"""Collects the content of a run's HTML report from the run's files.
+
+Parts that are missing are not an error; the page names them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from llm4sbr.config import to_toml
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import Llm4sbrError, StoreError
 from llm4sbr.evaluation.verdict import CONTROLS
+from llm4sbr.report.changes import RECORD, changes_table, examples, rule
 from llm4sbr.report.page.curves import training
 from llm4sbr.report.page.facts import answers, cost, data
 from llm4sbr.report.page.results import breakdown, results
@@ -64,6 +68,7 @@ def run_page(run: Path) -> dict[str, Any]:
         "verdict": metrics.get("verdict", UNFINISHED),
         "results": gather.get("results", lambda: results(metrics, rows)) if rows else None,
         "breakdown": gather.get("breakdown", lambda: breakdown(metrics, rows)) if rows else None,
+        "changes": gather.get("gains and losses", lambda: _changes(run, llm)) if rows else None,
         "training": gather.get("training curves", lambda: training(run, labels)),
         "cost": gather.get("cost", lambda: cost(run, rows)),
         "answers": gather.get("answers", lambda: answers(run, metrics.get("coverage"))),
@@ -97,6 +102,15 @@ def _metrics(run: Path) -> dict[str, Any]:
     return found
 
 
+def _changes(run: Path, llm: str | None) -> dict[str, Any] | None:
+    """Who gains and loses by the LLM's intents; None of a run without an LLM."""
+    path = run / "evaluate" / RECORD
+    if not path.exists():
+        return None
+    found = store.read_json(path)
+    return {"table": changes_table(found, llm), "rule": rule(found), "examples": examples(found)}
+
+
 def _settings(run: Path) -> dict[str, Any]:
     path = run / "resolved.toml"
     try:
@@ -109,16 +123,16 @@ def _warnings(metrics: Mapping[str, Any], prepared: Prepared | None) -> list[str
     found = []
     if "test" in metrics.get("selected_on", ()):
         found.append(
-            "The best epoch was chosen on the test set, as in the paper. That flatters every row; only "
-            "comparisons between rows, not their height, mean something."
+            "The best epoch was chosen on the test set, as in the paper. All metrics are therefore too high; "
+            "only comparisons between rows are meaningful."
         )
     leaked = leak(prepared) if prepared else 0.0
     if prepared and leaked > 0:
         split = prepared.stats.get("rules", {}).get("split", "")
         found.append(
             f"The split ({split}) leaks: {leaked:.0%} of the test samples are from a session of which other "
-            "clicks, earlier or later ones, were trained on. Figures on such a split do not tell how a model "
-            "does on sessions it has not seen."
+            "clicks, earlier or later ones, were trained on. Metrics on such a split do not show how good a "
+            "model is for sessions that it has not seen."
         )
     return found
 

@@ -9,17 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import polars as pl
 import torch
 from torch import Tensor
 
-from llm4sbr import store
 from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash
 from llm4sbr.data.repeats import without_own
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.ranking import SampleIntents, scorer
+from llm4sbr.evaluation.shown import ShownAnswer, shown_answers
 from llm4sbr.fusion.saved import load_model
 from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Catalogue
@@ -45,18 +44,6 @@ class Ranking(NamedTuple):
     top: list[Listed]
 
 
-class ShownAnswer(NamedTuple):
-    """An answer from one perspective, and the items it was tied to."""
-
-    perspective: str
-    answer: str
-    """The raw answer; "" if it is not kept."""
-    parsed: str
-    """"" if it was unusable."""
-    tied: list[tuple[str, float]]
-    """Titles and weights, best first."""
-
-
 class Shown(NamedTuple):
     """One session of the page."""
 
@@ -68,7 +55,7 @@ class Shown(NamedTuple):
 
 
 class SessionGroup(NamedTuple):
-    """Test samples for which the compared models do equally well or badly."""
+    """Test samples for which the same of the compared models succeed or fail."""
 
     title: str
     size: int
@@ -76,7 +63,7 @@ class SessionGroup(NamedTuple):
 
 
 class Page(NamedTuple):
-    """All sessions shown, and the rule they were chosen by."""
+    """The sessions shown, and the rule by which they were chosen."""
 
     rule: str
     groups: list[SessionGroup]
@@ -86,9 +73,9 @@ def sessions_page(run: Path, prepared: Prepared, labels: Mapping[str, str]) -> P
     """Choose test sessions by a fixed rule and rank them with the saved models.
 
     Args:
-        run: has `train` and `evaluate`; with `localize` and `infer` there are answers to show.
+        run: a run with the stages `train` and `evaluate`; answers are shown if it has `localize` and `infer`.
         prepared: the run's data.
-        labels: variant -> how people know it.
+        labels: variant -> its label.
 
     Raises:
         StoreError: files are missing or do not belong together.
@@ -134,7 +121,7 @@ def _sessions(
         )
         for name, ranks in ranked.ranks.items()
     ]
-    answers = _shown_answers(run, intents, index, catalogue) if intents else [[] for _ in index]
+    answers = shown_answers(run, intents, index, catalogue) if intents else [[] for _ in index]
     return [
         Shown(
             [catalogue.titles[id - 1] for id in prepared.prefix(test, sample)],
@@ -177,33 +164,3 @@ def _rankings(
             tops, ranks.tolist(), places, repeated, batch.target.tolist(), strict=True
         )
     ]
-
-
-def _shown_answers(
-    run: Path, intents: SampleIntents, index: Tensor, catalogue: Catalogue
-) -> list[list[ShownAnswer]]:
-    """Per session, its answers by perspective."""
-    rows = intents.rows[index]
-    keys = intents.store.keys[rows].tolist()
-    names = intents.store.perspectives
-    by_key = [_answers(run / "infer" / WITH / f"{name}.parquet", keys) for name in names]
-    items, weights = (part.tolist() for part in intents.store.located(rows))
-    return [
-        [
-            ShownAnswer(name, *found.get(key, ("", "")), _tied(items[place][p], weights[place][p], catalogue))
-            for p, (name, found) in enumerate(zip(names, by_key, strict=True))
-        ]
-        for place, key in enumerate(keys)
-    ]
-
-
-def _tied(ids: list[int], weights: list[float], catalogue: Catalogue) -> list[tuple[str, float]]:
-    return [(catalogue.titles[id - 1], weight) for id, weight in zip(ids, weights, strict=True) if id]
-
-
-def _answers(path: Path, keys: list[int]) -> dict[int, tuple[str, str]]:
-    """Key -> raw and parsed answer; empty if the file is missing, since intents do not need it."""
-    if not path.exists():
-        return {}
-    table = store.read_table(path, ["key", "answer", "parsed"]).filter(pl.col("key").is_in(keys))
-    return {key: (answer, parsed) for key, answer, parsed in table.iter_rows()}

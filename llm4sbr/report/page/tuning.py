@@ -1,4 +1,4 @@
-"""What the report of a search shows, from its `tune.json`: the best trials, their history, what matters."""
+"""The content of a search's report, from `tune.json`: best trials, history, importance of settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm4sbr.report.tuning import FORMAT, RECORD, finding, tuning_table
 
 
 def tuning_page(run: Path, folder: Path) -> dict[str, Any]:
-    """Everything that `tuning.html.j2` draws.
+    """The data for `tuning.html.j2`.
 
     Raises:
         StoreError: there is no `tune.json` or it is damaged.
@@ -27,7 +27,7 @@ def tuning_page(run: Path, folder: Path) -> dict[str, Any]:
             raise StoreError(f"{path}: format {content['format']}, this version reads {FORMAT}; tune again")
         return {
             "name": run.resolve().name,
-            "kicker": "Report of a search of settings",
+            "kicker": "Report of a search for better settings",
             "verdict": finding(content),
             "table": tuning_table(content),
             "history": _history(content["trials"], content["metric"]),

@@ -22,14 +22,14 @@ from llm4sbr.report.tuning import FOLDER
 
 
 def write(folder: Path) -> Path:
-    """Write the report of a run or of an experiment, whichever the folder is; the file is returned."""
+    """Write the report of a folder, which is a run or an experiment, and return its path."""
     return write_experiment(folder) if (folder / RECORD).exists() else write_run(folder)
 
 
 def write_run(run: Path) -> Path:
     """Write `report.html` into a run directory and return it.
 
-    What the run does not have yet, or no longer, is left out and named on the page.
+    Parts that the run does not have are left out, and the page names them.
 
     Raises:
         StoreError: the folder is not a run, or cannot be written.
@@ -38,7 +38,7 @@ def write_run(run: Path) -> Path:
 
 
 def write_experiment(folder: Path) -> Path:
-    """Write `report.html` beside an `experiment.json` and return it; cells not done yet are named.
+    """Write `report.html` next to an `experiment.json` and return its path.
 
     Raises:
         StoreError: the folder has no such file or it is damaged, or the report cannot be written.
@@ -47,7 +47,7 @@ def write_experiment(folder: Path) -> Path:
 
 
 def write_tuning(run: Path) -> Path:
-    """Write `report.html` of a run's search of settings beside its `tune.json` and return it.
+    """Write `report.html` of a search next to its `tune.json` and return its path.
 
     Raises:
         StoreError: there is no such file or it is damaged, or the report cannot be written.
@@ -56,7 +56,7 @@ def write_tuning(run: Path) -> Path:
 
 
 def environment() -> Environment:
-    """Where the templates are, with everything escaped."""
+    """The Jinja environment of the page's templates, which escapes all values."""
     return Environment(
         loader=PackageLoader("llm4sbr.report"),
         autoescape=True,
@@ -69,6 +69,6 @@ def environment() -> Environment:
 def _write(path: Path, template: str, page: Mapping[str, Any]) -> Path:
     made = f"llm4sbr {registry.core_version()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     text = environment().get_template(template).render(made=made, **page)
-    # JSON can hold half of a surrogate pair, UTF-8 cannot.
+    # JSON can contain half of a surrogate pair, which UTF-8 cannot represent.
     store.write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
     return path

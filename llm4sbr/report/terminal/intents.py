@@ -1,4 +1,4 @@
-"""What `llm4sbr intents` prints for people."""
+"""What `llm4sbr intents` prints without `--json`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from llm4sbr.report.formats import MISSING, count
 from llm4sbr.report.terminal.layout import grid, show
 
 Found = Sequence[Mapping[str, Any]]
-"""What a function of `stored` returns."""
+"""What a function of `serving.inspect` or `intents` returns, one mapping per line or session."""
 
 
 def show_sessions(found: Found) -> None:
-    """Print sessions, and what their answers were tied to."""
+    """Print sessions, their answers, and the items that these were tied to."""
     show(*(part for one in found for part in _session(one)))
 
 
 def _session(one: Mapping[str, Any]) -> Iterator[RenderableType]:
-    yield Text(f"{' | '.join(one['session']) or 'a session that is gone'}, key {one['key']}")
+    yield Text(f"{' | '.join(one['session']) or 'a session that is no longer in the data'}, key {one['key']}")
     for intent in one["perspectives"]:
         missing = "answer not kept" if intent["items"] else "no usable answer"
         said = " / ".join(intent["answer"].splitlines()) or missing
@@ -32,13 +32,13 @@ def _session(one: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def show_verified(found: Found) -> None:
-    """Print what was found whole."""
+    """Print which sources were checked and found undamaged."""
     rows = [[one["source"], count(one["rows"]), count(one["shards"]), _size(one["bytes"])] for one in found]
     show(grid(["whole", "rows", "shards", "size"], rows))
 
 
 def show_stats(found: Found) -> None:
-    """Print what intents take, and whom they cover."""
+    """Print the sizes of the stored intents, and which share of each split they cover."""
     splits = list(found[0]["covered"])
     heads = ["source", "rows", "intents", "distinct", "numbers", "type", "shards", "size"]
     rows = [

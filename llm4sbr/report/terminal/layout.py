@@ -14,16 +14,16 @@ from rich.text import Text
 from llm4sbr.report.table import Table, TableCell
 
 WIDTH = 100
-"""Columns of a table at most, and of everything where there is no terminal."""
+"""Maximum width of a table, and the width of all output outside a terminal."""
 
 BEST = ">"
-"""Stands before the best value of a column."""
+"""Mark before the best value of a column."""
 
 
 def show(*parts: RenderableType, file: IO[str] | None = None) -> None:
-    """Print tables and paragraphs on standard output, or `file`, an empty line between them."""
+    """Print tables and paragraphs on standard output or `file`, separated by empty lines."""
     console = Console(file=file or sys.stdout, highlight=False)
-    # Elsewhere than in a terminal rich assumes 80 columns, whatever the environment says.
+    # Outside a terminal rich assumes 80 columns, whatever the environment says.
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     with console.capture() as captured:
         for number, part in enumerate(parts):
@@ -35,12 +35,12 @@ def show(*parts: RenderableType, file: IO[str] | None = None) -> None:
 
 
 def drawn(table: Table | None, *, spread: bool = False, caption: bool = False) -> list[RenderableType]:
-    """A table, below it its legend; nothing if there is no table.
+    """A table with its legend below; an empty list if there is no table.
 
     Args:
-        table: what to draw.
-        spread: show deviations over seeds.
-        caption: show the caption above.
+        table: the table.
+        spread: whether to show deviations over seeds.
+        caption: whether to show the caption above the table.
     """
     if table is None:
         return []
@@ -57,7 +57,7 @@ def drawn(table: Table | None, *, spread: bool = False, caption: bool = False) -
 
 
 def grid(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: int = 1) -> Drawn:
-    """A table under a ruled header; the first `left` columns are text, the others numbers."""
+    """A table with a line below the header; the first `left` columns are text, the others numbers."""
     table = Drawn(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for place, name in enumerate(columns):
         words = place < left
@@ -68,7 +68,7 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: 
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> Drawn:
-    """Names and values, without a header."""
+    """A table of names and values, without a header."""
     table = Drawn(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -86,7 +86,7 @@ def _heading(cell: TableCell) -> Text:
 
 
 def _text(cell: TableCell, stars: int, *, spread: bool) -> Text:
-    """The cell, its mark padded to the column's longest so that numbers stand below each other."""
+    """The cell as text; its mark is padded to the longest of the column, so that numbers are aligned."""
     text = cell.text + cell.mark.ljust(stars)
     text += f" {cell.spread}" if spread and cell.spread else ""
     return Text(BEST + text, style="bold") if cell.best else Text(text)

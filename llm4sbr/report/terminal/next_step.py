@@ -11,7 +11,7 @@ from llm4sbr.errors import StoreError
 
 
 def next_command(run: Path, stage: str) -> str:
-    """The command of the next stage; after the last one, lists for an item of this catalogue.
+    """The command of the next stage; after the last stage, a `recommend` for an item of the catalogue.
 
     Args:
         run: the run directory, as the user wrote it.
@@ -24,7 +24,7 @@ def next_command(run: Path, stage: str) -> str:
 
 
 def _item(run: Path) -> str:
-    """A title of the catalogue; its key where the title would be taken for several items."""
+    """A title of the catalogue; the item's key if the title has a `|`, which separates items."""
     try:
         item = store.read_table(run / "prepare" / ITEMS, ["key", "title"]).row(0, named=True)
     except (StoreError, IndexError):

@@ -1,4 +1,4 @@
-"""What `recommend` prints for people."""
+"""What `llm4sbr recommend` prints without `--json`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from rich.text import Text
 from llm4sbr.report.terminal.layout import grid, show
 
 AS_TYPED = ("key", "title", "id")
-"""Ways to recognise an item that need no explanation."""
+"""Ways to recognise an item that are exact, so that nothing is printed about them."""
 
 
 class Result(Protocol):
-    """Anything that is plain values underneath."""
+    """A result that can be converted to values for JSON."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Values as for JSON."""
+        """The result as values for JSON."""
         ...
 
 
 def show_recommendation(found: Result) -> None:
-    """Print a recommendation: the list, and below it what the LLM said and the items that was tied to."""
+    """Print a recommendation: the list, the LLM's answers, and the items that these were tied to."""
     show(*recommendation_tables(found.as_dict()))
 
 
@@ -52,7 +52,7 @@ def _model(found: Mapping[str, Any]) -> str:
 
 
 def _understood(session: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    """A line per item that was not written as the catalogue has it."""
+    """A line for each item whose text differs from the catalogue's, such as a misspelt title."""
     lines = [
         f"{item['text']!r} taken for {item['title']} ({item['how']})"
         for item in session
@@ -64,23 +64,23 @@ def _understood(session: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
 def _intent_tables(intents: Mapping[str, Any], who: str) -> list[RenderableType]:
     known = " | ".join(intents["session"])
     origin = {
-        "cache": f"What {who} said about this very session:",
+        "cache": f"What {who} said about this session:",
         "items": f"What {who} said about the last item{known and f', {known}'}:",
         "nearest": f"What {who} said about the nearest known session, {known}:",
-        "predictor": f"Predicted: what {who} would mean, by the items most similar to it:",
+        "predictor": f"Predicted intents of {who}, shown by the most similar items:",
         "none": "No intents were used.",
     }
-    own = not any(one["answer"] for one in intents["perspectives"])  # vectors without words
+    own = not any(one["answer"] for one in intents["perspectives"])  # an exported model has no answers' texts
     if intents["source"] == "predictor" or (intents["source"] == "items" and own):
         if not intents["perspectives"]:
             what = "were predicted" if intents["source"] == "predictor" else "are those of the last item"
-            return [Text(f"The intents {what}; which items they are like is not known here.")]
+            return [Text(f"The intents {what}; this exported model cannot show items similar to them.")]
         tied, weighed = "similar to", "cosine"
     else:
         tied, weighed = "tied to", "weight"
     parts: list[RenderableType] = [Text(origin[intents["source"]])]
     for intent in intents["perspectives"]:
-        said = " / ".join(intent["answer"].splitlines()) or "nothing that could be used"
+        said = " / ".join(intent["answer"].splitlines()) or "no usable answer"
         parts.append(
             Text(intent["perspective"] if tied == "similar to" else f"{intent['perspective']}: {said}")
         )

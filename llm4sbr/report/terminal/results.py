@@ -19,14 +19,15 @@ from llm4sbr.report.results import (
     stages_table,
 )
 from llm4sbr.report.sources import sources_table
+from llm4sbr.report.terminal.changes import changes_parts
 from llm4sbr.report.terminal.layout import drawn
 
 
 def metrics_tables(metrics: Mapping[str, Any], timings: Timings) -> list[RenderableType]:
-    """The sentence on what a run shows, and its tables.
+    """The verdict of a run, and the tables of its results.
 
     Args:
-        metrics: the content of `metrics.json`.
+        metrics: the content of `metrics.json`, and `changes`, that of `changes.json`, if there is one.
         timings: seconds and peak bytes of the stages.
     """
     *fewer, longest = sorted(metrics["k"])
@@ -37,6 +38,8 @@ def metrics_tables(metrics: Mapping[str, Any], timings: Timings) -> list[Rendera
     for start in range(0, len(fewer), 2):
         parts += drawn(shorter_table(rows, fewer[start : start + 2]))
     parts += drawn(sources_table(metrics), caption=True)
+    if "changes" in metrics:
+        parts += changes_parts(metrics["changes"], metrics.get("llm"))
     for split, groups in splits(metrics).items():
         parts += drawn(breakdown_table(split, groups, rows, longest), caption=True)
     return [*parts, *drawn(cost_table(rows)), *drawn(stages_table(timings))]

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from llm4sbr.registry import Component
 
 MARKS = {"ok": "ok", "warn": "WARN", "error": "ERROR"}
-"""How a finding's level is shown; colour only repeats it."""
+"""How the level of a finding is shown; colours show it as well."""
 
 COLOURS = {"ok": "", "warn": "yellow", "error": "red"}
 
 LONGEST = 300
-"""Characters of a value that a stage's summary shows."""
+"""Maximum number of characters of a value in a stage's summary."""
 
 
 def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
-    """Print what a finished stage found.
+    """Print the result of a finished stage.
 
     Args:
         stage: its name.
@@ -53,7 +53,7 @@ def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
 
 
 def show_answers(path: Path, stored: int, found: Sequence[CacheStats]) -> None:
-    """Print what an answer cache of `stored` bytes has of each LLM."""
+    """Print how many answers of each LLM an answer cache has; `stored` is its size in bytes."""
     rows = [
         (
             one.llm or "(written by an older version)",
@@ -74,7 +74,7 @@ def stats_tables(stats: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def quality_tables(found: Mapping[str, Any]) -> list[RenderableType]:
-    """What the answers of a run are worth by themselves: `localize.json`."""
+    """The quality of a run's answers, from `localize.json`."""
     tied, llm = found["sources"], found.get("llm", "llm")
     parts: list[RenderableType] = [Text(quality.setting(found))]
     parts += drawn(quality.answers_table(quality.asked_of(tied), tied, llm))
@@ -84,7 +84,7 @@ def quality_tables(found: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def summary_table(summary: Mapping[str, Any]) -> RenderableType:
-    """A stage's summary as names and values, long ones cut."""
+    """A stage's summary as names and values; long values are cut."""
     return pairs([(name, _short(value)) for name, value in _flat(summary)] or [("nothing to report", "")])
 
 
@@ -100,12 +100,12 @@ def components_table(components: Sequence[Component]) -> RenderableType:
 
 
 def show_diagnosis(diagnosis: Diagnosis) -> None:
-    """Print what a doctor found and what to do about it."""
+    """Print the findings of `doctor` and how to repair what is wrong."""
     show(diagnosis_table(diagnosis))
 
 
 def diagnosis_table(diagnosis: Diagnosis) -> RenderableType:
-    """Findings, one a line, the remedy below."""
+    """One line per finding, followed by how to repair it."""
     lines: list[list[str | Text]] = []
     for finding in diagnosis.findings:
         mark = Text(MARKS[finding.level], style=COLOURS[finding.level])

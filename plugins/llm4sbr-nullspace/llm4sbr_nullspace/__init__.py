@@ -1,9 +1,10 @@
-"""A fuser whose items are their title vectors, with learned ids only in directions where titles are weak.
+"""A fuser that represents items by title vectors, plus learned embeddings in directions that titles lack.
 
 The idea is that of AlphaFuse (Hu et al. 2025, arXiv 2504.19218): a language model's item vectors are
-decomposed; the strong directions are kept fixed, and ids are learned in the weak ones, so that neither
-dominates the other. Here it is a fuser: it replaces the item vectors used for scoring and leaves the backbone
-unchanged. Written from the paper's description, which also learns ids inside the encoder's input items.
+decomposed into principal components; the strong ones are kept fixed, and an embedding per item is learned in
+place of the weak ones, so that neither dominates the other. Here it is a fuser: it replaces the item vectors
+used for scoring and leaves the backbone unchanged. It is written from the paper's description; the paper also
+uses these vectors as the encoder's input.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ __all__ = ["NullSpace"]
 
 
 class NullSpace(nn.Module):
-    """Scores items by the strong directions of their titles and by ids in the remaining directions.
+    """Scores items by the strong components of their titles and by learned embeddings.
 
         score_j = q . [s_j ; e_j]    q = W [v ; sum_p w_p i_p A]    v = U [H_1 + h_1; ...; H_P + h_P]
 
     s_j = A^T (t_j - m) are the R strongest principal components of the title vector t_j, each scaled to
-    standard deviation 1 (constant; the row space), e_j the item's D - R learned numbers, initially zero (the
-    null space); H and h are behavioural and semantic vectors, i_p the intents. The backbone's own scores are
-    not used. A session without an intent is scored by its behavioural vectors.
+    standard deviation 1 (constant; the row space), e_j the item's learned embedding of size D - R, initially
+    zero (the null space); H and h are behavioural and semantic vectors, i_p the intents. The backbone's own
+    scores are not used. A session without an intent is scored by its behavioural vectors.
 
     Args:
         dim: D.
@@ -77,7 +78,7 @@ class NullSpace(nn.Module):
         return fused
 
     def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
-        """Scores (B, N) by titles and ids; the backbone's `scores` are not used.
+        """Scores (B, N) by titles and learned embeddings; the backbone's `scores` are not used.
 
         `fused` is (B, D), `intents` (B, p, E) with p <= P and zero rows for unknown intents, or None.
         """

@@ -1,9 +1,9 @@
 """Any OpenAI-compatible server (vLLM, llama.cpp, Ollama, hosted ones) as an LLM.
 
-Up to `concurrency` prompts are asked in parallel. After rate limits, server errors, broken connections and
-timeouts a request is retried, with a growing pause or the one that the server asked for; prompts that still
-fail are asked once more at the end of the run, by the stage itself. The API key is read from the environment
-and sent to this server only.
+Up to `concurrency` prompts are sent in parallel. After rate limits, server errors, broken connections and
+timeouts a request is repeated, after a pause that grows or that the server asks for; the stage `infer` sends
+prompts that still fail once more at its end. The API key is read from the environment and sent to this server
+only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ LONGEST_PAUSE = 120.0
 """Maximum pause in seconds before a retry, even if the server asks for more."""
 
 FEW = 8
-"""If this many prompts fail and none has ever succeeded, the failure is not an accident of single prompts."""
+"""If a call has at least this many prompts and all fail, before any prompt was ever answered, the cause is
+taken to concern all prompts."""
 
 
 class ThoughtError(ValueError):
@@ -93,7 +94,7 @@ class OpenAILLM:
         self.concurrency = concurrency
         self.max_new_tokens = max_new_tokens
         self.batch_size = 8 * concurrency
-        """Prompts per call: enough that a few slow ones do not leave the others waiting."""
+        """Prompts per call: many more than are sent in parallel, so that a few slow ones do not block it."""
         self.price = tuple(price) if price else None
         self._key_env, self._retries, self._timeout = key_env, retries, timeout
         _checked(price, extra)
@@ -194,12 +195,12 @@ class OpenAILLM:
         hint = f"check infer.options.model, .url and the environment variable {self._key_env}"
         if isinstance(error, ThoughtError):
             hint = (
-                "raise infer.options.max_new_tokens, or have it not think, if the server knows how: "
+                "raise infer.options.max_new_tokens, or turn reasoning off, if the server can: "
                 "infer.options.extra={chat_template_kwargs={enable_thinking=false}} or "
                 '{reasoning_effort="none"}'
             )
         elif _unreachable(error):
-            hint = "check infer.options.url and that the server runs; answers so far are kept"
+            hint = "check infer.options.url and that the server is running; answers so far are kept"
         elif isinstance(error, openai.APIStatusError) and error.status_code in (400, 422):
             hint = (
                 'infer.options.extra replaces fields of the request or, with "", leaves them out: '

@@ -1,8 +1,8 @@
 """Further perspectives: category, price, novelty, and an explanation before the answer.
 
-They use their own texts and accept `wording` only because every perspective does. Attributes that an item
-does not have are left out, so that each perspective works on any data; if none of the session's items has the
-attribute, the plain question is asked.
+Their texts are in this module; they accept `wording` only because every perspective has to. Attributes that
+an item does not have are left out, so that each perspective works on any data; if none of the session's items
+has the attribute, the question does not mention it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PRICES = ("price", "price_usd", "cost")
 ONLY = "Reply with only its title."
 
 SENTENCE = re.compile(r"(?:the|this|a) user\b", re.IGNORECASE)
-"""How small models begin when they describe the user, or repeat the question, instead of answering."""
+"""How small models start when they describe the user or repeat the question instead of answering."""
 
 
 class Asks:

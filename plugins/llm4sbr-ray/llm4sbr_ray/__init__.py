@@ -1,9 +1,9 @@
 """The engine `ray`: actors that hold the LLM or the encoder, on one machine or many.
 
-Blocks are sent to the actors in turn, a few ahead of the oldest result, and results come back in order. The
-driver holds a bounded number of blocks, and the answer cache stays with the driver. If an actor dies, it is
-restarted and its blocks are repeated. Batches are the same as with the engine `local`, so answers differ only
-as far as the LLM itself is not deterministic.
+Blocks are distributed to the actors round-robin, only a few before the oldest result is back, and results are
+returned in the order of the blocks. The driver keeps a limited number of blocks in memory, and only the
+driver uses the answer cache. If an actor dies, it is restarted and its blocks are repeated. Batches are the
+same as with the engine `local`, so answers differ only if the LLM itself is not deterministic.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llm4sbr.errors import ConfigError, Llm4sbrError
 __all__ = ["RayEngine"]
 
 AHEAD = 2
-"""Blocks per worker that are sent out before the oldest result is back."""
+"""Maximum number of blocks per worker that are sent before the oldest result is back."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
@@ -122,7 +122,9 @@ class RayEngine:
 
     def _actors(self, make: Callable[[], Callable[[Any], Any]]) -> list[Any]:
         if self._made is None or self._made[0] is not make:
-            actor: Any = Worker  # an actor class of Ray, which its decorator does not say
+            actor: Any = (
+                Worker  # the decorator makes it an actor class, but its type annotation does not say so
+            )
             made = [actor.options(**self._resources).remote(make) for _ in range(self.workers)]
             self._made = make, made
         return self._made[1]

@@ -1,9 +1,9 @@
 """Atten-Mixer: attention at several levels of user intent, without a graph (Zhang et al., WSDM 2023).
 
-Queries of growing range read the session: level l sees the last l clicks as a set. With x_1 ... x_T the
-clicks' unit-length embeddings, for levels l = 1 ... L and heads h = 1 ... H:
+The session is read by L queries: the query of level l is computed from the last l clicks as a set. With
+x_1 ... x_T the clicks' unit-length embeddings, for levels l = 1 ... L and heads h = 1 ... H:
 
-    q_l      = W_l sum of the last l clicks x + b_l, scaled to length 1      deep sets: their order is free
+    q_l      = W_l sum of the last l clicks x + b_l, scaled to length 1      deep sets: without their order
     a_lht    = softmax_t(2 sigmoid((W_q q_l)_h . (W_k x_t)_h))               one attention map per level
     A_ht     = (sum_l a_lht^p)^(1/p)                                         Lp pooling: the levels' mixture
     m        = LayerNorm([sum_t softmax_t(2 A_ht) (W_v x_t)_h; all heads])
@@ -20,7 +20,7 @@ Deviations from the authors' released code (Peiyance/Atten-Mixer-torch):
   for missing clicks of a short session.
 - Each head reads every level. The code reshapes across levels and heads, so that its heads are mixtures.
 - Each query is scaled by its own length; the code divides by lengths across levels.
-- p is fixed there; here it is learned, and padding takes part in no softmax.
+- p is fixed there; here it is learned, and padding is masked in every softmax.
 - Heads have D / H entries rounded up, so that H need not divide D.
 """
 

@@ -42,7 +42,7 @@ from llm4sbr.protocols import Encoded, Sessions
 __all__ = ["EOPA", "LESSR", "SGAT", "ClickGraphs", "Readout", "graph"]
 
 PAIRS = 2**25
-"""Numbers that SGAT computes at once in evaluation (128 MB): D for every two clicks of a session."""
+"""Maximum number of elements of SGAT's largest tensor (B, T, T, D) in evaluation, 128 MB in float32."""
 
 
 class LESSR(nn.Module):

@@ -101,7 +101,8 @@ class VLLM:
         engine, chat, settings = self._started
         rows = [chat.tokens(prompt) for prompt in prompts]
         longest = int(self._engine["max_model_len"]) - self.max_new_tokens
-        fitting = [index for index, row in enumerate(rows) if len(row) <= longest]  # vLLM would reject all
+        # One prompt that is too long would make vLLM reject all prompts of the call.
+        fitting = [index for index, row in enumerate(rows) if len(row) <= longest]
         given = [{"prompt_token_ids": rows[index]} for index in fitting]
         found = engine.generate(given, settings, use_tqdm=False) if given else []
         texts = [_first_line(str(one.outputs[0].text)) for one in found]
@@ -109,8 +110,8 @@ class VLLM:
             return texts
         answers = dict(zip(fitting, texts, strict=True))
         raise UnansweredError(
-            f"a prompt has {max(map(len, rows)):,} tokens, infer.options.max_model_len has room for "
-            f"{longest:,} beside the answer",
+            f"a prompt has {max(map(len, rows)):,} tokens, infer.options.max_model_len leaves room for "
+            f"{longest:,} besides the answer",
             [answers.get(index) for index in range(len(rows))],
         )
 

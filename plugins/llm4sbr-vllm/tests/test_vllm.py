@@ -102,7 +102,7 @@ def test_an_engine_that_cannot_start_is_one_line(folder, monkeypatch):
 
 def test_prompts_without_room_cost_no_other_answer(folder):
     llm = VLLM(str(folder), max_model_len=60, max_new_tokens=4)
-    with pytest.raises(UnansweredError, match="max_model_len has room for 56") as caught:
+    with pytest.raises(UnansweredError, match="max_model_len leaves room for 56") as caught:
         llm.generate(["a", "x" * 200, "b"])
     assert caught.value.answers == [*llm.generate(["a"]), None, *llm.generate(["b"])]
     with pytest.raises(UnansweredError):

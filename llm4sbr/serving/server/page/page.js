@@ -56,7 +56,7 @@ function showSession() {
 }
 
 const SOURCES = {
-  cache: "What the LLM said about this very session.",
+  cache: "What the LLM said about this session.",
   items: "What the LLM said about the last item.",
   nearest: "What the LLM said about the most similar known session.",
   predictor: "Predicted by the model itself from the clicks.",

@@ -1,0 +1,147 @@
+"""Which test samples gain by the LLM's intents, and which lose: the rank of the next click with and without.
+
+A sample gains if the mean of 1 / rank over the seeds is higher with the intents than without. Samples without
+an answer are left out, because there is nothing that they could gain by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm4sbr.data.prepared import Prepared
+from llm4sbr.evaluation import metrics
+from llm4sbr.evaluation.ranking import SampleIntents
+from llm4sbr.evaluation.shown import shown_answers
+
+SHOWN = 3
+"""Examples of each kind."""
+ROUNDING = 1e-14
+"""Means of the same numbers in another order differ by less; two ranks below 10 million by more."""
+
+
+def changes(
+    run: Path,
+    prepared: Prepared,
+    intents: SampleIntents,
+    own: Sequence[Tensor],
+    others: Mapping[str, Sequence[Tensor]],
+    *,
+    k: int,
+) -> dict[str, Any] | None:
+    """Counts of the M test samples that gain and lose, and the samples that do so most; plain values only.
+
+    Args:
+        run: has the answers, in `infer`.
+        prepared: the run's data.
+        intents: the LLM's intents of the test samples.
+        own: ranks with the intents, int64 (M,) per seed.
+        others: what to compare with -> its ranks; the examples are those of the first.
+        k: list length K.
+
+    Returns:
+        `k`, `samples` (those with an answer), `over` (an entry for each of `others`, see `counts`) and
+        `examples` (`gained` and `lost`, the greatest changes first, at most one of a session). None if
+        no sample has an answer.
+    """
+    known = intents.rows >= 0
+    if not bool(known.any()):
+        return None
+    test = prepared.samples["test"]
+    named = _named(intents, prepared.sessions.items[test.end])
+    over = [{"name": name, **counts(own, other, known, named, k=k)} for name, other in others.items()]
+    first = next(iter(others.values()))
+    change = change_of(own, first)
+    sessions = torch.searchsorted(prepared.sessions.offsets, test.end, right=True)
+    examples = {
+        name: _examples(run, prepared, intents, greatest(sign, known, test.key, sessions), own, first)
+        for name, sign in (("gained", change), ("lost", -change))
+    }
+    return {"k": k, "samples": int(known.sum()), "over": over, "examples": examples}
+
+
+def change_of(own: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """The mean of 1 / rank over seeds, less that of the other ranks, float64 (M,)."""
+    means = [torch.stack([1 / ranks.double() for ranks in seeds]).mean(0) for seeds in (own, other)]
+    return means[0] - means[1]
+
+
+def counts(
+    own: Sequence[Tensor], other: Sequence[Tensor], known: Tensor, named: Tensor, *, k: int
+) -> dict[str, int]:
+    """How many samples change, and how.
+
+    Args:
+        own: ranks with the intents, int64 (M,) per seed.
+        other: ranks without.
+        known: bool (M,), samples to count.
+        named: bool (M,), whether an answer was tied to the next click.
+        k: list length K.
+
+    Returns:
+        `gained`, `lost` and `same`; `found` and `missed`, those with the next click in the first K more and
+        less often than without; `gained_named` and `lost_named`, those whose answer was tied to it.
+    """
+    change = change_of(own, other)
+    hits = [torch.stack([metrics.hit_rate(ranks, k) for ranks in seeds]).mean(0) for seeds in (own, other)]
+    gained, lost = known & (change > ROUNDING), known & (change < -ROUNDING)
+    found, missed = known & (hits[0] > hits[1]), known & (hits[0] < hits[1])
+    groups = {"gained": gained, "lost": lost, "same": known & ~gained & ~lost, "found": found}
+    groups |= {"missed": missed, "gained_named": gained & named, "lost_named": lost & named}
+    return {name: int(group.sum()) for name, group in groups.items()}
+
+
+def greatest(
+    change: Tensor, known: Tensor, keys: Tensor, sessions: Tensor, *, count: int = SHOWN
+) -> list[int]:
+    """The samples with the greatest positive change, at most one of a session, equal ones by their keys.
+
+    Args:
+        change: float (M,).
+        known: bool (M,), samples to choose from.
+        keys: int64 (M,), hashes of the samples' items.
+        sessions: int64 (M,), the samples' sessions.
+        count: how many at most.
+    """
+    order = keys.argsort(stable=True)
+    order = order[change[order].argsort(descending=True, stable=True)]
+    order = order[(known & (change > ROUNDING))[order]]
+    chosen: dict[int, int] = {}
+    for sample in order.tolist():
+        chosen.setdefault(int(sessions[sample]), sample)
+        if len(chosen) == count:
+            break
+    return list(chosen.values())
+
+
+def _named(intents: SampleIntents, targets: Tensor) -> Tensor:
+    """Whether an answer of the sample was tied to its next click, bool (M,)."""
+    items, _ = intents.store.located(intents.rows)  # (M, P, F)
+    return (items == targets[:, None, None]).flatten(1).any(1)
+
+
+def _examples(
+    run: Path,
+    prepared: Prepared,
+    intents: SampleIntents,
+    samples: Sequence[int],
+    own: Sequence[Tensor],
+    other: Sequence[Tensor],
+) -> list[dict[str, Any]]:
+    titles, test = prepared.catalogue.titles, prepared.samples["test"]
+    index = torch.tensor(samples, dtype=torch.int64)
+    answers = shown_answers(run, intents, index, prepared.catalogue)
+    return [
+        {
+            "clicks": [titles[id - 1] for id in prepared.prefix(test, sample)],
+            "target": titles[int(prepared.sessions.items[test.end[sample]]) - 1],
+            "ranks": [int(ranks[sample]) for ranks in own],
+            "ranks_without": [int(ranks[sample]) for ranks in other],
+            "answers": [answer._asdict() for answer in found],
+        }
+        for sample, found in zip(samples, answers, strict=True)
+    ]
