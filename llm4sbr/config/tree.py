@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm4sbr.config.layers import Settings, flatten, merge
-from llm4sbr.config.types import LARGEST, SEEDS, Amount, Device, Lengths, Names, SomeNames
+from llm4sbr.config.types import LARGEST, SEEDS, Amount, Device, Lengths, Names, OptionsByName, SomeNames
 from llm4sbr.errors import ConfigError
 
 
@@ -173,6 +173,8 @@ class TrainConfig(Section):
     without an LLM answer."""
     baselines: Names = ("popularity", "item-knn", "vmis-knn", "slist")
     """Names of kind `baselines` that appear in the table."""
+    baseline_options: OptionsByName = {}
+    """Further keyword arguments of these baselines, by name, such as `train.baseline_options.slist.l2`."""
     plain: bool = True
     """Also train the plain backbone, for comparison."""
     text_init: bool = False

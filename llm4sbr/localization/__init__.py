@@ -1,0 +1,1 @@
+"""From answers to intents: reading the answers, the items' vectors, and localizing one source of answers."""
