@@ -69,13 +69,9 @@ def write_artefact(
     Onnx(provider="cpu").export(model, {}, folder / "model.onnx", spec=spec)
     write_items(folder / ITEMS, whole)
     files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", ITEMS))]
-    record = facts | {
-        "format": FORMAT,
-        "kind": "onnx",
-        "precision": precision,
-        "perspectives": list(perspectives),
-    }
-    record |= {"text_dim": TEXT if perspectives else 0, "verified": {}, "versions": {}}
+    record = facts | {"format": FORMAT, "kind": "onnx", "precision": precision}
+    record |= {"perspectives": list(perspectives), "text_dim": TEXT if perspectives else 0}
+    record |= {"verified": {}, "versions": {}}
     record |= {"inputs": {name: {} for name in inputs}, "outputs": {"item_ids": {}, "scores": {}}}
     record["files"] = {path.name: file_sha256(path) for path in files}
     (folder / RECORD).write_text(json.dumps(record))

@@ -142,10 +142,7 @@ def prepared(tmp_path_factory):
     toy_log(base / "log", sessions=120)
     chosen = {"data.min_item_count": 1, "train.dim": 8, "train.batch_size": 33, "train.learning_rate": 0.01}
     chosen |= {"infer.controls": "[]", "train.device": "cpu", "train.intent_dropout": 0.2, "train.epochs": 12}
-    chosen |= {
-        "train.patience": 99,
-        "train.fuser": "gated",
-    }  # without dropout, which every process draws for itself
+    chosen |= {"train.patience": 99, "train.fuser": "gated"}  # has no dropout, which differs by process
     chosen |= {"localize.encoder": f"transformers:{tiny_bert(base / 'bert')}"}
     run = str(base / "run")
     settings = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]

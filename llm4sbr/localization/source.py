@@ -1,10 +1,9 @@
-"""Localizes one source of answers, block by block, and sums up what its answers turned out to be."""
+"""Localizes one source of answers: every distinct text once, in blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
@@ -12,32 +11,24 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from llm4sbr import stamps, store
-from llm4sbr.data.batches import collate
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation import answer_quality
 from llm4sbr.intents import IntentStore, IntentWriter
-from llm4sbr.localization.space import Space, fit, needs_sessions
+from llm4sbr.intents.texts import Located, Meanings, Texts
+from llm4sbr.localization.space import Space, fit, needs_sessions, sessions_of
 from llm4sbr.localizers import top
 
 BLOCK = 16_384
-"""Samples localized per block."""
+"""Texts localized, and samples written, per block."""
 
 ABOUT = "about.json"
 """Summary in a source's folder, which becomes part of `localize.json`."""
 
 
-def localize_source(folder: Path, table: pl.DataFrame, names: Sequence[str], space: Space) -> None:
-    """Write the intents of a source's answers.
-
-    Args:
-        folder: of the source.
-        table: its answers, see `answers_of`.
-        names: of the perspectives.
-        space: what all sources share.
-
-    Raises:
-        StoreError: an answer's sample is not in the data.
-    """
+def localize_source(
+    folder: Path, table: pl.DataFrame, names: Sequence[str], space: Space, before: Located | None
+) -> Located | None:
+    """Write the intents of one source; returns its texts, if another source may use what they mean."""
     keys = table["key"].to_torch()
     index = torch.searchsorted(space.samples.key, keys).clamp_max(len(space.samples.key) - 1)
     if not torch.equal(space.samples.key[index], keys):
@@ -46,12 +37,18 @@ def localize_source(folder: Path, table: pl.DataFrame, names: Sequence[str], spa
         )
     fit(space, table, names)
     writer = IntentWriter(folder, names, about={"source": folder.name, **space.about})
-    sums = _localize_block(writer, table[:0], names, space, index[:0, None])  # sets E and F without any row
+    alone = not needs_sessions(space)
+    texts = Texts.distinct(table, names) if alone else Texts.one_each(table, names)
+    found = _localize_texts(writer, texts, space, index, before if alone else None)
+    again = torch.zeros(len(names), dtype=torch.int64)
     for start in range(0, len(table), BLOCK):
         block = slice(start, start + BLOCK)
-        clicked = collate(space.sessions, space.samples, index[block]).items
-        sums += _localize_block(writer, table[block], names, space, clicked)
-    writer.close(_statistics(table, names, space, sums))
+        writer.assign(keys[block], found.rows[texts.of[block]])
+        clicked = sessions_of(space, index[block])
+        best = found.meanings.best[texts.of[block]].unsqueeze(2)  # (m, P, 1)
+        again += ((best == clicked.unsqueeze(1)) & (best > 0)).any(2).sum(0)
+    writer.close(answer_quality.statistics(table, names, texts.counts(), found.meanings, again))
+    return found if alone and not hasattr(space.localizer, "fit") else None
 
 
 def finish(folder: Path, space: Space) -> None:
@@ -62,31 +59,41 @@ def finish(folder: Path, space: Space) -> None:
     stamps.finish_part(folder)
 
 
-def _localize_block(
-    writer: IntentWriter, table: pl.DataFrame, names: Sequence[str], space: Space, clicked: Tensor
-) -> Tensor:
-    """Write the intents of m samples.
+def _localize_texts(
+    writer: IntentWriter, texts: Texts, space: Space, index: Tensor, before: Located | None
+) -> Located:
+    """Store what each text means.
 
-    Returns:
-        float64 (P, 3): answers tied to an item, or with f = 0 like one, sum of their cosines with the best
-        one, and how many of these best items the session (`clicked`, int64 (m, T)) already has.
+    Args:
+        writer: stores it.
+        texts: n texts of M samples.
+        space: localizer, encoder, catalogue.
+        index: int64 (M,), the samples in `space.samples`, for a localizer that looks at sessions.
+        before: another source's texts; what it has is not localized again.
     """
-    texts = [text for name in names for text in table[name]]
-    own = {"sessions": clicked.repeat(len(names), 1)} if needs_sessions(space) else {}
-    found = space.localizer.localize(texts, space.catalogue, space.encoder, **own)
-    # reshape P answers of m samples from (P * m, .) to (m, P, .)
-    items, weights, embeddings = (
-        part.reshape(len(names), len(table), part.shape[1]).transpose(0, 1) for part in found
-    )
-    writer.add(table["key"].to_torch(), embeddings, items, weights)
-    vectors = space.encoder.encode(texts)
-    best = _closest(texts, vectors, space) if not found.items.shape[1] else found.items[:, 0]
-    tied = best > 0
-    cosine = cosine_similarity(vectors, space.items[(best - 1).clamp_min(0)]) * tied
-    again = (best.unsqueeze(1) == clicked.repeat(len(names), 1)).any(1) & tied
-    sums = torch.stack([tied, cosine, again], 1).double()
-    totals: Tensor = sums.reshape(len(names), len(table), 3).sum(1)
-    return totals
+    known = texts.among(before.texts) if before else torch.full((len(texts.texts),), -1)
+    rows, meanings = [], []
+    for start in range(0, max(1, len(texts.texts)), BLOCK):  # once without texts: it sets E and F
+        block = slice(start, start + BLOCK)
+        some, there = texts.texts[block].to_list(), known[block]
+        new = (there < 0).nonzero().squeeze(1)
+        wanted = [some[place] for place in new.tolist()]
+        own = {}
+        if needs_sessions(space):
+            samples = index[torch.arange(start, start + len(some)) // texts.of.shape[1]]
+            own = {"sessions": sessions_of(space, samples)}
+        found = space.localizer.localize(wanted, space.catalogue, space.encoder, **own)
+        vectors = space.encoder.encode(wanted)
+        first = _closest(wanted, vectors, space) if not found.items.shape[1] else found.items[:, 0]
+        near = cosine_similarity(vectors, space.items[(first - 1).clamp_min(0)]) * (first > 0)
+        kinds = answer_quality.kinds(wanted, space.prepared.catalogue, space.encoder)
+        parts = [found.embeddings.half(), found.items, found.weights.half(), first, near, kinds]
+        if before and len(new) < len(some):
+            parts = before.completed(parts, new, there)
+        rows.append(writer.store(*parts[:3]))
+        meanings.append(parts[3:])
+    whole = Meanings(*map(torch.cat, zip(*meanings, strict=True)))
+    return Located(texts.texts, writer.folder, torch.cat(rows), whole)
 
 
 def _closest(texts: Sequence[str], vectors: Tensor, space: Space) -> Tensor:
@@ -94,23 +101,3 @@ def _closest(texts: Sequence[str], vectors: Tensor, space: Space) -> Tensor:
     cosine, row = top(vectors, space.items, 1)
     given = torch.tensor([bool(text.strip()) for text in texts], dtype=torch.bool)
     return (row[:, 0] + 1) * (given & cosine[:, 0].isfinite())
-
-
-def _statistics(table: pl.DataFrame, names: Sequence[str], space: Space, sums: Tensor) -> dict[str, Any]:
-    """Quality figures of one source's answers; shares are of the answers that are not empty."""
-    found: dict[str, Any] = {
-        "samples": len(table),
-        "same_from_all_perspectives": answer_quality.identical([table[name] for name in names]),
-        "perspectives": {},
-    }
-    catalogue = space.prepared.catalogue
-    for name, (tied, cosine, again) in zip(names, sums.tolist(), strict=True):
-        given = table[name].filter(table[name] != "")
-        found["perspectives"][name] = {
-            "empty": len(table) - len(given),
-            "distinct": given.n_unique(),
-            **answer_quality.naming(given, catalogue, space.encoder),
-            "grounding": round(cosine / tied, 4) if tied else None,
-            "repeats_session": round(again / tied, 4) if tied else None,
-        }
-    return found

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm4sbr import registry
 from llm4sbr.config import Config
-from llm4sbr.data.batches import item_sessions
+from llm4sbr.data.batches import collate, item_sessions
 from llm4sbr.data.prepared import Prepared, catalogue_hash
 from llm4sbr.encoders import Memo, encoding
 from llm4sbr.encoders.disk_cache import encode_cached
@@ -56,15 +56,15 @@ def open_space(
     *,
     unit: Unit,
 ) -> Space:
-    """Encode the items.
+    """Create encoder and localizer, and encode the items.
 
     Args:
         config: all settings.
         prepared: the run's data.
         catalogue: its titles are the items' texts.
-        engine: encodes.
-        advance: told of the texts encoded.
-        note: told what the user should know.
+        engine: does the encoding.
+        advance: called with the number of texts encoded.
+        note: called with messages for the user.
         unit: what the answers are about.
     """
     chosen = config.localize
@@ -98,7 +98,8 @@ def _asked_about(prepared: Prepared, unit: Unit) -> tuple[Sessions, Samples]:
 def try_out(table: pl.DataFrame, names: Sequence[str], space: Space) -> None:
     """Localize nothing, so that settings that the localizer does not accept are refused early."""
     fit(space, table, names)
-    own = {"sessions": torch.zeros(0, 1, dtype=torch.int64)} if needs_sessions(space) else {}
+    nobody = torch.zeros(0, dtype=torch.int64)
+    own = {"sessions": sessions_of(space, nobody)} if needs_sessions(space) else {}
     space.localizer.localize([], space.catalogue, space.encoder, **own)
 
 
@@ -112,6 +113,13 @@ def fit(space: Space, table: pl.DataFrame, names: Sequence[str]) -> None:
         learn(answers, space.prepared.train, space.catalogue, space.encoder)
 
 
+def sessions_of(space: Space, samples: Tensor) -> Tensor:
+    """Right-padded prefixes int64 (m, T) of samples int64 (m,)."""
+    if not len(samples):
+        return torch.zeros(0, 1, dtype=torch.int64)
+    return collate(space.sessions, space.samples, samples).items
+
+
 def needs_sessions(space: Space) -> bool:
-    """Whether the localizer also wants the sessions that the answers are about."""
+    """Whether the localizer also needs the sessions that the answers are about."""
     return getattr(space.localizer, "needs_sessions", False)

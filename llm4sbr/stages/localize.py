@@ -16,6 +16,7 @@ from llm4sbr import registry, stamps, store
 from llm4sbr.config import Config
 from llm4sbr.data.prepared import load
 from llm4sbr.freshness import part_stamp
+from llm4sbr.intents.texts import Located
 from llm4sbr.localization.answers import answers_of, distinct_lines, fingerprint_of, sources_of, unit_of
 from llm4sbr.localization.source import ABOUT, finish, localize_source
 from llm4sbr.localization.space import item_texts, open_space, try_out
@@ -97,14 +98,16 @@ def _made(
             try_out(answers_of(run / "infer" / name, names), names, space)
         attempt.begin()
         store.write_tensors(out / ITEMS, {"items": space.items})
+        first: Located | None = None
         for name, stamp in missing.items():
             stamps.begin_part(out / name, stamp)
             space.about["prompts"] = fingerprint_of(run / "infer" / name)
-            localize_source(out / name, answers_of(run / "infer" / name, names), names, space)
+            found = localize_source(out / name, answers_of(run / "infer" / name, names), names, space, first)
+            first = first or found  # `shuffled` has the LLM's texts in another order
             finish(out / name, space)
-    found = {"files": {ITEMS: store.file_sha256(out / ITEMS)}, "llm": config.infer.llm, **space.about}
+    summary = {"files": {ITEMS: store.file_sha256(out / ITEMS)}, "llm": config.infer.llm, **space.about}
     facts = getattr(space.localizer, "facts", {})
     if facts:
-        found["facts"] = facts
+        summary["facts"] = facts
         progress.note(f"localize: {', '.join(f'{name} {value}' for name, value in facts.items())}")
-    return found
+    return summary
