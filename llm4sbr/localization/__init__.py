@@ -1,1 +1,1 @@
-"""From answers to intents: reading the answers, the items' vectors, and localizing one source of answers."""
+"""From answers to intents: the answers read, the items encoded, and one source of answers localized."""

@@ -1,4 +1,4 @@
-"""The answers of a run, as the stage `localize` reads them."""
+"""Reads the answers of a run for the stage `localize`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def unit_of(infer: Path) -> Unit:
 
 
 def fingerprint_of(folder: Path) -> str:
-    """Of what a source's answers were made from, "" if that is unknown."""
+    """Fingerprint of a source's answers, "" if it is unknown."""
     stamp = stamps.read_stamp(folder)
     return stamp.fingerprint if stamp else ""
 

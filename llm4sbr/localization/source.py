@@ -1,4 +1,4 @@
-"""Localizes one source of answers, each distinct text once, and sums up what its answers turned out to be."""
+"""Localizes one source of answers: every distinct text once, in blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm4sbr.errors import StoreError
 from llm4sbr.evaluation import answer_quality
 from llm4sbr.intents import IntentStore, IntentWriter
 from llm4sbr.intents.texts import Located, Meanings, Texts
-from llm4sbr.localization.space import Space, fit, needs_sessions, prefixes
+from llm4sbr.localization.space import Space, fit, needs_sessions, sessions_of
 from llm4sbr.localizers import top
 
 BLOCK = 16_384
@@ -28,21 +28,7 @@ ABOUT = "about.json"
 def localize_source(
     folder: Path, table: pl.DataFrame, names: Sequence[str], space: Space, before: Located | None
 ) -> Located | None:
-    """Write the intents of a source's answers.
-
-    Args:
-        folder: of the source.
-        table: its answers, see `answers_of`.
-        names: of the perspectives.
-        space: what all sources share.
-        before: another source's texts, which are not localized again.
-
-    Returns:
-        Its texts, if another source may use what they mean.
-
-    Raises:
-        StoreError: an answer's sample is not in the data.
-    """
+    """Write the intents of one source; returns its texts, if another source may use what they mean."""
     keys = table["key"].to_torch()
     index = torch.searchsorted(space.samples.key, keys).clamp_max(len(space.samples.key) - 1)
     if not torch.equal(space.samples.key[index], keys):
@@ -58,7 +44,7 @@ def localize_source(
     for start in range(0, len(table), BLOCK):
         block = slice(start, start + BLOCK)
         writer.assign(keys[block], found.rows[texts.of[block]])
-        clicked = prefixes(space, index[block])
+        clicked = sessions_of(space, index[block])
         best = found.meanings.best[texts.of[block]].unsqueeze(2)  # (m, P, 1)
         again += ((best == clicked.unsqueeze(1)) & (best > 0)).any(2).sum(0)
     writer.close(answer_quality.statistics(table, names, texts.counts(), found.meanings, again))
@@ -95,7 +81,7 @@ def _localize_texts(
         own = {}
         if needs_sessions(space):
             samples = index[torch.arange(start, start + len(some)) // texts.of.shape[1]]
-            own = {"sessions": prefixes(space, samples)}
+            own = {"sessions": sessions_of(space, samples)}
         found = space.localizer.localize(wanted, space.catalogue, space.encoder, **own)
         vectors = space.encoder.encode(wanted)
         first = _closest(wanted, vectors, space) if not found.items.shape[1] else found.items[:, 0]

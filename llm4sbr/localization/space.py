@@ -80,15 +80,15 @@ def open_space(
     *,
     unit: Unit,
 ) -> Space:
-    """Encode the items.
+    """Create encoder and localizer, and encode the items.
 
     Args:
         config: all settings.
         prepared: the run's data.
         catalogue: its titles are the items' texts.
-        engine: encodes.
-        advance: told of the texts encoded.
-        note: told what the user should know.
+        engine: does the encoding.
+        advance: called with the number of texts encoded.
+        note: called with messages for the user.
         unit: what the answers are about.
     """
     chosen = config.localize
@@ -123,7 +123,7 @@ def try_out(table: pl.DataFrame, names: Sequence[str], space: Space) -> None:
     """Localize nothing, so that settings that the localizer does not accept are refused early."""
     fit(space, table, names)
     nobody = torch.zeros(0, dtype=torch.int64)
-    own = {"sessions": prefixes(space, nobody)} if needs_sessions(space) else {}
+    own = {"sessions": sessions_of(space, nobody)} if needs_sessions(space) else {}
     space.localizer.localize([], space.catalogue, space.encoder, **own)
 
 
@@ -137,13 +137,13 @@ def fit(space: Space, table: pl.DataFrame, names: Sequence[str]) -> None:
         learn(answers, space.prepared.train, space.catalogue, space.encoder)
 
 
-def needs_sessions(space: Space) -> bool:
-    """Whether the localizer also wants the sessions that the answers are about."""
-    return getattr(space.localizer, "needs_sessions", False)
-
-
-def prefixes(space: Space, samples: Tensor) -> Tensor:
+def sessions_of(space: Space, samples: Tensor) -> Tensor:
     """Right-padded prefixes int64 (m, T) of samples int64 (m,)."""
     if not len(samples):
         return torch.zeros(0, 1, dtype=torch.int64)
     return collate(space.sessions, space.samples, samples).items
+
+
+def needs_sessions(space: Space) -> bool:
+    """Whether the localizer also needs the sessions that the answers are about."""
+    return getattr(space.localizer, "needs_sessions", False)
