@@ -141,7 +141,7 @@ def test_every_text_is_localized_once_also_when_other_sources_have_it(
         return localize_all(self, answers, *others)
 
     monkeypatch.setattr(Nearest, "localize", counted)
-    monkeypatch.setattr(stage, "BLOCK", 7)
+    monkeypatch.setattr("llm4sbr.localization.source.BLOCK", 7)
     titles = last_titles(prepared)
     moved = dict(zip(titles, [*list(titles.values())[1:], "Something new"], strict=True))
     write_answers(run, "llm", {"long": titles, "short": titles})
