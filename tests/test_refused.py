@@ -14,6 +14,7 @@ from llm4sbr import cli, pipeline
 from llm4sbr.config import Config, flatten, nest, read_toml
 from llm4sbr.errors import Llm4sbrError, StoreError
 from llm4sbr.progress import Progress
+from llm4sbr.testing.toy import toy_log
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -23,7 +24,14 @@ WRONG: dict[str, list[Any]] = {
     "protocol": ["papre"],
     "data.reader": ["csw"],
     "data.path": ["/nowhere"],
-    "data.options": [{"colour": 1}, {"item": "x"}, {"time": "x"}, {"separator": "xy"}, {"encoding": "x"}],
+    "data.options": [
+        {"colour": 1},
+        {"path": "x"},
+        {"item": "x"},
+        {"time": "x"},
+        {"separator": "xy"},
+        {"encoding": "x"},
+    ],
     "data.sessions": ["sesion", "session"],
     "data.min_item_count": [0, 10**6],
     "data.min_length": [1, 10**6],
@@ -38,13 +46,14 @@ WRONG: dict[str, list[Any]] = {
     "localize.encoder": ["transformers:/nowhere", "nobody"],
     "localize.encoder_options": [{"colour": 1}],
     "localize.localizer": ["nobody"],
-    "localize.options": [{"colour": 1}],
+    "localize.options": [{"colour": 1}, {"f": 3}],
     "localize.f": [-1, 1000],
     "train.backbone": ["nobody"],
-    "train.options": [{"colour": 1}],
+    "train.options": [{"colour": 1}, {"dim": 3}],
     "train.fuser": ["nobody"],
-    "train.fuser_options": [{"colour": 1}],
+    "train.fuser_options": [{"colour": 1}, {"text_dim": 3}],
     "train.baselines": [["nobody"]],
+    "train.baseline_options": [{"popularity": {"colour": 1}}, {"slist": {"l2": 1}}, {"popularity": 5}],
     "train.device": ["nowhere"],
     "evaluate.k": [[0], [1000], []],
     "engine.name": ["nobody"],
@@ -182,6 +191,13 @@ def test_a_mistyped_run_is_said_and_not_begun(
     (tmp_path / "shop").rmdir()
     assert ends(mistyped) == 2
     assert "llm4sbr run and llm4sbr prepare begin one" in capsys.readouterr().err
+
+
+def test_a_stage_that_is_given_data_begins_a_run(tmp_path: Path) -> None:
+    toy_log(tmp_path / "log", sessions=60)
+    command = ["infer", str(tmp_path / "run"), "--dataset", "csv", "--data", str(tmp_path / "log")]
+    assert ends([*command, "--llm", "item-text", "--quiet"]) == 0
+    assert (tmp_path / "run" / "infer").is_dir()
 
 
 def test_only_a_run_is_worked_on(tmp_path: Path) -> None:
