@@ -46,4 +46,4 @@ def lift(sessions: Sessions, num_items: int) -> csr_array:
     holding[found.rows[own]] = found.values[own]
     found = found.where(~own)
     values = found.values / (np.sqrt(holding[found.rows]) * holding[found.columns])
-    return found._replace(values=values).matrix(num_items)
+    return found._replace(values=values.astype(np.float32)).matrix(num_items)

@@ -12,6 +12,7 @@ stacking (Wolpert 1992).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -85,9 +86,14 @@ class Counted(nn.Module):
         self.prior = nn.Parameter(torch.zeros(()))  # b
         self.register_buffer("popularity", torch.zeros(num_items))
 
+    @property
+    def by_name(self) -> dict[str, Table]:
+        """The tables."""
+        return cast(dict[str, Table], dict(self.tables.items()))
+
     def fit(self, tables: Mapping[str, ItemItem], clicks: Tensor) -> None:
         """Take over the tables, and the items' clicks in training, int64 (N,)."""
-        for name, table in self.tables.items():
+        for name, table in self.by_name.items():
             table.items.copy_(tables[name].items)
             table.weights.copy_(tables[name].weights)
         logs = clicks.double().clamp(min=0.5).log()
@@ -97,17 +103,17 @@ class Counted(nn.Module):
         """Set b, as `PRIOR` -> (b,), and w and e of each table, as name -> (w, e)."""
         with torch.no_grad():
             self.prior.fill_(weights[PRIOR][0])
-            for name, table in self.tables.items():
+            for name, table in self.by_name.items():
                 table.weight.fill_(weights[name][0])
                 table.small.fill_(weights[name][1])
 
     def sums(self, items: Tensor, mask: Tensor) -> Tensor:
         """S of every table, float (B, N, K), of int64 (B, T) under bool (B, T)."""
-        return torch.stack([table.sums(items, mask)[0] for table in self.tables.values()], 2)
+        return torch.stack([table.sums(items, mask)[0] for table in self.by_name.values()], 2)
 
     def forward(self, items: Tensor, mask: Tensor) -> Tensor:
         """Float (B, N) to be added to the scores of int64 (B, T) under bool (B, T)."""
         added = (self.prior * self.popularity).expand(items.shape[0], -1)
-        for table in self.tables.values():
+        for table in self.by_name.values():
             added = table(added, items, mask)
         return added

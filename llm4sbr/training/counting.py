@@ -223,13 +223,13 @@ def candidates(
         parts.append(_of_batch(batch, score(batch).float(), counted, repeats, random))
     width = max(part[0].shape[1] for part in parts)
     order = torch.cat([part[-1] for part in parts]).argsort()
-    fields = [
+    scores, popularity, sums, share = (
         torch.cat([_wider(part[number], width, value) for part in parts])[order]
         for number, value in enumerate((0.0, 0.0, 0.0, -torch.inf))
-    ]
+    )
     target = torch.cat([part[4] for part in parts])[order]
     weight = (1.0 + clicks[sessions.items[samples.end] - 1]) ** -EVEN
-    return Candidates(*fields, target, weight / weight.mean())
+    return Candidates(scores, popularity, sums, share, target, weight / weight.mean())
 
 
 def _of_batch(
