@@ -27,10 +27,10 @@ class Csv:
     Args:
         path: a folder with `interactions.csv[.gz]` and `items.csv[.gz]`, or the interactions file itself.
         interactions, items: the two files, if they have other names.
-        titles: false to work without an items table: items then have only their ids, which tell an LLM
-            nothing.
-        user, session, item, time, order, title: column names, unless they are common ones. If both an order
-            and a time are named, the order decides between clicks of the same time.
+        titles: false to work without an items table: items then have only their ids, which mean nothing to
+            an LLM.
+        user, session, item, time, order, title: column names; common names are recognised without. If both
+            an order and a time are given, the order decides between clicks of the same time.
         attributes: columns of the items table to keep; by default all.
         columns: column names of the interactions, for a file without a header.
         separator: field separator; by default detected from the first line (tab, comma, semicolon or |).
@@ -154,7 +154,7 @@ class _Places(NamedTuple):
         return next((file for file in named if file.is_file()), None)
 
     def files(self) -> list[Path]:
-        """Both."""
+        """The files that exist: the interactions and, if there is one, the items file."""
         items = self.items()
         return [self.clicks(), *([items] if items else [])]
 
@@ -181,7 +181,7 @@ def _read(places: _Places, load: Load, names_of: Callable[[Path], list[str]], na
     if items_file is not None:
         return raw._replace(items=columns.items(load(items_file, None), names, where=items_file))
     if not texts:
-        return raw._replace(notes=[*raw.notes, "no titles: items are known by their ids, which say nothing"])
+        return raw._replace(notes=[*raw.notes, "no titles: items have only ids, which mean nothing to an LLM"])
     inside = table.select(ROW, *dict.fromkeys([roles["item"], *texts])).drop_nulls(texts[0])
     items = columns.items(
         inside.unique(roles["item"], keep="first", maintain_order=True), names, where=clicks_file
