@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import polars as pl
 import torch
 
 from llm4sbr.data.prepared import catalogue_hash
 from llm4sbr.exporting import ExportSpec
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.protocols import Catalogue, Horizon
+from llm4sbr.serving.artefact import FORMAT, ITEMS, RECORD, write_items
 from llm4sbr.store import file_sha256
 from llm4sbr_export.onnx import Onnx
 
@@ -67,12 +67,12 @@ def write_artefact(
     inputs = ["items", "mask", "exclude_seen", *(["intents"] if variant == "intents" else [])]
     model = random_model(items, variant, backbone=backbone, seed=seed)
     Onnx(provider="cpu").export(model, {}, folder / "model.onnx", spec=spec)
-    table = {"id": range(1, items + 1), "key": whole.keys, "title": whole.titles}
-    pl.DataFrame(table).write_parquet(folder / "items.parquet")
-    files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", "items"))]
-    record = facts | {"format": 1, "kind": "onnx", "precision": precision, "perspectives": list(perspectives)}
-    record |= {"text_dim": TEXT if perspectives else 0, "verified": {}, "versions": {}}
+    write_items(folder / ITEMS, whole)
+    files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", ITEMS))]
+    record = facts | {"format": FORMAT, "kind": "onnx", "precision": precision}
+    record |= {"perspectives": list(perspectives), "text_dim": TEXT if perspectives else 0}
+    record |= {"verified": {}, "versions": {}}
     record |= {"inputs": {name: {} for name in inputs}, "outputs": {"item_ids": {}, "scores": {}}}
     record["files"] = {path.name: file_sha256(path) for path in files}
-    (folder / "artefact.json").write_text(json.dumps(record))
+    (folder / RECORD).write_text(json.dumps(record))
     return folder

@@ -142,12 +142,13 @@ def prepared(tmp_path_factory):
     toy_log(base / "log", sessions=120)
     chosen = {"data.min_item_count": 1, "train.dim": 8, "train.batch_size": 33, "train.learning_rate": 0.01}
     chosen |= {"infer.controls": "[]", "train.device": "cpu", "train.intent_dropout": 0.2, "train.epochs": 12}
-    chosen |= {"train.patience": 99, "localize.encoder": f"transformers:{tiny_bert(base / 'bert')}"}
-    command = ["localize", str(base / "run"), "--dataset", "csv", "--data", str(base / "log")]
-    command += ["--llm", "item-text", "--quiet", "--json"]
-    for key, value in chosen.items():
-        command += ["--set", f"{key}={value}"]
-    assert _guarded(command) == 0
+    chosen |= {"train.patience": 99, "train.fuser": "gated"}  # has no dropout, which differs by process
+    chosen |= {"localize.encoder": f"transformers:{tiny_bert(base / 'bert')}"}
+    run = str(base / "run")
+    settings = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
+    begin = ["prepare", run, "--dataset", "csv", "--data", str(base / "log"), "--quiet", "--json"]
+    assert _guarded([*begin, *settings]) == 0
+    assert _guarded(["localize", run, "--llm", "item-text", "--quiet", "--json"]) == 0
     return base / "run"
 
 

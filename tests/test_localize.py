@@ -130,6 +130,30 @@ def test_small_blocks_change_nothing(run: Path, prepared: Prepared, monkeypatch:
     assert again == summary
 
 
+def test_every_text_is_localized_once_also_when_other_sources_have_it(
+    run: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, localize_all = [], Nearest.localize
+
+    def counted(self: Nearest, answers: Sequence[str], *others: Any) -> Any:
+        given.extend(answers)
+        return localize_all(self, answers, *others)
+
+    monkeypatch.setattr(Nearest, "localize", counted)
+    monkeypatch.setattr(stage, "BLOCK", 7)
+    titles = last_titles(prepared)
+    moved = dict(zip(titles, [*list(titles.values())[1:], "Something new"], strict=True))
+    write_answers(run, "llm", {"long": titles, "short": titles})
+    write_answers(run, "shuffled", {"long": moved, "short": titles})
+    out, _ = localize(run)
+    assert sorted(given) == sorted({*titles.values(), "Something new"})
+    opened = IntentStore.open(out / "shuffled")
+    expected = Nearest(f=2).localize(list(moved.values()), prepared.catalogue, LetterEncoder())
+    rows = opened.rows(torch.tensor(list(moved)))
+    torch.testing.assert_close(opened.gather(rows)[:, 0], expected.embeddings, atol=1e-2, rtol=1e-3)
+    assert torch.equal(opened.located(rows)[0][:, 0], expected.items)
+
+
 def test_item_vectors_are_written_in_catalogue_order(run: Path, prepared: Prepared) -> None:
     write_answers(run, "llm", {"long": last_titles(prepared), "short": last_titles(prepared)})
     out, _ = localize(run)

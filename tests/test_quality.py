@@ -5,8 +5,18 @@ import pytest
 import torch
 
 from llm4sbr.data.prepared import catalogue_hash, load
-from llm4sbr.evaluation.answer_quality import by_intent_alone, identical, naming
+from llm4sbr.evaluation.answer_quality import (
+    EMPTY,
+    EXACTLY,
+    MADE_UP,
+    NEARLY,
+    by_intent_alone,
+    identical,
+    kinds,
+    statistics,
+)
 from llm4sbr.intents import IntentStore, IntentWriter
+from llm4sbr.intents.texts import Meanings
 from llm4sbr.protocols import Catalogue, Samples
 from llm4sbr.testing.localizers import LetterEncoder
 from llm4sbr.testing.toy_run import toy_run
@@ -15,32 +25,49 @@ CATALOGUE = Catalogue(["a", "b"], ["Red Lamp (1990)", "Oak Chair"])
 
 
 def test_exact_near_and_made_up():
-    answers = pl.Series(
-        "x",
-        [
-            "red lamp (1990)",  # exactly, but for capitals
-            "The Red Lamp",  # nearly: without its year
-            "Oak Chairs",  # nearly: 18 of 19 characters
-            "Moon Rocket",
-            "Oak Chair\nRed Lamp (1990)",
-            "Oak Chair\nMoon Rocket",
-            "Moon Rocket",
-            "Oak Chair",
-        ],
-    )
-    assert naming(answers, CATALOGUE, LetterEncoder()) == {
-        "exact_title": 0.375, "near_title": 0.25, "no_title": 0.375
-    }  # fmt: skip
-    assert set(naming(answers[:0], CATALOGUE, LetterEncoder()).values()) == {None}
+    answers = {
+        "red lamp (1990)": EXACTLY,  # but for capitals
+        "The Red Lamp": NEARLY,  # without its year
+        "Oak Chairs": NEARLY,  # 18 of 19 characters
+        "Moon Rocket": MADE_UP,
+        "Oak Chair\nRed Lamp (1990)": EXACTLY,
+        "Oak Chair\nThe Red Lamp": NEARLY,
+        "Oak Chair\nMoon Rocket": MADE_UP,  # as its worst line
+        "Oak Chair": EXACTLY,
+        "": EMPTY,
+    }
+    assert kinds(list(answers), CATALOGUE, LetterEncoder()).tolist() == list(answers.values())
+    assert kinds([], CATALOGUE, LetterEncoder()).tolist() == []
 
 
 def test_a_title_with_its_attributes_names_the_item_too():
     catalogue = CATALOGUE._replace(attributes={"kind": ["light", ""]})
-    answers = pl.Series(
-        "x", ["Red Lamp (1990), light", "Oak Chair\nred lamp (1990), Light", "Oak Chair, light"]
+    answers = ["Red Lamp (1990), light", "Oak Chair\nred lamp (1990), Light", "Oak Chair, light"]
+    assert kinds(answers, catalogue, LetterEncoder()).tolist() == [EXACTLY, EXACTLY, MADE_UP]
+
+
+def test_figures_by_hand():
+    # of texts a, b, "" and c: 3, 1, 2 and 0 samples from one perspective, 0, 0, 6 and 0 from the other
+    table = pl.DataFrame({"long": ["a", "a", "a", "b", "", ""], "short": [""] * 6})
+    found = Meanings(
+        torch.tensor([7, 0, 0, 2]),
+        torch.tensor([0.5, 0, 0, 1]),
+        torch.tensor([NEARLY, MADE_UP, EMPTY, EXACTLY]),
     )
-    found = naming(answers, catalogue, LetterEncoder())
-    assert found["exact_title"] == pytest.approx(2 / 3, abs=1e-4)
+    counts, again = torch.tensor([[3, 1, 2, 0], [0, 0, 6, 0]]), torch.tensor([2, 0])
+    told = statistics(table, ["long", "short"], counts, found, again)
+    assert told["same_from_all_perspectives"] == pytest.approx(2 / 6, abs=1e-4)
+    assert told["perspectives"]["long"] == {
+        "empty": 2,
+        "distinct": 2,
+        "exact_title": 0.0,
+        "near_title": 0.75,
+        "no_title": 0.25,
+        "grounding": 0.5,
+        "repeats_session": pytest.approx(2 / 3, abs=1e-4),
+    }
+    names = ("exact_title", "near_title", "no_title", "grounding", "repeats_session")
+    assert told["perspectives"]["short"] == {"empty": 6, "distinct": 0, **dict.fromkeys(names)}
 
 
 def test_same_from_all_perspectives():

@@ -33,7 +33,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = {"seed": 0, "valid": {"MRR@20": 0.5}}
     folder = run / "train" / "llm" / "seed-0"
     save_model(folder, build(recipe), recipe=recipe, catalogue=catalogue_hash(catalogue), facts=facts)
-    done = CliRunner().invoke(cli, ["export", str(run), "-k", "10", "--quiet"], catch_exceptions=False)
+    command = ["export", str(run), "-k", "10", "--intents", "input", "--quiet"]
+    done = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return run
 
@@ -62,7 +63,7 @@ def test_the_server_of_a_run_answers_as_the_trained_model(run, server):
 
 
 def test_the_export_alone_answers_without_intents(run, tmp_path):
-    folder = (run / "export" / "onnx").rename(tmp_path / "elsewhere")
+    folder = (run / "export" / "onnx-input").rename(tmp_path / "elsewhere")
     try:
         expected = Recommender.load(run).recommend([3, 4, 5], k=5, source="none")
         with live_server(folder) as server:
@@ -70,7 +71,7 @@ def test_the_export_alone_answers_without_intents(run, tmp_path):
         assert [one["id"] for one in found["items"]] == [one.id for one in expected.items]
         assert found["intents"]["source"] == "none"
     finally:
-        folder.rename(run / "export" / "onnx")
+        folder.rename(run / "export" / "onnx-input")
 
 
 def test_intents_of_a_request_are_those_of_the_model(run, server):

@@ -75,7 +75,9 @@ class Memo:
         self.advance = advance
         self.block = block
         self.room = limit // (4 * encoder.dim)
-        self._known: dict[str, Tensor] = {}
+        self._row: dict[str, int] = {}
+        self._vectors = torch.zeros(0, encoder.dim)
+        """float32, the known lines' vectors, with room for more."""
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """float32 (len(texts), E); texts of one line exactly as the wrapped encoder encodes them."""
@@ -84,19 +86,31 @@ class Memo:
     def learn(self, lines: Sequence[str], vectors: Tensor) -> None:
         """Add vectors, float32 (len(lines), E), of distinct lines that were encoded before."""
         self.advance(len(lines))
-        self._remember(dict(zip(lines, vectors.unbind(), strict=True)))
+        self._remember(lines, vectors)
 
     def _lines(self, lines: Sequence[str]) -> Tensor:
-        fresh: dict[str, Tensor] = {}
         # longest first: blocks of similar length need little padding, and progress speeds up, not slows down
-        missing = sorted({line for line in lines if line not in self._known}, key=lambda t: (-len(t), t))
+        missing = sorted({line for line in lines if line not in self._row}, key=lambda t: (-len(t), t))
         parts = [missing[start : start + self.block] for start in range(0, len(missing), self.block)]
+        fresh = []
         for part, vectors in zip(parts, self.work(parts), strict=True):
-            fresh |= zip(part, vectors.unbind(), strict=True)
+            fresh.append(vectors)
             self.advance(len(part))
-        self._remember(fresh)
-        return torch.stack([fresh[line] if line in fresh else self._known[line] for line in lines])
+        if missing and not self._remember(missing, torch.cat(fresh)):
+            known = len(self._row)
+            row = self._row | {line: known + place for place, line in enumerate(missing)}
+            return torch.cat([self._vectors[:known], *fresh])[[row[line] for line in lines]]
+        return self._vectors[[self._row[line] for line in lines]]
 
-    def _remember(self, vectors: dict[str, Tensor]) -> None:
-        if len(self._known) + len(vectors) <= self.room:
-            self._known |= vectors
+    def _remember(self, lines: Sequence[str], vectors: Tensor) -> bool:
+        """Keep the vectors of new distinct lines, if there is room for all of them."""
+        known, whole = len(self._row), len(self._row) + len(lines)
+        if whole > self.room:
+            return False
+        if whole > len(self._vectors):
+            grown = torch.empty(max(whole, min(2 * known, self.room)), self.dim)
+            grown[:known] = self._vectors[:known]
+            self._vectors = grown
+        self._vectors[known:whole] = vectors
+        self._row |= {line: known + place for place, line in enumerate(lines)}
+        return True

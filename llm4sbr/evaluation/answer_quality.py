@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from llm4sbr.data.batches import batches
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.evaluation import metrics
 from llm4sbr.intents import IntentStore
+from llm4sbr.intents.texts import Meanings
 from llm4sbr.localizers.title import matches
 from llm4sbr.protocols import Catalogue, Encoder, Samples
 
@@ -26,29 +29,68 @@ NEAR = 0.9
 """Share of common characters from which an answer nearly matches a title, see `localizers.title`."""
 
 
-def naming(answers: pl.Series, catalogue: Catalogue, encoder: Encoder) -> dict[str, float | None]:
-    """Shares of the answers that name an item of the catalogue exactly, nearly, or not at all.
+EXACTLY, NEARLY, MADE_UP, EMPTY = range(4)
+"""How a text names items of the catalogue."""
 
-    Exactly: by its title, or by title and attributes as in `Item.text`, ignoring case. An answer of several
-    lines counts as its worst line. The three shares sum to 1; all are None if there are no answers.
+
+def kinds(texts: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Tensor:
+    """Whether each text names an item exactly, nearly, or not at all, or is empty; int64 (n,).
+
+    Exactly: by its title, or by title and attributes as in `Item.text`, ignoring case. A text of several
+    lines counts as its worst line.
     """
-    if not len(answers):
-        return dict.fromkeys(("exact_title", "near_title", "no_title"))
     exact = {text.casefold() for text in (*catalogue.titles, *catalogue.texts())}
-    counts = answers.value_counts(name="times")
-    texts, times = counts[answers.name].to_list(), counts["times"].to_list()
     lines = sorted({line for text in texts for line in text.split("\n")} - {""})
-    unsure = [line for line in lines if line.casefold() not in exact]
-    near = matches(unsure, catalogue, encoder, similarity=NEAR)
-    sums = {"exact_title": 0, "near_title": 0, "no_title": 0}
-    for text, count in zip(texts, times, strict=True):
-        parts = [line for line in text.split("\n") if line]
-        if all(line.casefold() in exact for line in parts):
-            sums["exact_title"] += count
-        else:
-            known = all(line.casefold() in exact or line in near for line in parts)
-            sums["near_title" if known else "no_title"] += count
-    return {name: round(total / len(answers), 4) for name, total in sums.items()}
+    kind = {line: EXACTLY if line.casefold() in exact else MADE_UP for line in lines}
+    unsure = [line for line, found in kind.items() if found == MADE_UP]
+    kind |= dict.fromkeys(matches(unsure, catalogue, encoder, similarity=NEAR), NEARLY)
+    worst = [
+        max((kind[line] for line in text.split("\n") if line), default=EXACTLY) if text else EMPTY
+        for text in texts
+    ]
+    return torch.tensor(worst, dtype=torch.int64)
+
+
+def statistics(
+    table: pl.DataFrame, names: Sequence[str], counts: Tensor, found: Meanings, again: Tensor
+) -> dict[str, Any]:
+    """Quality figures of one source's answers; shares are of the answers that are not empty.
+
+    Args:
+        table: the answers, a column per perspective.
+        names: the P perspectives.
+        counts: int64 (P, n), the samples that have each of n distinct answers.
+        found: what these mean.
+        again: int64 (P,), the samples whose session has the item that their answer is tied to.
+
+    Returns:
+        `samples`, `same_from_all_perspectives`, and by perspective the numbers `empty` and `distinct`, the
+        shares `exact_title`, `near_title` and `no_title`, which sum to 1, the mean cosine `grounding` and
+        the share `repeats_session`; None where there are no answers.
+    """
+    told: dict[str, Any] = {
+        "samples": len(table),
+        "same_from_all_perspectives": identical([table[name] for name in names]),
+        "perspectives": {},
+    }
+    for name, times, seen in zip(names, counts, again.tolist(), strict=True):
+        kind = torch.zeros(4, dtype=torch.int64).index_add_(0, found.kind, times)
+        number, tied = int(kind[:EMPTY].sum()), int(times[found.best > 0].sum())
+        cosine = float(times.double() @ found.cosine.double())
+        told["perspectives"][name] = {
+            "empty": int(kind[EMPTY]),
+            "distinct": table[name].filter(table[name] != "").n_unique(),
+            "exact_title": _share(kind[EXACTLY], number),
+            "near_title": _share(kind[NEARLY], number),
+            "no_title": _share(kind[MADE_UP], number),
+            "grounding": _share(cosine, tied),
+            "repeats_session": _share(seen, tied),
+        }
+    return told
+
+
+def _share(part: float | Tensor, whole: int) -> float | None:
+    return round(float(part) / whole, 4) if whole else None
 
 
 def by_intent_alone(store: IntentStore, prepared: Prepared, titles: Tensor) -> dict[str, dict[str, float]]:
@@ -107,7 +149,8 @@ def _summary(ranks: Tensor) -> dict[str, float]:
 
 def identical(tables: Sequence[pl.Series]) -> float | None:
     """Share of samples with the same answer from all perspectives; None for fewer than two perspectives."""
-    if len(tables) < 2 or not len(tables[0]):
+    first, *others = tables
+    if not others or not len(first):
         return None
-    same = sum(len(set(row)) == 1 for row in zip(*tables, strict=True))
-    return round(same / len(tables[0]), 4)
+    same = [(first == other).to_numpy() for other in others]
+    return round(float(np.logical_and.reduce(same).mean()), 4)

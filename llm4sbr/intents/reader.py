@@ -111,6 +111,11 @@ class IntentStore:
         numbers = self._numbers(rows)
         return self._take("items", numbers, rows).long(), self._take("weights", numbers, rows).float()
 
+    def stored(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distinct intents as stored, by numbers int64 (n,): vectors (n, E), items and weights (n, F)."""
+        take = self._intents.take
+        return take("intents", numbers), take("items", numbers), take("weights", numbers)
+
     def verify(self, *, catalogue: str | None = None) -> None:
         """Read everything and compare it with the manifest.
 

@@ -68,18 +68,43 @@ class IntentWriter:
             StoreError: keys out of order, a value that is not finite in float16, or a file that cannot be
                 written.
         """
+        rows = self.store(*(part.flatten(0, 1) for part in (intents, items, weights)))
+        self.assign(keys, rows.reshape(len(keys), intents.shape[1]))
+
+    def store(self, intents: Tensor, items: Tensor, weights: Tensor) -> Tensor:
+        """Add n intents, each once; returns their numbers for `assign`, int32 (n,).
+
+        Args:
+            intents: float (n, E); stored as float16.
+            items: integer (n, F).
+            weights: float (n, F); stored as float16.
+
+        Raises:
+            StoreError: a value that is not finite in float16, or a file that cannot be written.
+        """
+        parts = [intents.half(), items.int(), weights.half()]
+        if not parts[0].isfinite().all():
+            raise StoreError(f"{self.folder}: an intent holds a value that is not finite in float16")
+        self._widths = (intents.shape[1], items.shape[1])
+        rows, fresh = self._known.numbers(parts)
+        self._intents.add(dict(zip(("intents", "items", "weights"), (p[fresh] for p in parts), strict=True)))
+        return rows
+
+    def assign(self, keys: Tensor, rows: Tensor) -> None:
+        """Add m samples with stored intents.
+
+        Args:
+            keys: int64 (m,), strictly ascending and above all keys added before.
+            rows: int32 (m, P), numbers that `store` returned.
+
+        Raises:
+            StoreError: keys out of order, or a file that cannot be written.
+        """
         order = torch.cat([keys.new_tensor([] if self._last is None else [self._last]), keys])
         if (order[1:] <= order[:-1]).any():  # compared, not subtracted, which could overflow
             raise StoreError(f"{self.folder}: keys must be written in strictly ascending order")
-        half = intents.half()
-        if not half.isfinite().all():
-            raise StoreError(f"{self.folder}: an intent holds a value that is not finite in float16")
         self._last = int(keys[-1]) if len(keys) else self._last
-        self._widths = (intents.shape[2], items.shape[2])
-        parts = [part.flatten(0, 1) for part in (half, items.int(), weights.half())]
-        rows, fresh = self._known.numbers(parts)
-        self._intents.add(dict(zip(("intents", "items", "weights"), (p[fresh] for p in parts), strict=True)))
-        self._keys.add({"keys": keys.long(), "rows": rows.reshape(len(keys), intents.shape[1])})
+        self._keys.add({"keys": keys.long(), "rows": rows})
 
     def close(self, statistics: Mapping[str, Any] = {}) -> None:
         """Write the remaining rows, then the manifest; without a manifest the folder counts as unfinished."""

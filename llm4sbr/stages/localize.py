@@ -28,6 +28,7 @@ from llm4sbr.errors import StoreError
 from llm4sbr.evaluation import answer_quality
 from llm4sbr.freshness import LLM, part_stamp
 from llm4sbr.intents import IntentStore, IntentWriter
+from llm4sbr.intents.texts import Located, Meanings, Texts
 from llm4sbr.localizers import top
 from llm4sbr.localizers.title import TITLE
 from llm4sbr.progress import Advance, Progress
@@ -35,7 +36,7 @@ from llm4sbr.protocols import Catalogue, Engine, Localizer, Samples, Sessions, U
 from llm4sbr.stamps import Attempt, Stamp
 
 BLOCK = 16_384
-"""Samples localized per block."""
+"""Texts localized, and samples written, per block."""
 
 ITEMS = "items.safetensors"
 """File with the items' vectors."""
@@ -132,17 +133,19 @@ def _made(
             _try(_answers(run / "infer" / name, names), names, space)
         attempt.begin()
         store.write_tensors(out / ITEMS, {"items": space.items})
+        first: Located | None = None
         for name, stamp in missing.items():
             stamps.begin_part(out / name, stamp)
             space.about["prompts"] = _fingerprint(run / "infer" / name)
-            _localize_source(out / name, _answers(run / "infer" / name, names), names, space)
+            found = _localize_source(out / name, _answers(run / "infer" / name, names), names, space, first)
+            first = first or found  # `shuffled` has the LLM's texts in another order
             _finish(out / name, prepared, space)
-    found = {"files": {ITEMS: store.file_sha256(out / ITEMS)}, "llm": config.infer.llm, **space.about}
+    summary = {"files": {ITEMS: store.file_sha256(out / ITEMS)}, "llm": config.infer.llm, **space.about}
     facts = getattr(space.localizer, "facts", {})
     if facts:
-        found["facts"] = facts
+        summary["facts"] = facts
         progress.note(f"localize: {', '.join(f'{name} {value}' for name, value in facts.items())}")
-    return found
+    return summary
 
 
 def _sources(infer: Path) -> list[str]:
@@ -168,7 +171,8 @@ def _fingerprint(folder: Path) -> str:
 def _try(table: pl.DataFrame, names: Sequence[str], space: Space) -> None:
     """Localize nothing, so that settings that the localizer does not accept are refused early."""
     _fit(space, table, names)
-    own = {"sessions": torch.zeros(0, 1, dtype=torch.int64)} if _needs_sessions(space) else {}
+    nobody = torch.zeros(0, dtype=torch.int64)
+    own = {"sessions": _sessions(space, nobody)} if _needs_sessions(space) else {}
     space.localizer.localize([], space.catalogue, space.encoder, **own)
 
 
@@ -246,7 +250,10 @@ def _asked_about(prepared: Prepared, unit: Unit) -> tuple[Sessions, Samples]:
     return prepared.sessions, Samples(*(torch.cat(part) for part in parts))
 
 
-def _localize_source(folder: Path, table: pl.DataFrame, names: Sequence[str], space: Space) -> None:
+def _localize_source(
+    folder: Path, table: pl.DataFrame, names: Sequence[str], space: Space, before: Located | None
+) -> Located | None:
+    """Write the intents of one source; returns its texts, if another source may use what they mean."""
     keys = table["key"].to_torch()
     index = torch.searchsorted(space.samples.key, keys).clamp_max(len(space.samples.key) - 1)
     if not torch.equal(space.samples.key[index], keys):
@@ -255,12 +262,18 @@ def _localize_source(folder: Path, table: pl.DataFrame, names: Sequence[str], sp
         )
     _fit(space, table, names)
     writer = IntentWriter(folder, names, about={"source": folder.name, **space.about})
-    sums = _localize_block(writer, table[:0], names, space, index[:0, None])  # sets E and F without any row
+    alone = not _needs_sessions(space)
+    texts = Texts.distinct(table, names) if alone else Texts.one_each(table, names)
+    found = _localize_texts(writer, texts, space, index, before if alone else None)
+    again = torch.zeros(len(names), dtype=torch.int64)
     for start in range(0, len(table), BLOCK):
         block = slice(start, start + BLOCK)
-        clicked = collate(space.sessions, space.samples, index[block]).items
-        sums += _localize_block(writer, table[block], names, space, clicked)
-    writer.close(_statistics(table, names, space, sums))
+        writer.assign(keys[block], found.rows[texts.of[block]])
+        clicked = _sessions(space, index[block])
+        best = found.meanings.best[texts.of[block]].unsqueeze(2)  # (m, P, 1)
+        again += ((best == clicked.unsqueeze(1)) & (best > 0)).any(2).sum(0)
+    writer.close(answer_quality.statistics(table, names, texts.counts(), found.meanings, again))
+    return found if alone and not hasattr(space.localizer, "fit") else None
 
 
 def _fit(space: Space, table: pl.DataFrame, names: Sequence[str]) -> None:
@@ -273,31 +286,48 @@ def _fit(space: Space, table: pl.DataFrame, names: Sequence[str]) -> None:
         fit(answers, space.prepared.train, space.catalogue, space.encoder)
 
 
-def _localize_block(
-    writer: IntentWriter, table: pl.DataFrame, names: Sequence[str], space: Space, clicked: Tensor
-) -> Tensor:
-    """Write the intents of m samples.
+def _localize_texts(
+    writer: IntentWriter, texts: Texts, space: Space, index: Tensor, before: Located | None
+) -> Located:
+    """Store what each text means.
 
-    Returns:
-        float64 (P, 3): answers tied to an item, or with f = 0 like one, sum of their cosines with the best
-        one, and how many of these best items the session (`clicked`, int64 (m, T)) already has.
+    Args:
+        writer: stores it.
+        texts: n texts of M samples.
+        space: localizer, encoder, catalogue.
+        index: int64 (M,), the samples in `space.samples`, for a localizer that looks at sessions.
+        before: another source's texts; what it has is not localized again.
     """
-    texts = [text for name in names for text in table[name]]
-    own = {"sessions": clicked.repeat(len(names), 1)} if _needs_sessions(space) else {}
-    found = space.localizer.localize(texts, space.catalogue, space.encoder, **own)
-    # reshape P answers of m samples from (P * m, .) to (m, P, .)
-    items, weights, embeddings = (
-        part.reshape(len(names), len(table), part.shape[1]).transpose(0, 1) for part in found
-    )
-    writer.add(table["key"].to_torch(), embeddings, items, weights)
-    vectors = space.encoder.encode(texts)
-    best = _closest(texts, vectors, space) if not found.items.shape[1] else found.items[:, 0]
-    tied = best > 0
-    cosine = cosine_similarity(vectors, space.items[(best - 1).clamp_min(0)]) * tied
-    again = (best.unsqueeze(1) == clicked.repeat(len(names), 1)).any(1) & tied
-    sums = torch.stack([tied, cosine, again], 1).double()
-    totals: Tensor = sums.reshape(len(names), len(table), 3).sum(1)
-    return totals
+    known = texts.among(before.texts) if before else torch.full((len(texts.texts),), -1)
+    rows, meanings = [], []
+    for start in range(0, max(1, len(texts.texts)), BLOCK):  # once without texts: it sets E and F
+        block = slice(start, start + BLOCK)
+        some, there = texts.texts[block].to_list(), known[block]
+        new = (there < 0).nonzero().squeeze(1)
+        wanted = [some[place] for place in new.tolist()]
+        own = {}
+        if _needs_sessions(space):
+            samples = index[torch.arange(start, start + len(some)) // texts.of.shape[1]]
+            own = {"sessions": _sessions(space, samples)}
+        found = space.localizer.localize(wanted, space.catalogue, space.encoder, **own)
+        vectors = space.encoder.encode(wanted)
+        first = _closest(wanted, vectors, space) if not found.items.shape[1] else found.items[:, 0]
+        near = cosine_similarity(vectors, space.items[(first - 1).clamp_min(0)]) * (first > 0)
+        kinds = answer_quality.kinds(wanted, space.prepared.catalogue, space.encoder)
+        parts = [found.embeddings.half(), found.items, found.weights.half(), first, near, kinds]
+        if before and len(new) < len(some):
+            parts = before.completed(parts, new, there)
+        rows.append(writer.store(*parts[:3]))
+        meanings.append(parts[3:])
+    whole = Meanings(*map(torch.cat, zip(*meanings, strict=True)))
+    return Located(texts.texts, writer.folder, torch.cat(rows), whole)
+
+
+def _sessions(space: Space, samples: Tensor) -> Tensor:
+    """Right-padded prefixes int64 (m, T) of samples int64 (m,)."""
+    if not len(samples):
+        return torch.zeros(0, 1, dtype=torch.int64)
+    return collate(space.sessions, space.samples, samples).items
 
 
 def _needs_sessions(space: Space) -> bool:
@@ -309,23 +339,3 @@ def _closest(texts: Sequence[str], vectors: Tensor, space: Space) -> Tensor:
     cosine, row = top(vectors, space.items, 1)
     given = torch.tensor([bool(text.strip()) for text in texts], dtype=torch.bool)
     return (row[:, 0] + 1) * (given & cosine[:, 0].isfinite())
-
-
-def _statistics(table: pl.DataFrame, names: Sequence[str], space: Space, sums: Tensor) -> dict[str, Any]:
-    """Quality figures of one source's answers; shares are of the answers that are not empty."""
-    found: dict[str, Any] = {
-        "samples": len(table),
-        "same_from_all_perspectives": answer_quality.identical([table[name] for name in names]),
-        "perspectives": {},
-    }
-    catalogue = space.prepared.catalogue
-    for name, (tied, cosine, again) in zip(names, sums.tolist(), strict=True):
-        given = table[name].filter(table[name] != "")
-        found["perspectives"][name] = {
-            "empty": len(table) - len(given),
-            "distinct": given.n_unique(),
-            **answer_quality.naming(given, catalogue, space.encoder),
-            "grounding": round(cosine / tied, 4) if tied else None,
-            "repeats_session": round(again / tied, 4) if tied else None,
-        }
-    return found

@@ -26,7 +26,7 @@ class Checkpoint:
         best_epoch: epoch of the weights in `best`, counted from 1; 0 before the first.
         best_value: its value of the validation metric.
         worse: epochs that were no better than all before.
-        best: weights by name; without `writes`, the initial ones.
+        best: weights by name.
         writes: whether this process writes the file.
         history: one entry per epoch.
     """
@@ -58,14 +58,13 @@ class Checkpoint:
         self.history.append(entry)
         if better:
             self.best_epoch, self.best_value = self.epoch, value
+            self.best = _copy(self.model.state_dict())  # of every process: training may go on from it
         else:
             self.worse += 1
         if self.writes:
-            self._write(better)
+            self._write()
 
-    def _write(self, better: bool) -> None:
-        if better:
-            self.best = _copy(self.model.state_dict())
+    def _write(self) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for number, moments in self.optimizer.state_dict()["state"].items():
