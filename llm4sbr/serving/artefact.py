@@ -58,7 +58,7 @@ class Artefact:
         self.titles = catalogue.titles
         self.session = session
         self.provider = provider_of(session)
-        self.variant: str = record["variant"]
+        self.intent_mode: str = record["variant"]  # so called in files since the first version
         self.k: int = record["k"]
         self.max_length: int = record["max_length"]
         self.num_items: int = record["num_items"]
@@ -106,7 +106,7 @@ class Artefact:
         Args:
             items: int64 (B, T), right-padded.
             mask: bool (B, T), true at clicks.
-            intents: float32 (B, P, E) in the variant `intents`; None there means that none are known.
+            intents: float32 (B, P, E) in the intent mode `intents`; None there means that none are known.
             exclude_seen: leave out a session's own items; one value, or one per session, bool (B,). By
                 default as the model was trained.
 
@@ -121,7 +121,9 @@ class Artefact:
         if self.takes_intents:
             intents = self._intents(intents, batch)
         elif intents is not None:
-            raise InputError(f"intents: the variant {self.variant!r} takes none; leave them out")
+            raise InputError(
+                f"intents: this artefact takes none (its intent mode is {self.intent_mode!r}); leave them out"
+            )
         return self.run(items, mask, np.broadcast_to(flags[..., None], (batch, 1)), intents)
 
     def run(

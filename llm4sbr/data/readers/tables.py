@@ -181,7 +181,7 @@ def _read(places: _Places, load: Load, names_of: Callable[[Path], list[str]], na
     if items_file is not None:
         return raw._replace(items=columns.items(load(items_file, None), names, where=items_file))
     if not texts:
-        return raw._replace(notes=[*raw.notes, "no titles: items have only ids, which mean nothing to an LLM"])
+        return raw._replace(notes=[*raw.notes, "no titles: items have only ids, useless for an LLM"])
     inside = table.select(ROW, *dict.fromkeys([roles["item"], *texts])).drop_nulls(texts[0])
     items = columns.items(
         inside.unique(roles["item"], keep="first", maintain_order=True), names, where=clicks_file

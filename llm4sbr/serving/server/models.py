@@ -121,12 +121,14 @@ class Models:
         work = partial(compute, model.artefact)  # not `model`, which would then refer to itself
         model.batcher = Batcher(work, self._executor, settings, observe=self.metrics.batch)
         self._current = model
-        self.metrics.serves(model.version, model.artefact.variant, partial(getattr, model.batcher, "rows"))
+        self.metrics.serves(
+            model.version, model.artefact.intent_mode, partial(getattr, model.batcher, "rows")
+        )
         artefact = model.artefact
         say(
             "model ready",
             version=model.version,
-            variant=artefact.variant,
+            variant=artefact.intent_mode,
             items=artefact.num_items,
             provider=artefact.provider,
         )
