@@ -112,13 +112,16 @@ def changes(old: Stamp, new: Stamp) -> list[str]:
     ]
 
 
+BEGIN = "llm4sbr run and llm4sbr prepare begin one, and so does --data"
+
+
 def check_there(run: Path) -> None:
     """Refuse a run directory that is not there; `StoreError` names the one that may have been meant."""
     if run.exists():
         return
     others = [path.name for path in run.parent.iterdir() if path.is_dir()] if run.parent.is_dir() else []
     near = get_close_matches(run.name, others, n=1)
-    hint = f"did you mean {run.with_name(near[0])}?" if near else "llm4sbr run and llm4sbr prepare begin one"
+    hint = f"did you mean {run.with_name(near[0])}?" if near else BEGIN
     raise StoreError(f"{run}: no such run; {hint}")
 
 

@@ -14,6 +14,7 @@ from llm4sbr import cli, pipeline
 from llm4sbr.config import Config, flatten, nest, read_toml
 from llm4sbr.errors import Llm4sbrError, StoreError
 from llm4sbr.progress import Progress
+from llm4sbr.testing.toy import toy_log
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -182,6 +183,13 @@ def test_a_mistyped_run_is_said_and_not_begun(
     (tmp_path / "shop").rmdir()
     assert ends(mistyped) == 2
     assert "llm4sbr run and llm4sbr prepare begin one" in capsys.readouterr().err
+
+
+def test_a_stage_that_is_given_data_begins_a_run(tmp_path: Path) -> None:
+    toy_log(tmp_path / "log", sessions=60)
+    command = ["infer", str(tmp_path / "run"), "--dataset", "csv", "--data", str(tmp_path / "log")]
+    assert ends([*command, "--llm", "item-text", "--quiet"]) == 0
+    assert (tmp_path / "run" / "infer").is_dir()
 
 
 def test_only_a_run_is_worked_on(tmp_path: Path) -> None:

@@ -91,9 +91,7 @@ def check_run(run: Path) -> None:
     """Refuse a folder that is not a run; `StoreError` names a similar one that may have been meant."""
     stamps.check_there(run)
     if not (run / CHOSEN).exists():
-        raise StoreError(
-            f"{run}: not a run directory (no {CHOSEN}); llm4sbr run and llm4sbr prepare begin one"
-        )
+        raise StoreError(f"{run}: not a run directory (no {CHOSEN}); {stamps.BEGIN}")
 
 
 def configure(run: Path | None, given: Settings | None = None) -> Config:
