@@ -163,7 +163,7 @@ class Artefact:
         if items.shape[1] > self.max_length:
             raise InputError(f"items: {items.shape[1]} clicks, at most {self.max_length} are allowed")
         if not mask[:, 0].all() or (mask[:, 1:] & ~mask[:, :-1]).any():
-            raise InputError("mask: every session needs a click, and clicks must stand before the padding")
+            raise InputError("mask: every session needs a click, and clicks must come before the padding")
         clicks = items[mask]
         if clicks.min() < 1 or clicks.max() > self.num_items:
             wrong = clicks[(clicks < 1) | (clicks > self.num_items)][0]
@@ -288,9 +288,11 @@ def _check_graph(folder: Path, record: dict[str, Any], session: InferenceSession
     """Raise `StoreError` if the record does not match the graph."""
     about = session.get_modelmeta().custom_metadata_map
     for key in ("fingerprint", "catalogue", "variant", "k", "num_items", "max_length"):
-        told, found = record[key], about.get(key)
-        if found != str(told):
-            raise StoreError(f"{folder / RECORD}: {key} is {told!r}, the graph says {found!r}; export again")
+        recorded, found = record[key], about.get(key)
+        if found != str(recorded):
+            raise StoreError(
+                f"{folder / RECORD}: {key} is {recorded!r}, the graph says {found!r}; export again"
+            )
     if not all(isinstance(name, str) for name in record["perspectives"]):
         raise StoreError(f"{folder / RECORD}: perspectives are no names; export again")
     shape = [len(record["perspectives"]), record["text_dim"]]

@@ -68,7 +68,7 @@ class Model:
     ) -> tuple[NDArray[np.float32] | None, Explanation | None]:
         """The result of `Known.find` for a session; with `explain`, predicted intents are explained.
 
-        What takes torch, or looks through all titles, is done in a thread of its own.
+        Steps that need torch, or go through all titles, run in a separate thread.
         """
         if explain and self.known.predicted is not None:
             return None, await self.lookup.apart(self.known.predicted.explain, ids)
