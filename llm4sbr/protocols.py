@@ -236,8 +236,7 @@ class Localizer(Protocol):
 
     Optional: `fit(answers, sessions, catalogue, encoder)`, called first, with the answers to training samples
     and the training `Sessions`; the class attribute `needs_sessions = True`, which makes `localize` also get
-    `sessions`, int64 (M, T), the prefixes that were asked about; and `facts`, a dictionary of facts about the
-    result (such as the recall of an approximate search), which is saved and shown.
+    `sessions`, int64 (M, T), the prefixes that were asked about; and `facts`, which are saved and shown.
     """
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
@@ -313,8 +312,9 @@ class CatalogueFuser(Fuser, Protocol):
 class Baseline(Protocol):
     """Recommends without a neural network. Constructor: `num_items`, own options.
 
-    Optional: `notes`, one line for each thing that the user should know about the fit; `neighbours(m)` and
-    `click_weights(mask)`, for scores that are sums over clicks of each item's weights (`baselines.slist`).
+    Optional: `notes`, lines about the fit; `neighbours(m)` and `click_weights(mask)`, if scores are sums over
+    clicks of each item's weights; `needs_text`: after `fit`, `fit_text` gets the items' text vectors (N, E);
+    `needs_answers`: `score` also gets the LLM's answers, a `Localization` of (B, P, ...).
     """
 
     def fit(self, sessions: Sessions) -> None:

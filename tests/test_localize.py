@@ -18,6 +18,7 @@ from llm4sbr.config import Config
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import StoreError
 from llm4sbr.intents import IntentStore
+from llm4sbr.localization.space import item_texts
 from llm4sbr.localizers import Nearest
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Catalogue
@@ -122,7 +123,7 @@ def test_small_blocks_change_nothing(run: Path, prepared: Prepared, monkeypatch:
     before = IntentStore.open(out / "llm")
     intents = before.gather(torch.arange(len(before)))
     (out / "llm" / "manifest.json").unlink()
-    monkeypatch.setattr(stage, "BLOCK", 7)
+    monkeypatch.setattr("llm4sbr.localization.source.BLOCK", 7)
     out, again = localize(run)
     after = IntentStore.open(out / "llm")
     assert torch.equal(before.keys, after.keys)
@@ -140,7 +141,7 @@ def test_every_text_is_localized_once_also_when_other_sources_have_it(
         return localize_all(self, answers, *others)
 
     monkeypatch.setattr(Nearest, "localize", counted)
-    monkeypatch.setattr(stage, "BLOCK", 7)
+    monkeypatch.setattr("llm4sbr.localization.source.BLOCK", 7)
     titles = last_titles(prepared)
     moved = dict(zip(titles, [*list(titles.values())[1:], "Something new"], strict=True))
     write_answers(run, "llm", {"long": titles, "short": titles})
@@ -168,8 +169,8 @@ def test_full_item_text(run: Path, prepared: Prepared) -> None:
     catalogue = prepared.catalogue
     longer = catalogue._replace(attributes={"maker": ["Acme"] * catalogue.size})
     assert torch.equal(items, LetterEncoder().encode(catalogue.texts()))
-    assert stage._texts(longer, "full").titles[0] == f"{catalogue.titles[0]}, Acme"
-    assert stage._texts(longer, "title") == Catalogue(catalogue.keys, catalogue.titles)
+    assert item_texts(longer, "full").titles[0] == f"{catalogue.titles[0]}, Acme"
+    assert item_texts(longer, "title") == Catalogue(catalogue.keys, catalogue.titles)
 
 
 def test_statistics(run: Path, prepared: Prepared) -> None:
