@@ -235,11 +235,17 @@ def _model(run: Path, part: str, stage: Parts, out: Path) -> Parts:
 
 
 def _baseline(run: Path, part: str, stage: Parts, out: Path) -> Parts:
-    """What a baseline's ranks depend on: the data and its own options, not the lengths of lists."""
+    """What a baseline's ranks depend on: data, its own options, and texts if it ranks by these."""
     name = part.partition("/")[2]
     own = ("output of prepare", f"version of baselines/{name.rpartition(':')[2]}")
     options = f"train.baseline_options.{name}."
-    return {key: value for key, value in stage.items() if key in own or key.startswith(options)}
+    found = {key: value for key, value in stage.items() if key in own or key.startswith(options)}
+    component = registry.load("baselines", name)
+    if getattr(component, "needs_text", False):
+        found["items"] = _items(run / "localize")
+    if getattr(component, "needs_answers", False):
+        found["intents"] = _content(run / "localize" / LLM)
+    return found
 
 
 def _content(folder: Path) -> str:

@@ -120,8 +120,10 @@ class LocalizeConfig(Section):
     """Further keyword arguments of the localizer, such as `weights`."""
     f: int = Field(5, ge=0)
     """Items that an answer is tied to (the paper's f); 0 keeps the embedding of the answer itself."""
-    item_text: Literal["title", "full"] = "title"
-    """The text that represents an item: its title, or title and attributes."""
+    item_text: Literal["title", "full", "answers", "both"] = "title"
+    """The text that represents an item: its title; title and attributes (`full`); the answers about it
+    (`answers`); or its title and these answers (`both`). The last two need perspectives that ask about items.
+    Each source of answers then has vectors of its own, and items without an answer have their title."""
 
 
 class TrainConfig(Section):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm4sbr import registry
 from llm4sbr.config import Config
-from llm4sbr.data.batches import collate, item_sessions
+from llm4sbr.data.batches import collate, item_keys, item_sessions
 from llm4sbr.data.prepared import Prepared, catalogue_hash
 from llm4sbr.encoders import Memo, encoding
 from llm4sbr.encoders.disk_cache import encode_cached
@@ -44,6 +44,30 @@ def item_texts(catalogue: Catalogue, kind: str) -> Catalogue:
     if kind == "full":
         return Catalogue(catalogue.keys, catalogue.texts(), {TITLE: catalogue.titles})
     return Catalogue(catalogue.keys, catalogue.titles)
+
+
+def answer_texts(space: Space, table: pl.DataFrame, names: Sequence[str], kind: str) -> tuple[Space, int]:
+    """The space in which items are represented by a source's answers about them.
+
+    Args:
+        space: the titles' space.
+        table: the source's answers about items, see `answers_of`.
+        names: of the perspectives.
+        kind: `answers`, or `both` for the title and the answers.
+
+    Returns:
+        The space, and the number of items without an answer, for which their title stands.
+    """
+    catalogue = space.catalogue
+    own = pl.DataFrame({"key": item_keys(torch.arange(1, catalogue.size + 1)).numpy()})
+    rows = own.join(table, on="key", how="left", maintain_order="left").select(names).rows()
+    said = ["\n".join(text for text in row if text) for row in rows]
+    texts = [
+        "\n".join((title, text) if kind == "both" else (text,)) if text else title
+        for title, text in zip(catalogue.titles, said, strict=True)
+    ]
+    named = Catalogue(catalogue.keys, texts, {TITLE: catalogue.titles})
+    return space._replace(catalogue=named, items=space.encoder.encode(texts)), said.count("")
 
 
 def open_space(

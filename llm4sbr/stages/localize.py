@@ -15,17 +15,18 @@ from typing import Any
 from llm4sbr import registry, stamps, store
 from llm4sbr.config import Config
 from llm4sbr.data.prepared import load
-from llm4sbr.freshness import part_stamp
-from llm4sbr.intents.texts import Located
+from llm4sbr.errors import ConfigError
+from llm4sbr.freshness import LLM, part_stamp
+from llm4sbr.intents.texts import ITEMS, Located
 from llm4sbr.localization.answers import answers_of, distinct_lines, fingerprint_of, sources_of, unit_of
 from llm4sbr.localization.source import ABOUT, finish, localize_source
-from llm4sbr.localization.space import item_texts, open_space, try_out
+from llm4sbr.localization.space import answer_texts, item_texts, open_space, try_out
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Engine
 from llm4sbr.stamps import Attempt, Stamp
 
-ITEMS = "items.safetensors"
-"""File with the items' vectors."""
+ANSWERS = ("answers", "both")
+"""Values of `localize.item_text` with which each source has vectors of the items of its own."""
 
 SUMMARY = "localize.json"
 """File with the summary of all sources."""
@@ -93,19 +94,36 @@ def _made(
     engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
     with progress.task("localize", distinct, unit="texts") as advance, closing(engine):
         unit = unit_of(run / "infer")
+        if config.localize.item_text in ANSWERS and unit != "item":
+            raise ConfigError(
+                f"localize.item_text = {config.localize.item_text!r}: these perspectives ask about sessions, "
+                "not items; choose others, such as --perspective audience"
+            )
         space = open_space(config, prepared, catalogue, engine, advance, progress.note, unit=unit)
         for name in list(missing)[:1]:
             try_out(answers_of(run / "infer" / name, names), names, space)
         attempt.begin()
         store.write_tensors(out / ITEMS, {"items": space.items})
         first: Located | None = None
+        own, kind = space, config.localize.item_text
         for name, stamp in missing.items():
             stamps.begin_part(out / name, stamp)
             space.about["prompts"] = fingerprint_of(run / "infer" / name)
-            found = localize_source(out / name, answers_of(run / "infer" / name, names), names, space, first)
+            table = answers_of(run / "infer" / name, names)
+            if kind in ANSWERS:
+                own, silent = answer_texts(space, table, names, kind)
+                first = None  # what a text means is another thing among other items' texts
+                if silent and name == LLM:
+                    text = f"{silent:,} of {len(own.items):,} items have no answer; their titles stand in"
+                    progress.note(f"localize: {text}")
+            found = localize_source(out / name, table, names, own, first)
             first = first or found  # `shuffled` has the LLM's texts in another order
-            finish(out / name, space)
-    summary = {"files": {ITEMS: store.file_sha256(out / ITEMS)}, "llm": config.infer.llm, **space.about}
+            if kind in ANSWERS:
+                store.write_tensors(out / name / ITEMS, {"items": own.items})
+            finish(out / name, own)
+    files = [ITEMS, *(f"{path.parent.name}/{ITEMS}" for path in sorted(out.glob(f"*/{ITEMS}")))]
+    hashes = {name: store.file_sha256(out / name) for name in files}
+    summary = {"files": hashes, "llm": config.infer.llm, **space.about}
     facts = getattr(space.localizer, "facts", {})
     if facts:
         summary["facts"] = facts

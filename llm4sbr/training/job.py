@@ -22,6 +22,7 @@ from llm4sbr.fusion.item_item import CrossFit
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.model import build as build_model
 from llm4sbr.intents import MANIFEST, IntentStore
+from llm4sbr.intents.texts import items_of
 from llm4sbr.protocols import Horizon, Perspective, Samples
 from llm4sbr.store import read_tensors
 from llm4sbr.system.processes import Report
@@ -160,7 +161,7 @@ def _intents(job: TrainingJob) -> IntentStore | None:
 
 def _titles(job: TrainingJob, expected: tuple[int, int | None]) -> Tensor:
     """The catalogue's text vectors, float32 (N, E); `expected` is (N, E), or (N, None) for any E."""
-    path = job.run / "localize" / "items.safetensors"
+    path = items_of(job.run / "localize", job.variant)
     if not path.exists() and job.variant == TEXT_INIT:
         raise ConfigError(
             f"train.text_init: {path.parent} has no text vectors of the items, as no LLM was asked; choose "
