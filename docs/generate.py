@@ -214,8 +214,8 @@ def template(name: str) -> str:
     """A file of `llm4sbr plugins new my-<kind> --kind <kind>`; `name` is the template's."""
     kind = name.partition(".")[0].removesuffix("_test")
     kind = kind if kind in KINDS else "backbones"
-    module = f"my_{kind[:-1]}.py"
-    own = {f"{kind}.py.txt": module, f"{kind}_test.py.txt": f"tests/test_{module}"}
+    module = f"my_{kind[:-1]}"
+    own = {f"{kind}.py.txt": f"{module}/__init__.py", f"{kind}_test.py.txt": f"tests/test_{module}.py"}
     file = own.get(name, name.removesuffix(".txt"))
     return f"```{LANGUAGES[Path(file).suffix]}\n{distribution(kind)[file].rstrip()}\n```"
 

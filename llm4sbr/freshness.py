@@ -3,9 +3,9 @@
 A stage is fresh if its stamp has the settings, component versions and upstream contents that it would have
 now, and its files are unchanged. Settings that cannot change a result (`NEUTRAL`) are not part of a stamp.
 
-Three stages have parts: `infer` and `localize` one per source of answers (the LLM, each control), `train` one
-per model. A part's stamp has only what its own result depends on, not which other parts there are, so that
-adding a control or a seed does not redo the others.
+Stages have parts: `infer` and `localize` one per source of answers (the LLM, each control), `train` one per
+model, `evaluate` one per baseline. A part's stamp has only what its own result depends on, not which other
+parts there are, so that adding a control or a seed does not redo the others.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ embeddings that start as text vectors."""
 FORMER = {"train": ("train.baselines",)}
 """Stage -> settings in older stamps that never affected a result."""
 
+BASELINES = ("train.baselines", "train.baseline_options")
+"""Settings that only `evaluate` reads."""
 WHICH_MODELS = (
-    *("train.seeds", "train.seed", "train.plain", "train.text_init", "train.baselines"),
+    *("train.seeds", "train.seed", "train.plain", "train.text_init"),
+    *BASELINES,
     "infer.controls",
 )
-"""Settings in the stamp of `train` that decide which models are trained, not what a model learns."""
+"""Settings that decide which models and baselines there are, not what a model learns."""
 FUSION = ("train.fuser", "train.fuser_options", "train.tau", "train.intent_dropout", "version of fusers/")
 """What only models with intents depend on."""
 LINEAR = ("train.neighbours",)
@@ -90,7 +93,7 @@ STAGES = (
     Stage("train", ("train", "infer.controls"), ("prepare", "localize"), _train_components),
     Stage(
         "evaluate",
-        ("evaluate", "train.baselines", "protocol", *PROTOCOLS["paper"]),  # its table names the protocol
+        ("evaluate", *BASELINES, "protocol", *PROTOCOLS["paper"]),  # its table names the protocol
         ("prepare", "localize", "train"),
         lambda c: [("baselines", name) for name in c.train.baselines],
     ),
@@ -109,7 +112,7 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
         if key not in NEUTRAL and any(key == own or key.startswith(f"{own}.") for own in stage.settings)
     }
     if stage.name == "train":
-        del parts["train.baselines"]
+        parts = {key: value for key, value in parts.items() if not key.startswith(BASELINES)}
     if stage.name == "infer" and config.infer.select == "uncertain":
         train = {key: value for key, value in flat.items() if key.startswith("train.")}
         parts |= {k: v for k, v in train.items() if k not in NEUTRAL and not k.startswith(BRIEF)}
@@ -140,10 +143,17 @@ def asked(stage: str, config: Config) -> list[str]:
     sources = sources if config.infer.llm != NONE else []
     if stage in ("infer", "localize"):
         return sources
+    if stage == "evaluate":
+        return [baseline_part(name) for name in config.train.baselines]
     if stage != "train":
         return []
     seeds = range(config.train.seed, config.train.seed + config.train.seeds)
     return [f"{variant}/seed-{seed}" for seed in seeds for variant in variants(config, sources)]
+
+
+def baseline_part(name: str) -> str:
+    """The part of `evaluate` with a baseline's ranks."""
+    return f"baselines/{name}"
 
 
 def variants(config: Config, sources: Sequence[str]) -> list[str]:
@@ -164,7 +174,7 @@ def part_stamp(run: Path, part: str, attempt: stamps.Attempt) -> stamps.Stamp:
         attempt: has the stamp of the stage, and the parts that are there.
     """
     stage = attempt.stamp
-    decisive = {"infer": _answers, "localize": _intents, "train": _model}[stage.stage]
+    decisive = {"infer": _answers, "localize": _intents, "train": _model, "evaluate": _baseline}[stage.stage]
     stamp = stamps.Stamp(f"{stage.stage}/{part}", decisive(run, part, stage.parts, attempt.out))
     return _settled(stamp, attempt.old(part))
 
@@ -222,6 +232,20 @@ def _model(run: Path, part: str, stage: Parts, out: Path) -> Parts:
     if variant == NONE:
         return kept | {"shape of intents": _shape(run / "localize")}
     return kept | {"intents": _content(run / "localize" / variant)}
+
+
+def _baseline(run: Path, part: str, stage: Parts, out: Path) -> Parts:
+    """What a baseline's ranks depend on: data, its own options, and texts if it ranks by these."""
+    name = part.partition("/")[2]
+    own = ("output of prepare", f"version of baselines/{name.rpartition(':')[2]}")
+    options = f"train.baseline_options.{name}."
+    found = {key: value for key, value in stage.items() if key in own or key.startswith(options)}
+    component = registry.load("baselines", name)
+    if getattr(component, "needs_text", False):
+        found["items"] = _items(run / "localize")
+    if getattr(component, "needs_answers", False):
+        found["intents"] = _content(run / "localize" / LLM)
+    return found
 
 
 def _content(folder: Path) -> str:

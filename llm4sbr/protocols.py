@@ -109,7 +109,8 @@ class RawData(NamedTuple):
 
     interactions: pl.DataFrame
     """Columns `session` or `user` (str), `item` (str), `time` (Float64 seconds or Int64 order), `row` (Int64,
-    line of the source file, counted from 1 including the header); in any order."""
+    line of the source file, counted from 1 including the header); in any order. `order` (Int64), if there is
+    one beside times, tells clicks of one time apart; they are given in its order."""
     items: pl.DataFrame
     """Columns `item` (str), `title` (str), further str columns are attributes."""
     ordered_only: bool = False
@@ -117,7 +118,7 @@ class RawData(NamedTuple):
     rejected: list[str] = []
     """One line per unreadable row: `file:row: field: reason`."""
     notes: list[str] = []
-    """One line for each thing that the user should know, such as a decision of the reader."""
+    """One line for each decision of the reader that the user should know."""
 
 
 class Localization(NamedTuple):
@@ -235,8 +236,7 @@ class Localizer(Protocol):
 
     Optional: `fit(answers, sessions, catalogue, encoder)`, called first, with the answers to training samples
     and the training `Sessions`; the class attribute `needs_sessions = True`, which makes `localize` also get
-    `sessions`, int64 (M, T), the prefixes that were asked about; and `facts`, a dictionary of facts about the
-    result (such as the recall of an approximate search), which is saved and shown.
+    `sessions`, int64 (M, T), the prefixes that were asked about; and `facts`, which are saved and shown.
     """
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
@@ -312,8 +312,9 @@ class CatalogueFuser(Fuser, Protocol):
 class Baseline(Protocol):
     """Recommends without a neural network. Constructor: `num_items`, own options.
 
-    Optional: `notes`, one line for each thing that the user should know about the fit; `neighbours(m)` and
-    `click_weights(mask)`, for scores that are sums over clicks of each item's weights (`baselines.slist`).
+    Optional: `notes`, lines about the fit; `neighbours(m)` and `click_weights(mask)`, if scores are sums over
+    clicks of each item's weights; `needs_text`: after `fit`, `fit_text` gets the items' text vectors (N, E);
+    `needs_answers`: `score` also gets the LLM's answers, a `Localization` of (B, P, ...).
     """
 
     def fit(self, sessions: Sessions) -> None:

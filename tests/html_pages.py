@@ -1,10 +1,17 @@
-"""Pages of the HTML report, taken apart as a browser would."""
+"""Pages of the HTML report, taken apart as a browser would, and runs that try to break out of them."""
 
 from __future__ import annotations
 
+import csv
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+
+from llm4sbr import pipeline
+from llm4sbr.config import nest
+from llm4sbr.progress import Progress
+from llm4sbr.testing.encoders import tiny_bert
+from llm4sbr.testing.toy import toy_log
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 ADDRESSES = ("src", "href", "data", "action", "poster", "srcset", "xlink:href", "formaction", "background")
@@ -84,3 +91,45 @@ def safe(page: Page) -> None:
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
     assert set(re.findall(r"url\(([^)]*)\)", page.texts("style")[0])) == set()
     assert {a["fill"] for _, a in page.tags if "url(" in a.get("fill", "")} <= {"url(#hatched)"}
+
+
+HOSTILE = (
+    "<script>alert({})</script>",
+    '"><img src=https://evil.example/{}.png onerror=alert(1)>',
+    "{{{{ 7 * {} }}}} & </td></table>",
+    "\u202egpj.{} <!--",
+)
+
+WHOLE = {"results", "breakdown", "changes", "training", "cost", "answers", "sessions", "data", "settings"}
+"""Sections of the page on a whole run."""
+
+
+def hostile_data(folder: Path) -> Path:
+    """Toy data whose titles try to break out of the page, and an encoder."""
+    log = toy_log(folder / "log")
+    with (log / "items.csv").open(newline="", encoding="utf-8") as stream:
+        header, *rows = csv.reader(stream)
+    for number, row in enumerate(rows):
+        row[1] = f"{row[1]} {HOSTILE[number % len(HOSTILE)].format(number)}"
+    with (log / "items.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    tiny_bert(folder / "bert")
+    return folder
+
+
+def hostile_run(base: Path, *, seeds: int) -> Path:
+    """A whole run on the data in `base`; its report was written at its end."""
+    chosen = {
+        "data.reader": "csv",
+        "data.path": str(base / "log"),
+        "data.min_item_count": 1,
+        "infer.llm": "item-text",
+        "localize.encoder": f"transformers:{base / 'bert'}",
+        "localize.f": 3,
+        "train.epochs": 2,
+        "train.dim": 8,
+        "train.seeds": seeds,
+        "train.workers": 1,
+    }
+    pipeline.execute(base / "run", nest(chosen), progress=Progress(quiet=True))
+    return base / "run"

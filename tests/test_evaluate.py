@@ -96,7 +96,7 @@ def test_a_row_that_ended_while_rising_is_marked(tmp_path):
     assert rows == {"popularity": 0, "item-knn": 0, "plain": 2}  # seeds
     table = main_table(found["rows"], 10)
     assert [line[0].note for line in table.rows] == ["", "", "still rising"]
-    assert "training ended at train.epochs while the validation metric was still rising" in table.legend
+    assert "ended at train.epochs while the validation metric was still rising" in table.legend
     calm = main_table([row | {"still_rising": 0} for row in found["rows"]], 10)
     assert "rising" not in calm.legend
 

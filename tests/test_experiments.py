@@ -158,7 +158,7 @@ def test_a_folder_of_something_else_is_refused(base: Path, localization: Path) -
 def test_memory_trains_each_model_in_a_process_of_its_own(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm4sbr.stages.train.train_model", None)  # this process trains nothing
+    monkeypatch.setattr("llm4sbr.training.job.train_model", None)  # this process trains nothing
     content = quiet(base / "memory", request_of(base, "memory", backbones=("stamp",)))
     assert not failures(content)
     rows = {row["name"]: row for row in content["cells"][0]["metrics"]["rows"]}

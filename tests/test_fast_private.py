@@ -47,18 +47,36 @@ def other_arguments(rows, weight):
 
 real_linear = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
 
-CHANGED = [
-    gone,
-    other_arguments,
-    lambda *given: 1.5 * real_linear(*given),
-    lambda *given: real_linear(*given)[0],
-]
+
+def in_many_lines(*given):
+    raise RuntimeError("first line\nsecond line " * 100)
+
+
+def wrong_if(condition):
+    """OneDNN's product, one and a half times as large where the condition holds of weight and bias."""
+    return lambda rows, weight, bias, *rest: (
+        real_linear(rows, weight, bias, *rest) * (1.5 if condition(weight, bias) else 1)
+    )
+
+
+CHANGED = {
+    "gone": gone,
+    "other arguments": other_arguments,
+    "many lines": in_many_lines,
+    "wrong": wrong_if(lambda weight, bias: True),
+    "wrong with a bias": wrong_if(lambda weight, bias: bias is not None),
+    "wrong without one": wrong_if(lambda weight, bias: bias is None),
+    "wrong transposed": wrong_if(lambda weight, bias: not weight.is_contiguous()),
+    "a row": lambda *given: real_linear(*given)[0],
+    "a dimension more": lambda *given: real_linear(*given)[None],
+    "rounded": lambda *given: real_linear(*given).round(decimals=2),
+}
 
 
 @pytest.mark.skipif(real_linear is None, reason="PyTorch without oneDNN")
-@pytest.mark.parametrize("call", CHANGED)
-def test_a_changed_call_of_onednn_is_not_used(monkeypatch, caplog, call):
-    changed(monkeypatch, "mkldnn", _linear_pointwise=call)
+@pytest.mark.parametrize("how", CHANGED)
+def test_a_changed_call_of_onednn_is_not_used(monkeypatch, caplog, how):
+    changed(monkeypatch, "mkldnn", _linear_pointwise=CHANGED[how])
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(onednn, "_CPUINFO", SimpleNamespace(exists=lambda: True, read_text=lambda: "AMD"))
@@ -70,6 +88,18 @@ def test_a_changed_call_of_onednn_is_not_used(monkeypatch, caplog, call):
     (line,) = caplog.records
     assert "oneDNN's matrix products are not used, training is slower" in line.getMessage()
     assert "\n" not in line.getMessage()
+    assert len(line.getMessage()) < 400
+
+
+@pytest.mark.skipif(real_linear is None, reason="PyTorch without oneDNN")
+def test_the_call_is_onednns(monkeypatch):
+    calls = []
+    changed(
+        monkeypatch, "mkldnn", _linear_pointwise=lambda *given: calls.append(given) or real_linear(*given)
+    )
+    rows, weight, bias = torch.randn(6, 4), torch.randn(5, 4), torch.randn(5)
+    torch.testing.assert_close(private.linear(rows, weight, bias), rows @ weight.T + bias)
+    assert len(calls) == 1
 
 
 def gradients(model) -> list[torch.Tensor]:
@@ -81,10 +111,22 @@ def gradients(model) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
+OPERATORS = {
+    "gone": lambda real: gone,
+    "wrong": lambda real: lambda gradient, value, **out: gradient * value,
+    "writes nothing": lambda real: lambda gradient, value, **out: real(gradient, value),
+    "returns another": lambda real: (
+        lambda gradient, value, **out: real(gradient, value, **out) if out else 2 * real(gradient, value)
+    ),
+}
+"""How a backward operator may change: name -> the changed one, made of the real one."""
+
+
 @pytest.mark.parametrize("backbone", ["sr-gnn", "stamp"])
-@pytest.mark.parametrize("call", [gone, lambda gradient, value, **out: gradient * value])
+@pytest.mark.parametrize("how", OPERATORS)
 @pytest.mark.parametrize("operator", ["tanh_backward", "sigmoid_backward"])
-def test_changed_backward_operators_are_not_used(monkeypatch, caplog, backbone, operator, call):
+def test_changed_backward_operators_are_not_used(monkeypatch, caplog, backbone, operator, how):
+    call = OPERATORS[how](getattr(torch.ops.aten, operator))
     torch.manual_seed(0)
     model = build(Recipe(40, 16, backbone)).train()
     assert private.formulas_work()
@@ -95,6 +137,15 @@ def test_changed_backward_operators_are_not_used(monkeypatch, caplog, backbone, 
         found = gradients(model)
     for one, two in zip(found, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    (line,) = caplog.records
+    assert "gradients that are written out are not used" in line.getMessage()
+
+
+def test_without_a_way_past_function_modes_nothing_is_written_out(monkeypatch, caplog):
+    monkeypatch.delattr(torch._C, "DisableTorchFunction")
+    torch.manual_seed(0)
+    with caplog.at_level(logging.WARNING):
+        assert gradients(build(Recipe(40, 16, "sr-gnn")).train())
     (line,) = caplog.records
     assert "gradients that are written out are not used" in line.getMessage()
 

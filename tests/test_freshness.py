@@ -75,7 +75,8 @@ def test_a_model_that_nobody_asks_for_now_is_in_no_table_and_can_be_named(run: P
         "plain/seed-0",
         "popularity",
     ]
-    assert lines[-1].startswith("evaluate: redone")
+    assert lines[-2].startswith("evaluate: redone")
+    assert lines[-1] == "evaluate: 1 of 1 baselines are there already"
     assert Recommender.load(run).trained.seed == 0
     assert Recommender.load(run, seed=1).trained.seed == 1
     execute(run, {"train.dim": 6}, until="train")  # the other seed is of width 8
@@ -117,7 +118,7 @@ def test_a_model_that_starts_from_text_depends_on_the_texts(run: Path) -> None:
 
 
 def test_work_of_a_stopped_attempt_with_other_settings_is_used(run: Path, monkeypatch: Any) -> None:
-    from llm4sbr.stages import train as stage
+    from llm4sbr.training import job as stage
 
     original, trained = stage._train, []
 

@@ -18,9 +18,11 @@ from llm4sbr.config import build, flatten
 from llm4sbr.data.batches import item_keys, prefix_key, sample_keys
 from llm4sbr.data.distinct import Distinct
 from llm4sbr.data.prepared import Prepared, load
-from llm4sbr.errors import ConfigError, InputError
+from llm4sbr.errors import ConfigError, InputError, StoreError
 from llm4sbr.fusion.predictor import ItemIntents
-from llm4sbr.intents import IntentStore, IntentWriter
+from llm4sbr.fusion.saved import load_model
+from llm4sbr.fusion.whitened import Whitened
+from llm4sbr.intents import IntentStore, IntentWriter, verify_all
 from llm4sbr.perspectives import Audience, Choose, Complement, Long, Short
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Item, Samples, Sessions
@@ -237,3 +239,58 @@ def test_a_run_with_answers_about_all_items(run: Path, tmp_path: Path, capsys) -
     }
     assert _guarded(["infer", str(run), "--dry-run"]) == 0
     assert f"40 prompts about {ITEMS} items, 40 of them distinct, 40 answered" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["answers", "both"])
+def test_answers_represent_the_items_of_their_own_source(run: Path, kind: str, capsys) -> None:
+    lines = execute(run, {"localize.item_text": kind}, until="train")
+    assert f"localize: 1 of {ITEMS} items have no answer; their titles stand in" in lines  # once
+    vectors = {
+        name: store.read_tensors(run / "localize" / name / "items.safetensors")["items"]
+        for name in ("llm", "item-text", "shuffled")
+    }
+    titles = store.read_tensors(run / "localize" / "items.safetensors")["items"]
+    # The oracle names the item that follows, from both perspectives, and nothing about the first item.
+    following = titles.roll(-1, 0)
+    if (
+        kind == "both"
+    ):  # the direction of the mean of the lines, each as often as it is said, and their mean length
+        lines_of = [titles, following, following]
+        whole = torch.stack(lines_of).sum(0)
+        length = torch.stack([part.norm(dim=1) for part in lines_of]).mean(0)
+        following = whole / whole.norm(dim=1, keepdim=True) * length.unsqueeze(1)
+    torch.testing.assert_close(vectors["llm"][1:], following[1:], atol=1e-5, rtol=1e-4)
+    assert torch.equal(vectors["llm"][0], titles[0])
+    torch.testing.assert_close(vectors["item-text"], titles, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(vectors["shuffled"], vectors["llm"], atol=1e-2)
+    # what a model has learned from is its own source's
+    for name, own in vectors.items():
+        saved = load_model(run / "train" / name / "seed-0").model.fuser.titles.vectors
+        whitening = Whitened(8, 2, num_items=ITEMS, text_dim=own.shape[1])
+        whitening.fit(own, torch.ones(ITEMS, dtype=torch.int64))
+        assert torch.equal(saved, whitening.titles.vectors)
+    assert Recommender.load(run, variant="llm").recommend([5, 2], k=3).items
+    verify_all(run / "localize", catalogue=load_model(run / "train/llm/seed-0").catalogue)
+    (run / "localize/llm/items.safetensors").write_bytes(b"0")
+    with pytest.raises(StoreError, match="changed since it was written"):
+        verify_all(run / "localize", catalogue=load_model(run / "train/llm/seed-0").catalogue)
+
+
+def test_changed_answers_train_the_models_that_read_them(run: Path) -> None:
+    execute(run, {"localize.item_text": "answers", "infer.controls": ["item-text"]}, until="train")
+    kept = (run / "train/item-text/seed-0/model.safetensors").stat().st_ino
+    lines = execute(run, {"infer.perspectives": ["next"]}, until="train")
+    assert "train: redone" in " ".join(lines)
+    assert (run / "train/item-text/seed-0/model.safetensors").stat().st_ino != kept
+    before = (run / "train/llm/seed-0/model.safetensors").stat().st_ino
+    assert "train: fresh" in execute(run, {}, until="train")
+    execute(run, {"localize.item_text": "both"}, until="train")
+    assert (run / "train/llm/seed-0/model.safetensors").stat().st_ino != before
+
+
+def test_answers_about_sessions_represent_no_items(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"item_text = 'answers': these perspectives ask about sessions"):
+        execute(
+            run, {"localize.item_text": "answers", "infer.perspectives": ["long"], "infer.llm": "item-text"}
+        )
+    assert (run / "localize/llm/manifest.json").exists()

@@ -69,7 +69,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     site = tmp_path_factory.mktemp("site")
     for kind in registry.KINDS:
         new_plugin(f"my-{kind[:-1]}", kind, site / kind)
-        (site / f"my_{kind[:-1]}.py").write_text((site / kind / f"my_{kind[:-1]}.py").read_text())
+        (site / kind / f"my_{kind[:-1]}").rename(site / f"my_{kind[:-1]}")
     targets = [(kind, target) for kind, target in UNBROKEN.items() if kind in registry.KINDS]
     targets += sorted(
         {(fault.contract, fault.target) for fault in FAULTS if fault.contract in registry.KINDS}

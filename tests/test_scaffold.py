@@ -24,11 +24,12 @@ def test_every_kind_is_a_whole_distribution(tmp_path, kind):
     names = {str(path.relative_to(tmp_path / "new")) for path in files}
     module = f"my_{kind[:-1]}"
     assert names == {
-        "pyproject.toml", "README.md", ".github/workflows/test.yml", f"{module}.py", f"tests/test_{module}.py"
+        "pyproject.toml", "README.md", ".github/workflows/test.yml",
+        f"{module}/__init__.py", f"{module}/py.typed", f"tests/test_{module}.py",
     }  # fmt: skip
     project = tomllib.loads((tmp_path / "new" / "pyproject.toml").read_text())["project"]
     (target,) = project["entry-points"][f"llm4sbr.{kind}"].values()
-    tree = ast.parse((tmp_path / "new" / f"{module}.py").read_text())
+    tree = ast.parse((tmp_path / "new" / module / "__init__.py").read_text())
     assert target.split(":")[1] in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     assert not any("$" in path.read_text() for path in files)
 
@@ -40,6 +41,7 @@ def test_it_installs_passes_its_tests_and_is_listed(tmp_path, kind):
     new_plugin(f"my-{kind[:-1]}", kind, folder)
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*install, "--target", str(site), str(folder)], check=True, capture_output=True)
+    assert (site / f"my_{kind[:-1]}" / "py.typed").exists()
     there = os.environ | {"PYTHONPATH": str(site)}
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
     found = subprocess.run(tests, env=there, cwd=tmp_path, capture_output=True, text=True)
@@ -48,6 +50,20 @@ def test_it_installs_passes_its_tests_and_is_listed(tmp_path, kind):
     listed = [sys.executable, "-m", "llm4sbr", "plugins", "list", kind]
     said = subprocess.run(listed, env=there, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert f"my-{kind[:-1]}" in said
+
+
+@pytest.mark.slow
+def test_a_strict_type_checker_finds_nothing(tmp_path):
+    """The package says that it is typed (`py.typed`), so its annotations must be whole."""
+    pytest.importorskip("mypy")
+    for kind in KINDS:
+        new_plugin(f"my-{kind[:-1]}", kind, tmp_path / kind)
+    modules = [str(path) for path in tmp_path.glob("*/my_*/__init__.py")]
+    assert len(modules) == len(KINDS)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", *modules]
+    there = os.environ | {"MYPYPATH": os.pathsep.join(str(tmp_path / kind) for kind in KINDS)}
+    said = subprocess.run(command, env=there, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert "Success: no issues found" in said, said
 
 
 @pytest.mark.parametrize(
@@ -83,7 +99,7 @@ def test_the_command_says_what_to_do_next(tmp_path):
     )
     assert found.exit_code == 0, found.output
     assert "pip install -e" in found.output.splitlines()[-1]
-    assert Path(tmp_path / "x" / "my_llm.py").exists()
+    assert Path(tmp_path / "x" / "my_llm" / "__init__.py").exists()
 
 
 @pytest.mark.parametrize(

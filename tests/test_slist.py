@@ -15,7 +15,8 @@ from llm4sbr.baselines.item_to_item import strongest
 from llm4sbr.baselines.pairs import PairSums
 from llm4sbr.baselines.slist import SLIST, repeated, slis, slit
 from llm4sbr.errors import ConfigError
-from llm4sbr.fusion.neighbours import NeighbourScores, decayed
+from llm4sbr.fusion.item_item import ItemItem
+from llm4sbr.fusion.linear import Linear, decayed
 from llm4sbr.protocols import Sessions
 from llm4sbr.testing.backbones import pad
 
@@ -163,7 +164,7 @@ def test_neighbours_score_as_the_model(history, batch):
     assert (ids.dtype, weights.dtype, ids.shape) == (torch.int64, torch.float32, (ITEMS, ITEMS))
     assert (weights[:, :-1] >= weights[:, 1:]).all(), "best first"
     assert torch.allclose(decayed(mask, model.decay), model.click_weights(mask))
-    found = NeighbourScores(ids, weights)(items, decayed(mask, model.decay))
+    found = Linear(ItemItem(ids, weights), decay=model.decay)(items, mask).long
     np.testing.assert_allclose(found.numpy(), model.score(items, mask).numpy(), atol=1e-5)
 
 

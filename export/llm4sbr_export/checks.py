@@ -50,7 +50,7 @@ def check_operators(path: Path, *, allowed: Sequence[str] = ()) -> None:
 
     Args:
         path: the `.onnx` file; external weights are not read.
-        allowed: further operators, as `domain::name`, for a graph that is not meant for TensorRT.
+        allowed: further operators, as `objections` name them, for a graph that is not meant for TensorRT.
     """
     found = sorted(set(objections(path)) - {f"operator {name}" for name in allowed})
     if found:
@@ -58,7 +58,7 @@ def check_operators(path: Path, *, allowed: Sequence[str] = ()) -> None:
 
 
 def objections(path: Path) -> Iterator[str]:
-    """What TensorRT does not support: operators, opset versions, lists that are too long."""
+    """What TensorRT does not support: operators, scatters that add, opset versions, too long lists."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -77,6 +77,8 @@ def objections(path: Path) -> Iterator[str]:
             node.op_type == "TopK" and not numbers.get(node.input[1], known["most_k"] + 1) <= known["most_k"]
         ):
             yield f"TopK with K = {numbers.get(node.input[1], 'an input')} (at most {known['most_k']})"
+        elif node.op_type == "ScatterElements" and (how := _reduction(node)) != "none":
+            yield f"operator ScatterElements with reduction = {how}"
 
 
 def compile_ahead(path: Path, shapes: Shapes, *, target: str = TARGET) -> bytes:
@@ -160,6 +162,10 @@ def _nodes(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield from _nodes(inner)
+
+
+def _reduction(node: Any) -> str:
+    return next((one.s.decode() for one in node.attribute if one.name == "reduction"), "none")
 
 
 def _numbers(graph: Any) -> dict[str, int]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr.errors import InputError
+from llm4sbr.fusion.linear import Linear
 from llm4sbr.fusion.predictor import ItemIntents
 from llm4sbr_export.heads import Exact, ReRanked, without
 
@@ -36,6 +37,8 @@ class Graph(nn.Module):
         precision: `fp32`, or one of `heads.COARSE`, which select candidates and score those exactly.
         query_range: largest absolute value in a query, for a precision that also rounds queries.
         with_intents: also return the predicted intents, in the intent mode `predictor`.
+        most_clicks: maximum T, for a runtime whose scatter cannot add: sums over clicks are then computed one
+            click after the other. None for a runtime that can.
 
     Raises:
         InputError: K is not in 1..N, the model cannot have this intent mode, or no single table to compress.
@@ -50,8 +53,11 @@ class Graph(nn.Module):
         precision: str = "fp32",
         query_range: float | None = None,
         with_intents: bool = False,
+        most_clicks: int | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(model.backbone, Linear):
+            model.backbone.most_clicks = most_clicks
         self.model = model.float()  # titles are stored in half precision, but computed with in float32
         if isinstance(model.predictor, ItemIntents):
             model.predictor.half()  # a row is read per session, so its conversion costs nothing

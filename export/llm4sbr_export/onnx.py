@@ -29,6 +29,9 @@ INPUTS |= {"exclude_seen": {0: "batch"}, "intents": {0: "batch"}}
 
 OUTPUTS = ("item_ids", "scores")
 
+ADDING = "ScatterElements with reduction = add"
+"""Sums over all clicks. TensorRT cannot do that, its exporters write them click by click."""
+
 CPU_ONLY = ("MatMulInteger",)
 """Operators of 8-bit tables that TensorRT does not support."""
 
@@ -71,7 +74,7 @@ class Onnx:
             model, k=spec.k, intent_mode=spec.intent_mode, precision=spec.precision, with_intents=True
         )
         write(graph, path, about=spec.about, most_inside=self.most_inside)
-        check_operators(path, allowed=CPU_ONLY if spec.precision == "int8" else ())
+        check_operators(path, allowed=(ADDING, *(CPU_ONLY if spec.precision == "int8" else ())))
 
     def load(self, path: Path) -> OnnxScorer:
         """The graph at `path`, ready to score; errors as `open_session`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -91,15 +91,16 @@ def prepare(model: LLM4SBR, example: Mapping[str, Tensor], spec: ExportSpec) -> 
     if spec.k > MOST_K:
         raise InputError(f"k = {spec.k}: TensorRT makes lists of at most {MOST_K} items")
     head = HEADS[spec.precision]
+    wanted: Any = {"k": spec.k, "intent_mode": spec.intent_mode, "most_clicks": spec.max_length}
     if head != "qdq":
-        return Graph(model, k=spec.k, intent_mode=spec.intent_mode, precision=head)
-    exact = Graph(model, k=spec.k, intent_mode=spec.intent_mode)
+        return Graph(model, precision=head, **wanted)
+    exact = Graph(model, **wanted)
     with torch.inference_mode():
         output = model.represent(
             example["items"], example["mask"], example.get("intents"), predict=spec.intent_mode == "predictor"
         )
         largest = max(float(query.abs().max()) for query in exact.queries(output))
-    return Graph(model, k=spec.k, intent_mode=spec.intent_mode, precision=head, query_range=largest)
+    return Graph(model, precision=head, query_range=largest, **wanted)
 
 
 def check_for_tensorrt(onnx: Path) -> None:

@@ -1,13 +1,17 @@
-"""Finds training sessions that share items with the current session."""
+"""Base of the models in which training sessions that share items with the current session vote."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from llm4sbr.baselines.incidence import Incidence, Ints
+from llm4sbr.baselines.incidence import Incidence, Ints, chunks
+from llm4sbr.errors import ConfigError
+from llm4sbr.protocols import Sessions
 
 
 class BatchClicks(NamedTuple):
@@ -94,11 +98,46 @@ def _rank(rows: Ints) -> Ints:
     return ranks
 
 
-def votes(
-    index: Incidence, near: NeighbourSessions, weight: NDArray[Any], *, rows: int, num_items: int
-) -> NDArray[Any]:
-    """For each item the sum of the weights of the neighbours that contain it, float64 (rows, N)."""
-    items, voter = index.items.take(near.session)
-    cells = near.row[voter] * num_items + items
-    found = np.bincount(cells, weight[voter], minlength=rows * num_items)
-    return found.reshape(rows, num_items)
+class SessionKNN:
+    """Scores items by the most similar training sessions; the models differ in how these count (`votes`).
+
+    Args:
+        num_items: N.
+        m: number of most recent sessions that are compared.
+        k: number of nearest neighbours.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    name = "session-knn"
+
+    def __init__(self, num_items: int, *, m: int, k: int) -> None:
+        if m < 1 or k < 1:
+            raise ConfigError(f"{self.name}: m = {m}, k = {k}: both must be 1 or more")
+        self.num_items, self.m, self.k = num_items, m, k
+        self.fit(Sessions(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)))
+
+    def fit(self, sessions: Sessions) -> None:
+        """Index the sessions."""
+        self.index = Incidence.of(sessions, self.num_items)
+
+    def score(self, items: Tensor, mask: Tensor) -> Tensor:
+        """Sums over the nearest neighbours, float32 (B, N), 0 if none has the item."""
+        clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
+        length = mask.sum(1).numpy()
+        reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
+        costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
+        scores = np.zeros((len(items), self.num_items), np.float32)
+        for part in chunks(costs):
+            scores[part] = self.votes(clicks.some(part), length[part])
+        return torch.from_numpy(scores)
+
+    def votes(self, clicks: BatchClicks, length: Ints) -> NDArray[Any]:
+        """Scores of some rows of the batch, whose sessions have `length` clicks, float64 (rows, N)."""
+        raise NotImplementedError
+
+    def summed(self, row: Ints, item: Ints, weight: NDArray[np.float64], rows: int) -> NDArray[Any]:
+        """For each row and item the sum of the weights, float64 (rows, N)."""
+        cells = row * self.num_items + item
+        return np.bincount(cells, weight, minlength=rows * self.num_items).reshape(rows, self.num_items)

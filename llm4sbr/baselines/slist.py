@@ -94,14 +94,21 @@ class SLIST(ItemToItem):
         self.weights = strongest(weights, self.kept)
 
 
-def slis(num_items: int) -> SLIST:
+def slis(num_items: int, *, l2: float = 100.0, decay: float = 5.0, neighbours: int = 128) -> SLIST:
     """SLIS: SLIST with alpha = 1; only the decay depends on the order of the clicks."""
-    return SLIST(num_items, alpha=1.0)
+    return SLIST(num_items, alpha=1.0, l2=l2, decay=decay, neighbours=neighbours)
 
 
-def slit(num_items: int) -> SLIST:
+def slit(
+    num_items: int,
+    *,
+    l2: float = 100.0,
+    cut_decay: float = 2.0,
+    decay: float = 5.0,
+    neighbours: int = 128,
+) -> SLIST:
     """SLIT: SLIST with alpha = 0, fitted to predict the next items only."""
-    return SLIST(num_items, alpha=0.0)
+    return SLIST(num_items, alpha=0.0, l2=l2, cut_decay=cut_decay, decay=decay, neighbours=neighbours)
 
 
 def repeated(sessions: Sessions) -> float:

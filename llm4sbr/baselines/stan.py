@@ -22,19 +22,17 @@ from __future__ import annotations
 from math import inf
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from llm4sbr.baselines.incidence import Incidence, Ints, chunks
-from llm4sbr.baselines.session_neighbours import BatchClicks, NeighbourSessions
+from llm4sbr.baselines.incidence import Incidence, Ints
+from llm4sbr.baselines.session_neighbours import BatchClicks, NeighbourSessions, SessionKNN
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Sessions
 
 Floats = NDArray[np.float64]
 
 
-class STAN:
+class STAN(SessionKNN):
     """Scores items by similar sessions that contain them near an item of the current session.
 
     Args:
@@ -51,6 +49,8 @@ class STAN:
         ConfigError: an option is out of range.
     """
 
+    name = "stan"
+
     def __init__(
         self,
         num_items: int,
@@ -63,37 +63,22 @@ class STAN:
         match: float = inf,
         idf: float = 0.0,
     ) -> None:
-        if m < 1 or k < 1:
-            raise ConfigError(f"stan: m = {m}, k = {k}: both must be 1 or more")
         for name, value in (("session", session), ("age", age), ("item", item), ("match", match)):
             if not value > 0:
                 raise ConfigError(f"stan: {name} = {value:g} must be above 0")
         if not 0 <= idf < inf:
             raise ConfigError(f"stan: idf = {idf:g} must be a number that is not negative")
-        self.num_items, self.m, self.k = num_items, m, k
         self.session, self.age, self.item, self.match, self.idf = session, age, item, match, idf
-        nothing = Sessions(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-        self.fit(nothing)
+        super().__init__(num_items, m=m, k=k)
 
     def fit(self, sessions: Sessions) -> None:
         """Index the sessions."""
-        self.index = Incidence.of(sessions, self.num_items)
+        super().fit(sessions)
         self.places = last_places(sessions, self.index, self.num_items)
         total = len(self.index.items.lengths)
         self.gain = 1 + self.idf * np.log(max(1, total) / self.index.sessions.lengths.clip(min=1))
 
-    def score(self, items: Tensor, mask: Tensor) -> Tensor:
-        """Sums over the nearest neighbours, float32 (B, N), 0 if none has the item."""
-        clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
-        length = mask.sum(1).numpy()
-        reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
-        costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
-        scores = np.zeros((len(items), self.num_items), np.float32)
-        for part in chunks(costs):
-            scores[part] = self._votes(clicks.some(part), length[part])
-        return torch.from_numpy(scores)
-
-    def _votes(self, clicks: BatchClicks, length: Ints) -> Floats:
+    def votes(self, clicks: BatchClicks, length: Ints) -> Floats:
         """Scores of some rows of the batch, whose sessions have `length` clicks, float64 (rows, N)."""
         back = np.arange(int(length.max(initial=0)) + 1) - length[:, None]
         weights = np.exp(np.minimum(back, 0) / self.session)  # (rows, T + 1), by position
@@ -108,10 +93,8 @@ class STAN:
         of_star = np.zeros(len(near.row), np.int64)
         of_star[voter[shared]] = places[shared]
         close = np.exp(-np.abs(places - of_star[voter]) / self.item)
-        cells = near.row[voter] * self.num_items + items
         weight = (similarity * late)[voter] * close
-        votes = np.bincount(cells, weight, minlength=len(length) * self.num_items)
-        return votes.reshape(len(length), self.num_items) * self.gain
+        return self.summed(near.row[voter], items, weight, len(length)) * self.gain
 
     def _similarity(self, found: NeighbourSessions, clicks: BatchClicks, weights: Floats) -> Floats:
         total = len(self.index.items.lengths)

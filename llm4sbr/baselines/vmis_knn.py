@@ -24,17 +24,14 @@ nearest neighbour and may contain the target. The metrics of this baseline then 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from llm4sbr.baselines.incidence import Incidence, Ints, chunks
-from llm4sbr.baselines.session_neighbours import BatchClicks, NeighbourSessions, votes
-from llm4sbr.errors import ConfigError
+from llm4sbr.baselines.incidence import Ints
+from llm4sbr.baselines.session_neighbours import BatchClicks, NeighbourSessions, SessionKNN
 from llm4sbr.protocols import Sessions
 
 
-class VMISKNN:
+class VMISKNN(SessionKNN):
     """Scores items by the training sessions that contain them and share items with the current session.
 
     Args:
@@ -46,34 +43,18 @@ class VMISKNN:
         ConfigError: an option is out of range.
     """
 
+    name = "vmis-knn"
+
     def __init__(self, num_items: int, *, m: int = 1_000, k: int = 200) -> None:
-        if m < 1 or k < 1:
-            raise ConfigError(f"vmis-knn: m = {m}, k = {k}: both must be 1 or more")
-        self.num_items = num_items
-        self.m = m
-        self.k = k
-        nothing = Sessions(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-        self.index = Incidence.of(nothing, num_items)
-        self.idf = np.zeros(num_items)
+        super().__init__(num_items, m=m, k=k)
 
     def fit(self, sessions: Sessions) -> None:
         """Index the sessions."""
-        self.index = Incidence.of(sessions, self.num_items)
+        super().fit(sessions)
         holding = self.index.sessions.lengths
-        self.idf = np.log(len(self.index.items.lengths) / holding.clip(min=1))
+        self.idf = np.log(max(1, len(self.index.items.lengths)) / holding.clip(min=1))
 
-    def score(self, items: Tensor, mask: Tensor) -> Tensor:
-        """Sums over the nearest neighbours, float32 (B, N), 0 if none has the item."""
-        scores = np.zeros((len(items), self.num_items), np.float32)
-        clicks = BatchClicks.of(items.numpy() - 1, mask.numpy(), self.num_items)
-        length = mask.sum(1).numpy()
-        reached = self.index.sessions.lengths[clicks.item].clip(max=self.m)
-        costs = np.bincount(clicks.row, reached, minlength=len(items)).astype(np.int64)
-        for part in chunks(costs):
-            scores[part] = self._votes(clicks.some(part), length[part])
-        return torch.from_numpy(scores)
-
-    def _votes(self, clicks: BatchClicks, length: Ints) -> NDArray[np.float64]:
+    def votes(self, clicks: BatchClicks, length: Ints) -> NDArray[np.float64]:
         """Scores of some rows of the batch, whose sessions have `length` clicks, float64 (rows, N)."""
         # Whole numbers p_i instead of pi_i, so that equal r_n are exactly equal; |s| divides them below.
         places = np.tile(np.arange(int(length.max(initial=0)) + 1), (len(length), 1))
@@ -82,4 +63,5 @@ class VMISKNN:
         distinct = np.bincount(clicks.row, minlength=len(length))
         back = length[near.row] - near.latest + 1  # q_n
         weight = np.maximum(0, 1 - 0.1 * back) * overlap / distinct[near.row]  # l_n r_n
-        return votes(self.index, near, weight, rows=len(length), num_items=self.num_items) * self.idf
+        items, voter = self.index.items.take(near.session)
+        return self.summed(near.row[voter], items, weight[voter], len(length)) * self.idf

@@ -6,6 +6,7 @@ from typing import Any
 
 from llm4sbr import registry
 from llm4sbr.config import Config, Settings, merge, to_settings
+from llm4sbr.errors import ConfigError
 
 OPTIONS = {
     "data.reader": ("readers", "data.options"),
@@ -17,6 +18,23 @@ OPTIONS = {
     "engine.name": ("engines", "engine.options"),
 }
 """Setting that names a component -> its kind, and the setting that holds its options."""
+
+SUPPLIED = {
+    "readers": {"path": "data.path"},
+    "localizers": {"f": "localize.f"},
+    "backbones": {"num_items": "the catalogue", "dim": "train.dim"},
+    "fusers": {
+        "num_items": "the catalogue",
+        "dim": "train.dim",
+        "perspectives": "infer.perspectives",
+        "text_dim": "the encoder",
+    },
+    "baselines": {"num_items": "the catalogue"},
+}
+"""Arguments of constructors that are no options: kind -> name -> where the value comes from."""
+
+BASELINES, BASELINE_OPTIONS = "train.baselines", "train.baseline_options"
+"""The setting that names several components, and the one that holds the options of each, by name."""
 
 
 def added(before: Settings, given: Settings) -> Settings:
@@ -30,6 +48,10 @@ def added(before: Settings, given: Settings) -> Settings:
         if isinstance(old, str) and new is not None and str(new).partition(":")[0] != old.partition(":")[0]:
             section, _, key = options.partition(".")
             kept[section] = {k: value for k, value in kept[section].items() if k != key}
+    named = _at(given, BASELINES)
+    if isinstance(named, list | tuple) and (options := _at(kept, BASELINE_OPTIONS)):
+        left = {name: chosen for name, chosen in options.items() if name in named}
+        kept["train"] = {**kept["train"], "baseline_options": left}
     return merge(kept, given)
 
 
@@ -40,12 +62,26 @@ def check(given: Settings, config: Config) -> None:
     somebody takes for an option must not reach its files.
 
     Raises:
+        ConfigError: an option that has a setting of its own, or options of a baseline that is not in the
+            table.
         RegistryError: as `registry.check`.
     """
     values = to_settings(config)
     for name, (kind, options) in OPTIONS.items():
         if _at(given, name) is not None or _at(given, options) is not None:
-            registry.check(kind, _at(values, name), _at(values, options) or {})
+            _check(kind, str(_at(values, name)), options, _at(values, options) or {})
+    if _at(given, BASELINES) is not None or _at(given, BASELINE_OPTIONS) is not None:
+        for name, chosen in config.train.baseline_options.items():
+            if name not in config.train.baselines:
+                named = ", ".join(config.train.baselines) or "none"
+                raise ConfigError(f"{BASELINE_OPTIONS}.{name}: {BASELINES} does not name it; it has {named}")
+            _check("baselines", name, f"{BASELINE_OPTIONS}.{name}", chosen)
+
+
+def _check(kind: str, name: str, where: str, options: Settings) -> None:
+    for option in options.keys() & SUPPLIED.get(kind, {}).keys():
+        raise ConfigError(f"{where}.{option}: no option; the value comes from {SUPPLIED[kind][option]}")
+    registry.check(kind, name, options)
 
 
 def _at(settings: Settings, dotted: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm4sbr.config.layers import Settings, flatten, merge
-from llm4sbr.config.types import LARGEST, SEEDS, Amount, Device, Lengths, Names, SomeNames
+from llm4sbr.config.types import LARGEST, SEEDS, Amount, Device, Lengths, Names, OptionsByName, SomeNames
 from llm4sbr.errors import ConfigError
 
 
@@ -120,8 +120,10 @@ class LocalizeConfig(Section):
     """Further keyword arguments of the localizer, such as `weights`."""
     f: int = Field(5, ge=0)
     """Items that an answer is tied to (the paper's f); 0 keeps the embedding of the answer itself."""
-    item_text: Literal["title", "full"] = "title"
-    """The text that represents an item: its title, or title and attributes."""
+    item_text: Literal["title", "full", "answers", "both"] = "title"
+    """The text that represents an item: its title; title and attributes (`full`); the answers about it
+    (`answers`); or its title and these answers (`both`). The last two need perspectives that ask about items.
+    Each source of answers then has vectors of its own, and items without an answer have their title."""
 
 
 class TrainConfig(Section):
@@ -173,6 +175,8 @@ class TrainConfig(Section):
     without an LLM answer."""
     baselines: Names = ("popularity", "item-knn", "vmis-knn", "slist")
     """Names of kind `baselines` that appear in the table."""
+    baseline_options: OptionsByName = {}
+    """Further keyword arguments of these baselines, by name, such as `train.baseline_options.slist.l2`."""
     plain: bool = True
     """Also train the plain backbone, for comparison."""
     text_init: bool = False

@@ -21,7 +21,7 @@ SEEDS = 2**62
 
 
 def without_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings as plain TOML values, without those that are `DEFAULT` or None.
+    """Nested settings as plain TOML values, without those that are `DEFAULT` or None, or sections of none.
 
     Raises:
         ConfigError: a value is none of those that TOML has.
@@ -29,7 +29,8 @@ def without_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            kept[key] = without_defaults(value)
+            if rest := without_defaults(value):
+                kept[key] = rest
         elif value is not None and not (isinstance(value, str) and value == DEFAULT):
             kept[key] = _plain(key, value)
     return kept
@@ -74,6 +75,10 @@ def check_lengths(k: Sequence[int], items: int) -> None:
         raise ConfigError(f"evaluate.k = {list(k)}: a list has 1 to {items} items here, the whole catalogue")
 
 
+def _without_empty(options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: chosen for name, chosen in options.items() if chosen}
+
+
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", value):
         raise ValueError("expected auto, cpu, cuda or cuda:1")
@@ -90,6 +95,9 @@ Lengths = Annotated[
     tuple[int, ...], AfterValidator(_distinct), AfterValidator(_lengths), AfterValidator(_some)
 ]
 """List lengths K."""
+
+OptionsByName = Annotated[dict[str, dict[str, Any]], AfterValidator(_without_empty)]
+"""Name of a component -> its options."""
 
 Device = Annotated[str, AfterValidator(_device)]
 """Name of a PyTorch device, or `auto`."""

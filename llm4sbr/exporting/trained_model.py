@@ -15,6 +15,7 @@ from llm4sbr.errors import InputError, StoreError
 from llm4sbr.exporting.verification import Inputs, Reference
 from llm4sbr.fusion.saved import RECORD, SavedModel
 from llm4sbr.intents import IntentStore
+from llm4sbr.intents.texts import items_of
 from llm4sbr.protocols import Samples
 from llm4sbr.training.linear import open_model
 from llm4sbr.training.trained import Trained
@@ -71,7 +72,7 @@ class ReferenceModel(NamedTuple):
         chosen = _intent_mode(saved, trained, intents)
         folder = run / "localize" / trained.variant
         known = IntentStore.open(folder) if chosen == "intents" and folder.exists() else None
-        vectors = run / "localize" / "items.safetensors"
+        vectors = items_of(run / "localize", trained.variant)
         predicted = chosen == "predictor" and vectors.exists()
         texts = store.read_tensors(vectors)["items"] if predicted else None
         return cls(prepared, saved, trained, chosen, known, texts)

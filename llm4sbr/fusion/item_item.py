@@ -1,7 +1,7 @@
-"""Adds the scores of a linear item-item model to those of the network.
+"""Linear item-item models: their sums over a session's clicks, and a module that adds them to a network.
 
-The item-item model is fitted first and stays fixed, so that the network only has to learn what the item-item
-model does not predict:
+`linear` recommends with such a model alone. Beside a network it is fitted first and stays fixed, so that the
+network only has to learn what the item-item model does not predict:
 
     score_j = network's score + w log(1 + s_j / e)      s_j = sum of d_t B_ij over the session's clicks i
 
@@ -90,18 +90,14 @@ class ItemItemScores(nn.Module):
             fold: int64 (B,), the folds of training sessions, each of which is scored by the model that was
                 fitted without its fold; None for other sessions.
         """
-        ages = torch.arange(AGES, device=items.device)
-        places = mask.sum(1, keepdim=True) - 1 - ages  # (B, AGES), the latest click first
-        there = places >= 0
-        rows = (items.gather(1, places.clamp(min=0)) - 1).clamp(min=0)
+        rows, there = latest(items, mask, AGES)
         ids, weights = self._table(rows, fold)
         ages = self.log_ages.exp() * there
         weight, small = self.log_weight.exp(), self.log_small.exp()
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return fast.added((ids - 1).clamp(min=0), weights, ages, weight, small, self.num_items)
-        sums = torch.zeros(items.shape[0], self.num_items, dtype=weights.dtype, device=items.device)
-        add = _added_in_turn if torch.onnx.is_in_onnx_export() else _added
-        return weight * torch.log1p(add(sums, ids, weights * ages.unsqueeze(2)) / small)
+        summed = summed_in_turn if torch.onnx.is_in_onnx_export() else summed_at_once
+        return weight * torch.log1p(summed(ids, weights * ages.unsqueeze(2), self.num_items) / small)
 
     def _table(self, rows: Tensor, fold: Tensor | None) -> tuple[Tensor, Tensor]:
         """Neighbours int64 (B, AGES, M) and their weights float (B, AGES, M) of item indices (B, AGES)."""
@@ -111,16 +107,33 @@ class ItemItemScores(nn.Module):
         return self.parts.items[rows].to(fold.device), self.parts.weights[rows].to(fold.device)
 
 
-def _added(sums: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Add weights float (B, AGES, M) to sums float (B, N) at catalogue ids int64 (B, AGES, M).
+def latest(items: Tensor, mask: Tensor, ages: int) -> tuple[Tensor, Tensor]:
+    """The latest clicks of a session, the last one first.
+
+    Args:
+        items: int64 (B, T), right-padded.
+        mask: bool (B, T), true at clicks.
+        ages: A, the number of clicks.
+
+    Returns:
+        The clicked items' indices 0..N-1, int64 (B, A), and whether there is such a click, bool (B, A).
+    """
+    places = mask.sum(1, keepdim=True) - 1 - torch.arange(ages, device=items.device)
+    rows = (items.gather(1, places.clamp(min=0)) - 1).clamp(min=0)
+    return rows, places >= 0
+
+
+def summed_at_once(ids: Tensor, weights: Tensor, num_items: int) -> Tensor:
+    """Sum weights float (B, A, M) by catalogue ids int64 (B, A, M): float (B, N).
 
     Where the id is 0 the weight is 0 too, so it does not matter that it is added to item 1.
     """
+    sums = weights.new_zeros(weights.shape[0], num_items)
     return sums.scatter_add(1, (ids - 1).clamp(min=0).flatten(1), weights.flatten(1))
 
 
-def _added_in_turn(sums: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """The same as `_added`, one click after the other, because TensorRT's ScatterElements cannot add.
+def summed_in_turn(ids: Tensor, weights: Tensor, num_items: int) -> Tensor:
+    """The same sums, one click after the other, because TensorRT's ScatterElements cannot add.
 
     Without addition, an index must not occur twice with different values. The neighbours of one click are
     distinct; where there is none, the first neighbour and its weight are repeated, so that the same value is
@@ -129,7 +142,8 @@ def _added_in_turn(sums: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     nobody = ids == 0
     columns = (torch.where(nobody, ids[:, :, :1], ids) - 1).clamp(min=0)
     weights = torch.where(nobody, weights[:, :, :1], weights)
-    for age in range(AGES):
+    sums = weights.new_zeros(weights.shape[0], num_items)
+    for age in range(ids.shape[1]):
         column = columns[:, age]
         sums = sums.scatter(1, column, sums.gather(1, column) + weights[:, age])
     return sums

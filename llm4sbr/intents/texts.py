@@ -12,6 +12,16 @@ from torch import Tensor
 
 from llm4sbr.intents.reader import IntentStore
 
+ITEMS = "items.safetensors"
+"""Vectors of the items' texts, float32 `items` (N, E): in the folder of `localize`, and in that of a source
+whose answers are the items' texts."""
+
+
+def items_of(localize: Path, source: str) -> Path:
+    """The file with the vectors that represent the items to a model with a source's intents."""
+    own = localize / source / ITEMS
+    return own if own.exists() else localize / ITEMS
+
 
 class Texts(NamedTuple):
     """Distinct texts in the order in which they first appear, sample by sample."""

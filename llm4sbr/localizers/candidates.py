@@ -47,6 +47,10 @@ class Candidates:
     def fit(self, answers: Sequence[str], sessions: Sessions, catalogue: Catalogue, encoder: Encoder) -> None:
         """Fit the baseline on the training sessions."""
         self._proposer = registry.create("baselines", self.model, num_items=catalogue.size)
+        if getattr(self._proposer, "needs_text", False):
+            raise ConfigError(
+                f"localize.options.model = {self.model!r} ranks by texts; take one such as item-knn"
+            )
         self._proposer.fit(sessions)
 
     def localize(

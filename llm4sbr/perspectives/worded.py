@@ -31,19 +31,6 @@ from llm4sbr.errors import ConfigError
 from llm4sbr.perspectives.parsing import one_line, parse_answer, parse_sentence
 from llm4sbr.protocols import Baseline, Catalogue, Horizon, Item, Sessions, Unit
 
-__all__ = [
-    "Audience",
-    "Choose",
-    "Complement",
-    "Long",
-    "Next",
-    "Normal",
-    "Short",
-    "Worded",
-    "Wording",
-    "load_wording",
-]
-
 
 class Wording(NamedTuple):
     """The templates of one perspective."""

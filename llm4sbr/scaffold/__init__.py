@@ -73,11 +73,12 @@ def new_plugin(name: str, kind: str, folder: Path | None = None) -> list[Path]:
         "next": _next(core_version()),
         "api": str(PLUGIN_API),
     }
-    own = {f"{module}.py": f"{kind}.py.txt", f"tests/test_{module}.py": f"{kind}_test.py.txt"}
+    own = {f"{module}/__init__.py": f"{kind}.py.txt", f"tests/test_{module}.py": f"{kind}_test.py.txt"}
+    texts = {target: Template(_template(name)).substitute(values) for target, name in (FILES | own).items()}
+    texts[f"{module}/py.typed"] = ""  # type checkers read the annotations
     written = []
-    for target, template in (FILES | own).items():
+    for target, text in texts.items():
         path = folder / target
-        text = Template(_template(template)).substitute(values)
         with writing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         written.append(path)

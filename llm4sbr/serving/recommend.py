@@ -15,6 +15,7 @@ from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import LLM4SBR
 from llm4sbr.fusion.saved import SavedModel
 from llm4sbr.intents import MANIFEST, IntentStore
+from llm4sbr.intents.texts import items_of
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
@@ -92,7 +93,7 @@ class Recommender:
         trained, saved = opened
         _same_catalogue(prepared, saved.catalogue, trained.folder)
         live = live_intents(run, trained.variant, prepared) if saved.recipe.fuser else None
-        path = run / "localize" / "items.safetensors"
+        path = items_of(run / "localize", trained.variant)
         vectors = (
             store.read_tensors(path)["items"] if path.exists() else torch.zeros(0, saved.recipe.text_dim)
         )

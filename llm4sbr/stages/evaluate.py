@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm4sbr import registry, store
+from llm4sbr import store
 from llm4sbr.config import Config, departures
 from llm4sbr.config.types import check_lengths
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import StoreError
+from llm4sbr.evaluation.baselines import BaselineRows
 from llm4sbr.evaluation.breakdown import breakdown, numbers_of
 from llm4sbr.evaluation.changes import changes
 from llm4sbr.evaluation.comparison import LLM, PLAIN, Row, table
@@ -24,7 +24,6 @@ from llm4sbr.freshness import ALONE
 from llm4sbr.fusion.saved import load_model
 from llm4sbr.intents import IntentStore, verify_all
 from llm4sbr.progress import Advance, Progress
-from llm4sbr.protocols import Baseline
 from llm4sbr.report.changes import RECORD
 from llm4sbr.stamps import Attempt
 from llm4sbr.training.trained import model_folders
@@ -36,32 +35,35 @@ KINDS = {"plain": "plain", "item-item": "item-item", "text-init": "text-init", "
 def evaluate(
     run: Path, out: Path, config: Config, progress: Progress, attempt: Attempt | None = None
 ) -> None:
-    """Write `ranks.safetensors` and `metrics.json`, and `changes.json` if there are intents of an LLM.
+    """Write `ranks.safetensors`, `metrics.json`, and `changes.json` if there are intents of an LLM.
+
+    Each baseline's ranks are a part, `baselines/<name>/`; those that exist already are kept.
 
     Args:
         run: has `prepare`, `train` and, with intents, `localize`.
         out: the folder to write.
         config: all settings.
         progress: shows the samples ranked.
-        attempt: called when all checks have passed, before anything is written.
+        attempt: the existing parts; called when all checks have passed, before anything is written.
 
     Raises:
-        ConfigError: a K is larger than the catalogue.
+        ConfigError: a K is larger than the catalogue, or an option of a baseline out of range.
+        RegistryError: there is no such baseline, or it has no such option.
         StoreError: there is no test sample, or a model belongs to another catalogue.
     """
+    attempt = attempt or Attempt.alone(out, "evaluate")
     prepared = load(run / "prepare")
     _check(run, prepared, config.evaluate.k)
     verify_all(run / "localize", catalogue=catalogue_hash(prepared.catalogue))
     folders = model_folders(run / "train")
-    baselines = {name: _made(name, prepared) for name in config.train.baselines}
+    baselines = BaselineRows(run, prepared, config, attempt)
     pick_device(config.train.device)
-    if attempt:
-        attempt.begin()
+    attempt.begin()
     samples = len(prepared.samples["test"].key)
     asked = [folder for folder in folders if folder.parent.name == LLM]
     count = len(folders) + len(config.train.baselines) + 3 * len(asked)
     with progress.task("evaluate", count * samples, unit="samples") as advance:
-        rows = [_baseline(name, one, prepared, config, advance, progress) for name, one in baselines.items()]
+        rows = baselines.rows(advance, progress)
         rows += _models(run, folders, prepared, config, advance)
         others = _sources(run, asked, prepared, config, advance)
     store.write_tensors(out / "ranks.safetensors", _tensors(rows))
@@ -89,36 +91,6 @@ def _check(run: Path, prepared: Prepared, ks: Sequence[int]) -> None:
     if not len(prepared.samples["test"].key):
         raise StoreError(f"{run / 'prepare'}: no test samples; use more sessions or larger data.test")
     check_lengths(ks, prepared.catalogue.size)
-
-
-def _made(name: str, prepared: Prepared) -> Baseline:
-    made: Baseline = registry.create("baselines", name, num_items=prepared.catalogue.size)
-    return made
-
-
-def _baseline(
-    name: str,
-    baseline: Baseline,
-    prepared: Prepared,
-    config: Config,
-    advance: Advance,
-    progress: Progress,
-) -> Row:
-    started = time.perf_counter()
-    baseline.fit(prepared.train)
-    facts = {"seconds": round(time.perf_counter() - started, 3)}
-    for note in getattr(baseline, "notes", []):
-        progress.note(note)
-    ranks = rank_all(
-        lambda batch: baseline.score(batch.items, batch.mask),
-        prepared.sessions,
-        prepared.samples["test"],
-        num_items=prepared.catalogue.size,
-        batch_size=config.evaluate.batch_size,
-        repeats=prepared.repeats,
-    )
-    advance(len(ranks), name)
-    return Row(name, "baseline", name, [ranks], [facts])
 
 
 def _models(

@@ -80,7 +80,8 @@ def reuse_freed() -> None:
     """
     with suppress(AttributeError, OSError, TypeError):
         library = ctypes.CDLL(None)
-        library.mallopt(_MMAP_THRESHOLD, 2**30)
+        if not library.mallopt(_MMAP_THRESHOLD, 2**30):  # before version 2.35, 32 MB is the maximum
+            library.mallopt(_MMAP_THRESHOLD, 2**25)
         library.mallopt(_TRIM_THRESHOLD, 2**30)
 
 

@@ -22,6 +22,9 @@ class BaselineContract(Contract, kind="baselines"):
         """The baseline, fitted on toy sessions."""
         baseline: Baseline = registry.create("baselines", self.name, num_items=ITEMS)
         baseline.fit(toy_sessions(items=ITEMS))
+        if getattr(baseline, "needs_text", False):
+            vectors = torch.randn(ITEMS, 8, generator=torch.Generator().manual_seed(0))
+            baseline.fit_text(vectors)  # type: ignore[attr-defined]
         return baseline
 
     def test_satisfies_the_protocol(self) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm4sbr import registry
+from llm4sbr.config.in_force import configure
 from llm4sbr.data.prepared import Prepared, catalogue_hash
 from llm4sbr.errors import InputError
+from llm4sbr.fusion.item_item import ItemItem
 from llm4sbr.fusion.linear import Linear
 from llm4sbr.fusion.model import LLM4SBR, Recipe
 from llm4sbr.fusion.saved import SavedModel, load_model
 from llm4sbr.training.trained import Trained, served
 
 NEIGHBOURS = 128
-"""Maximum number of weights kept per item."""
+"""Maximum number of weights kept per item, unless the baseline's own option `neighbours` is larger."""
 
 
 class Opened(NamedTuple):
@@ -49,27 +52,28 @@ def open_model(
     if variant is not None and variant not in names and _installed(variant):
         if seed is not None or refitted:
             raise InputError(f"the baseline {variant!r} has no seeds and no refit; leave them out")
-        return Opened(Trained(variant, 0, -1.0, run / "prepare"), linear(variant, prepared))
+        options = configure(run).train.baseline_options.get(variant, {})
+        return Opened(Trained(variant, 0, -1.0, run / "prepare"), linear(variant, prepared, options))
     trained = served(run, variant=variant, seed=seed, refitted=refitted)
     return Opened(trained, load_model(trained.folder))
 
 
-def linear(name: str, prepared: Prepared) -> SavedModel:
-    """Fit a baseline on the training sessions and return it as a model.
+def linear(name: str, prepared: Prepared, options: Mapping[str, Any] = {}) -> SavedModel:
+    """Fit a baseline with these options on the training sessions and return it as a model.
 
     Raises:
         InputError: the baseline is not linear.
     """
     size = prepared.catalogue.size
-    baseline: Any = registry.create("baselines", name, num_items=size)
+    baseline: Any = registry.create("baselines", name, num_items=size, **options)
     if not hasattr(baseline, "neighbours"):
         raise InputError(
             f"the baseline {name!r} keeps no weights per item and cannot be exported; slist and item-knn can"
         )
     baseline.fit(prepared.train)
-    ids, weights = baseline.neighbours(min(NEIGHBOURS, size))
-    model = LLM4SBR(Linear(ids, weights, decay=baseline.decay), None, (), 0)
-    facts = {"baseline": name, "versions": registry.versions([("baselines", name)])}
+    kept = ItemItem(*baseline.neighbours(min(max(NEIGHBOURS, options.get("neighbours", 0)), size)))
+    model = LLM4SBR(Linear(kept, decay=baseline.decay), None, (), 0)
+    facts = {"baseline": name, "options": dict(options), "versions": registry.versions([("baselines", name)])}
     return SavedModel(model.eval(), Recipe(size, 0, name), catalogue_hash(prepared.catalogue), facts)
 
 

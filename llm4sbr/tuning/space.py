@@ -78,7 +78,7 @@ def _check(config: Config, variant: str, key: str, values: tuple[Any, ...]) -> N
         raise ConfigError(
             f"--space {key}: components are compared by llm4sbr experiment, with --vary {key}=A,B"
         )
-    if key in WHICH_MODELS or key in NEUTRAL or key in COMPONENTS:
+    if key.startswith(WHICH_MODELS) or key in NEUTRAL or key in COMPONENTS:
         raise ConfigError(f"--space {key}: does not decide how a model is trained")
     if not _decides(key, variant):
         raise ConfigError(f"--space {key}: does not decide anything of the variant {variant}")

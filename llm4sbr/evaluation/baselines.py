@@ -1,0 +1,131 @@
+"""The baselines' ranks: made once, and used again until the data, an option or the component changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from llm4sbr import registry, stamps, store
+from llm4sbr.config import Config
+from llm4sbr.data.batches import Batch
+from llm4sbr.data.prepared import Prepared
+from llm4sbr.errors import ConfigError
+from llm4sbr.evaluation.comparison import Row
+from llm4sbr.evaluation.ranking import rank_all
+from llm4sbr.freshness import baseline_part, part_stamp
+from llm4sbr.intents import IntentStore
+from llm4sbr.progress import Progress
+from llm4sbr.protocols import Baseline, Localization, Samples
+from llm4sbr.stamps import Attempt, Stamp
+
+RANKS, ABOUT = "ranks.safetensors", "about.json"
+"""Files of a baseline's part: `ranks` int64 (M,), and how long the fit took."""
+
+ITEMS, ANSWERS = "localize/items.safetensors", "localize/llm"
+"""In the run: the items' text vectors, and the LLM's intents."""
+
+
+class BaselineRows:
+    """The rows of the baselines that the settings name.
+
+    Those that are missing are created at once, so that options that they do not accept are refused early.
+
+    Args:
+        run: has `prepare`.
+        prepared: its data.
+        config: all settings.
+        attempt: the existing parts.
+
+    Raises:
+        ConfigError: an option is out of range, or a baseline needs texts that the run does not have.
+        RegistryError: there is no such baseline, or it has no such option.
+    """
+
+    def __init__(self, run: Path, prepared: Prepared, config: Config, attempt: Attempt) -> None:
+        self.run, self.prepared, self.config, self.out = run, prepared, config, attempt.out
+        self.missing: dict[str, tuple[Baseline, Stamp]] = {}
+        for name in config.train.baselines:
+            stamp = part_stamp(run, baseline_part(name), attempt)
+            if not attempt.has(baseline_part(name), stamp):
+                baseline = create(name, prepared, config)
+                check_texts(name, baseline, run)
+                self.missing[name] = (baseline, stamp)
+
+    def rows(self, advance: Callable[[int, str], None], progress: Progress) -> list[Row]:
+        """Fit and rank what is missing; returns all rows, in the table's order.
+
+        Args:
+            advance: told of each baseline's samples, and its name.
+            progress: shows what baselines say about their fit.
+        """
+        names = self.config.train.baselines
+        if there := len(names) - len(self.missing):
+            progress.note(f"evaluate: {there} of {len(names)} baselines are there already")
+        return [self._row(name, advance, progress) for name in names]
+
+    def _row(self, name: str, advance: Callable[[int, str], None], progress: Progress) -> Row:
+        folder = self.out / baseline_part(name)
+        if name in self.missing:
+            baseline, stamp = self.missing.pop(name)
+            stamps.begin_part(folder, stamp)
+            self._write(folder, baseline, progress)
+            stamps.finish_part(folder)
+        ranks = store.read_tensors(folder / RANKS)["ranks"]
+        advance(len(ranks), name)
+        return Row(name, "baseline", name, [ranks], [store.read_json(folder / ABOUT)])
+
+    def _write(self, folder: Path, baseline: Baseline, progress: Progress) -> None:
+        prepared = self.prepared
+        started = time.perf_counter()
+        baseline.fit(prepared.train)
+        if getattr(baseline, "needs_text", False):
+            cast(Any, baseline).fit_text(store.read_tensors(self.run / ITEMS)["items"])
+        store.write_json(folder / ABOUT, {"seconds": round(time.perf_counter() - started, 3)})
+        for note in getattr(baseline, "notes", []):
+            progress.note(note)
+        ranks = rank_all(
+            self._scorer(baseline, prepared.samples["test"]),
+            prepared.sessions,
+            prepared.samples["test"],
+            num_items=prepared.catalogue.size,
+            batch_size=self.config.evaluate.batch_size,
+            repeats=prepared.repeats,
+        )
+        store.write_tensors(folder / RANKS, {"ranks": ranks})
+
+    def _scorer(self, baseline: Baseline, samples: Samples) -> Callable[[Batch], Tensor]:
+        """Scores float (B, N) of a batch of samples, with the LLM's answers if the baseline needs them."""
+        if not getattr(baseline, "needs_answers", False):
+            return lambda batch: baseline.score(batch.items, batch.mask)
+        intents = IntentStore.open(self.run / ANSWERS)
+        rows = intents.rows_of(self.prepared.sessions, samples)
+
+        def score(batch: Batch) -> Tensor:
+            own = rows[batch.index]
+            answers = Localization(*intents.located(own), intents.gather(own))
+            found: Tensor = cast(Any, baseline).score(batch.items, batch.mask, answers)
+            return found
+
+        return score
+
+
+def check_texts(name: str, baseline: Baseline, run: Path) -> None:
+    """Raise `ConfigError` if a baseline ranks by text and the run has none."""
+    needed = {"needs_text": (ITEMS, "text vectors of the items"), "needs_answers": (ANSWERS, "answers")}
+    for flag, (file, what) in needed.items():
+        if getattr(baseline, flag, False) and not (run / file).exists():
+            raise ConfigError(
+                f"train.baselines: {name} needs {what}, and with infer.llm = none there are none; choose "
+                "infer.llm (item-text asks nobody), or leave it out"
+            )
+
+
+def create(name: str, prepared: Prepared, config: Config) -> Baseline:
+    """A baseline with the options that the settings have for it, not fitted yet."""
+    options: dict[str, Any] = config.train.baseline_options.get(name, {})
+    made: Baseline = registry.create("baselines", name, num_items=prepared.catalogue.size, **options)
+    return made

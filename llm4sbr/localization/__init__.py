@@ -1,0 +1,1 @@
+"""From answers to intents: the answers read, the items encoded, and one source of answers localized."""
