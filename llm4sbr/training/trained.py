@@ -218,7 +218,7 @@ def served(
     if stamp and stamp.fingerprint == refit_stamp(trained).fingerprint:
         return trained._replace(folder=folder, refitted=True)
     if refitted:
-        why = "is of a model that has been trained anew since" if stamp else "is not there"
+        why = "is of a model that has been trained again since" if stamp else "is not there"
         raise InputError(f"{folder}: the refit {why}; llm4sbr refit {run}")
     return trained
 
