@@ -109,7 +109,8 @@ class RawData(NamedTuple):
 
     interactions: pl.DataFrame
     """Columns `session` or `user` (str), `item` (str), `time` (Float64 seconds or Int64 order), `row` (Int64,
-    line of the source file, counted from 1 including the header); in any order."""
+    line of the source file, counted from 1 including the header); in any order. `order` (Int64), if there is
+    one beside times, tells clicks of one time apart; they are given in its order."""
     items: pl.DataFrame
     """Columns `item` (str), `title` (str), further str columns are attributes."""
     ordered_only: bool = False
@@ -117,7 +118,7 @@ class RawData(NamedTuple):
     rejected: list[str] = []
     """One line per unreadable row: `file:row: field: reason`."""
     notes: list[str] = []
-    """One line for each thing that the user should know, such as a decision of the reader."""
+    """One line for each decision of the reader that the user should know."""
 
 
 class Localization(NamedTuple):

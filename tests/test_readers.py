@@ -31,7 +31,7 @@ def log(folder: Path, clicks: str) -> Path:
 @pytest.mark.parametrize(
     ("values", "seconds", "notes"),
     [
-        (["10", "20.5"], [10.0, 20.5], []),
+        (["1e9", "1000000010.5"], [1e9, 1000000010.5], []),
         (
             ["1700000000000", "1700000001500"],
             [1.7e9, 1700000001.5],
@@ -50,7 +50,8 @@ def log(folder: Path, clicks: str) -> Path:
 def test_times_are_seconds_whatever_their_form(tmp_path, values, seconds, notes):
     raw = Csv(log(tmp_path, "user_id,item_id,timestamp\n" + "".join(f"u,a,{v}\n" for v in values))).read()
     assert raw.interactions["time"].to_list() == seconds
-    assert raw.notes == notes
+    used = "columns of interactions.csv: user user_id, item item_id, time timestamp"
+    assert raw.notes == [used, *notes]
     assert not raw.ordered_only
 
 

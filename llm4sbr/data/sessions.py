@@ -1,8 +1,8 @@
 """Groups single clicks into sessions.
 
 The clicks of a user or session are sorted by time; clicks with equal times keep the order of the source file.
-Several clicks of one user or session on the same item at the same time count as one; the others are dropped
-and their number is reported.
+Several clicks of one user or session on the same item at the same time, and at the same place in an order if
+there is one, count as one; the others are dropped and their number is reported.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from llm4sbr.protocols import RawData
 Rule = Literal["session", "user", "gap", "bins"]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+
+TIED = 0.05
+"""Share of clicks with the time of the click before that is worth a line."""
 
 
 class ClickLog(NamedTuple):
@@ -77,7 +80,7 @@ def cut(raw: RawData, rule: Rule, *, seconds: float) -> tuple[ClickLog, int]:
     _check(raw, rule, owner)
     clicks, owners, keys = _coded(raw.interactions, owner)
     before = clicks.height
-    clicks = clicks.unique(["owner", "item", "time"], keep="first", maintain_order=True)
+    clicks = clicks.unique(keep="first", maintain_order=True)
     repeats = before - clicks.height
     clicks = clicks.sort("owner", "time", maintain_order=True)
     who, times = clicks["owner"].to_numpy(), clicks["time"].cast(pl.Float64).to_numpy()
@@ -92,6 +95,30 @@ def cut(raw: RawData, rule: Rule, *, seconds: float) -> tuple[ClickLog, int]:
         keys,
     )
     return (log if raw.ordered_only else take(log, np.argsort(log.end, kind="stable"))), repeats
+
+
+def ties(raw: RawData, rule: Rule) -> str:
+    """A line if many clicks have the time of another one and only the file orders them; else empty."""
+    owner = "session" if rule == "session" else "user"
+    if raw.ordered_only or "order" in raw.interactions.columns or owner not in raw.interactions.columns:
+        return ""
+    clicks = raw.interactions.select(pl.col(owner).alias("owner"), "time", "item")
+    clicks = clicks.unique(maintain_order=True).sort("owner", "time", maintain_order=True)
+    same = pl.all_horizontal(pl.col("owner", "time") == pl.col("owner", "time").shift())
+    marked = clicks.select(
+        same.fill_null(False).alias("tied"), (pl.col("item") > pl.col("item").shift()).alias("up")
+    )
+    tied = marked.filter("tied")
+    share = tied.height / max(1, clicks.height)
+    if share < TIED:
+        return ""
+    rises = tied["up"].mean()
+    sorted_by_item = tied.height >= 20 and isinstance(rises, float) and (rises > 0.95 or rises < 0.05)
+    danger = ", AND IT IS SORTED BY ITEM THERE, which says nothing about time" if sorted_by_item else ""
+    return (
+        f"{share:.1%} of the clicks have the time of the click before: the file's order decides{danger}; "
+        "a column with their order: --set data.options.order=COLUMN"
+    )
 
 
 def take(log: ClickLog, chosen: Ints | Mask) -> ClickLog:
@@ -188,7 +215,8 @@ def _check(raw: RawData, rule: Rule, owner: str) -> None:
 def _coded(clicks: pl.DataFrame, owner: str) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
     """Number owners and items by first occurrence; also returns the texts by number."""
     texts = {}
-    out = clicks.select(pl.col(owner).alias("owner"), "item", "time")
+    order = [name for name in clicks.columns if name == "order"]
+    out = clicks.select(pl.col(owner).alias("owner"), "item", "time", *order)
     for name in ("owner", "item"):
         known = out.select(pl.col(name).unique(maintain_order=True)).with_row_index("code")
         texts[name] = known[name]

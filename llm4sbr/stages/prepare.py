@@ -28,6 +28,9 @@ from llm4sbr.stamps import Attempt
 SHOWN = 5
 """Maximum number of rejected rows that are shown and kept in the statistics."""
 
+OVERLAP = 0.1
+"""Share of test sessions that began while others were still trained on, from which on it is said."""
+
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
@@ -49,11 +52,14 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: A
     raw = _read(data, progress)
     rule = data.sessions or rules.default_rule(raw)
     split_rule = _split_rule(data, raw, progress)
+    if doubt := rules.ties(raw, rule):
+        progress.note(doubt)
     log, repeats = rules.cut(raw, rule, seconds=data.gap_seconds)
     log = rules.thin(
         log, sample=data.sample, max_sessions=data.max_sessions, min_length=data.min_length, seed=data.seed
     )
     split = splits.split(log, data, rule=split_rule)
+    _note_overlap(split, split_rule, raw.ordered_only, progress)
     catalogue, codes, mended = _catalogue(split, raw.items)
     result = _assemble(split, catalogue, codes, data)
     dropped = {"repeated clicks": repeats, **split.dropped}
@@ -123,6 +129,19 @@ def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:
             "its numbers are too good"
         )
     return data.split or "temporal"
+
+
+def _note_overlap(split: Split, rule: str, ordered_only: bool, progress: Progress) -> None:
+    """Whole histories of users overlap in time, which sessions of half an hour hardly do."""
+    if rule != "temporal" or ordered_only:
+        return
+    tested = np.unique(split.log.owner[split.samples["test"][0]])
+    early = split.log.start[tested] < split.train.end.max()
+    if early.mean() > OVERLAP:
+        progress.note(
+            f"{early.sum():,} of {len(tested):,} test sessions began before the last training click, so some "
+            "training clicks are later than what is tested; shorter sessions (data.sessions) overlap less"
+        )
 
 
 def _catalogue(split: Split, items: pl.DataFrame) -> tuple[Catalogue, torch.Tensor, dict[str, int]]:

@@ -1,29 +1,31 @@
 """Recognises columns by name, and converts raw values to our types.
 
-Names are compared without case, spaces, `_` and `-`: `user_id`, `userId` and `User ID` are equal.
+Names are compared without case, spaces, `_`, `-` and RecBole's types: `user_id`, `userId`, `User ID` and
+`user_id:token` are equal.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from llm4sbr.data.readers.times import times
+from llm4sbr.data.readers.times import places, times
 from llm4sbr.errors import DataError
 from llm4sbr.protocols import RawData
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "session": ("sessionid", "session"),
+    "session": ("sessionid", "session", "usersession"),
     "user": ("userid", "user", "uid", "reviewerid", "visitorid", "customerid"),
     "item": (
         *("itemid", "item", "iid", "parentasin", "asin", "productid", "movieid", "articleid", "sku", "aid"),
     ),
     "time": (
-        *("timestamp", "time", "ts", "datetime", "date", "unixreviewtime", "createdat", "eventtime"),
-        "eventdate",
+        *("timestamp", "timestampms", "timems", "time", "ts", "datetime", "unixreviewtime", "createdat"),
+        *("eventtime", "date", "eventdate"),  # a day says less than a clock
     ),
     "order": ("order", "position", "rank", "index"),
     "title": ("title", "itemtitle", "movietitle", "name", "itemname", "productname"),
@@ -40,6 +42,18 @@ _NO_HEADER = """a file without a header: --set data.options.columns='["user", "i
 _TAKEN = ("item", "title", "id", "key")
 """Names that an attribute cannot have."""
 
+_ORDERS = ("order", "position")
+"""Names of order columns that are used beside a time without being asked for."""
+
+_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")
+"""What RecBole's atomic files write behind a column's name."""
+
+_NONE = ("NA", "N/A", "#N/A", "<NA>", "nan", "NaN", "NAN", "None", "NULL", "Null", "null", "\\N")
+"""Texts that other software writes for a missing value."""
+
+_LISTS = ("prev_items", "item_id_list", "items", "item_seq", "history", "session_items")
+"""Columns of files with a whole session in each row."""
+
 
 class Names(NamedTuple):
     """Column names given by the user; None means that the column is recognised by its name."""
@@ -53,34 +67,45 @@ class Names(NamedTuple):
     attributes: Sequence[str] | None = None
     """Columns of the items table to keep as attributes; None keeps all other columns."""
     time_format: str | None = None
-    """Format of the times for strptime; None recognises numbers and ISO 8601."""
+    """Format of the times for strptime, or a unit; None recognises numbers and ISO 8601."""
+    items_item: str | None = None
+    """The items table's item column; None: as `item`, or recognised by its name."""
 
 
 def find(role: str, found: Sequence[str], names: Names, *, where: Path) -> str | None:
     """The column for `role`, or None; raises `DataError` if the user named a column that is missing."""
     chosen = getattr(names, role)
     if chosen is not None:
-        if chosen not in found:
+        named = next((name for name in found if chosen in (name, _TYPE.sub("", name))), None)
+        if named is None:
             raise DataError(
                 f"{where}:1: no column {chosen!r} (data.options.{role}); found: {', '.join(found)}"
             )
-        return str(chosen)
+        return named
     names_of = {plain(name): name for name in reversed(found)}
     return next((names_of[alias] for alias in ALIASES[role] if alias in names_of), None)
 
 
-def require(roles: Sequence[str], found: Sequence[str], names: Names, *, where: Path) -> dict[str, str]:
-    """The columns for `roles`, of which at least one must exist.
+def require(
+    roles: Sequence[str], found: Sequence[str], names: Names, *, where: Path, option: str = ""
+) -> dict[str, str]:
+    """The columns for `roles`, of which at least one must exist; `option` names the first, if not the role.
 
     Raises:
         DataError: none exists; the message lists the columns found and the option that names one.
     """
     columns = {role: name for role in roles if (name := find(role, found, names, where=where)) is not None}
     if not columns:
+        listed = [name for name in found if _TYPE.sub("", name.strip().lower()) in _LISTS]
+        if listed:
+            raise DataError(
+                f"{where}:1: {listed[0]} lists several items in each row, and a click per row is read: write "
+                'rows as {"session": ..., "items": [...]} for --dataset jsonl, or take the lists apart'
+            )
         data = any(name.strip().isdigit() for name in found)
         raise DataError(
             f"{where}:1: no column for the {' or '.join(roles)}; found: {', '.join(found)}; "
-            f"name it with --set data.options.{roles[0]}=COLUMN{'; ' + _NO_HEADER if data else ''}"
+            f"name it with --set data.options.{option or roles[0]}=COLUMN{'; ' + _NO_HEADER if data else ''}"
         )
     return columns
 
@@ -93,10 +118,10 @@ def interactions(
     Args:
         table: the columns in `columns`, and `ROW`.
         columns: role -> column, with `item`, one of `user` and `session`, one of `time` and `order`. If there
-            are sessions, a click without a user gets its session as its user.
+            are sessions, a click without a user gets its session as its user. Beside a time, an order that
+            was chosen, or has an unmistakable name, orders the clicks of one time and tells them apart.
         where: the file, for messages.
-        names: the user's choices, for readers with these options: the format of times, and an order column
-            that breaks ties between equal times.
+        names: the user's choices, for readers with these options.
 
     Returns:
         `RawData` without items.
@@ -107,26 +132,44 @@ def interactions(
     clock, own = "time" in columns, names or Names()
     when = columns["time" if clock else "order"]
     table = table.filter(~pl.all_horizontal(pl.col(*dict.fromkeys(columns.values())).is_null()))
-    if clock and own.order is not None:
-        place, _ = times(table[own.order], clock=False, where=f"{where}: {own.order}")
-        table = table[place.arg_sort(nulls_last=True)]
+    order = columns.get("order") if clock else None
+    place: list[pl.Series] = []
+    ordered: list[str] = []
+    if order is not None and (own.order is not None or plain(order) in _ORDERS):
+        found, ordered = places(table[order], where=f"{where}: {order}")
+        by = found.arg_sort(nulls_last=True)
+        table, place = table[by], [found[by].alias("order")]
+        if own.order is None:
+            ordered.append(f"clicks of one {when} are ordered by {order}")
     seconds, notes = times(table[when], clock=clock, form=own.time_format, where=f"{where}: {when}")
     keys = [role for role in ("session", "user", "item") if role in columns]
+    ids = {role: _ids(table[columns[role]], f"{where}: {columns[role]}") for role in keys}
+    for role, column in ids.items():
+        ids[role], count = _without_none(column)
+        if count:
+            notes.append(f"{columns[role]}: {count:,} values such as NA, null or nan count as missing")
+    notes += ordered
     out = pl.DataFrame(
         [
-            *(_ids(table[columns[role]], f"{where}: {columns[role]}").alias(role) for role in keys),
+            *(column.alias(role) for role, column in ids.items()),
             seconds.alias("time"),
             table[ROW].cast(pl.Int64).alias("row"),
+            *place,
         ]
     )
     if "session" in keys and "user" in keys:
+        out, shared = _sessions_by_user(out)
+        if shared:
+            notes.append(
+                f"{shared:,} values of {columns['session']} belong to several users, who are kept apart"
+            )
         lonely = out["user"].is_null() & out["session"].is_not_null()
         if lonely.any():
             notes.append(
                 f"{lonely.sum():,} clicks have no {columns['user']}: their session counts as their user"
             )
         out = out.with_columns(pl.coalesce("user", pl.format("session {}", "session")))
-    usable = pl.all_horizontal(pl.all().is_not_null())
+    usable = pl.all_horizontal(pl.exclude("order").is_not_null())
     if clock:
         usable &= pl.col("time") >= 0
     good = out.select(usable.fill_null(False)).to_series()
@@ -141,6 +184,15 @@ def interactions(
     return RawData(out.filter(good), none, not clock, rejected, [f"{where.name}: {note}" for note in notes])
 
 
+def _sessions_by_user(clicks: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Sessions that several users have (a count per user, for instance) named after both; and how many."""
+    users = clicks.group_by("session").agg(pl.col("user").drop_nulls().n_unique().alias("users"))
+    shared = users.filter((pl.col("users") > 1) & pl.col("session").is_not_null())["session"]
+    both = pl.format("{} of {}", "session", "user")
+    own = pl.when(pl.col("session").is_in(shared.implode())).then(pl.coalesce(both, "session"))
+    return clicks.with_columns(own.otherwise("session").alias("session")), len(shared)
+
+
 def items(table: pl.DataFrame, names: Names, *, where: Path) -> pl.DataFrame:
     """The items table with our column names, all text; rows without an item id are dropped.
 
@@ -148,9 +200,13 @@ def items(table: pl.DataFrame, names: Names, *, where: Path) -> pl.DataFrame:
         DataError: a column is missing, or no row has an item id.
     """
     found = [name for name in table.columns if name != ROW]
-    # The option names the column of the interactions; the items table may use another name.
-    own = names if names.item in found else names._replace(item=None)
-    item = require(["item"], found, own, where=where)["item"]
+    # `item` names the column of the interactions; the items table may use another name.
+    item = names.items_item
+    if item is None:
+        own = names if names.item in found else names._replace(item=None)
+        item = require(["item"], found, own, where=where, option="items_item")["item"]
+    elif item not in found:
+        raise DataError(f"{where}:1: no column {item!r} (data.options.items_item); found: {', '.join(found)}")
     title = require(["title"], found, names, where=where)["title"]
     extra = [name for name in found if name.strip() and name not in (item, title)]
     if names.attributes is not None:
@@ -163,8 +219,8 @@ def items(table: pl.DataFrame, names: Names, *, where: Path) -> pl.DataFrame:
         extra = [name for name in dict.fromkeys(chosen) if name not in (item, title)]
     out = pl.DataFrame(
         [
-            _ids(table[item], f"{where}: {item}").alias("item"),
-            _text(table[title]).alias("title"),
+            _without_none(_ids(table[item], f"{where}: {item}"))[0].alias("item"),
+            _without_none(_text(table[title]))[0].alias("title"),
             *(_text(table[name]).alias(free) for name, free in zip(extra, _free(extra), strict=True)),
         ]
     ).filter(pl.col("item").is_not_null())
@@ -176,7 +232,7 @@ def items(table: pl.DataFrame, names: Names, *, where: Path) -> pl.DataFrame:
 def _free(names: Sequence[str]) -> list[str]:
     """Attribute names, with `_` appended to those that are reserved."""
     free: list[str] = []
-    for name in names:
+    for name in (_TYPE.sub("", name) for name in names):
         while name in _TAKEN or name in free:
             name += "_"
         free.append(name)
@@ -192,6 +248,12 @@ def _ids(column: pl.Series, where: str) -> pl.Series:
         if (whole.cast(pl.Float64) == column.cast(pl.Float64)).all():
             column = whole
     return _text(column).str.strip_chars().replace("", None)
+
+
+def _without_none(column: pl.Series) -> tuple[pl.Series, int]:
+    """Texts that mean a missing value replaced by null, and how many there were."""
+    means = column.is_in(_NONE)
+    return pl.select(pl.when(~means).then(column)).to_series(), int(means.sum())
 
 
 def _text(column: pl.Series) -> pl.Series:
@@ -218,7 +280,7 @@ def _leaves(value: Any) -> str | None:
 def _reasons(bad: pl.DataFrame, raw: pl.Series, columns: dict[str, str], when: str, where: Path) -> list[str]:
     """One line per rejected row: `file:row: field: reason`."""
     reason: Any = pl.when(False).then(pl.lit(""))
-    for role in (name for name in bad.columns if name not in ("time", "row")):
+    for role in (name for name in bad.columns if name not in ("time", "row", "order")):
         reason = reason.when(pl.col(role).is_null()).then(pl.lit(f"{columns[role]}: missing"))
     reason = (
         reason.when(pl.col("raw").is_null() | (pl.col("raw") == ""))
@@ -233,4 +295,4 @@ def _reasons(bad: pl.DataFrame, raw: pl.Series, columns: dict[str, str], when: s
 
 def plain(name: str) -> str:
     """A column's name in the form in which names are compared."""
-    return "".join(char for char in name.lower() if char not in " _-")
+    return "".join(char for char in _TYPE.sub("", name.strip().lower()) if char not in " _-")

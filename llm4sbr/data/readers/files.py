@@ -33,11 +33,29 @@ def find(folder: Path, stem: str, endings: Sequence[str], *, holds: str) -> Path
         what = "not a folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}; it should hold {stem}{endings[0]} ({holds})")
     for ending in endings:
-        if (folder / f"{stem}{ending}").is_file():
+        if (folder / f"{stem}{ending}").exists():
             return folder / f"{stem}{ending}"
     raise DataError(
         f"{folder}: no {' or '.join(stem + ending for ending in endings)} ({holds}) in this folder"
     )
+
+
+def parts(path: Path, endings: Sequence[str]) -> list[Path]:
+    """The file itself, or the part files of a folder that Spark and the like wrote, in order of their names.
+
+    Raises:
+        DataError: a folder without any.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(
+        file
+        for file in path.iterdir()
+        if file.is_file() and file.name.endswith(tuple(endings)) and file.name[0] not in "._"
+    )
+    if not found:
+        raise DataError(f"{path}: a folder without part files that end with {' or '.join(endings)}")
+    return found
 
 
 def content(path: Path, *, encoding: str | None = None) -> bytes:

@@ -145,7 +145,14 @@ def _clicks(value: dict[str, Any], row: int) -> list[Click]:
 def _raw(clicks: list[Click], clock: bool, file: Path) -> RawData:
     table = pl.DataFrame(clicks, schema=_SCHEMA, orient="row")
     if clock:
-        return columns.interactions(table, {"session": "session", "item": "item", "time": "time"}, where=file)
+        # The list is the order: a click that is listed later did not come earlier.
+        late = pl.col("time").cum_max().over("session", columns.ROW)
+        turned = table.filter(pl.col("time") < late).select(pl.col("session").n_unique()).item()
+        table = table.with_columns(late.alias("time"), pl.int_range(pl.len()).alias("order"))
+        roles = {"session": "session", "item": "item", "time": "time", "order": "order"}
+        raw = columns.interactions(table, roles, where=file, names=Names(order="order"))
+        said = f"{file.name}: {turned:,} sessions have times against the order of their lists, which counts"
+        return raw._replace(notes=[*raw.notes, *([said] if turned else [])])
     order = pl.int_range(pl.len()).alias("time")
     return columns.interactions(
         table.with_columns(order), {"session": "session", "item": "item", "order": "time"}, where=file

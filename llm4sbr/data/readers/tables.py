@@ -25,18 +25,22 @@ class Csv:
     """Delimited text, optionally gzipped.
 
     Args:
-        path: a folder with `interactions.csv[.gz]` and `items.csv[.gz]`, or the interactions file itself.
-        interactions, items: the two files, if they have other names.
-        titles: false to work without an items table: items then have only their ids, which tell an LLM
-            nothing.
-        user, session, item, time, order, title: column names, unless they are common ones. If both an order
-            and a time are named, the order decides between clicks of the same time.
+        path: a folder with `interactions.csv[.gz]` and `items.csv[.gz]`, or with RecBole's `NAME.inter` and
+            `NAME.item`, or the interactions file itself.
+        interactions, items: the two files, if they have other names. Each may be a folder of part files, as
+            Spark writes them.
+        titles: false to work without an items table: items then have only their ids, which mean nothing to
+            an LLM.
+        user, session, item, time, order, title: column names; common names are recognised without. If there
+            is an order besides a time, it orders clicks with equal times and tells them apart.
+        items_item: the item column of the items table, if it has another name there.
         attributes: columns of the items table to keep; by default all.
         columns: column names of the interactions, for a file without a header.
         separator: field separator; by default detected from the first line (tab, comma, semicolon or |).
         quote: quote character; empty if quotes are ordinary characters.
         encoding: text encoding, if not UTF-8.
-        time_format: format of the times for strptime, such as `%d.%m.%Y %H:%M`.
+        time_format: format of the times for strptime, such as `%d.%m.%Y %H:%M`, or the unit of numbers:
+            milliseconds, seconds, minutes, hours, days.
 
     A timestamp is in seconds since 1970 (milli-, micro- and nanoseconds are recognised by their size) or an
     ISO 8601 date. An unreadable row is rejected and counted. Titles may also be a column of the interactions.
@@ -55,6 +59,7 @@ class Csv:
         time: str | None = None,
         order: str | None = None,
         title: str | None = None,
+        items_item: str | None = None,
         attributes: Sequence[str] | None = None,
         columns: Sequence[str] = (),
         separator: str | None = None,
@@ -63,7 +68,7 @@ class Csv:
         time_format: str | None = None,
     ) -> None:
         self.places = _Places(path, interactions, items, titles, (".csv", ".csv.gz"), "csv")
-        self.names = Names(user, session, item, time, order, title, attributes, time_format)
+        self.names = Names(user, session, item, time, order, title, attributes, time_format, items_item)
         self.dialect = Dialect(separator, quote, encoding)
         self.columns = [columns] if isinstance(columns, str) else list(columns)
 
@@ -105,11 +110,12 @@ class Parquet:
         time: str | None = None,
         order: str | None = None,
         title: str | None = None,
+        items_item: str | None = None,
         attributes: Sequence[str] | None = None,
         time_format: str | None = None,
     ) -> None:
         self.places = _Places(path, interactions, items, titles, (".parquet",), "parquet")
-        self.names = Names(user, session, item, time, order, title, attributes, time_format)
+        self.names = Names(user, session, item, time, order, title, attributes, time_format, items_item)
 
     def files(self) -> list[Path]:
         """The files that `read` reads."""
@@ -137,7 +143,10 @@ class _Places(NamedTuple):
                 f"the reader {self.reader!r} needs --data FOLDER with interactions and items{self.endings[0]}"
             )
         file = _file(self.interactions if self.interactions is not None else self.path)
-        if file.is_dir() or not (file.exists() or file.suffix):
+        if self.interactions is None and (file.is_dir() or not (file.exists() or file.suffix)):
+            atomic = sorted(file.glob("*.inter")) if self.reader == "csv" else []
+            if len(atomic) == 1 and not (file / f"interactions{self.endings[0]}").exists():
+                return atomic[0]
             return files.find(file, "interactions", self.endings, holds=_CLICKS)
         if not file.exists():
             raise DataError(f"{file}: no such file")
@@ -149,14 +158,16 @@ class _Places(NamedTuple):
             return None
         if self.own_items is not None:
             return _file(self.own_items)
-        folder = self.clicks().parent
-        named = (folder / f"items{ending}" for ending in self.endings)
-        return next((file for file in named if file.is_file()), None)
+        clicks = self.clicks()
+        named = [clicks.with_name(f"items{ending}") for ending in self.endings]
+        if clicks.suffix == ".inter":
+            named.append(clicks.with_suffix(".item"))
+        return next((file for file in named if file.exists()), None)
 
     def files(self) -> list[Path]:
-        """Both."""
+        """The files that exist: the interactions and, if there is one, the items file; or their parts."""
         items = self.items()
-        return [self.clicks(), *([items] if items else [])]
+        return [part for file in (self.clicks(), items) if file for part in files.parts(file, self.endings)]
 
 
 def _file(value: object) -> Path:
@@ -165,9 +176,20 @@ def _file(value: object) -> Path:
     return Path(value).expanduser()
 
 
-def _read(places: _Places, load: Load, names_of: Callable[[Path], list[str]], names: Names) -> RawData:
+def _read(places: _Places, one: Load, names_of: Callable[[Path], list[str]], names: Names) -> RawData:
+    def load(path: Path, wanted: list[str] | None) -> pl.DataFrame:
+        tables = [one(part, wanted) for part in files.parts(path, places.endings)]
+        try:
+            return tables[0] if len(tables) == 1 else pl.concat(tables, how="vertical_relaxed")
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"{path}: its part files differ: {str(error).splitlines()[0]}") from None
+
+    def header_of(path: Path) -> list[str]:
+        return names_of(files.parts(path, places.endings)[0])
+
     clicks_file, items_file = places.clicks(), places.items()
-    found = names_of(clicks_file)
+    found = header_of(clicks_file)
+    names, notes = _items_own(names, found, header_of(items_file) if items_file else None)
     roles = {
         **columns.require(["user", "session"], found, names, where=clicks_file),
         **columns.require(["item"], found, names, where=clicks_file),
@@ -178,15 +200,32 @@ def _read(places: _Places, load: Load, names_of: Callable[[Path], list[str]], na
     texts = _texts(places, clicks_file, found, names) if places.titles and items_file is None else []
     table = load(clicks_file, list(dict.fromkeys([*roles.values(), *texts])))
     raw = columns.interactions(table, roles, where=clicks_file, names=names)
+    used = ", ".join(f"{role} {column}" for role, column in roles.items())
+    others = [name for name in found if name not in roles.values() and name not in texts]
+    passed = f"; not used: {', '.join(others[:8])}{' ...' if len(others) > 8 else ''}" if others else ""
+    raw = raw._replace(notes=[f"columns of {clicks_file.name}: {used}{passed}", *notes, *raw.notes])
     if items_file is not None:
         return raw._replace(items=columns.items(load(items_file, None), names, where=items_file))
     if not texts:
-        return raw._replace(notes=[*raw.notes, "no titles: items are known by their ids, which say nothing"])
+        return raw._replace(notes=[*raw.notes, "no titles: items have only ids, useless for an LLM"])
     inside = table.select(ROW, *dict.fromkeys([roles["item"], *texts])).drop_nulls(texts[0])
     items = columns.items(
         inside.unique(roles["item"], keep="first", maintain_order=True), names, where=clicks_file
     )
     return raw._replace(items=items)
+
+
+def _items_own(names: Names, clicks: list[str], items: list[str] | None) -> tuple[Names, list[str]]:
+    """An item column that only the items table has is its own, if the clicks' one has a common name."""
+    item = names.item
+    own = names._replace(item=None, items_item=item)
+    if item is None or items is None or item in clicks or item not in items or names.items_item is not None:
+        return names, []
+    if columns.find("item", clicks, own, where=Path()) is None:
+        return names, []
+    return own, [
+        f"data.options.item={item}: the clicks have no such column, so it is that of the items table"
+    ]
 
 
 def _texts(places: _Places, clicks: Path, found: list[str], names: Names) -> list[str]:

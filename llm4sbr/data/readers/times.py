@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 
 from llm4sbr.errors import DataError
@@ -16,6 +18,15 @@ _DIGITS = ((8, "%Y%m%d"), (14, "%Y%m%d%H%M%S"))
 _PROBE = 1000
 """Number of rows that decide the format of a column."""
 
+_SECONDS = {"milliseconds": 1e-3, "seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
+"""Units that `time_format` may name."""
+
+_YEAR, _LEAP = re.compile(r"%[YyGgCDFcxs+]"), "1972"
+"""Directives that hold a year; the year that stands in where there is none, which has a 29 February."""
+
+_EARLY = 31_536_000
+"""Seconds of 1970: a log whose times all lie in it counts from a start, or in another unit."""
+
 
 def times(
     column: pl.Series, *, clock: bool, form: str | None = None, where: str
@@ -25,7 +36,7 @@ def times(
     Args:
         column: numbers, text, dates or categories.
         clock: true for times, false for an order.
-        form: format for strptime; None recognises numbers and ISO 8601.
+        form: format for strptime, or the unit that numbers count; None recognises numbers and ISO 8601.
         where: file and column, for messages.
 
     Raises:
@@ -39,6 +50,11 @@ def times(
         raise DataError(f"{where}: holds {column.dtype}; numbers, dates or text are needed")
     if column.dtype == pl.String:
         column = column.str.strip_chars()
+    if clock and form in _SECONDS:
+        return column.cast(pl.Float64, strict=False) * _SECONDS[form], []
+    if clock and form is not None and not _YEAR.search(form):
+        dated = _formatted(f"{_LEAP} " + column.cast(pl.String), f"%Y {form}")
+        return dated, [f"the times have no year: all are taken for one, {_LEAP}"]
     if clock and form is not None:
         return _formatted(column.cast(pl.String), form), []
     numbers = column.cast(pl.Float64, strict=False)
@@ -48,6 +64,31 @@ def times(
             return _dates(column), []
     numbers = pl.select(pl.when(numbers.is_finite()).then(numbers)).to_series()
     return _seconds(numbers) if clock else (_order(numbers), [])
+
+
+def places(column: pl.Series, *, where: str) -> tuple[pl.Series, list[str]]:
+    """An order (Int64), null where it cannot be read: of numbers, dates, times of day or categories of them.
+
+    Raises:
+        DataError: most values are none of these.
+    """
+    found, notes = times(column, clock=False, where=where)
+    if column.dtype == pl.String and 2 * found.null_count() > len(found):
+        text = column.str.strip_chars()
+        found = text.str.to_time("%H:%M:%S%.f", strict=False).cast(pl.Int64)
+        if found.null_count() == len(found):
+            found = (_dates(text) * 1e6).cast(pl.Int64)
+        if 2 * found.null_count() > len(found):
+            raise DataError(
+                f"{where}: most of its values are no numbers, dates or times of day, so they give no order; "
+                "name another column with data.options.order, or none with --set data.options.order="
+            )
+    if found.dtype.is_float():  # dates
+        found = (found * 1e6).cast(pl.Int64)
+    if found.null_count():
+        name = where.rpartition(" ")[2]
+        notes.append(f"{name}: {found.null_count():,} values cannot be read; their clicks come last")
+    return found, notes
 
 
 def _order(numbers: pl.Series) -> pl.Series:
@@ -62,6 +103,9 @@ def _seconds(numbers: pl.Series) -> tuple[pl.Series, list[str]]:
         dates = _as_dates(numbers, length, form)
         if dates is not None:
             return dates, [f"timestamps are dates written as {form}"]
+    if _are_months_and_days(numbers):
+        text = numbers.cast(pl.Int64, strict=False).cast(pl.String).str.zfill(4)
+        return times(text, clock=True, form="%m%d", where="")
     median = numbers.median()
     size = median if isinstance(median, float) else 0.0
     limit = float("inf")
@@ -70,6 +114,11 @@ def _seconds(numbers: pl.Series) -> tuple[pl.Series, list[str]]:
             fits = (numbers > least) & (numbers <= limit)
             odd = int((~fits).sum())
             notes = [] if unit == "seconds" else [f"timestamps are {unit}"]
+            if unit == "seconds" and 0 < _largest(numbers) < _EARLY:
+                notes.append(
+                    "timestamps read as seconds all lie in 1970: do they count days, hours, minutes or "
+                    "milliseconds? Say so by --set data.options.time_format=days (or hours ...)"
+                )
             if odd:
                 notes.append(f"{odd:,} timestamps are not {unit}, as the others are, by their size")
             return pl.select(pl.when(fits).then(numbers / divisor)).to_series(), notes
@@ -86,6 +135,21 @@ def _as_dates(numbers: pl.Series, length: int, form: str) -> pl.Series | None:
     if _formatted(first.cast(pl.Int64).cast(pl.String), form).null_count():
         return None
     return _formatted(numbers.cast(pl.Int64, strict=False).cast(pl.String), form)
+
+
+def _are_months_and_days(numbers: pl.Series) -> bool:
+    """Whether all numbers are dates such as 511 or 1231; ten different ones are not so by chance."""
+    first = numbers.drop_nulls().head(_PROBE).unique()
+    if len(first) < 5 or not (first.is_between(101, 1231) & (first == first.floor())).all():
+        return False
+    text = first.cast(pl.Int64).cast(pl.String).str.zfill(4)
+    spread = first.to_numpy().max() - first.to_numpy().min()
+    return bool(spread > 99) and not _formatted(_LEAP + text, "%Y%m%d").null_count()
+
+
+def _largest(numbers: pl.Series) -> float:
+    found = numbers.max()
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _formatted(column: pl.Series, form: str) -> pl.Series:
