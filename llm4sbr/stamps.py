@@ -126,7 +126,7 @@ def check_there(run: Path) -> None:
 
 @contextmanager
 def naming_command(run: Path) -> Iterator[None]:
-    """Adds to an error about a file of a finished stage the command that makes it anew."""
+    """Adds to an error about a file of a finished stage the command that creates it again."""
     try:
         yield
     except StoreError as error:
@@ -237,7 +237,7 @@ class Attempt:
     stamp: Stamp
     """Of the stage."""
     before: Path | None = None
-    """The stage's finished folder, whose parts may be used; None to make everything anew."""
+    """The stage's finished folder, whose parts may be used; None to redo everything."""
     begins: Callable[[], None] = lambda: None
 
     @classmethod
@@ -263,7 +263,7 @@ def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
     """A folder to write a stage into; it is renamed to `final` if the block succeeds.
 
     Work that an interrupted attempt left is handed back if it was made from the same `stamp`, so a stage
-    may look for what it wrote before; otherwise only its parts are, which have stamps of their own.
+    may look for what it wrote before; otherwise only its parts are, since these have their own stamps.
     """
     temporary = begin_stage(final, stamp)
     try:

@@ -97,7 +97,7 @@ def test_it_is_served_by_default_until_the_run_is_trained_anew(run):
         path.unlink()
     trained(run, settings(controls=(), epochs=2, learning_rate=0.02))
     assert not served(run).refitted
-    with pytest.raises(InputError, match="trained anew since"):
+    with pytest.raises(InputError, match="trained again since"):
         served(run, refitted=True)
 
 

@@ -88,7 +88,7 @@ class Team:
             dist.destroy_process_group()
 
     def failed(self, error: Exception) -> int:
-        """The other ranks: say why this process ends, if nobody did yet, and return the exit code."""
+        """On other ranks: print why this process ends, unless another has done so; returns the exit code."""
         if not isinstance(error, PeerError):
             with suppress(DistError):
                 cast(Store, self.store).set(_FAILED, "")
