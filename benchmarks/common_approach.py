@@ -1,4 +1,4 @@
-"""SR-GNN with intents as it is commonly implemented, for comparison; same weights, equations and results.
+"""A common implementation of SR-GNN with intents, for comparison; same weights, equations and results.
 
 Sessions are padded to the longest of the data set, and batches are in random order. Each batch builds its
 sessions' graphs with NumPy: nodes by `unique` (padding is one of them), edges click by click, and the node of

@@ -2,11 +2,10 @@ r"""Memory of the process that runs `infer`, by number of samples: up to 5 milli
 
     python benchmarks/driver.py --prompts 500000,1000000,5000000 --json benchmarks/results/driver.json
 
-Every sample has a different prefix, and so two prompts of its own. Each size and engine is measured in a
-fresh
-process: its memory without mapped files, ten times per second, by part of the stage. Ray's workers and object
-store are other processes. Everything that grows is on disk: the log and the prompt keys in temporary files
-(`TMPDIR`), answers in the cache, tables as they are written.
+Every sample has a different prefix, and therefore two different prompts. Each size and engine is measured in
+a fresh process: its memory without mapped files, ten times per second, for each part of the stage. Ray's
+workers and object store are other processes and do not count. Data that grows with the samples is on disk:
+the log and the prompt keys in temporary files (`TMPDIR`), answers in the cache, and the tables.
 """
 
 from __future__ import annotations

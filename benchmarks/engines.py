@@ -1,8 +1,8 @@
 """Engines that compute recommendations, with the same sessions and weights: PyTorch, ONNX Runtime, TensorRT.
 
-And a lower bound, the floor: the time to read the item table once, which every exact engine must do. It is
-the fastest of several kernels, on huge pages (numpy asks for them). PyTorch is imported only by engines that
-use it.
+There is also a lower bound, called the floor: the time to read the item table once, which every exact engine
+needs. It is measured with the fastest of several kernels, on huge pages (numpy requests them). PyTorch is
+imported only by engines that use it.
 """
 
 from __future__ import annotations

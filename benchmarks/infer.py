@@ -3,11 +3,11 @@
     llm4sbr prepare runs/ml-100k --dataset ml-100k
     python benchmarks/infer.py runs/ml-100k --json benchmarks/results/infer.json
 
-Two sets of prompts of the run. `distinct`: random sessions, both perspectives, no two prompts equal.
-`repeated`: some prompts of the short perspective, each as often as it occurs in the run. Every set is asked
-in the order of its sessions, in five ways, each of which adds one step to the previous one. All ways run in
-every round, in one process per number of threads. Times are CPU time with one thread, which other load on the
-machine affects less, and wall time with more. Takes about 15 minutes.
+Two sets of the run's prompts are used. `distinct`: random sessions, both perspectives, no two prompts equal.
+`repeated`: some prompts of the perspective `short`, each as often as it occurs in the run. Every set is sent
+in the order of its sessions, in five ways, each of which adds one optimization to the previous one. All ways
+run in every round, in one process per number of threads. Times are CPU time with one thread, which other load
+on the machine affects less, and wall time with more. Takes about 15 minutes.
 """
 
 from __future__ import annotations

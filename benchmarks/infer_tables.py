@@ -1,4 +1,4 @@
-"""Tables of `benchmarks/README.md` about asking, from what `infer.py` and `driver.py` write."""
+"""Tables of `benchmarks/README.md` about asking the LLM, from the results of `infer.py` and `driver.py`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The gain from intents, by fuser: python benchmarks/intents.py RUN --fuser gated --fuser whitened.
 
 RUN must be prepared and localized, with the control `shuffled`. For every fuser the stages `train` and
-`evaluate` run as in `llm4sbr run`, in separate folders; the plain backbone is trained once, with its own
-settings (`--plain`), so that it can be tuned. An interrupted measurement can be resumed. The JSON is written
-after every seed, and says so if there are fewer seeds than requested.
+`evaluate` run as in `llm4sbr run`, in separate folders. The plain backbone is trained once; it has its own
+settings (`--plain`), so that it can be tuned separately. An interrupted measurement can be resumed. The JSON
+file is written after every seed, and says so if there are fewer seeds than requested.
 """
 
 from __future__ import annotations

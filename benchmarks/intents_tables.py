@@ -1,4 +1,4 @@
-"""Tables of `results/intents-*.json`, which `intents.py` writes."""
+"""Tables of `benchmarks/README.md` about the gain from intents, from the results of `intents.py`."""
 
 from __future__ import annotations
 

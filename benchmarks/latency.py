@@ -1,14 +1,15 @@
-"""How long a list takes, by catalogue size, batch, threads and engine, against reading the item table once.
+"""Measures the time per list by catalogue size, batch size, threads and engine.
 
     python benchmarks/latency.py --minutes 5 --json benchmarks/results/latency.json
 
-One process per engine, variant, size and number of threads, with a model of random weights from the real
-exporter; session lengths are geometric. All engines of a size are open at the same time and run in every
-round, so that other load on the machine affects all of them; ratios are medians of the rounds' ratios (of CPU
-time with one thread, wall time with more). Small sizes get `--samples` calls, larger ones as many as fit into
-the time; the table says how many. What does not fit into memory, or needs a missing GPU, is listed as such.
-Measuring takes `--minutes`; exporting, opening and compiling take about seven more for the default sizes on
-two idle cores.
+The times are compared with reading the item table once, the lower bound for an exact engine. There is one
+process per engine, variant, size and number of threads, with a model of random weights from the real
+exporter; session lengths have a geometric distribution. All engines of a size are open at the same time and
+run in every round, so that other load on the machine affects all of them; ratios are medians of the rounds'
+ratios (of CPU time with one thread, wall time with more). Small sizes get `--samples` calls, larger ones as
+many as fit into the time; the table says how many. Cases that do not fit into memory, or need a missing GPU,
+are listed as such. Measuring takes `--minutes`; exporting, opening and compiling take about seven more for
+the default sizes on two idle cores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables of `benchmarks/README.md` about latency, from what `latency.py` writes."""
+"""Tables of `benchmarks/README.md` about latency, from the results of `latency.py`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Open-loop load on an HTTP server: requests are sent on schedule, whether or not earlier ones were answered.
 
-Latency is measured from the scheduled time, so that a stalled server is charged for every waiting request,
-sent or not (no "coordinated omission"). One thread with plain keep-alive sockets: 1,000 requests/s take a
-small part of a core.
+Latency is measured from the scheduled time, so that if the server stalls, the waiting time of every scheduled
+request counts, whether it could be sent or not (no "coordinated omission"). There is one thread with plain
+keep-alive sockets: 1,000 requests/s take a small part of a core.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables of `benchmarks/README.md` about memory, from what `memory.py` writes."""
+"""Tables of `benchmarks/README.md` about memory, from the results of `memory.py`."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ r"""Compares training and recommending with RecBole's models of the same name, s
 RUN must be prepared and localized. RecBole (recbole.io) has its own environment, because it needs older
 packages; it should have the same torch. A random part of the training samples is written in its format for
 pre-split samples. Both train with the same hidden size, batch size, layers and heads, full softmax, in
-float32, on the last 50 clicks of a session. Contestants run in turns; ratios are medians of the rounds'
-ratios, of CPU time with one thread, wall time with more. A list is one session's K = 20 best of all items:
-RecBole's by its `full_sort_predict` in PyTorch, ours by the exported model in ONNX Runtime.
+float32, on the last 50 clicks of a session. The two alternate in every round; ratios are medians of the
+rounds' ratios, of CPU time with one thread, wall time with more. A list is one session's K = 20 best of all
+items: RecBole's by its `full_sort_predict` in PyTorch, ours by the exported model in ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How many requests a second `llm4sbr serve` answers in time, at several catalogue sizes.
+"""Measures how many requests per second `llm4sbr serve` answers in time, at several catalogue sizes.
 
     python benchmarks/serving.py [RUN] --json benchmarks/results/serving.json
 
 One server per catalogue size and precision, with a model of random weights (which do not affect speed) from
 the real exporter; the load comes from this process over loopback, see `load.py`. Session lengths are those of
-RUN's test samples, or from a distribution. The rate doubles until the 90th percentile of the latency exceeds
-the limits, then the highest good rates are narrowed down.
+RUN's test samples, or from a distribution. The rate is doubled until the 90th percentile of the latency
+exceeds the limits; then the highest rate within the limits is searched more finely.
 """
 
 from __future__ import annotations

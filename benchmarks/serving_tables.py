@@ -1,4 +1,4 @@
-"""The table of `benchmarks/README.md` about serving, from what `serving.py` writes."""
+"""The table of `benchmarks/README.md` about serving, from the results of `serving.py`."""
 
 from __future__ import annotations
 

@@ -4,10 +4,9 @@
 
 Two parts. `formats`: the same vectors in every format of `store_formats.py`, with 100% or 10% of them
 distinct (LLMs repeat themselves); a fresh process measures the time to the first 100 random rows (load) and
-to further ones (gather). `scale`: intent stores of up to ten million rows, written in blocks, then opened and
-asked for 100 random rows and 100 random keys. The files are in the system's cache, since they were just
-written; every gather takes other rows. Needs up to 2.5 GB in a temporary folder and about 6 minutes on two
-idle cores.
+to further ones (gather). `scale`: intent stores of up to ten million rows, written in blocks, then opened to
+gather 100 random rows and 100 random keys. The files are in the system's cache, since they were just written;
+every gather takes other rows. Needs up to 2.5 GB in a temporary folder and about 6 minutes on two idle cores.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
     python benchmarks/training.py ml-1m=runs/ml-1m beauty=runs/beauty --results benchmarks/results
 
-Each run directory must be prepared and localized. Timed are `llm4sbr.training.trainer.train_model` on a
-random part of the training samples, and for SR-GNN also `common_approach.py` on the same samples, in a
-process of its own. All contestants run in every round, so that other load on the machine affects all of them;
-ratios are medians of the rounds' ratios. The first round is not counted: in it oneDNN prepares its kernels,
-which the first contestant of a process would pay for all others. Memory is measured in a fresh process per
-contestant, with the first number of threads. Epoch times are extrapolated, except for how time grows with the
-number of samples: there SR-GNN is trained on 25, 50 and 100% of them, plain and with intents in turns, and
-the cost of intents over whole epochs is taken from there. Takes about 25 minutes for two data sets of this
-size.
+Each run directory must be prepared and localized. The timed function is
+`llm4sbr.training.trainer.train_model` on a random part of the training samples; SR-GNN is compared with
+`common_approach.py` on the same samples, in a separate process. All contestants run in every round, so that
+other load on the machine affects all of them; ratios are medians of the rounds' ratios. The first round is
+not counted: in it oneDNN prepares its kernels, and the first contestant would pay for all others. Memory is
+measured in a fresh process per contestant, with the first number of threads. Epoch times are extrapolated,
+with one exception: to measure how time grows with the number of samples, SR-GNN is trained on 25, 50 and 100%
+of them, plain and with intents alternately, which also gives the cost of intents over whole epochs. Takes
+about 25 minutes for two data sets of this size.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from llm4sbr.fusion.model import Recipe
 from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples
 from llm4sbr.system import memory
-from llm4sbr.training.trainer import Material, train_model
+from llm4sbr.training.material import Material
+from llm4sbr.training.trainer import train_model
 
 KINDS = ("plain", "intents")
 COMMON = "common "

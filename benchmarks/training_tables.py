@@ -1,4 +1,4 @@
-"""Tables of `benchmarks/README.md` about training, from what `training.py` writes."""
+"""Tables of `benchmarks/README.md` about training, from the results of `training.py`."""
 
 from __future__ import annotations
 

@@ -103,12 +103,11 @@ def write_stamp(folder: Path, stamp: Stamp) -> None:
 
 
 def changes(old: Stamp, new: Stamp) -> list[str]:
-    """The differences of two stamps, one text per key, such as `localize.f: 5 -> 3`."""
-    keys = sorted(old.parts.keys() | new.parts.keys())
+    """The differences of two stamps, one text per key, such as `localize.f: 5 -> 3`; no options are none."""
+    before, after = ({key: value for key, value in one.parts.items() if value != {}} for one in (old, new))
+    keys = sorted(before.keys() | after.keys())
     return [
-        f"{key}: {old.parts.get(key)} -> {new.parts.get(key)}"
-        for key in keys
-        if old.parts.get(key) != new.parts.get(key)
+        f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)
     ]
 
 
@@ -127,7 +126,7 @@ def check_there(run: Path) -> None:
 
 @contextmanager
 def naming_command(run: Path) -> Iterator[None]:
-    """Adds to an error about a file of a finished stage the command that makes it anew."""
+    """Adds to an error about a file of a finished stage the command that creates it again."""
     try:
         yield
     except StoreError as error:
@@ -238,7 +237,7 @@ class Attempt:
     stamp: Stamp
     """Of the stage."""
     before: Path | None = None
-    """The stage's finished folder, whose parts may be used; None to make everything anew."""
+    """The stage's finished folder, whose parts may be used; None to redo everything."""
     begins: Callable[[], None] = lambda: None
 
     @classmethod
@@ -264,7 +263,7 @@ def stage_folder(final: Path, stamp: Stamp) -> Iterator[Path]:
     """A folder to write a stage into; it is renamed to `final` if the block succeeds.
 
     Work that an interrupted attempt left is handed back if it was made from the same `stamp`, so a stage
-    may look for what it wrote before; otherwise only its parts are, which have stamps of their own.
+    may look for what it wrote before; otherwise only its parts are, since these have their own stamps.
     """
     temporary = begin_stage(final, stamp)
     try:

@@ -90,7 +90,7 @@ class Whole:
             raise InputError(f"k = {spec.k}: larger than the catalogue")
         model(example["items"], example["mask"])
         state = {name: value.clone() for name, value in model.state_dict().items()}
-        save_file(state, path, metadata={"variant": spec.variant, "k": str(spec.k)})
+        save_file(state, path, metadata={"variant": spec.intent_mode, "k": str(spec.k)})
 
     def load(self, path):
         return Answers(load_file(path))

@@ -44,7 +44,7 @@ def copy(exported, tmp_path) -> Path:
         (np.array([[0, 1]]), np.array([[True, True]]), "0 is not a catalogue id"),
         (np.array([[0]]), None, "every session needs a click"),
         (np.array([[0, 1]]), None, "every session needs a click"),
-        (np.array([[1, 0, 2]]), None, "clicks must stand before the padding"),
+        (np.array([[1, 0, 2]]), None, "clicks must come before the padding"),
     ],
 )
 def test_bad_sessions_are_refused(exported, items, mask, text):

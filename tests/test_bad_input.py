@@ -86,7 +86,7 @@ def test_random_is_no_way_out_of_random(run: Command, capsys: Output) -> None:
 def test_empty_validation_split(run: Command, tmp_path: Path, capsys: Output) -> None:
     assert run("train", "--epochs", "2", "--set", "data.valid=0") == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "validation" in line]
-    assert said == ["train: no validation samples, so the last epoch is kept; a larger data.valid mends it"]
+    assert said == ["train: no validation samples, so the last epoch is kept; raise data.valid to have some"]
     assert load_model(tmp_path / "run/train/plain/seed-0").facts["best_epoch"] == 2
     assert run("evaluate", "--quiet", "--set", "evaluate.k=[5]") == 0
     shown = " ".join(capsys.readouterr().out.split())

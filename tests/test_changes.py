@@ -78,6 +78,7 @@ def evaluated(tmp_path_factory):
     """A toy run whose intents tell the next item, trained far enough to use them."""
     run = toy_run(tmp_path_factory.mktemp("changes") / "run", sources=("llm",))
     chosen = {"dim": 8, "epochs": 4, "learning_rate": 0.02, "workers": 1, "device": "cpu", "neighbours": 0}
+    chosen |= {"counted": ()}
     config = build({"infer": {"llm": "embedded", "controls": []}, "train": chosen, "evaluate": {"k": [3]}})
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -161,7 +162,7 @@ def test_the_terminal_shows_who_gains_and_what_was_said():
     told = drawn(changes_parts(CHANGES, "embedded"))
     assert "12 test samples with an answer" in told
     assert "gained, rank 1,340, 50 -> 2, 3: E, after ... | B | C | D" in told
-    assert f"  long: {'x' * 160} ...\n    tied to E 0.75, F 0.25\n  short: nothing that could be used" in told
+    assert f"  long: {'x' * 160} ...\n    tied to E 0.75, F 0.25\n  short: no usable answer" in told
     assert "against the same model without intents" in told
     assert "12 test samples with a text from item-text" in drawn(changes_parts(CHANGES, "item-text"))
 

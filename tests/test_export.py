@@ -211,7 +211,7 @@ def test_by_default_intents_are_predicted_where_the_model_can(tmp_path):
         ("none", False, "none"),
     ):
         add_model(run, variant, **about, predictor=predictor)
-        assert ReferenceModel.of(run, variant=variant).variant == expected
+        assert ReferenceModel.of(run, variant=variant).intent_mode == expected
     export(run, Export(k=5, variant="llm"), QUIET)
     assert set(Artefact.open(run / "export" / "onnx-llm", threads=1).record["inputs"]) == {
         "items",

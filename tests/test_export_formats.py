@@ -85,7 +85,7 @@ def test_what_cannot_be_compiled_is_said(tmp_path):
 @RTX
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "qdq"])
 def test_tensorrt_rtx_compiles_the_graph_for_sm80(tmp_path, precision):
-    made = Graph(toy_model(), k=5, variant="intents", precision=precision, query_range=1.0)
+    made = Graph(toy_model(), k=5, intent_mode="intents", precision=precision, query_range=1.0)
     write(made, tmp_path / "model.onnx", about={})
     assert list(objections(tmp_path / "model.onnx")) == []
     assert len(compile_ahead(tmp_path / "model.onnx", PROFILE)) > 1000
@@ -111,7 +111,7 @@ def exported_and_compiled(folder: Path, variant: str, *, half: bool = False, **o
     if importlib.util.find_spec("tensorrt_rtx"):
         compile_ahead(path, PROFILE)
         if half and not hasattr(model.backbone, "score"):
-            write(Graph(model, k=5, variant=variant, precision="fp16"), path, about={})
+            write(Graph(model, k=5, intent_mode=variant, precision="fp16"), path, about={})
             compile_ahead(path, PROFILE)
 
 
@@ -135,7 +135,7 @@ def test_every_fuser_exports_and_tensorrt_rtx_compiles_it_for_sm80(tmp_path, fus
 @pytest.mark.parametrize("fuser", FUSERS)
 def test_a_graph_is_traced_in_the_first_way(fuser):
     """torch's exporter has a second one, which fails for a process's second graph (`gru4rec`, `whitened`)."""
-    graph = Graph(toy_model(fuser=fuser), k=5, variant="predictor").eval()
+    graph = Graph(toy_model(fuser=fuser), k=5, intent_mode="predictor").eval()
     free = {name: dict.fromkeys(INPUTS[name], torch.export.Dim.DYNAMIC) for name in graph.example()}
     torch.export.export(graph, (), kwargs=graph.example(), dynamic_shapes=free, strict=False)
 
@@ -145,7 +145,7 @@ def test_a_graph_is_traced_in_the_first_way(fuser):
 @pytest.mark.skipif(not importlib.util.find_spec("polygraphy"), reason="needs polygraphy")
 def test_polygraphy_finds_nothing_to_complain_about(tmp_path):
     path = tmp_path / "model.onnx"
-    write(Graph(toy_model(), k=5, variant="intents"), path, about={})
+    write(Graph(toy_model(), k=5, intent_mode="intents"), path, about={})
     command = [str(Path(sys.executable).with_name("polygraphy"))]
     environment = os.environ | {"POLYGRAPHY_USE_TENSORRT_RTX": "1"}
     for arguments in (["inspect", "model"], ["inspect", "capability"]):

@@ -115,7 +115,7 @@ def test_breakdown_memory_and_coverage_are_those_of_the_files(
     )
     assert cost[plain["label"]][4] == size(plain["peak_memory"])
     assert "no LLM asked" in page.text
-    assert "No LLM was asked: item-text stands in its place." in page.text
+    assert "No LLM was asked; the control item-text was used instead." in page.text
     infer = store.read_json(finished / "infer" / "infer.json")
     assert (
         f"{infer['answered']:,} of {infer['samples']:,} samples of all splits have a text from item-text"

@@ -214,7 +214,7 @@ def test_a_run_with_answers_about_all_items(run: Path, tmp_path: Path, capsys) -
     assert alone.intents.perspectives[0].items[0].id == 8
     assert _guarded(["export", str(run), "--variant", "llm", "-k", "5", "--quiet"]) == 0
     artefact = Artefact.open(run / "export" / "onnx-llm", threads=1)
-    assert (artefact.variant, artefact.source, artefact.takes_intents) == ("predictor", "items", False)
+    assert (artefact.intent_mode, artefact.source, artefact.takes_intents) == ("predictor", "items", False)
     items = np.array([session])
     graph = artefact.predict(items, items > 0)
     np.testing.assert_array_equal(graph[0], intents[6].numpy())

@@ -92,7 +92,7 @@ def scatters(path: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["slist", "markov"])
+@pytest.mark.parametrize("name", ["slist", "ar"])
 def test_graphs_for_tensorrt_hold_no_scatter_that_adds(run, name):
     export(run, Export(formats=("triton",), variant=name, k=5), QUIET)
     models = run / "export" / f"triton-{name}" / "models"
@@ -113,7 +113,7 @@ def test_tensorrt_cannot_add_in_a_scatter_but_click_by_click(tmp_path):
     path = tmp_path / "model.onnx"
     for most_clicks in (None, 6):
         model = LLM4SBR(Linear(KNOWN, decay=1.0), None, (), 0)
-        write(Graph(model, k=2, variant="plain", most_clicks=most_clicks), path, about={})
+        write(Graph(model, k=2, intent_mode="plain", most_clicks=most_clicks), path, about={})
         if most_clicks:
             assert compile_ahead(path, Shapes(8, 6))
         else:

@@ -1,22 +1,16 @@
 from __future__ import annotations
 
-import importlib
-import json
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 
 from llm4sbr import config as settings
 from llm4sbr.config import Config
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
-from llm4sbr.errors import StoreError
 from llm4sbr.intents import IntentStore
 from llm4sbr.localization.space import item_texts
 from llm4sbr.localizers import Nearest
@@ -25,30 +19,23 @@ from llm4sbr.protocols import Catalogue
 from llm4sbr.testing.localizers import LetterEncoder
 from llm4sbr.testing.toy_run import toy_run
 
-stage = importlib.import_module("llm4sbr.stages.localize")
-QUIET = Progress(quiet=True)
+sys.path.insert(0, str(Path(__file__).parent))
 
-
-class Spy(LetterEncoder):
-    """Counts the texts that are really encoded, by all instances."""
-
-    texts: list[str] = []
-
-    def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        Spy.texts += texts
-        return super().encode(texts)
+from toy_answers import (
+    Spy,
+    distinct_keys,
+    first_titles,
+    last_titles,
+    localize,
+    stage,
+    use_letters,
+    write_answers,
+)
 
 
 @pytest.fixture(autouse=True)
-def _spy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("LLM4SBR_CACHE", str(tmp_path / "cache"))
-    create = stage.registry.create
-    monkeypatch.setattr(Spy, "texts", [])
-
-    def with_spy(kind: str, name: str, /, **options: Any) -> Any:
-        return Spy(**options) if kind == "encoders" else create(kind, name, **options)
-
-    monkeypatch.setattr(stage.registry, "create", with_spy)
+def _letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    use_letters(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture
@@ -59,42 +46,6 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def prepared(run: Path) -> Prepared:
     return load(run / "prepare")
-
-
-def distinct_keys(prepared: Prepared) -> dict[int, list[int]]:
-    """Sample key -> prefix."""
-    return {
-        int(key): prepared.prefix(samples, i)
-        for samples in prepared.samples.values()
-        for i, key in enumerate(samples.key)
-    }
-
-
-def write_answers(run: Path, source: str, answers: Mapping[str, Mapping[int, str]]) -> None:
-    for perspective, parsed in answers.items():
-        folder = run / "infer" / source
-        folder.mkdir(parents=True, exist_ok=True)
-        table = pl.DataFrame(
-            {"key": list(parsed), "answer": list(parsed.values()), "parsed": list(parsed.values())},
-            schema={"key": pl.Int64, "answer": pl.String, "parsed": pl.String},
-        )
-        table.sample(fraction=1, shuffle=True, seed=1).write_parquet(folder / f"{perspective}.parquet")
-
-
-def last_titles(prepared: Prepared) -> dict[int, str]:
-    return {key: prepared.catalogue.titles[ids[-1] - 1] for key, ids in distinct_keys(prepared).items()}
-
-
-def first_titles(prepared: Prepared) -> dict[int, str]:
-    return {key: prepared.catalogue.titles[ids[0] - 1] for key, ids in distinct_keys(prepared).items()}
-
-
-def localize(run: Path, **chosen: Any) -> tuple[Path, dict[str, Any]]:
-    out = run / "localize.tmp"
-    out.mkdir(exist_ok=True)
-    config = settings.build({"localize": {"encoder": "letters", "f": 2} | chosen})
-    stage.localize(run, out, config, QUIET)
-    return out, json.loads((out / "localize.json").read_text())
 
 
 def test_every_answer_is_under_its_samples_key(run: Path, prepared: Prepared) -> None:
@@ -252,91 +203,6 @@ def test_without_sources_only_the_summary_is_written(run: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["localize.json"]
     assert summary == {"sources": {}}
     assert Spy.texts == []
-
-
-def test_finished_sources_of_an_interrupted_attempt_are_kept(run: Path, prepared: Prepared) -> None:
-    titles = last_titles(prepared)
-    for source in ("llm", "shuffled", "item-text"):
-        write_answers(run, source, {"long": titles, "short": titles})
-    out, summary = localize(run)
-    shard = "intents-00000.safetensors"
-    written = {source: (out / source / shard).stat().st_mtime_ns for source in summary["sources"]}
-    (out / "shuffled" / "manifest.json").unlink()  # killed before it was finished
-    damaged = bytearray((out / "item-text" / shard).read_bytes())
-    damaged[-1] ^= 1
-    (out / "item-text" / shard).write_bytes(damaged)
-    out, again = localize(run)
-    assert again == summary
-    assert (out / "llm" / shard).stat().st_mtime_ns == written["llm"]
-    assert (out / "shuffled" / shard).stat().st_mtime_ns > written["shuffled"]
-    IntentStore.open(out / "item-text").verify()
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from llm4sbr import config, registry
-from llm4sbr.intents import writer
-from llm4sbr.progress import Progress
-from llm4sbr.stages import localize as stage
-from llm4sbr.testing.localizers import LetterEncoder
-
-def die(self, rows):
-    write(self, rows)
-    if self.folder.name == "shuffled":
-        os.kill(os.getpid(), signal.SIGKILL)  # the shard is there, the manifest is not
-
-create, write = registry.create, writer._Shards._write
-registry.create = lambda kind, *a, **o: LetterEncoder() if kind == "encoders" else create(kind, *a, **o)
-writer._Shards._write = die
-run = Path(sys.argv[1])
-settings = config.build({"localize": {"encoder": "letters", "f": 2}})
-stage.localize(run, run / "localize.tmp", settings, Progress(quiet=True))
-"""
-
-
-def test_kill_9_loses_the_source_at_work_only(run: Path, prepared: Prepared) -> None:
-    titles = last_titles(prepared)
-    for source in ("llm", "shuffled"):
-        write_answers(run, source, {"long": titles, "short": titles})
-    out = run / "localize.tmp"
-    out.mkdir()
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(run)], check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert (out / "shuffled" / "keys-00000.safetensors").exists()
-    assert not (out / "shuffled" / "manifest.json").exists()
-    kept = (out / "llm" / "intents-00000.safetensors").stat().st_mtime_ns
-    localize(run)
-    assert (out / "llm" / "intents-00000.safetensors").stat().st_mtime_ns == kept
-    for source in ("llm", "shuffled"):
-        opened = IntentStore.open(out / source)
-        opened.verify()
-        assert len(opened) == len(titles)
-
-
-@pytest.mark.parametrize(
-    ("answers", "message"),
-    [
-        ({"long": {123: "Red Lamp"}, "short": {123: "Red Lamp"}}, "sessions that prepare does not have"),
-        ({"long": {}}, "short.parquet: "),
-    ],
-)
-def test_answers_that_do_not_fit(run: Path, answers: Mapping[str, Mapping[int, str]], message: str) -> None:
-    write_answers(run, "llm", answers)
-    with pytest.raises(StoreError) as caught:
-        localize(run)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_two_answers_for_one_sample(run: Path, prepared: Prepared) -> None:
-    titles = last_titles(prepared)
-    write_answers(run, "llm", {"long": titles, "short": titles})
-    path = run / "infer" / "llm" / "long.parquet"
-    table = pl.read_parquet(path)
-    pl.concat([table, table[:1]]).write_parquet(path)
-    with pytest.raises(StoreError, match="two answers"):
-        localize(run)
 
 
 def test_progress_counts_every_text(run: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

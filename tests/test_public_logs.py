@@ -14,7 +14,7 @@ from llm4sbr.data.readers.tables import Csv, Parquet
 from llm4sbr.errors import DataError
 from llm4sbr.protocols import RawData
 
-NO_TITLES = "no titles: items are known by their ids, which say nothing"
+NO_TITLES = "no titles: items have only ids, useless for an LLM"
 
 
 def clicks(raw: RawData) -> list[tuple[object, ...]]:

@@ -97,7 +97,7 @@ def test_it_is_served_by_default_until_the_run_is_trained_anew(run):
         path.unlink()
     trained(run, settings(controls=(), epochs=2, learning_rate=0.02))
     assert not served(run).refitted
-    with pytest.raises(InputError, match="trained anew since"):
+    with pytest.raises(InputError, match="trained again since"):
         served(run, refitted=True)
 
 
@@ -136,7 +136,9 @@ def test_nothing_trained_is_one_line(tmp_path):
 def test_the_rates_are_those_that_led_to_the_best(tmp_path):
     """Epochs whose weights were given up have no part in a refit."""
     run = toy_run(tmp_path / "run", sources=("llm",))
-    config = settings(controls=(), epochs=9, patience=4, learning_rate=1.0, decay=0.5, neighbours=0)
+    config = settings(
+        controls=(), epochs=9, patience=4, learning_rate=1.0, decay=0.5, neighbours=0, counted=()
+    )
     trained(run, config)
     best, rates = -1.0, []
     lines = log(run / "train", "llm")

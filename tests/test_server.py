@@ -217,7 +217,7 @@ GOOD = tensor("items", [[1, 2]])
         ({"inputs": [tensor("items", [[99]])]}, "session 0: 99 is not a catalogue id in 1..20"),
         ({"inputs": [tensor("items", [[1], [-4]])]}, "session 1: -4 is not a catalogue id"),
         ({"inputs": [tensor("items", [[1, 2], [0, 0]])]}, "session 1 is empty"),
-        ({"inputs": [tensor("items", [[1, 0, 2]])]}, "clicks must stand before the padding"),
+        ({"inputs": [tensor("items", [[1, 0, 2]])]}, "clicks must come before the padding"),
         ({"inputs": [tensor("items", [[1] * (LONGEST + 1)])]}, "8 clicks, at most 7 are allowed"),
         ({"inputs": [tensor("items", [[1]] * 33)]}, "33 sessions, at most 32"),
         ({"inputs": [GOOD, tensor("mask", [[True]], "BOOL")]}, "mask of its shape"),

@@ -34,8 +34,9 @@ class Fixed:
 SCORES = torch.tensor([[5.0, 4.0, 3.0, 3.0, 1.0, 0.5, 0.25, 0.0]])
 
 
-def judged(change, *, exact=True):
-    sessions = Sessions(torch.tensor([8, 7, 1, 8, 6, 2]), torch.tensor([0, 3, 6]))
+def judged(change, *, exact=True, targets=(1, 2)):
+    first, second = targets
+    sessions = Sessions(torch.tensor([8, 7, first, 8, 6, second]), torch.tensor([0, 3, 6]))
     start, end = torch.tensor([0, 3]), torch.tensor([2, 5])
     samples = Samples(start, end, sample_keys(sessions, start, end))
     reference = Reference(
@@ -62,6 +63,22 @@ def test_items_that_tie_stand_for_each_other():
             )
         )
         assert swapped["lists_that_agree"] == 2
+
+
+@pytest.mark.parametrize("tied", [3, 4])
+def test_another_order_of_what_ties_is_no_change_of_the_metrics(tied):
+    """Of the targets 3 and 4 the list has one, which is a matter of taste."""
+
+    def swapped(ids, scores):
+        return torch.where(torch.isin(ids, torch.tensor([3, 4])), tied, ids), scores
+
+    found = judged(swapped, targets=(3, 3))
+    assert found["metrics"]["HR@3"]["change"] == found["metrics"]["MRR@3"]["change"] == 0
+
+
+def test_another_order_of_what_does_not_tie_is_a_change_of_the_metrics():
+    with pytest.raises(ExportError, match="a metric changes by"):
+        judged(lambda ids, scores: (ids[:, [1, 0, 2]], scores[:, [1, 0, 2]]), targets=(1, 1))
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from llm4sbr_export.heads import Exact, ReRanked, without
 if TYPE_CHECKING:
     from llm4sbr.fusion.model import LLM4SBR, Output
 
-VARIANTS = ("plain", "intents", "predictor", "none")
-"""Where intents come from: nowhere (a plain model); an input; the model's own predictor; nowhere (a fused
-model)."""
+INTENT_MODES = ("plain", "intents", "predictor", "none")
+"""Where a graph's intents come from: a model without fuser has none; they are an input; the model predicts
+them; or a model with a fuser uses none."""
 
 
 class Graph(nn.Module):
@@ -33,15 +33,15 @@ class Graph(nn.Module):
     Args:
         model: in evaluation mode, on the CPU; it is modified.
         k: K.
-        variant: one of `VARIANTS`.
+        intent_mode: one of `INTENT_MODES`.
         precision: `fp32`, or one of `heads.COARSE`, which select candidates and score those exactly.
         query_range: largest absolute value in a query, for a precision that also rounds queries.
-        with_intents: also return the predicted intents, in the variant `predictor`.
-        most_clicks: T at the most, for a runtime that cannot add in a scatter: sums over clicks are then
-            written click by click. None: the runtime can.
+        with_intents: also return the predicted intents, in the intent mode `predictor`.
+        most_clicks: maximum T, for a runtime whose scatter cannot add: sums over clicks are then computed one
+            click after the other. None for a runtime that can.
 
     Raises:
-        InputError: K is not in 1..N, the model has no such variant, or it has no single table to compress.
+        InputError: K is not in 1..N, the model cannot have this intent mode, or no single table to compress.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Graph(nn.Module):
         model: LLM4SBR,
         *,
         k: int,
-        variant: str,
+        intent_mode: str,
         precision: str = "fp32",
         query_range: float | None = None,
         with_intents: bool = False,
@@ -62,8 +62,8 @@ class Graph(nn.Module):
         if isinstance(model.predictor, ItemIntents):
             model.predictor.half()  # a row is read per session, so its conversion costs nothing
         self.num_items = len(model.backbone.item_embeddings())
-        self.k, self.variant, self.precision = k, variant, precision
-        self.with_intents = with_intents and variant == "predictor"
+        self.k, self.intent_mode, self.precision = k, intent_mode, precision
+        self.with_intents = with_intents and intent_mode == "predictor"
         self._check()
         tables = self._tables()
         if not tables and precision != "fp32":
@@ -89,10 +89,10 @@ class Graph(nn.Module):
             mask: bool (B, T), true at clicks. An item where the mask is false is an older click: the model
                 does not read it, but it is excluded like the others.
             exclude_seen: bool (B, 1), exclude the session's own items.
-            intents: float32 (B, P, E), only in the variant `intents`.
+            intents: float32 (B, P, E), only in the intent mode `intents`.
         """
         read = torch.where(mask, items, 0)
-        output = self.model.represent(read, mask, intents, predict=self.variant == "predictor")
+        output = self.model.represent(read, mask, intents, predict=self.intent_mode == "predictor")
         clicked = torch.where(items > 0, items, items[:, :1]) - 1  # padding repeats the first click
         if self.exact is None:
             values, rows = torch.topk(without(output.scores, clicked, exclude_seen), self.k)
@@ -112,7 +112,7 @@ class Graph(nn.Module):
         fused = cast(Tensor, output.fused)
         if not self.model.rescores:
             return [fused]
-        if self.variant == "none":
+        if self.intent_mode == "none":
             return [torch.cat([fused, torch.ones_like(fused[:, :1])], 1)]
         queries: list[Tensor] = cast(Any, self.model.fuser).queries(fused, output.intents)
         return queries
@@ -121,7 +121,7 @@ class Graph(nn.Module):
         """Example inputs for tracing: two sessions, of two and three clicks."""
         items = torch.tensor([[1, 1, 0], [1, 1, 1]])
         inputs = {"items": items, "mask": items > 0, "exclude_seen": torch.ones(2, 1, dtype=torch.bool)}
-        if self.variant == "intents":
+        if self.intent_mode == "intents":
             inputs["intents"] = torch.ones(2, len(self.model.horizons), self.model.text_dim)
         return inputs
 
@@ -138,19 +138,19 @@ class Graph(nn.Module):
             return []
         with torch.no_grad():
             tables: list[Tensor] = fuser.factors(items)
-            return [folded(fuser, tables)] if self.variant == "none" else tables
+            return [folded(fuser, tables)] if self.intent_mode == "none" else tables
 
     def _check(self) -> None:
         fused = self.model.fuser is not None
         if not 1 <= self.k <= self.num_items:
             raise InputError(f"k = {self.k}: the catalogue has {self.num_items} items; choose a smaller -k")
-        if self.variant not in VARIANTS:
-            raise InputError(f"variant {self.variant!r}: expected {', '.join(VARIANTS)}")
-        if fused == (self.variant == "plain"):
+        if self.intent_mode not in INTENT_MODES:
+            raise InputError(f"intent mode {self.intent_mode!r}: expected {', '.join(INTENT_MODES)}")
+        if fused == (self.intent_mode == "plain"):
             kind = "takes intents" if fused else "is a plain backbone"
-            raise InputError(f"variant {self.variant!r}: the model {kind}")
-        if self.variant == "predictor" and getattr(self.model, "predictor", None) is None:
-            raise InputError("variant 'predictor': the model was trained without a predictor")
+            raise InputError(f"intent mode {self.intent_mode!r}: the model {kind}")
+        if self.intent_mode == "predictor" and getattr(self.model, "predictor", None) is None:
+            raise InputError("intent mode 'predictor': the model was trained without a predictor")
 
 
 def folded(fuser: Any, tables: list[Tensor]) -> Tensor:

@@ -67,10 +67,12 @@ class Onnx:
 
         Raises:
             ExportError: the graph has an operator that TensorRT does not take.
-            InputError: the model has no such variant or precision, or K is larger than the catalogue.
+            InputError: the model has no such intent mode or precision, or K is larger than the catalogue.
             ModelUnavailableError: a package is not installed.
         """
-        graph = Graph(model, k=spec.k, variant=spec.variant, precision=spec.precision, with_intents=True)
+        graph = Graph(
+            model, k=spec.k, intent_mode=spec.intent_mode, precision=spec.precision, with_intents=True
+        )
         write(graph, path, about=spec.about, most_inside=self.most_inside)
         check_operators(path, allowed=(ADDING, *(CPU_ONLY if spec.precision == "int8" else ())))
 

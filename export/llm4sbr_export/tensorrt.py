@@ -52,7 +52,7 @@ class TensorRT:
         Raises:
             DeviceError: there is no GPU or no TensorRT; ONNX file and command have been written all the same.
             ExportError: TensorRT does not support the graph.
-            InputError: K is too large for TensorRT, or the model has no such variant or precision.
+            InputError: K is too large for TensorRT, or the model has no such intent mode or precision.
         """
         shapes = Shapes(spec.max_batch, spec.max_length)
         onnx = path.with_name(ONNX)
@@ -86,18 +86,18 @@ def prepare(model: LLM4SBR, example: Mapping[str, Tensor], spec: ExportSpec) -> 
     """The graph in the requested precision; for int8, ranges are measured on the example's real sessions.
 
     Raises:
-        InputError: K is too large for TensorRT, or the model has no such variant or precision.
+        InputError: K is too large for TensorRT, or the model has no such intent mode or precision.
     """
     if spec.k > MOST_K:
         raise InputError(f"k = {spec.k}: TensorRT makes lists of at most {MOST_K} items")
     head = HEADS[spec.precision]
-    wanted: Any = {"k": spec.k, "variant": spec.variant, "most_clicks": spec.max_length}
+    wanted: Any = {"k": spec.k, "intent_mode": spec.intent_mode, "most_clicks": spec.max_length}
     if head != "qdq":
         return Graph(model, precision=head, **wanted)
     exact = Graph(model, **wanted)
     with torch.inference_mode():
         output = model.represent(
-            example["items"], example["mask"], example.get("intents"), predict=spec.variant == "predictor"
+            example["items"], example["mask"], example.get("intents"), predict=spec.intent_mode == "predictor"
         )
         largest = max(float(query.abs().max()) for query in exact.queries(output))
     return Graph(model, precision=head, query_range=largest, **wanted)

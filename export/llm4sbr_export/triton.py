@@ -79,7 +79,7 @@ class Triton:
 
         Raises:
             ExportError: TensorRT does not support a graph.
-            InputError: K is too large for TensorRT, or the model has no such variant or precision.
+            InputError: K is too large for TensorRT, or the model has no such intent mode or precision.
         """
         models = path.parent / "models"
         first, second = models / NAME / "1", models / ENGINE_NAME / "1"
@@ -117,7 +117,7 @@ def _configure(folder: Path, graph: Graph, spec: ExportSpec, *, backend: str, fi
         {"name": "item_ids", "data_type": "TYPE_INT64", "dims": [spec.k]},
         {"name": "scores", "data_type": "TYPE_FP32", "dims": [spec.k]},
     ]
-    if spec.variant == "predictor" and file == ONNX:  # the engine's graph does not return intents
+    if spec.intent_mode == "predictor" and file == ONNX:  # the engine's graph does not return intents
         shape = [len(graph.model.horizons), graph.model.text_dim]
         outputs.append({"name": "intents", "data_type": "TYPE_FP32", "dims": shape})
     config: dict[str, Any] = {

@@ -148,7 +148,7 @@ def _own(path: Path, first: int, last: int, start: int, steps: int) -> list[str]
 
 
 def _write(path: Path, samples: Distinct, parts: Iterator[Part]) -> dict[str, int]:
-    """Write a table and count on the way; counting afterwards would need all texts in memory."""
+    """Write a table and count its rows meanwhile, since counting later would need all texts in memory."""
     found = dict.fromkeys(("answers", "distinct", "empty", "refused", "cached"), 0)
 
     def frames(seen: PromptKeys) -> Iterator[pl.DataFrame]:

@@ -89,11 +89,11 @@ class SASRec(nn.Module):
         states = clicks + functional.embedding(back.clamp(0, len(self.positions) - 1), self.positions)
         states = self.dropout(states)
         hidden = ~(seen.unsqueeze(1) & (steps.unsqueeze(1) >= steps))  # (B, T, T)
-        bias = (hidden * MASKED).unsqueeze(1)  # (B, 1, T, T), for all heads
+        bias = torch.where(hidden, MASKED, 0.0).unsqueeze(1)  # (B, 1, T, T), for all heads
         *inner, final = self.blocks
         for block in inner:
             states = block(states, states, bias)
-        bias = (~seen * MASKED)[:, None, None]  # (B, 1, 1, T)
+        bias = torch.where(seen, 0.0, MASKED)[:, None, None]  # (B, 1, 1, T)
         long = final(last_click(states, mask).unsqueeze(1), states, bias).squeeze(1)
         return Encoded(long=self.norm(long), short=last_click(clicks, mask))
 

@@ -27,7 +27,7 @@ def refit(
     """Train the chosen model once more, on all sessions of RUN, for what is served.
 
     As many epochs as its best one was, validation and test sessions included; the table does not change.
-    export, recommend and serve take the refitted model from then on, until RUN is trained anew.
+    export, recommend and serve take the refitted model from then on, until RUN is trained again.
     """
     from llm4sbr.api import refit as refit_run
 

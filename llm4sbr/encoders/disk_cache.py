@@ -70,10 +70,10 @@ def _kept(path: Path, shape: tuple[int, int], note: Callable[[str], None]) -> Te
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor:
     found = store.read_tensors(path)
-    vectors, told = found.get("vectors"), found.get("sha256")
-    if vectors is None or told is None or (vectors.dtype, tuple(vectors.shape)) != (torch.float32, shape):
+    vectors, recorded = found.get("vectors"), found.get("sha256")
+    if vectors is None or recorded is None or (vectors.dtype, tuple(vectors.shape)) != (torch.float32, shape):
         raise StoreError(f"{path}: not the vectors of this catalogue")
-    if _digest(vectors).tolist() != told.tolist():
+    if _digest(vectors).tolist() != recorded.tolist():
         raise StoreError(f"{path}: changed since it was written (its sha256 differs)")
     return vectors
 

@@ -1,7 +1,7 @@
-"""Which test samples gain by the LLM's intents, and which lose: the rank of the next click with and without.
+"""Which test samples gain by the LLM's intents, and which lose, by the rank of the target with and without.
 
 A sample gains if the mean of 1 / rank over the seeds is higher with the intents than without. Samples without
-an answer are left out, because there is nothing that they could gain by.
+an answer are left out, because they have no intents.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from llm4sbr.evaluation.ranking import SampleIntents
 from llm4sbr.evaluation.shown import shown_answers
 
 SHOWN = 3
-"""Examples of each kind."""
+"""Number of examples of each kind."""
 ROUNDING = 1e-14
-"""Means of the same numbers in another order differ by less; two ranks below 10 million by more."""
+"""Smaller differences are rounding errors: 1 / rank of different ranks below 10 million differs by more."""
 
 
 def changes(
@@ -33,10 +33,10 @@ def changes(
     *,
     k: int,
 ) -> dict[str, Any] | None:
-    """Counts of the M test samples that gain and lose, and the samples that do so most; plain values only.
+    """Count the test samples that gain and lose, and find those that do so most; plain values only.
 
     Args:
-        run: has the answers, in `infer`.
+        run: the run directory, with the answers in `infer`.
         prepared: the run's data.
         intents: the LLM's intents of the test samples.
         own: ranks with the intents, int64 (M,) per seed.
@@ -65,7 +65,7 @@ def changes(
 
 
 def change_of(own: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """The mean of 1 / rank over seeds, less that of the other ranks, float64 (M,)."""
+    """The mean of 1 / rank over seeds minus that of the other ranks, float64 (M,)."""
     means = [torch.stack([1 / ranks.double() for ranks in seeds]).mean(0) for seeds in (own, other)]
     return means[0] - means[1]
 
@@ -83,8 +83,9 @@ def counts(
         k: list length K.
 
     Returns:
-        `gained`, `lost` and `same`; `found` and `missed`, those with the next click in the first K more and
-        less often than without; `gained_named` and `lost_named`, those whose answer was tied to it.
+        `gained`, `lost` and `same`; `found` and `missed`, the samples whose target is among the first K for
+        more, or for fewer, seeds than without; `gained_named` and `lost_named`, those with an answer that was
+        tied to the target.
     """
     change = change_of(own, other)
     hits = [torch.stack([metrics.hit_rate(ranks, k) for ranks in seeds]).mean(0) for seeds in (own, other)]
@@ -119,7 +120,7 @@ def greatest(
 
 
 def _named(intents: SampleIntents, targets: Tensor) -> Tensor:
-    """Whether an answer of the sample was tied to its next click, bool (M,)."""
+    """Whether an answer to the sample was tied to its target, bool (M,)."""
     items, _ = intents.store.located(intents.rows)  # (M, P, F)
     return (items == targets[:, None, None]).flatten(1).any(1)
 

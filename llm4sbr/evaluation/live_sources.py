@@ -1,4 +1,4 @@
-"""What a live session loses because it has no LLM answer of its own.
+"""How much of the gain a live session loses because the LLM was not asked about it.
 
 The model with the LLM's intents is ranked again on the same test samples, with its intents from each of
 

@@ -1,4 +1,4 @@
-"""The answers behind the intents of a few samples, as people read them."""
+"""The texts of the answers behind the intents of a few samples, to be shown."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ShownAnswer(NamedTuple):
 
     perspective: str
     answer: str
-    """The raw answer; "" if it is not kept."""
+    """The LLM's answer; "" if it was not kept."""
     parsed: str
-    """"" if it was unusable."""
+    """The parsed answer; "" if the answer was unusable."""
     tied: list[tuple[str, float]]
     """Titles and weights, best first."""
 

@@ -28,7 +28,7 @@ class ExportSpec(NamedTuple):
 
     k: int
     """K."""
-    variant: str
+    intent_mode: str
     """Where intents come from: `plain`, `intents` (an input), `predictor` or `none`."""
     precision: str
     """One of the exporter's `precisions`."""

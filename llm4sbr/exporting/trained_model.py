@@ -30,7 +30,7 @@ class ReferenceModel(NamedTuple):
     prepared: Prepared
     saved: SavedModel
     trained: Trained
-    variant: str
+    intent_mode: str
     """`plain`, `intents`, `predictor` or `none`: where the artefact's intents come from."""
     intents: IntentStore | None
     """The known sessions' intents, if they are an input."""
@@ -64,17 +64,20 @@ class ReferenceModel(NamedTuple):
         stamps.check_there(run)
         with stamps.naming_command(run):
             prepared = load(run / "prepare")
-            trained, saved = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)
+            alone = intents is None  # a baseline takes none
+            trained, saved = open_model(
+                run, prepared, variant=variant, seed=seed, refitted=refitted, baselines=alone
+            )
         if saved.catalogue != catalogue_hash(prepared.catalogue):
             raise StoreError(f"{trained.folder}: of another catalogue than prepare has now; train again")
         if not len(prepared.samples["test"].key):
             raise StoreError(f"{run / 'prepare'}: no test samples to verify an export with")
-        chosen = _variant(saved, trained, intents)
+        chosen = _intent_mode(saved, trained, intents)
         folder = run / "localize" / trained.variant
         known = IntentStore.open(folder) if chosen == "intents" and folder.exists() else None
         vectors = items_of(run / "localize", trained.variant)
-        told = chosen == "predictor" and vectors.exists()
-        texts = store.read_tensors(vectors)["items"] if told else None
+        predicted = chosen == "predictor" and vectors.exists()
+        texts = store.read_tensors(vectors)["items"] if predicted else None
         return cls(prepared, saved, trained, chosen, known, texts)
 
     @property
@@ -109,7 +112,7 @@ class ReferenceModel(NamedTuple):
 
     def _inputs(self, samples: Samples, batch: Batch) -> Inputs:
         found = {"items": batch.items, "mask": batch.mask}
-        if self.variant == "intents":
+        if self.intent_mode == "intents":
             found["intents"] = self._gather(Samples(*(part[batch.index] for part in samples)))
         return found
 
@@ -122,7 +125,7 @@ class ReferenceModel(NamedTuple):
         return self.intents.gather(self.intents.rows_of(self.prepared.sessions, samples))
 
     def _scores(self, inputs: Inputs) -> Tensor:
-        predict = self.variant == "predictor"
+        predict = self.intent_mode == "predictor"
         with torch.inference_mode():
             scores: Tensor = self.saved.model(
                 inputs["items"], inputs["mask"], inputs.get("intents"), predict=predict
@@ -130,11 +133,11 @@ class ReferenceModel(NamedTuple):
         return scores
 
 
-def _variant(saved: SavedModel, trained: Trained, intents: str | None) -> str:
+def _intent_mode(saved: SavedModel, trained: Trained, intents: str | None) -> str:
     if saved.recipe.fuser is not None:
         if intents is None:
-            never = trained.variant == "none"  # trained without intents
-            return "predictor" if saved.model.own_source else "none" if never else "intents"
+            without = trained.variant == "none"  # trained without intents
+            return "predictor" if saved.model.own_source else "none" if without else "intents"
         return "intents" if intents == "input" else intents
     if intents is not None:
         raise InputError(f"intents {intents}: the model is a plain backbone and takes none")

@@ -1,7 +1,8 @@
 """Verifies that an exported model gives the trained model's scores, lists and metrics.
 
 A list agrees if the trained model scores none of its items lower than its own K-th best item. So items with
-equal scores may be in any order and may replace each other.
+equal scores may be in any order and may replace each other; a target that ties with other items counts as the
+trained model's list has it, or their order would look like a change of the metrics.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Agreement(NamedTuple):
     """int64 (B, K), the trained model's list."""
     artefact: Tensor
     """int64 (B, K)."""
+    tied: Tensor
+    """bool (B,), whether the trained model gives the target's score to other items too."""
 
 
 def verify(
@@ -86,15 +89,16 @@ def verify(
     shapes = []
     for batch in odd_batches(sessions, samples, max_batch):
         inputs = reference.inputs(batch)
-        both = [compare(scorer, reference, inputs, k=k, exclude=exclude) for exclude in (True, False)]
+        both = [compare(scorer, reference, inputs, batch.target, k=k, exclude=one) for one in (True, False)]
         difference = max(one.difference for one in both)
         sizes = {"sessions": len(batch.items), "clicks": batch.items.shape[1]}
         shapes.append(sizes | {"max_difference": difference})
     agree, positions, worst = [], [], 0.0
     for batch in batches(sessions, samples, batch_size=max_batch):
-        one = compare(scorer, reference, reference.inputs(batch), k=k, exclude=exclude)
+        one = compare(scorer, reference, reference.inputs(batch), batch.target, k=k, exclude=exclude)
         agree.append(one.agree)
-        positions.append(torch.stack([position(one.trained, batch), position(one.artefact, batch)]))
+        trained, found = position(one.trained, batch), position(one.artefact, batch)
+        positions.append(torch.stack([trained, torch.where(one.tied & one.agree, trained, found)]))
         worst = max(worst, one.difference)
         advance(len(one.agree))
     lists = torch.cat(agree)
@@ -130,8 +134,10 @@ def odd_batches(sessions: Sessions, samples: Samples, max_batch: int) -> Iterato
         )
 
 
-def compare(scorer: Scorer, reference: Reference, inputs: Inputs, *, k: int, exclude: bool) -> Agreement:
-    """The K best items of a batch by both models, compared."""
+def compare(
+    scorer: Scorer, reference: Reference, inputs: Inputs, targets: Tensor, *, k: int, exclude: bool
+) -> Agreement:
+    """The K best items of a batch by both models, compared; `targets` int64 (B,), catalogue ids."""
     items, mask = inputs["items"], inputs["mask"]
     ids, values = scorer.score(**inputs, exclude_seen=torch.full((len(items), 1), exclude))
     full = reference.scores(inputs)
@@ -146,7 +152,9 @@ def compare(scorer: Scorer, reference: Reference, inputs: Inputs, *, k: int, exc
     twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any(1)
     complete = real.sum(1) == best.values.isfinite().sum(1)
     good = (own >= best.values[:, -1:] - TOLERANCE * scale) | ~real
-    return Agreement(float(gap.max()), good.all(1) & complete & ~twice, best.indices + 1, ids)
+    equal = (full - full.gather(1, targets.unsqueeze(1) - 1)).abs() <= TOLERANCE * scale
+    agree = good.all(1) & complete & ~twice
+    return Agreement(float(gap.max()), agree, best.indices + 1, ids, equal.sum(1) > 1)
 
 
 def position(lists: Tensor, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Intents for a session without an LLM answer of its own: predicted, or looked up by its last item.
+"""Intents for a session that the LLM was not asked about: predicted, or looked up by its last item.
 
     features = [long; short; titles of the session's items, pooled three ways]
     intents  = W features + b, one map for all perspectives

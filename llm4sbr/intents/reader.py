@@ -174,12 +174,12 @@ def verify_all(localize: Path, *, catalogue: str) -> dict[str, IntentStore]:
         StoreError: something is missing, has changed, or is for another catalogue.
     """
     summary = localize / "localize.json"
-    told = store.read_json(summary) if summary.exists() else {}
+    content = store.read_json(summary) if summary.exists() else {}
     found = {}
     for name in sources_of(localize):
         found[name] = IntentStore.open(localize / name)
         found[name].verify(catalogue=catalogue)
-    for name, expected in told.get("files", {}).items():
+    for name, expected in content.get("files", {}).items():
         if store.file_sha256(localize / name) != expected:
             raise StoreError(
                 f"{localize / name}: changed since it was written (its sha256 differs); "

@@ -46,7 +46,7 @@ class Texts(NamedTuple):
         return cls(flat, torch.arange(len(flat)).reshape(len(table), len(names)))
 
     def among(self, others: pl.Series) -> Tensor:
-        """Where each of the texts stands among other distinct ones, int64 (n,); -1 where it does not."""
+        """The position of each text among other distinct texts, int64 (n,); -1 if it is not among them."""
         found = (
             self.texts.alias("text")
             .to_frame()

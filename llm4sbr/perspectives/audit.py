@@ -1,8 +1,8 @@
-"""Checks before asking that no prompt contains its sample's target.
+"""Checks before the LLM is asked that no prompt contains the target of its sample.
 
-A perspective gets only the prefix. The target's title can still be in the prompt for a legitimate reason: it
-is also in the prefix, in the question's fixed words, or among candidates that the perspective declares.
-Anything else is a leak, and the run stops.
+A perspective gets only the prefix. The title of the target can still occur in the prompt for a legitimate
+reason: it also occurs in the prefix, in the fixed words of the question, or among candidates that the
+perspective declares. Any other occurrence is a leak, and the run stops.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llm4sbr.protocols import Item, Perspective
 __all__ = ["Audit"]
 
 BLANK = "\x00"
-"""Replaces a text of the prefix; no prompt contains it, since titles lose control characters."""
+"""Replaces texts of the prefix. No prompt contains it, because control characters are removed from titles."""
 
 
 class Audit:

@@ -6,7 +6,10 @@ A wording is a TOML file with one table per perspective, so a new wording needs 
     prompt = "The user chose {items}, most recently {last}. Name one more item. Only its title."
     item = "{title}{attributes}"     # also {name} (title without a year), {number}, {id}, {key} (of the data)
     separator = ", "
-    items = 3                        # optional: only a session's most recent items; 1 asks about items
+    items = 3                        # optional: show only the most recent items; 1: ask about items
+
+With `items = 1` the prompt depends on the session's last item only. The LLM is then asked once about each
+item of the catalogue, instead of about each session.
 
 `paper` and `natural` are shipped with the package. Titles come from the data and are untrusted: whatever they
 contain, a prompt shows them on one line and with a limited length.
@@ -122,7 +125,7 @@ class Choose(Worded):
 
     def __init__(self, *, size: int = 20, model: str = "item-knn", **options: Any) -> None:
         super().__init__("choose", "long", **options)
-        self.unit = "session"  # the list depends on all of it
+        self.unit = "session"  # even if the wording shows one item: the list depends on the whole session
         self._size, self._model = size, model
         self._propose: Callable[[tuple[int, ...]], list[Item]] = lambda session: []
 
@@ -159,7 +162,7 @@ class Choose(Worded):
 
 
 class Audience(Worded):
-    """Who chooses the last item, and what for: a sentence, not a title.
+    """Asks who chooses the last item and for what purpose; the answer is a sentence, not a title.
 
     Args:
         options: those of `Worded`.
@@ -178,20 +181,20 @@ def _title(item: Item) -> str:
 
 
 def _name(item: Item) -> str:
-    """The title without its year, which costs small models tokens and misleads them."""
+    """The title without its year, since small models tend to copy years, and years cost tokens."""
     return re.sub(r"(?<=\S) *\(\d{4}\)$", "", _title(item))
 
 
 Long = partial(Worded, "long", "long")
-"""The user's interest over the whole session, with the paper's qualifier "long-term"."""
+"""Asks about the user's interest over the whole session, with the paper's qualifier "long-term"."""
 Short = partial(Worded, "short", "short")
-"""The most recent interest, with the paper's qualifier "short-term"."""
+"""Asks about the user's most recent interest, with the paper's qualifier "short-term"."""
 Complement = partial(Worded, "complement", "short")
-"""What goes with the last item."""
+"""Asks for an item that goes well with the last item."""
 Next = partial(Worded, "next", "short")
-"""What comes next after the last item."""
+"""Asks which item a user chooses next after the last item."""
 Normal = partial(Worded, "normal", "long")
-"""The same question without a qualifier, to measure what the qualifiers do."""
+"""Asks as `Long` and `Short` do, but without a qualifier, to measure the effect of the qualifiers."""
 
 
 def load_wording(wording: str | Path, name: str) -> Wording:

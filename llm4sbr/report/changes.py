@@ -13,7 +13,7 @@ RECORD = "changes.json"
 """In the folder of `evaluate`; only of a run with intents of an LLM."""
 
 COMPARED = {"none": "the same model without intents", "plain": "the plain backbone"}
-"""What is compared with -> how people know it."""
+"""What the model is compared with -> its name in the table."""
 
 
 class Example(NamedTuple):

@@ -58,7 +58,7 @@ class Artefact:
         self.titles = catalogue.titles
         self.session = session
         self.provider = provider_of(session)
-        self.variant: str = record["variant"]
+        self.intent_mode: str = record["variant"]  # so called in files since the first version
         self.k: int = record["k"]
         self.max_length: int = record["max_length"]
         self.num_items: int = record["num_items"]
@@ -106,7 +106,7 @@ class Artefact:
         Args:
             items: int64 (B, T), right-padded.
             mask: bool (B, T), true at clicks.
-            intents: float32 (B, P, E) in the variant `intents`; None there means that none are known.
+            intents: float32 (B, P, E) in the intent mode `intents`; None there means that none are known.
             exclude_seen: leave out a session's own items; one value, or one per session, bool (B,). By
                 default as the model was trained.
 
@@ -121,7 +121,9 @@ class Artefact:
         if self.takes_intents:
             intents = self._intents(intents, batch)
         elif intents is not None:
-            raise InputError(f"intents: the variant {self.variant!r} takes none; leave them out")
+            raise InputError(
+                f"intents: this artefact takes none (its intent mode is {self.intent_mode!r}); leave them out"
+            )
         return self.run(items, mask, np.broadcast_to(flags[..., None], (batch, 1)), intents)
 
     def run(
@@ -161,7 +163,7 @@ class Artefact:
         if items.shape[1] > self.max_length:
             raise InputError(f"items: {items.shape[1]} clicks, at most {self.max_length} are allowed")
         if not mask[:, 0].all() or (mask[:, 1:] & ~mask[:, :-1]).any():
-            raise InputError("mask: every session needs a click, and clicks must stand before the padding")
+            raise InputError("mask: every session needs a click, and clicks must come before the padding")
         clicks = items[mask]
         if clicks.min() < 1 or clicks.max() > self.num_items:
             wrong = clicks[(clicks < 1) | (clicks > self.num_items)][0]
@@ -286,9 +288,11 @@ def _check_graph(folder: Path, record: dict[str, Any], session: InferenceSession
     """Raise `StoreError` if the record does not match the graph."""
     about = session.get_modelmeta().custom_metadata_map
     for key in ("fingerprint", "catalogue", "variant", "k", "num_items", "max_length"):
-        told, found = record[key], about.get(key)
-        if found != str(told):
-            raise StoreError(f"{folder / RECORD}: {key} is {told!r}, the graph says {found!r}; export again")
+        recorded, found = record[key], about.get(key)
+        if found != str(recorded):
+            raise StoreError(
+                f"{folder / RECORD}: {key} is {recorded!r}, the graph says {found!r}; export again"
+            )
     if not all(isinstance(name, str) for name in record["perspectives"]):
         raise StoreError(f"{folder / RECORD}: perspectives are no names; export again")
     shape = [len(record["perspectives"]), record["text_dim"]]

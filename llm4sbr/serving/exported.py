@@ -37,8 +37,10 @@ class ExportedRecommender:
         self.live = live
         self.catalogue = Catalogue(artefact.keys, artefact.titles)
         self.titles = TitleIndex(self.catalogue)
-        self.predicted = Predicted(artefact, folder) if folder and artefact.variant == "predictor" else None
-        variant, _, seed = str(artefact.record.get("trained", artefact.variant)).partition("/seed-")
+        self.predicted = (
+            Predicted(artefact, folder) if folder and artefact.intent_mode == "predictor" else None
+        )
+        variant, _, seed = str(artefact.record.get("trained", artefact.intent_mode)).partition("/seed-")
         self.variant, self.seed = variant, int(seed) if seed.isdecimal() else None
 
     @classmethod
@@ -53,7 +55,7 @@ class ExportedRecommender:
             StoreError: files are missing, damaged or do not belong together.
         """
         opened = cls(Artefact.open(folder), folder=folder)
-        if run is not None and opened.artefact.variant == "intents":
+        if run is not None and opened.artefact.intent_mode == "intents":
             from llm4sbr.data.prepared import catalogue_hash, load
             from llm4sbr.serving.recommend import live_intents
 
@@ -101,14 +103,14 @@ class ExportedRecommender:
 
     def check(self, k: int | None, source: str, unknown: str = "skip") -> None:
         """Raise `InputError` if this artefact cannot give k items, or intents from `source`."""
-        variant, longest = self.artefact.variant, self.artefact.k
-        check(k, source, unknown, takes_intents=variant in ("intents", "predictor"))
+        mode, longest = self.artefact.intent_mode, self.artefact.k
+        check(k, source, unknown, takes_intents=mode in ("intents", "predictor"))
         if k is not None and k > longest:
             raise InputError(f"k = {k}: the exported list has {longest} items; export with a larger -k")
-        if variant == "predictor" and source not in ("auto", self.artefact.source):
+        if mode == "predictor" and source not in ("auto", self.artefact.source):
             does = "looks its intents up" if self.artefact.source == "items" else "predicts its intents"
-            raise InputError(f"source = {source!r}: this artefact {does}; export another variant")
-        if variant == "intents" and source == "predictor":
+            raise InputError(f"source = {source!r}: this artefact {does}; export with another --intents")
+        if mode == "intents" and source == "predictor":
             raise InputError(
                 "source = 'predictor': this artefact takes intents; export with --intents predictor"
             )
@@ -121,7 +123,7 @@ class ExportedRecommender:
     def _intents(self, ids: list[int], source: str) -> tuple[NDArray[Any] | None, Explanation | None]:
         if self.predicted is not None:
             return None, self.predicted.explain(ids)
-        if self.artefact.variant != "intents":
+        if self.artefact.intent_mode != "intents":
             return None, None
         if self.live is not None:
             from llm4sbr.serving.intents import tried

@@ -131,6 +131,6 @@ def _ids(session: str, prepared: Prepared) -> list[int]:
 
 def _shown(live: LiveIntents, rows: list[int]) -> Iterator[dict[str, Any]]:
     for row in rows:
-        told = live.explain(row, "cache")
-        perspectives = [asdict(intent) for intent in told.perspectives]
-        yield {"key": int(live.intents.keys[row]), "session": told.session, "perspectives": perspectives}
+        explained = live.explain(row, "cache")
+        perspectives = [asdict(intent) for intent in explained.perspectives]
+        yield {"key": int(live.intents.keys[row]), "session": explained.session, "perspectives": perspectives}

@@ -38,7 +38,7 @@ def write_titles(folder: Path, vectors: Floats) -> None:
 
 
 class Predicted:
-    """Explains the intents that a model of the variant `predictor` predicts.
+    """Explains the intents that a model of the intent mode `predictor` predicts.
 
     Args:
         artefact: opened.

@@ -196,7 +196,7 @@ def parse_session(text: str, titles: TitleIndex) -> list[str]:
     """The titles or keys in one text, oldest first.
 
     Lines separate for certain, and quotation marks hold a title together. Bars and commas separate, too, but
-    also stand in titles: where several pieces joined are a title, they are one.
+    also occur in titles: pieces that joined together are a title count as one.
 
     Raises:
         InputError: nothing is in the text, or a title without its year is that of several items.

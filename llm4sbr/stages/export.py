@@ -27,7 +27,7 @@ from llm4sbr.training.trained import reason
 SUMMARY = "export.json"
 """File next to the artefacts' folders: what was exported, and how it was verified."""
 
-TOLD = ("kind", "variant", "precision", "k", "fingerprint", "trained", "verified", "versions")
+SUMMARIZED = ("kind", "variant", "precision", "k", "fingerprint", "trained", "verified", "versions")
 """Fields of an artefact's record that `SUMMARY` repeats."""
 
 PACKAGES = ["llm4sbr", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt-cu12"]
@@ -110,11 +110,11 @@ def _written(
     for job in jobs:
         refitted = ", refitted on all sessions" if original.trained.refitted else ""
         progress.note(
-            f"export: {job.folder.name}: {original.trained.variant} model{refitted}, {original.variant}"
+            f"export: {job.folder.name}: {original.trained.variant} model{refitted}, {original.intent_mode}"
         )
         try:
             record = _artefact(job, original, wanted, progress)
-            shown = {key: record[key] for key in TOLD}
+            shown = {key: record[key] for key in SUMMARIZED}
         except DeviceError as error:
             missing.append(error)
             record = shown = {"kind": job.kind, "precision": job.precision, "not_built": str(error)}
@@ -194,7 +194,7 @@ def _spec(original: ReferenceModel, precision: str, wanted: Export) -> ExportSpe
     about = {
         "fingerprint": original.fingerprint,
         "catalogue": original.saved.catalogue,
-        "variant": original.variant,
+        "variant": original.intent_mode,
         "precision": precision,
         "k": str(wanted.k),
         "num_items": str(recipe.num_items),
@@ -204,7 +204,7 @@ def _spec(original: ReferenceModel, precision: str, wanted: Export) -> ExportSpe
         "trained": f"{original.trained.variant}/seed-{original.trained.seed}",
         "llm4sbr": registry.core_version(),
     }
-    return ExportSpec(wanted.k, original.variant, precision, wanted.max_batch, original.longest, about)
+    return ExportSpec(wanted.k, original.intent_mode, precision, wanted.max_batch, original.longest, about)
 
 
 def _verified(
@@ -237,20 +237,20 @@ def _record(
         "mask": {"dtype": "bool", "shape": ["batch", "length"]},
         "exclude_seen": {"dtype": "bool", "shape": ["batch", 1]},
     }
-    if original.variant == "intents":
+    if original.intent_mode == "intents":
         shape = ["batch", len(recipe.perspectives), recipe.text_dim]
         inputs["intents"] = {"dtype": "float32", "shape": shape}
     outputs = {
         "item_ids": {"dtype": "int64", "shape": ["batch", spec.k]},
         "scores": {"dtype": "float32", "shape": ["batch", spec.k]},
     }
-    if original.variant == "predictor" and kind == "onnx":
+    if original.intent_mode == "predictor" and kind == "onnx":
         shape = ["batch", len(recipe.perspectives), recipe.text_dim]
         outputs["intents"] = {"dtype": "float32", "shape": shape}
     return {
         "format": FORMAT,
         "kind": kind,
-        "variant": original.variant,
+        "variant": original.intent_mode,
         "precision": spec.precision,
         "inputs": inputs,
         "outputs": outputs,

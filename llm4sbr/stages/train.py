@@ -98,7 +98,9 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
     for name, stamp in missing.items():
         stamps.begin_part(out / name, stamp)
     if selection(prepared)[1] == "none":
-        progress.note("train: no validation samples, so the last epoch is kept; a larger data.valid mends it")
+        progress.note(
+            "train: no validation samples, so the last epoch is kept; raise data.valid to have some"
+        )
     if len(jobs) < len(wanted):
         progress.note(f"train: {len(wanted) - len(jobs)} of {len(wanted)} models are there already")
     team = current()

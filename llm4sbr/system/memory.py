@@ -61,10 +61,10 @@ def anonymous() -> int:
 
 def shortage(error: Exception) -> str:
     """Advice for an out-of-memory error; "" for any other error."""
-    told = f"{type(error).__name__}: {error}"
-    if not isinstance(error, MemoryError) and not any(sign in told for sign in _SHORT):
+    message = f"{type(error).__name__}: {error}"
+    if not isinstance(error, MemoryError) and not any(sign in message for sign in _SHORT):
         return ""
-    wanted = re.search(r"allocate (\d[\d.]* ?\w+)", told)
+    wanted = re.search(r"allocate (\d[\d.]* ?\w+)", message)
     amount = f" to allocate {wanted[1]}" if wanted else ""
     return (
         f"not enough memory{amount}; lower train.batch_size, train.dim or evaluate.batch_size, or train "

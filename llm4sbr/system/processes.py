@@ -144,9 +144,9 @@ def _ending(code: int | None) -> str:
 
 def _portable(error: Exception) -> Exception:
     """The error in a form that can be sent through a pipe, with its traceback as a note."""
-    told = RuntimeError(f"{type(error).__name__}: {error}")
-    told.add_note("".join(traceback.format_exception(error)))
-    return told
+    reported = RuntimeError(f"{type(error).__name__}: {error}")
+    reported.add_note("".join(traceback.format_exception(error)))
+    return reported
 
 
 def _serve(pipe: Connection, work: Work, threads: int | None) -> None:

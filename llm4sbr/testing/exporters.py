@@ -43,17 +43,17 @@ def toy_model(backbone: str = "stamp", fuser: str | None = "gated", *, items: in
     return model.eval()
 
 
-def toy_spec(variant: str, *, k: int = K, precision: str = "fp32") -> ExportSpec:
+def toy_spec(intent_mode: str, *, k: int = K, precision: str = "fp32") -> ExportSpec:
     """The specification that the exporter gets."""
-    about = {"fingerprint": "f", "catalogue": "c", "variant": variant, "k": str(k)}
-    return ExportSpec(k, variant, precision, 8, 20, about)
+    about = {"fingerprint": "f", "catalogue": "c", "variant": intent_mode, "k": str(k)}
+    return ExportSpec(k, intent_mode, precision, 8, 20, about)
 
 
-def toy_inputs(sessions: Sequence[Sequence[int]], variant: str) -> dict[str, Tensor]:
+def toy_inputs(sessions: Sequence[Sequence[int]], intent_mode: str) -> dict[str, Tensor]:
     """The graph's inputs for sessions, with `exclude_seen` false."""
     items, mask = pad([list(session) for session in sessions])
     inputs = {"items": items, "mask": mask, "exclude_seen": torch.zeros(len(items), 1, dtype=torch.bool)}
-    if variant == "intents":
+    if intent_mode == "intents":
         inputs["intents"] = torch.randn(len(items), len(HORIZONS), TEXT_DIM)
     return inputs
 
@@ -69,14 +69,14 @@ class ExporterContract(Contract, kind="exporters"):
         made: Exporter = registry.create("exporters", self.name)
         return made
 
-    def written(self, folder: Path, variant: str) -> Path:
+    def written(self, folder: Path, intent_mode: str) -> Path:
         """Export the toy model into a folder, and move the folder, as a deployment does."""
         exporter = self.exporter()
         path = folder / "made" / f"model{exporter.suffix}"
         path.parent.mkdir()
-        model = toy_model(fuser=None if variant == "plain" else "gated")
+        model = toy_model(fuser=None if intent_mode == "plain" else "gated")
         try:
-            exporter.export(model, toy_inputs(SHAPES[1], variant), path, spec=toy_spec(variant))
+            exporter.export(model, toy_inputs(SHAPES[1], intent_mode), path, spec=toy_spec(intent_mode))
         except DeviceError as error:
             assert any(path.parent.iterdir()), "nothing was written that a machine with the device could use"
             pytest.skip(str(error))

@@ -8,19 +8,20 @@ from torch import Tensor, nn
 from llm4sbr.errors import ConfigError
 
 FLAT = 1e-9
-"""An axis with less than this share of the largest variance has none."""
+"""Axes whose variance is less than this share of the largest are not used."""
 
 
 def start_from_text(backbone: object, vectors: Tensor, *, name: str) -> None:
     """Overwrite a backbone's initial item embeddings with the principal components of text vectors.
 
     The components are scaled by one factor, to the root mean square of the values that they replace, so that
-    learning begins at the usual size. Columns for which the texts have no component stay as they are.
+    training starts with values of the usual size. If there are fewer components than columns, the other
+    columns keep their random values.
 
     Args:
-        backbone: has a parameter `items`, float (N, D).
+        backbone: a backbone with a parameter `items`, float (N, D).
         vectors: float (N, E), in catalogue order.
-        name: how people call the backbone.
+        name: the backbone's installed name, for the error message.
 
     Raises:
         ConfigError: the backbone has no such parameter.

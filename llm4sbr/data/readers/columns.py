@@ -132,7 +132,9 @@ def interactions(
     clock, own = "time" in columns, names or Names()
     when = columns["time" if clock else "order"]
     table = table.filter(~pl.all_horizontal(pl.col(*dict.fromkeys(columns.values())).is_null()))
-    order, place, ordered = columns.get("order") if clock else None, [], []
+    order = columns.get("order") if clock else None
+    place: list[pl.Series] = []
+    ordered: list[str] = []
     if order is not None and (own.order is not None or plain(order) in _ORDERS):
         found, ordered = places(table[order], where=f"{where}: {order}")
         by = found.arg_sort(nulls_last=True)

@@ -27,12 +27,12 @@ class Csv:
     Args:
         path: a folder with `interactions.csv[.gz]` and `items.csv[.gz]`, or with RecBole's `NAME.inter` and
             `NAME.item`, or the interactions file itself.
-        interactions, items: the two files, if they have other names. A folder stands for the part files in
-            it, as Spark writes them.
-        titles: false to work without an items table: items then have only their ids, which tell an LLM
-            nothing.
-        user, session, item, time, order, title: column names, unless they are common ones. If there is an
-            order beside a time, it orders the clicks of one time and tells them apart.
+        interactions, items: the two files, if they have other names. Each may be a folder of part files, as
+            Spark writes them.
+        titles: false to work without an items table: items then have only their ids, which mean nothing to
+            an LLM.
+        user, session, item, time, order, title: column names; common names are recognised without. If there
+            is an order besides a time, it orders clicks with equal times and tells them apart.
         items_item: the item column of the items table, if it has another name there.
         attributes: columns of the items table to keep; by default all.
         columns: column names of the interactions, for a file without a header.
@@ -165,7 +165,7 @@ class _Places(NamedTuple):
         return next((file for file in named if file.exists()), None)
 
     def files(self) -> list[Path]:
-        """Both; of a folder, its part files."""
+        """The files that exist: the interactions and, if there is one, the items file; or their parts."""
         items = self.items()
         return [part for file in (self.clicks(), items) if file for part in files.parts(file, self.endings)]
 
@@ -189,7 +189,7 @@ def _read(places: _Places, one: Load, names_of: Callable[[Path], list[str]], nam
 
     clicks_file, items_file = places.clicks(), places.items()
     found = header_of(clicks_file)
-    names, notes = _items_own(names, found, items_file and header_of(items_file))
+    names, notes = _items_own(names, found, header_of(items_file) if items_file else None)
     roles = {
         **columns.require(["user", "session"], found, names, where=clicks_file),
         **columns.require(["item"], found, names, where=clicks_file),
@@ -207,7 +207,7 @@ def _read(places: _Places, one: Load, names_of: Callable[[Path], list[str]], nam
     if items_file is not None:
         return raw._replace(items=columns.items(load(items_file, None), names, where=items_file))
     if not texts:
-        return raw._replace(notes=[*raw.notes, "no titles: items are known by their ids, which say nothing"])
+        return raw._replace(notes=[*raw.notes, "no titles: items have only ids, useless for an LLM"])
     inside = table.select(ROW, *dict.fromkeys([roles["item"], *texts])).drop_nulls(texts[0])
     items = columns.items(
         inside.unique(roles["item"], keep="first", maintain_order=True), names, where=clicks_file

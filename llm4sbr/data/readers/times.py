@@ -143,7 +143,8 @@ def _are_months_and_days(numbers: pl.Series) -> bool:
     if len(first) < 5 or not (first.is_between(101, 1231) & (first == first.floor())).all():
         return False
     text = first.cast(pl.Int64).cast(pl.String).str.zfill(4)
-    return bool(first.max() - first.min() > 99) and not _formatted(_LEAP + text, "%Y%m%d").null_count()
+    spread = first.to_numpy().max() - first.to_numpy().min()
+    return bool(spread > 99) and not _formatted(_LEAP + text, "%Y%m%d").null_count()
 
 
 def _largest(numbers: pl.Series) -> float:

@@ -63,5 +63,5 @@ def _coverage(found: Mapping[str, Any], coverage: float | None) -> str:
         parts.append(f"{percent(coverage)} of the test samples have one")
     if found.get("budget"):
         parts.append(f"the budget was {found['budget']}")
-    unasked = f"No LLM was asked: {llm} stands in its place. " if llm in CONTROLS else ""
+    unasked = f"No LLM was asked; the control {llm} was used instead. " if llm in CONTROLS else ""
     return unasked + (f"{'; '.join(parts)}." if parts else "")

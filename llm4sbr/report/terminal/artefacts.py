@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def show_artefacts(folder: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
     """Print the artefacts below `folder`, by name, and how each was verified."""
     rows = [_row(folder / name, record) for name, record in found.items() if "verified" in record]
-    head = ["artefact", "variant", "precision", "K", "verified on", "lists that agree", "largest difference"]
+    head = ["artefact", "intents", "precision", "K", "verified on", "lists that agree", "largest difference"]
     show(grid(head, rows))
 
 

@@ -116,8 +116,8 @@ class App:
         if route == "metrics":
             return self.metrics.page()
         if route == "server":
-            told: dict[str, Any] = {"name": "llm4sbr", "version": version("llm4sbr")}
-            return reply_json(told | {"extensions": ["binary_tensor_data"]})
+            about: dict[str, Any] = {"name": "llm4sbr", "version": version("llm4sbr")}
+            return reply_json(about | {"extensions": ["binary_tensor_data"]})
         if route == "live":
             return reply_json({"live": True})
         if route == "ready":

@@ -66,8 +66,8 @@ def metadata(artefact: Artefact, name: str, version: str) -> Reply:
         {"name": key, "datatype": kind, "shape": shape} for key, (kind, shape) in inputs_of(artefact).items()
     ]
     outputs = [{"name": key, "datatype": kind, "shape": [-1, artefact.k]} for key, kind in OUTPUTS.items()]
-    told = {"name": name, "versions": [version], "platform": "onnxruntime_onnx"}
-    return reply_json(told | {"inputs": inputs, "outputs": outputs})
+    about = {"name": name, "versions": [version], "platform": "onnxruntime_onnx"}
+    return reply_json(about | {"inputs": inputs, "outputs": outputs})
 
 
 def read(body: bytes, length: bytes | None, artefact: Artefact, settings: Settings) -> Query:
@@ -100,14 +100,14 @@ def write(query: Query, answer: ScoredList, name: str, version: str) -> Reply:
     outputs, binary = [], []
     for key, as_bytes in query.outputs.items():
         value = np.ascontiguousarray(values[key])
-        told: dict[str, Any] = {"name": key, "datatype": OUTPUTS[key], "shape": list(value.shape)}
+        output: dict[str, Any] = {"name": key, "datatype": OUTPUTS[key], "shape": list(value.shape)}
         if as_bytes:
             binary.append(value.astype(DTYPES[OUTPUTS[key]], copy=False).tobytes())
-            outputs.append(told | {"parameters": {"binary_data_size": len(binary[-1])}})
+            outputs.append(output | {"parameters": {"binary_data_size": len(binary[-1])}})
         else:
             if key == "scores":
                 value = np.maximum(value, LOWEST)
-            outputs.append(told | {"data": value.reshape(-1)})
+            outputs.append(output | {"data": value.reshape(-1)})
     text = orjson.dumps(head | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     if not binary:
         return Reply(text)
@@ -244,7 +244,7 @@ def _check_clicks(items: Array, mask: Array, size: int) -> None:
     if not mask[:, 0].all():
         raise Refusal(400, f"items: session {int(mask[:, 0].argmin())} is empty")
     if (mask[:, 1:] & ~mask[:, :-1]).any():
-        raise Refusal(400, "items: clicks must stand before the padding, which is id 0 or a false mask")
+        raise Refusal(400, "items: clicks must come before the padding, which is id 0 or a false mask")
     wrong = mask & ((items < 1) | (items > size))
     if wrong.any():
         row = int(wrong.any(1).argmax())

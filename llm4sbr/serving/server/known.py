@@ -33,18 +33,18 @@ class KnownSessions:
 
     def __init__(self, artefact: Artefact, folder: Path, run: Path | None) -> None:
         self.artefact = artefact
-        self.predicted = Predicted(artefact, folder) if artefact.variant == "predictor" else None
-        self.trained, _, seed = str(artefact.record.get("trained", artefact.variant)).partition("/seed-")
+        self.predicted = Predicted(artefact, folder) if artefact.intent_mode == "predictor" else None
+        self.trained, _, seed = str(artefact.record.get("trained", artefact.intent_mode)).partition("/seed-")
         """The run's model that was exported."""
         self.seed = int(seed) if seed.isdecimal() else None
-        self.recommender = self._open(run) if run is not None and artefact.variant == "intents" else None
+        self.recommender = self._open(run) if run is not None and artefact.intent_mode == "intents" else None
 
     def find(self, ids: Sequence[int]) -> tuple[NDArray[np.float32] | None, Explanation | None]:
         """Intents float32 (1, P, E), None if the model uses none, and their source."""
         artefact = self.artefact
-        if artefact.variant == "predictor":
+        if artefact.intent_mode == "predictor":
             return None, Explanation(artefact.source)
-        if artefact.variant != "intents":
+        if artefact.intent_mode != "intents":
             return None, None
         if self.recommender is not None:
             vectors, explained = self.recommender.intents(ids, "auto")

@@ -68,7 +68,7 @@ class Model:
     ) -> tuple[NDArray[np.float32] | None, Explanation | None]:
         """The result of `Known.find` for a session; with `explain`, predicted intents are explained.
 
-        What takes torch, or looks through all titles, is done in a thread of its own.
+        Steps that need torch, or go through all titles, run in a separate thread.
         """
         if explain and self.known.predicted is not None:
             return None, await self.lookup.apart(self.known.predicted.explain, ids)
@@ -121,12 +121,14 @@ class Models:
         work = partial(compute, model.artefact)  # not `model`, which would then refer to itself
         model.batcher = Batcher(work, self._executor, settings, observe=self.metrics.batch)
         self._current = model
-        self.metrics.serves(model.version, model.artefact.variant, partial(getattr, model.batcher, "rows"))
+        self.metrics.serves(
+            model.version, model.artefact.intent_mode, partial(getattr, model.batcher, "rows")
+        )
         artefact = model.artefact
         say(
             "model ready",
             version=model.version,
-            variant=artefact.variant,
+            variant=artefact.intent_mode,
             items=artefact.num_items,
             provider=artefact.provider,
         )

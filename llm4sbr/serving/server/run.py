@@ -54,7 +54,8 @@ def serve(path: Path, settings: Settings) -> None:
     models = Models(folder, settings, metrics, run=path if folder != path else None)
     server = Server(_config(App(models, settings, metrics), settings), models)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn drains, then raises the signal once more for whoever was there before it: nobody.
+        # uvicorn first finishes open requests, then raises the signal again for earlier handlers, of which
+        # there are none.
         signal.signal(number, lambda *_: None)
     host, port = listening.getsockname()[:2]
     say("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", folder=str(folder))
@@ -73,7 +74,7 @@ class Server(uvicorn.Server):
         self.failed: Exception | None = None
 
     async def main_loop(self) -> None:
-        """Run until told to stop."""
+        """Run until a signal stops it."""
         working = asyncio.create_task(self._work())
         await super().main_loop()
         say("draining")

@@ -84,7 +84,7 @@ def test_an_answer_that_the_server_takes_for_reasoning_is_none(server, llm, fiel
         {"index": 0, "message": {"content": None, field: "Blue Lamp"}, "finish_reason": "stop"}
     ]
     server.behave = lambda h, prompt, times: h.say(200, found) or True
-    with pytest.raises(ModelUnavailableError, match="came as reasoning.* without its reasoning parser"):
+    with pytest.raises(ModelUnavailableError, match=r"came as reasoning.* without its reasoning parser"):
         llm.generate([str(number) for number in range(10)])
     with pytest.raises(UnansweredError):
         llm.generate(["0"])

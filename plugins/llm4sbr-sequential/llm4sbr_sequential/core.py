@@ -138,7 +138,7 @@ class ClickWeights(nn.Module):
         back = (mask.sum(1, keepdim=True) - 1 - steps).clamp(0, len(self.positions) - 1)  # 0 at the last one
         states = self.dropout(self.norm(clicks + functional.embedding(back, self.positions)))
         hidden = ~(mask.unsqueeze(1) & (steps.unsqueeze(1) >= steps))  # (B, T, T)
-        bias = (hidden * MASKED).unsqueeze(1)  # (B, 1, T, T), for all heads
+        bias = torch.where(hidden, MASKED, 0.0).unsqueeze(1)  # (B, 1, T, T), for all heads
         for block in self.blocks:
             states = block(states, states, bias)
         return masked_softmax(self.weight(self.last_norm(states)).squeeze(2), mask)
