@@ -38,7 +38,8 @@ from llm4sbr.fusion.model import Recipe
 from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples
 from llm4sbr.system import memory
-from llm4sbr.training.trainer import Material, train_model
+from llm4sbr.training.material import Material
+from llm4sbr.training.trainer import train_model
 
 KINDS = ("plain", "intents")
 COMMON = "common "

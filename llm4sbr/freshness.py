@@ -43,7 +43,7 @@ WHICH_MODELS = (
 """Settings that decide which models and baselines there are, not what a model learns."""
 FUSION = ("train.fuser", "train.fuser_options", "train.tau", "train.intent_dropout", "version of fusers/")
 """What only models with intents depend on."""
-LINEAR = ("train.neighbours",)
+LINEAR = ("train.neighbours", "train.counted")
 """What all models but `plain` and `text-init` depend on."""
 BRIEF = ("train.epochs", "train.patience", *LINEAR, *WHICH_MODELS, *FUSION)
 """What the backbone for `infer.select = "uncertain"` does not depend on."""
@@ -158,7 +158,7 @@ def baseline_part(name: str) -> str:
 
 def variants(config: Config, sources: Sequence[str]) -> list[str]:
     """The variants trained per seed, in the order of the table: `ALONE`, one per source, `none`."""
-    alone = [PLAIN, *([ITEM_ITEM] if config.train.neighbours else [])]
+    alone = [PLAIN, *([ITEM_ITEM] if config.train.neighbours or config.train.counted else [])]
     alone += [TEXT_INIT] if config.train.text_init else []
     plain = alone if config.train.plain or not sources else []
     unseen = [NONE] if sources and NONE in config.infer.controls else []

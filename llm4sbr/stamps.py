@@ -103,12 +103,11 @@ def write_stamp(folder: Path, stamp: Stamp) -> None:
 
 
 def changes(old: Stamp, new: Stamp) -> list[str]:
-    """The differences of two stamps, one text per key, such as `localize.f: 5 -> 3`."""
-    keys = sorted(old.parts.keys() | new.parts.keys())
+    """The differences of two stamps, one text per key, such as `localize.f: 5 -> 3`; no options are none."""
+    before, after = ({key: value for key, value in one.parts.items() if value != {}} for one in (old, new))
+    keys = sorted(before.keys() | after.keys())
     return [
-        f"{key}: {old.parts.get(key)} -> {new.parts.get(key)}"
-        for key in keys
-        if old.parts.get(key) != new.parts.get(key)
+        f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)
     ]
 
 

@@ -75,7 +75,10 @@ def test_an_option_is_used_and_fits_its_own_baseline_alone(run: Path) -> None:
     assert torch.equal(found(run), usual)
     lines = execute(run, {f"train.baseline_options.slist.{one}": value for one, value in OTHER.items()})
     assert lines[:4] == [f"{name}: fresh" for name in ("prepare", "infer", "localize", "train")]
-    assert lines[5:] == ["evaluate: 1 of 2 baselines are there already"]
+    changes = (
+        "train.baseline_options.slist.alpha: None -> 1.0; train.baseline_options.slist.decay: None -> 100.0"
+    )
+    assert lines[4:] == [f"evaluate: redone, {changes}", "evaluate: 1 of 2 baselines are there already"]
     other = ranks(run, **OTHER)
     assert torch.equal(found(run), other)
     assert not torch.equal(other, usual), "the options change nothing here, so the test shows nothing"

@@ -78,6 +78,7 @@ def evaluated(tmp_path_factory):
     """A toy run whose intents tell the next item, trained far enough to use them."""
     run = toy_run(tmp_path_factory.mktemp("changes") / "run", sources=("llm",))
     chosen = {"dim": 8, "epochs": 4, "learning_rate": 0.02, "workers": 1, "device": "cpu", "neighbours": 0}
+    chosen |= {"counted": ()}
     config = build({"infer": {"llm": "embedded", "controls": []}, "train": chosen, "evaluate": {"k": [3]}})
     before = torch.get_num_threads()
     torch.set_num_threads(1)

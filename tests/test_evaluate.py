@@ -71,7 +71,7 @@ def test_table_of_a_whole_run(tmp_path):
     assert (found["seeds"], found["selected_on"]) == (2, ["valid"])
     assert 0.7 < found["coverage"] < 0.9  # every fifth sample has no intent
     rows = {row["name"]: row for row in found["rows"]}
-    assert rows["llm"]["label"] == "sr-gnn, intents of embedded"
+    assert rows["llm"]["label"] == "sr-gnn, intents of embedded + counts"
     assert rows["plain"]["gain"] == rows["plain"]["p"] == {}
     expected = [(ranks[f"llm/seed-{seed}"] <= 5).double().mean().item() for seed in (0, 1)]
     assert rows["llm"]["metrics"]["HR@5"]["values"] == pytest.approx(expected)
@@ -90,7 +90,7 @@ def test_table_of_a_whole_run(tmp_path):
 
 def test_a_row_that_ended_while_rising_is_marked(tmp_path):
     run = toy_run(tmp_path / "run", sources=())
-    some = {"neighbours": 0, "baselines": ["popularity", "item-knn"]}
+    some = {"neighbours": 0, "counted": (), "baselines": ["popularity", "item-knn"]}
     found = evaluated(run, settings(epochs=1, seeds=2, **some))
     rows = {row["name"]: row["still_rising"] for row in found["rows"]}
     assert rows == {"popularity": 0, "item-knn": 0, "plain": 2}  # seeds

@@ -218,7 +218,7 @@ def test_tensorrt_takes_the_graph(tmp_path):
 
 def test_trained_with_and_without(tmp_path):
     run = toy_run(tmp_path / "run", sources=("llm",))
-    out = trained(run, settings(epochs=1, neighbours=5))
+    out = trained(run, settings(epochs=1, neighbours=5, counted=()))
     names = {variant: set(weights(out, variant)) for variant in ("plain", "item-item", "llm", "none")}
     part = {name for name in names["item-item"] if name.startswith("item_item.")}
     assert part
@@ -230,6 +230,6 @@ def test_trained_with_and_without(tmp_path):
         "llm": 5,
         "none": 5,
     }
-    without = trained(run, settings(epochs=1, neighbours=0), "without")
+    without = trained(run, settings(epochs=1, neighbours=0, counted=()), "without")
     assert not (without / "item-item").exists()
     assert equal(weights(without), weights(out)), "the plain backbone does not depend on it"

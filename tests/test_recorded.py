@@ -35,7 +35,7 @@ CSV = """prefix,session,item,perspective,text
 """
 
 
-def _match(table: Recorded, names: tuple[str, ...] = ("long", "short")) -> tuple[list[int], int]:
+def _match(table: Recorded, names: tuple[str, ...] = ("long", "short")) -> tuple[list[int], int, str]:
     return tuple(table.match(PREFIXES, SESSIONS.__getitem__, {name: VIEWS[name] for name in names}))  # type: ignore[return-value]
 
 
@@ -47,7 +47,7 @@ def test_the_most_specific_row_answers_and_an_empty_perspective_means_all(tmp_pa
     path = tmp_path / "answers.csv"
     path.write_text(CSV)
     table = Recorded(str(path))
-    assert _match(table) == ([0, 1, 2, 3], 0)
+    assert _match(table) == ([0, 1, 2, 3], 0, "it has none")
     assert _said(table, "short") == ["for the session", "for the prefix", "for the item", "for the item"]
     assert _said(table, "long") == ["", "", "for s2", "for the item"]
 
@@ -61,7 +61,7 @@ def test_lists_need_no_json_text_in_formats_that_have_lists(tmp_path: Path, endi
     else:
         pl.DataFrame(rows).write_parquet(path)
     table = Recorded(str(path))
-    assert _match(table) == ([3], 1)
+    assert _match(table) == ([3], 1, """the first is about prefix '["c", "c"]'""")
     assert _said(table, "long") == ["", "", "", "lamp"]
 
 
@@ -91,7 +91,9 @@ def test_other_perspectives_and_tables_about_nothing_here_are_refused(tmp_path: 
     with pytest.raises(DataError, match=r"perspective 'mood' is not one of this run's \(long, short\)"):
         _match(Recorded(str(path)))
     path.write_text("item,text\nz,x\n")
-    with pytest.raises(DataError, match="none of its 1 texts is about a sample"):
+    with pytest.raises(
+        DataError, match=r"no text in it is about a sample of this run \(the first is about item '"
+    ):
         _match(Recorded(str(path)))
     with pytest.raises(DataError, match=r"come as \.csv"):
         Recorded(str(tmp_path / "answers.xlsx"))
@@ -111,7 +113,8 @@ def test_a_run_takes_them_as_its_llms_answers(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     said = StringIO()
     infer(run, tmp_path / "out", build(nest(settings)), Progress(console=Console(file=said, width=500)))
-    assert "1 of its 3 texts fits no sample" in said.getvalue()
+    assert "1 of its 3 texts fits no sample, the first is about " in said.getvalue()
+    assert "; there is no text about the others" in said.getvalue()
     found = pl.read_parquet(tmp_path / "out" / "llm" / "short.parquet")
     samples = Distinct.of(prepared)
     prefixes = [tuple(item.id for item in samples.prefixes[row]) for row in range(len(samples.keys))]
@@ -143,4 +146,4 @@ def test_perspectives_that_ask_about_items_take_rows_about_items_only(tmp_path: 
     infer(run, tmp_path / "out", config, Progress(console=Console(file=said, width=500)))
     found = pl.read_parquet(tmp_path / "out" / "llm" / "short.parquet")
     assert found["parsed"].to_list() == ["Oak Chair"]
-    assert "1 of its 2 texts fits no sample; these perspectives ask about items" in said.getvalue()
+    assert "; these perspectives ask about items" in said.getvalue()

@@ -136,7 +136,9 @@ def test_nothing_trained_is_one_line(tmp_path):
 def test_the_rates_are_those_that_led_to_the_best(tmp_path):
     """Epochs whose weights were given up have no part in a refit."""
     run = toy_run(tmp_path / "run", sources=("llm",))
-    config = settings(controls=(), epochs=9, patience=4, learning_rate=1.0, decay=0.5, neighbours=0)
+    config = settings(
+        controls=(), epochs=9, patience=4, learning_rate=1.0, decay=0.5, neighbours=0, counted=()
+    )
     trained(run, config)
     best, rates = -1.0, []
     lines = log(run / "train", "llm")

@@ -82,6 +82,7 @@ def settings(**changes):
         "workers": 1,
         "device": "cpu",
         "neighbours": 0,
+        "counted": [],
         "baselines": ["popularity"],
     }
     infer = {"llm": "item-text", "controls": []}

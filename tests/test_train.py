@@ -66,7 +66,7 @@ def test_which_variants(tmp_path):
     assert variants(run, settings(controls=("shuffled",), plain=False)) == ["llm", "shuffled"]
     bare = toy_run(tmp_path / "bare", sources=())
     assert variants(bare, settings(plain=False)) == ["plain", "item-item"]
-    assert variants(bare, settings(neighbours=0)) == ["plain"]
+    assert variants(bare, settings(neighbours=0, counted=())) == ["plain"]
 
 
 def test_same_seed_same_weights_side_by_side_or_not(tmp_path):

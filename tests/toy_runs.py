@@ -37,6 +37,7 @@ def settings(base: Path) -> Settings:
         "train.epochs": 1,
         "train.dim": 8,
         "train.neighbours": 0,
+        "train.counted": [],
         "train.workers": 1,
         "train.device": "cpu",
         "train.baselines": ["popularity"],

@@ -32,7 +32,8 @@ from llm4sbr.fusion.model import LLM4SBR, Recipe
 from llm4sbr.fusion.saved import load_model
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Samples
-from llm4sbr.training.trainer import Material, train_model
+from llm4sbr.training.material import Material
+from llm4sbr.training.trainer import train_model
 
 EPOCHS = 2
 """Training epochs of the backbone that `uncertain` uses; it only has to learn which samples are easy."""

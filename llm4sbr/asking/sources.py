@@ -59,7 +59,8 @@ def _covered(work: Work, control: Control) -> Sequence[int]:
         sessions = ids.gather(owner.numpy()).to_list()
     matched = control.match(samples.prefixes, sessions.__getitem__, work.questions.perspectives)
     if matched.unused:
-        text = f"{matched.unused:,} of its {len(control.texts):,} texts fits no sample"
+        fit = "fits" if matched.unused == 1 else "fit"
+        text = f"{matched.unused:,} of its {len(control.texts):,} texts {fit} no sample, {matched.example}"
         if about_items:
             text += "; these perspectives ask about items, --perspective long about sessions"
         work.progress.note(f"infer: {control.path}: {text}")

@@ -20,13 +20,13 @@ OPTIONS = {
 """Setting that names a component -> its kind, and the setting that holds its options."""
 
 SUPPLIED = {
-    "readers": {"path": "data.path"},
-    "localizers": {"f": "localize.f"},
-    "backbones": {"num_items": "the catalogue", "dim": "train.dim"},
+    "readers": {"path": "the setting path"},
+    "localizers": {"f": "the setting f"},
+    "backbones": {"num_items": "the catalogue", "dim": "the setting dim"},
     "fusers": {
         "num_items": "the catalogue",
-        "dim": "train.dim",
-        "perspectives": "infer.perspectives",
+        "dim": "the setting dim",
+        "perspectives": "the perspectives asked for",
         "text_dim": "the encoder",
     },
     "baselines": {"num_items": "the catalogue"},

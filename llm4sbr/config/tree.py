@@ -149,6 +149,10 @@ class TrainConfig(Section):
     neighbours: int = Field(100, ge=0, lt=LARGEST)
     """Entries per item of a fixed item-item model whose scores are added to a model's; 0 for none. The plain
     backbone is trained without, and as `item-item` with it."""
+    counted: Names = ("near", "lift", "titles")
+    """What is added to a trained model's scores, but the plain backbone's, with weights fitted to validation
+    samples: counts of what stands `near` each other in sessions and of what does beyond chance (`lift`), the
+    likeness of `titles` where the fuser reads them, the linear model (`slist`). Empty: nothing."""
     dim: int = Field(100, ge=1, lt=LARGEST)
     """D, the hidden size."""
     epochs: int = Field(30, ge=1)
@@ -239,6 +243,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "localize.f": 5,
         "train.fuser": "gated",
         "train.neighbours": 0,
+        "train.counted": [],
         "train.dim": 100,
         "train.batch_size": 100,
         "train.learning_rate": 1e-3,

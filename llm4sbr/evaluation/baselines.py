@@ -14,6 +14,7 @@ from llm4sbr.config import Config
 from llm4sbr.data.batches import Batch
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.errors import ConfigError
+from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.comparison import Row
 from llm4sbr.evaluation.ranking import rank_all
 from llm4sbr.freshness import baseline_part, part_stamp
@@ -23,7 +24,11 @@ from llm4sbr.protocols import Baseline, Localization, Samples
 from llm4sbr.stamps import Attempt, Stamp
 
 RANKS, ABOUT = "ranks.safetensors", "about.json"
-"""Files of a baseline's part: `ranks` int64 (M,), and how long the fit took."""
+"""Files of a baseline's part: `ranks` int64 (M,) of the test samples; and how long the fit took, the metrics
+on the validation samples, and whether the baseline can be served."""
+
+VALID_KS = (5, 10, 20)
+"""K of the validation metrics, as of trained models."""
 
 ITEMS, ANSWERS = "localize/items.safetensors", "localize/llm"
 """In the run: the items' text vectors, and the LLM's intents."""
@@ -84,18 +89,27 @@ class BaselineRows:
         baseline.fit(prepared.train)
         if getattr(baseline, "needs_text", False):
             cast(Any, baseline).fit_text(store.read_tensors(self.run / ITEMS)["items"])
-        store.write_json(folder / ABOUT, {"seconds": round(time.perf_counter() - started, 3)})
+        seconds = round(time.perf_counter() - started, 3)
         for note in getattr(baseline, "notes", []):
             progress.note(note)
-        ranks = rank_all(
-            self._scorer(baseline, prepared.samples["test"]),
-            prepared.sessions,
-            prepared.samples["test"],
-            num_items=prepared.catalogue.size,
-            batch_size=self.config.evaluate.batch_size,
-            repeats=prepared.repeats,
+        valid, test = (
+            rank_all(
+                self._scorer(baseline, prepared.samples[split]),
+                prepared.sessions,
+                prepared.samples[split],
+                num_items=prepared.catalogue.size,
+                batch_size=self.config.evaluate.batch_size,
+                repeats=prepared.repeats,
+            )
+            for split in ("valid", "test")
         )
-        store.write_tensors(folder / RANKS, {"ranks": ranks})
+        about = {
+            "seconds": seconds,
+            "valid": metrics.summary(valid, VALID_KS) if len(valid) else {},
+            "linear": is_linear(baseline),
+        }
+        store.write_json(folder / ABOUT, about)
+        store.write_tensors(folder / RANKS, {"ranks": test})
 
     def _scorer(self, baseline: Baseline, samples: Samples) -> Callable[[Batch], Tensor]:
         """Scores float (B, N) of a batch of samples, with the LLM's answers if the baseline needs them."""
@@ -111,6 +125,11 @@ class BaselineRows:
             return found
 
         return score
+
+
+def is_linear(baseline: Baseline) -> bool:
+    """Whether its scores are sums of item weights over clicks, as `protocols.Baseline` says."""
+    return hasattr(baseline, "neighbours") and hasattr(baseline, "decay")
 
 
 def check_texts(name: str, baseline: Baseline, run: Path) -> None:

@@ -64,7 +64,10 @@ class ReferenceModel(NamedTuple):
         stamps.check_there(run)
         with stamps.naming_command(run):
             prepared = load(run / "prepare")
-            trained, saved = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)
+            alone = intents is None  # a baseline takes none
+            trained, saved = open_model(
+                run, prepared, variant=variant, seed=seed, refitted=refitted, baselines=alone
+            )
         if saved.catalogue != catalogue_hash(prepared.catalogue):
             raise StoreError(f"{trained.folder}: of another catalogue than prepare has now; train again")
         if not len(prepared.samples["test"].key):

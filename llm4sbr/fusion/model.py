@@ -8,7 +8,7 @@ For sessions without an LLM answer, a `Predictor` can compute intents from long,
 If the LLM was asked about items, `ItemIntents` has the answers about a session's last item.
 
 Without perspectives it is the plain backbone with its own readout, W [short; long]. A fixed item-item model
-may add to the scores of both (`item_item`).
+may add to the scores of both in training (`item_item`), and what is counted afterwards (`counted`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from llm4sbr import registry
 from llm4sbr.fast import fusion
+from llm4sbr.fusion.counted import Counted
 from llm4sbr.fusion.item_item import ItemItemScores
 from llm4sbr.fusion.predictor import ItemIntents, Predictor
 from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
@@ -43,7 +44,7 @@ class Output(NamedTuple):
     intents: Tensor | None = None
     """float (B, P, E), given or predicted."""
     added: Tensor | None = None
-    """float (B, N), the item-item model's part of the scores."""
+    """float (B, N), the part of the scores that is neither the backbone's nor the fuser's."""
 
 
 def slots(horizons: Sequence[Horizon]) -> tuple[Horizon, ...]:
@@ -84,6 +85,7 @@ class LLM4SBR(nn.Module):
         self.text_dim = text_dim
         self.fuser = fuser
         self.item_item = item_item
+        self.counted: Counted | None = None
         self.rescores = getattr(fuser, "needs_catalogue", False)
         self.predictor: Predictor | ItemIntents | None = None
         dim = backbone.item_embeddings().shape[1]
@@ -118,9 +120,12 @@ class LLM4SBR(nn.Module):
         `fold`, int64 (B,), says for training sessions what the item-item model must not know of them.
         """
         output = self._represent(items, mask, intents, predict=predict)
-        if self.item_item is None:
+        parts = [self.item_item(items, mask, fold)] if self.item_item is not None else []
+        if self.counted is not None:
+            parts.append(self.counted(items, mask))
+        if not parts:
             return output
-        added: Tensor = self.item_item(items, mask, fold)
+        added: Tensor = sum(parts[1:], parts[0])
         return output._replace(scores=output.scores + added, added=added)
 
     def _represent(self, items: Tensor, mask: Tensor, intents: Tensor | None, *, predict: bool) -> Output:
@@ -140,6 +145,12 @@ class LLM4SBR(nn.Module):
             if (repeats := self.repeats) is not None:
                 scores = scores + repeats * clicked(items, mask, scores)
         return Output(scores, encoded, behavioural, semantic, known, fused, intents)
+
+    def add_counted(self, names: Sequence[str]) -> Counted:
+        """Add what is counted, with empty tables of these names, and return it."""
+        device = next(self.parameters()).device
+        self.counted = Counted(len(self.backbone.item_embeddings()), names).to(device)
+        return self.counted
 
     def add_predictor(self) -> Predictor:
         """Add a predictor with initial weights, and return it."""
@@ -255,6 +266,8 @@ class Recipe(NamedTuple):
     """Whether it has a table of intents by item instead."""
     neighbours: int = 0
     """M, entries per item of the item-item model whose scores are added; 0 for none."""
+    counted: tuple[str, ...] = ()
+    """Tables of `Counted`; none if there is no such part."""
 
     def components(self) -> list[tuple[str, str]]:
         """(kind, name) of every component."""
@@ -276,6 +289,8 @@ def build(recipe: Recipe) -> LLM4SBR:
     count = min(recipe.neighbours, recipe.num_items)
     item_item = ItemItemScores(recipe.num_items, count) if count else None
     model = LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim, item_item=item_item)
+    if recipe.counted:
+        model.add_counted(recipe.counted)
     if recipe.predictor:
         model.add_predictor()
     if recipe.item_intents:

@@ -83,6 +83,7 @@ def _parse(record: Any, path: Path) -> tuple[Recipe, str, str, dict[str, Any]]:
             raise StoreError(f"{path}: model format {written}, this version reads {FORMAT}; train it again")
         fields: dict[str, Any] = dict(record["recipe"])
         fields |= {key: tuple(fields[key]) for key in ("perspectives", "horizons")}
+        fields["counted"] = tuple(fields.get("counted", ()))  # models of before have none
         return Recipe(**fields), record["catalogue"], record["weights"], dict(record["facts"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"

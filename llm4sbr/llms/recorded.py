@@ -41,6 +41,8 @@ class Matched(NamedTuple):
     """Samples with a text from at least one perspective, ascending."""
     unused: int
     """Rows of the table that fit no sample."""
+    example: str = ""
+    """What the first of these is about."""
 
 
 class Recorded:
@@ -96,9 +98,14 @@ class Recorded:
                 rows.append(row)
         if not rows:
             raise DataError(
-                f"{self.path}: none of its {len(self.texts):,} texts is about a sample of this run"
+                f"{self.path}: no text in it is about a sample of this run ({self._about(set())})"
             )
-        return Matched(rows, len(self.texts) - len(used))
+        return Matched(rows, len(self.texts) - len(used), self._about(used))
+
+    def _about(self, used: set[Key]) -> str:
+        """What the first text besides `used` is about: `the first is about item 'B1'`."""
+        unused = next((key for key in self.texts if key not in used), None)
+        return f"the first is about {unused[1]} {unused[2]!r}" if unused else "it has none"
 
     def answer(
         self, sessions: Sequence[Sequence[Item]], perspective: Perspective, answers: Sequence[str] | None

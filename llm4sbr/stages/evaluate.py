@@ -31,6 +31,9 @@ from llm4sbr.training.trained import model_folders
 KINDS = {"plain": "plain", "item-item": "item-item", "text-init": "text-init", "llm": "intents"}
 """Variant -> kind of row; all others are controls."""
 
+COUNTED = " + counts"
+"""Behind the label of a model to whose scores counts are added, `fusion.counted`."""
+
 
 def evaluate(
     run: Path, out: Path, config: Config, progress: Progress, attempt: Attempt | None = None
@@ -105,6 +108,8 @@ def _models(
         ranks, facts = _model(run, folder, prepared, config, catalogue)
         row.ranks.append(ranks)
         row.facts.append(facts)
+        if (facts.get("counted") or {}).get("better") and not row.label.endswith(COUNTED):
+            row = rows[variant] = row._replace(label=row.label + COUNTED)
         advance(len(ranks), f"{variant}, seed {facts['seed']}")
     return list(rows.values())
 

@@ -74,6 +74,8 @@ def _report(summary: Mapping[str, Any], settings: InferConfig, progress: Progres
     empty = sum(perspective["empty"] for perspective in summary["sources"]["llm"].values())
     if empty:
         text += f"; {empty:,} answers name nothing"
-    if answered < samples and not summary.get("failed"):
+    if answered < samples and settings.budget is None and "asked" not in summary:
+        text += "; there is no text about the others"
+    elif answered < samples and not summary.get("failed"):
         text += f"; the budget of {settings.budget} is spent, a larger one goes on from here"
     progress.note(text)

@@ -19,6 +19,7 @@ from llm4sbr.errors import InputError
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.progress import Progress
 from llm4sbr.stages.train import TrainingJob, train_job
+from llm4sbr.training.counting import weights_of
 from llm4sbr.training.trained import Trained, chosen_model, refit_stamp, refitted_folder
 
 
@@ -90,6 +91,7 @@ def _chosen(run: Path, trained: Trained) -> dict[str, Any]:
     return {
         "weights": record["weights"],
         "epochs": len(facts["rates"]),
+        "counted": weights_of(facts),
         "rates": facts["rates"],
         "selected_on": facts["selected_on"],
         "valid": facts["valid"],

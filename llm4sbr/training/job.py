@@ -26,10 +26,12 @@ from llm4sbr.intents.texts import items_of
 from llm4sbr.protocols import Horizon, Perspective, Samples
 from llm4sbr.store import read_tensors
 from llm4sbr.system.processes import Report
+from llm4sbr.training import tables
 from llm4sbr.training.cross_fit import cross_fit
+from llm4sbr.training.material import Material
 from llm4sbr.training.team import Team, current
 from llm4sbr.training.text_init import start_from_text
-from llm4sbr.training.trainer import Material, train_model
+from llm4sbr.training.trainer import train_model
 
 
 class TrainingJob(NamedTuple):
@@ -66,6 +68,7 @@ def variants(run: Path, config: Config) -> list[str]:
 def try_out(jobs: Sequence[TrainingJob], prepared: Prepared) -> None:
     """Build a plain and a fused model, so that settings that they do not accept are refused early."""
     pick_device(jobs[0].config.train.device)
+    tables.check_names(jobs[0].config.train.counted)
     tried = {job.variant == PLAIN: job for job in jobs}
     with torch.random.fork_rng(devices=[]):
         for job in tried.values():
@@ -114,6 +117,9 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     if recipe.neighbours:
         found = _item_item(job.run / "prepare", recipe.neighbours, job.chosen is not None)
         material = material._replace(item_item=found)
+    if job.kept and job.variant not in (PLAIN, TEXT_INIT):
+        names = settings.counted if job.chosen is None else job.chosen.get("counted", ())
+        material = material._replace(tables=tables.made(names, recipe, material.fit, material.titles))
     if job.chosen is not None:
         material = material._replace(rates=tuple(job.chosen["rates"]))
     return train_model(

@@ -26,7 +26,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional
 
 from llm4sbr.data.batches import Batch
-from llm4sbr.errors import Llm4sbrError, PeerError
+from llm4sbr.errors import Llm4sbrError, PeerError, TrainingError
+from llm4sbr.evaluation.ranking import pick_device
 from llm4sbr.fusion.model import Output
 
 LONGEST = timedelta(days=365)
@@ -61,6 +62,19 @@ class Team:
         self.rank, self.size, self.store = rank, size, store
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else 0
         self._calls = 0
+
+    def device(self, name: str) -> torch.device:
+        """The device of `train.device`; with several processes on a machine, each gets its own GPU."""
+        found = pick_device(name)
+        if found.type != "cuda" or (self.size == 1 and found.index is not None):
+            return found
+        if self.local_rank >= torch.cuda.device_count():
+            raise TrainingError(
+                f"process {self.local_rank} of this machine has no GPU, there are "
+                f"{torch.cuda.device_count()}; start as many processes, or set train.device=cpu"
+            )
+        torch.cuda.set_device(self.local_rank)
+        return torch.device("cuda", self.local_rank)
 
     def call(self, text: str) -> None:
         """Rank 0: have the others do what `text` says; they get it from `awaited`."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from llm4sbr import stamps, store
 from llm4sbr.errors import InputError, StoreError
-from llm4sbr.freshness import part_stamp
+from llm4sbr.freshness import baseline_part, part_stamp
 from llm4sbr.fusion.saved import RECORD
 from llm4sbr.training import SELECT_BY
 
@@ -133,17 +133,61 @@ def validated(models: Sequence[Trained]) -> dict[str, float]:
     return {variant: sum(values) / len(values) for variant, values in found.items()}
 
 
+class Measured(NamedTuple):
+    """A baseline of a run's table."""
+
+    valid: float
+    """`SELECT_BY` on the validation samples."""
+    linear: bool
+    """Whether it can be recommended from and exported, see `training.linear`."""
+
+
+def baselines_of(run: Path) -> dict[str, Measured]:
+    """The baselines of a run's table that were validated on its data; none before `evaluate`."""
+    table, data = run / "evaluate" / "metrics.json", stamps.read_stamp(run / "prepare")
+    if not table.exists() or data is None:
+        return {}
+    found = {}
+    for row in store.read_json(table)["rows"]:
+        folder = run / "evaluate" / baseline_part(row["name"])
+        stamp = stamps.read_stamp(folder) if row["kind"] == "baseline" else None
+        if stamp is None or stamp.parts.get("output of prepare") != data.content:
+            continue
+        about = store.read_json(folder / "about.json")
+        if SELECT_BY in about.get("valid", {}):
+            found[row["name"]] = Measured(about["valid"][SELECT_BY], about["linear"])
+    return found
+
+
+def better_baseline(run: Path) -> str | None:
+    """The best baseline that can be served, if it is better on validation than every trained variant."""
+    known = {name: one.valid for name, one in baselines_of(run).items() if one.linear}
+    if not known:
+        return None
+    best = max(known, key=lambda name: known[name])
+    means = validated(trained_models(run))
+    own = max((mean for name, mean in means.items() if name != CONTROL), default=-1.0)
+    return best if 0 <= own < known[best] else None
+
+
 def reason(run: Path, trained: Trained) -> str:
     """One line that says why this model is served, or which other one is better on validation."""
-    name = f"model {trained.variant}, seed {trained.seed}"
+    baselines = baselines_of(run)
+    is_baseline = trained.variant in baselines
+    name = f"model {trained.variant}" + ("" if is_baseline else f", seed {trained.seed}")
     means = validated(trained_models(run, others=True)) if trained.valid >= 0 else {}
+    means |= {one: found.valid for one, found in baselines.items()} if trained.valid >= 0 else {}
     own = means.pop(trained.variant, trained.valid)
     means.pop(CONTROL, None)
     if not means:
         return name
     best = max(means, key=lambda other: means[other])
     values = f"{SELECT_BY} on validation {own:.2%}, {best} {means[best]:.2%}"
-    return f"{name}: {values}" if own >= means[best] else f"{name}, though {best} does better: {values}"
+    if own >= means[best]:
+        return f"{name}: {values}"
+    told = f"{name}, though {best} does better: {values}"
+    fixed = best in baselines and not baselines[best].linear
+    return f"{told}; {best} keeps no weights per item, so it cannot be served" if fixed else told
 
 
 def refitted_folder(run: Path, trained: Trained) -> Path:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,17 +24,18 @@ from llm4sbr.config import TrainConfig
 from llm4sbr.data.batches import batches
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.evaluation import metrics
-from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
-from llm4sbr.fusion.item_item import CrossFit
+from llm4sbr.evaluation.ranking import rank_all, scorer
 from llm4sbr.fusion.losses import Losses
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
-from llm4sbr.protocols import CatalogueFuser, Samples, Sessions
+from llm4sbr.protocols import CatalogueFuser, Samples
 from llm4sbr.system import memory
 from llm4sbr.system.processes import Report
 from llm4sbr.training import SELECT_BY
 from llm4sbr.training.checkpoint import Checkpoint
+from llm4sbr.training.counting import add_counted
 from llm4sbr.training.distillation import distil
+from llm4sbr.training.material import Material
 from llm4sbr.training.step import Step
 from llm4sbr.training.team import ALONE, BatchShare, Team
 from llm4sbr.training.text_init import start_from_text
@@ -46,33 +47,6 @@ CHECK_EVERY = 50
 
 AHEAD = 8
 """Batches whose intents are gathered at once, since the overhead per call exceeds the cost of copying."""
-
-
-class Material(NamedTuple):
-    """The data that one model is trained on."""
-
-    sessions: Sessions
-    """The sessions that all samples refer to."""
-    fit: Sessions
-    """The training sessions, for the backbone's `fit`."""
-    train: Samples
-    select: Samples
-    """Samples on which the best epoch is chosen; if there are none, the last epoch is used."""
-    selected_on: str
-    """`valid`, `test` (only under the paper's protocol) or `none`."""
-    catalogue: str
-    """Hash of the catalogue."""
-    train_intents: SampleIntents | None = None
-    select_intents: SampleIntents | None = None
-    repeats: bool = True
-    """Whether a list may contain the session's own items."""
-    titles: Tensor | None = None
-    """float32 (N, E), the catalogue's text vectors, for a fuser that needs them."""
-    start: Tensor | None = None  # float32 (N, E), the text vectors that item embeddings start as
-    item_item: CrossFit | None = None
-    """For a model with an item-item part."""
-    rates: tuple[float, ...] = ()
-    """The learning rate of each epoch, where it is known from an earlier training."""
 
 
 class LossError(TrainingError):
@@ -135,7 +109,7 @@ class _Trainer:
     ) -> None:
         self.folder, self.recipe, self.material = folder, recipe, material
         self.config, self.seed, self.team = config, seed, team
-        self.device = _device(config, team)
+        self.device = team.device(config.device)
         torch.manual_seed(seed)
         self.model = build(recipe)
         if material.start is not None:
@@ -172,15 +146,17 @@ class _Trainer:
 
     def finish(self, facts: dict[str, Any] | None) -> str:
         """Save the best weights and delete the checkpoint."""
+        added = ""
         if self.checkpoint.writes:
-            if facts is not None:
-                self._save(facts)
+            if facts is not None and (counted := self._save(facts).get("counted")):
+                added = f", with counts {100 * counted['valid'][SELECT_BY]:.2f}%"
+                added += "" if counted["better"] else ", so without"
             self.checkpoint.remove()
         state = self.checkpoint
         seconds = sum(line["seconds"] for line in state.history)
         where = {"valid": "", "test": " ON THE TEST SET"}.get(self.material.selected_on)
         chosen = "" if where is None else f", {SELECT_BY} {100 * state.best_value:.2f}%{where}"
-        return f"{state.epoch} epochs in {seconds:.1f}s, best {state.best_epoch}{chosen}"
+        return f"{state.epoch} epochs in {seconds:.1f}s, best {state.best_epoch}{chosen}{added}"
 
     def stopped(self, error: LossError, facts: dict[str, Any] | None) -> TrainingError:
         """Keep the model of the best epoch so far, if there is one, and return the error to raise."""
@@ -299,7 +275,8 @@ class _Trainer:
         state, limit = self.checkpoint, self.config.epochs
         return bool(len(self.material.select.key)) and state.best_epoch == state.epoch == limit
 
-    def _save(self, facts: dict[str, Any]) -> None:
+    def _save(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write the model of the best epoch, with what is added after training; what was measured."""
         state = self.checkpoint
         self.model.load_state_dict(state.best)
         seconds = sum(line["seconds"] for line in state.history)
@@ -321,6 +298,9 @@ class _Trainer:
             "processes": self.team.size,
         }
         material, catalogue = self.material, self.material.catalogue
+        if material.tables:
+            weights = facts.get("chosen", {}).get("counted")
+            measured |= add_counted(self.model.eval(), material, weights=weights, ks=SHOWN)
         known = material.train_intents
         if known is not None and known.store.unit == "item":
             self.model.add_item_intents().fit(known.store.by_item(self.recipe.num_items))
@@ -328,21 +308,10 @@ class _Trainer:
             measured["predictor"] = distil(self.model, material.sessions, material.train, known)
         source = self.model.own_source
         recipe = self.recipe._replace(predictor=source == "predictor", item_intents=source == "items")
+        if self.model.counted is not None:
+            recipe = recipe._replace(counted=tuple(self.model.counted.tables))
         save_model(self.folder, self.model, recipe=recipe, catalogue=catalogue, facts=facts | measured)
-
-
-def _device(config: TrainConfig, team: Team) -> torch.device:
-    """The device of the settings; with several processes on a machine, each gets its own GPU."""
-    device = pick_device(config.device)
-    if device.type != "cuda" or (team.size == 1 and device.index is not None):
-        return device
-    if team.local_rank >= torch.cuda.device_count():
-        raise TrainingError(
-            f"process {team.local_rank} of this machine has no GPU, there are {torch.cuda.device_count()}; "
-            "start as many processes, or set train.device=cpu"
-        )
-    torch.cuda.set_device(team.local_rank)
-    return torch.device("cuda", team.local_rank)
+        return measured
 
 
 def _standing(entry: dict[str, Any]) -> str:

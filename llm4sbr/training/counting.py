@@ -1,0 +1,291 @@
+"""Fits the weights of `fusion.counted` to validation sessions, which neither a model nor a table has seen.
+
+    minimise  mean over samples of v_i (log sum over j of exp f_j - f_target)     v_i ~ (1 + n_target)^-EVEN
+    f_j = a score_j + b log n_j + sum over tables k of w_k log(1 + s_kj / e_k)
+
+a, how far the model's own scores are to be trusted, is divided out afterwards: lists are the same. v makes up
+for popular targets, which are most samples and would otherwise teach nothing but popularity. Of the catalogue
+the model's best items, those that a table knows and a random rest take part; the rest counts as often as it
+stands for others (sampled softmax). A weak prior keeps weights where few sessions say otherwise.
+
+What the result is worth is measured with weights of the other half of the sessions, and it is taken only if
+that is no worse than the model alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from llm4sbr.data.batches import Batch, batches
+from llm4sbr.data.repeats import without_own
+from llm4sbr.evaluation import metrics
+from llm4sbr.evaluation.ranking import MOST_SCORES, SampleIntents, scorer
+from llm4sbr.fusion.counted import PRIOR, Counted
+from llm4sbr.fusion.model import LLM4SBR
+from llm4sbr.protocols import Samples, Sessions
+from llm4sbr.training import SELECT_BY
+from llm4sbr.training.material import Material
+
+EVEN = 0.25
+"""Exponent of v: 0 counts every sample alike, 1 every target item."""
+
+SAMPLES = 4_000
+"""Most validation samples that weights are fitted to."""
+LEAST = 40
+"""Fewest; with less nothing is fitted."""
+
+BEST, RANDOM = 300, 200
+"""Items of a session that take part: the model's best, and others."""
+
+BATCH = 64
+STEPS = 40
+
+Scores = Callable[[Batch], Tensor]
+
+
+class Candidates(NamedTuple):
+    """Items of M sessions, C each; where a session has fewer, `share` is -inf."""
+
+    scores: Tensor
+    """float32 (M, C), the model's."""
+    popularity: Tensor
+    """float32 (M, C)."""
+    sums: Tensor
+    """float32 (M, C, K), what the tables say."""
+    share: Tensor
+    """float32 (M, C), log of the number of items that this one stands for."""
+    target: Tensor
+    """int64 (M,), where the target is among them."""
+    weight: Tensor
+    """float32 (M,), v, of mean 1."""
+
+    def some(self, which: Tensor) -> Candidates:
+        """Some of the sessions."""
+        return Candidates(*(field[which] for field in self))
+
+
+def add_counted(
+    model: LLM4SBR,
+    material: Material,
+    *,
+    weights: Mapping[str, Sequence[float]] | None,
+    ks: tuple[int, ...],
+) -> dict[str, Any]:
+    """Add `material.tables` to a trained model, if that is better; what its record says of it.
+
+    Args:
+        model: in evaluation mode.
+        material: what it was trained on.
+        weights: known ones, of the model that a refit repeats; None: fitted to the validation samples.
+        ks: list lengths of the metrics.
+    """
+    if weights is None and material.selected_on != "valid":
+        return {}
+    clicks = torch.bincount(material.fit.items, minlength=len(model.backbone.item_embeddings()) + 1)[1:]
+    counted = Counted(len(clicks), list(material.tables)).to(next(model.parameters()).device)
+    counted.fit(material.tables, clicks)
+    if weights is not None:
+        counted.weigh(weights)
+        model.counted = counted
+        return {}
+    sessions, samples, repeats = material.sessions, material.select, material.repeats
+    intents = material.select_intents
+    found = fit_counted(model, counted, sessions, samples, intents, clicks, repeats=repeats, ks=ks)
+    if found is None or not found["better"]:
+        return {"counted": found}
+    model.counted = counted
+    return {"counted": found, "valid": found["valid"]}
+
+
+def fit_counted(
+    model: LLM4SBR,
+    counted: Counted,
+    sessions: Sessions,
+    samples: Samples,
+    intents: SampleIntents | None,
+    clicks: Tensor,
+    *,
+    repeats: bool,
+    ks: tuple[int, ...],
+) -> dict[str, Any] | None:
+    """Set the weights of `counted`, which has its tables, for a model that is without it so far.
+
+    Args:
+        model: in evaluation mode.
+        counted: what is added, on the same device.
+        sessions: the sessions that the samples refer to.
+        samples: validation samples.
+        intents: of these, if the model takes any.
+        clicks: int64 (N,), of each item in training.
+        repeats: whether lists may contain a session's own items.
+        ks: list lengths of the metrics.
+
+    Returns:
+        `weights`, `valid` (each half of the sessions with weights fitted to the other half), `alone` (without
+        anything added), `samples` and `seconds`; None if there are too few samples.
+    """
+    started = time.perf_counter()
+    known = _known(sessions, samples, repeats)
+    if len(known) < LEAST:
+        return None
+    chosen = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:SAMPLES]]
+    part = Samples(*(values[chosen] for values in samples))
+    device = counted.prior.device
+
+    def scoring(which: Tensor) -> Scores:
+        own = None if intents is None else intents._replace(rows=intents.rows[which])
+        return scorer(model, own, device)
+
+    found = candidates(scoring(chosen), counted, sessions, part, clicks, repeats=repeats)
+    names, half = list(counted.tables), _half(sessions, samples)
+    ranks = []
+    for which in (half.nonzero().squeeze(1), (~half).nonzero().squeeze(1)):
+        counted.weigh(fitted(found.some(half[chosen] != half[which[0]]), names))
+        score, own = scoring(which), Samples(*(values[which] for values in samples))
+        ranks.append(_ranks(score, counted, sessions, own, repeats=repeats))
+    alone, valid = (metrics.summary(torch.cat(both), ks) for both in zip(*ranks, strict=True))
+    weights = fitted(found, names)
+    counted.weigh(weights)
+    return {
+        "weights": weights,
+        "valid": valid,
+        "alone": alone,
+        "better": valid[SELECT_BY] >= alone[SELECT_BY],
+        "samples": len(part.key),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _ranks(
+    score: Scores, counted: Counted, sessions: Sessions, samples: Samples, *, repeats: bool
+) -> tuple[Tensor, Tensor]:
+    """Ranks without and with what is counted, int64 (M,) each."""
+    found = torch.zeros(2, len(samples.key), dtype=torch.int64)
+    size = counted.popularity.shape[0]
+    # Both from one pass of the model, which is what takes the time.
+    batch_size = max(1, min(BATCH, MOST_SCORES // size))
+    with torch.inference_mode():
+        for batch in batches(sessions, samples, batch_size=batch_size):
+            scores = score(batch)
+            items, mask, target = (one.to(scores.device) for one in (batch.items, batch.mask, batch.target))
+            for row, whole in enumerate((scores, scores + counted(items, mask))):
+                whole = whole if repeats else without_own(whole, items, mask)
+                found[row, batch.index] = metrics.ranks(whole, target).cpu()
+    return found[0], found[1]
+
+
+def fitted(found: Candidates, names: list[str]) -> dict[str, list[float]]:
+    """The weights that minimise the loss, by table (w, e) and for `PRIOR` (b), divided by a."""
+    start = [float(one[one > 0].median().log()) if (one > 0).any() else 0.0 for one in found.sums.unbind(2)]
+    first = torch.tensor(start)
+    scale = torch.zeros((), requires_grad=True)  # log a
+    prior = torch.zeros((), requires_grad=True)
+    weight = torch.full_like(first, -1.0).requires_grad_()  # log w
+    small = torch.zeros_like(first).requires_grad_()  # log e - start
+    parameters = [scale, prior, weight, small]
+    optimizer = torch.optim.LBFGS(parameters, max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        told = torch.log1p(found.sums / (first + small).exp()) @ weight.exp()
+        logits = scale.exp() * found.scores + prior * found.popularity + told + found.share
+        entropy = functional.cross_entropy(logits, found.target, reduction="none")
+        doubt = ((weight + 1) / 2).square().sum() + (small / 3).square().sum()
+        doubt = doubt + scale.square() + prior.square()
+        return (found.weight * entropy).mean() + doubt / (2 * len(logits))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        a = scale.exp()
+        pairs = torch.stack([weight.exp() / a, (first + small).exp()], 1).double().tolist()
+        return {PRIOR: [float(prior / a)]} | dict(zip(names, pairs, strict=True))
+
+
+@torch.no_grad()
+def candidates(
+    score: Scores, counted: Counted, sessions: Sessions, samples: Samples, clicks: Tensor, *, repeats: bool
+) -> Candidates:
+    """What the loss is computed from, for M samples whose targets lists may contain."""
+    random = torch.Generator().manual_seed(0)
+    parts = []
+    for batch in batches(sessions, samples, batch_size=BATCH):
+        parts.append(_of_batch(batch, score(batch).float(), counted, repeats, random))
+    width = max(part[0].shape[1] for part in parts)
+    order = torch.cat([part[-1] for part in parts]).argsort()
+    scores, popularity, sums, share = (
+        torch.cat([_wider(part[number], width, value) for part in parts])[order]
+        for number, value in enumerate((0.0, 0.0, 0.0, -torch.inf))
+    )
+    target = torch.cat([part[4] for part in parts])[order]
+    weight = (1.0 + clicks[sessions.items[samples.end] - 1]) ** -EVEN
+    return Candidates(scores, popularity, sums, share, target, weight / weight.mean())
+
+
+def _of_batch(
+    batch: Batch, scores: Tensor, counted: Counted, repeats: bool, random: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Scores, popularity, sums and share of a batch's candidates, the targets' places, and which they are."""
+    items, mask = batch.items.to(scores.device), batch.mask.to(scores.device)
+    sums = counted.sums(items, mask).cpu()
+    scores = scores.cpu()
+    if not repeats:
+        scores = without_own(scores, batch.items, batch.mask)
+    may = torch.isfinite(scores)
+    scores = scores - scores.logsumexp(1, keepdim=True)  # so that those of all models are alike
+    number = scores.shape[1]
+    whole = (sums > 0).any(2) & may
+    whole.scatter_(1, scores.topk(min(BEST, number)).indices, True)
+    drawn = torch.randint(number, (len(scores), RANDOM), generator=random)
+    rest = may & ~whole
+    some = torch.zeros_like(rest).scatter_(1, drawn, True) & rest
+    each = rest.sum(1, keepdim=True) / some.sum(1, keepdim=True).clamp(min=1)
+    share = torch.where(some, each, 0.0).masked_fill(whole & may, 1.0)
+    target = (batch.target - 1).unsqueeze(1)
+    share.scatter_(1, target, 1.0)
+    count = int((share > 0).sum(1).max())
+    share, where = share.topk(count)
+    place = (where == target).long().argmax(1)
+    popularity = counted.popularity.cpu()[where]
+    sums = sums.gather(1, where.unsqueeze(2).expand(-1, -1, sums.shape[2]))
+    scores = scores.gather(1, where).masked_fill(share == 0, 0.0)
+    return scores, popularity, sums, share.log(), place, batch.index
+
+
+def _wider(field: Tensor, width: int, value: float) -> Tensor:
+    """The field (B, C, ...) with more columns of one value, up to `width`."""
+    shape = (field.shape[0], width - field.shape[1], *field.shape[2:])
+    return torch.cat([field, field.new_full(shape, value)], 1)
+
+
+def _known(sessions: Sessions, samples: Samples, repeats: bool) -> Tensor:
+    """Samples whose target a list may contain, int64."""
+    every = torch.arange(len(samples.key))
+    if repeats or not len(every):
+        return every
+    kept = [
+        batch.index[(batch.items != batch.target.unsqueeze(1)).all(1)]
+        for batch in batches(sessions, samples, batch_size=512)
+    ]
+    return torch.cat(kept).sort().values
+
+
+def _half(sessions: Sessions, samples: Samples) -> Tensor:
+    """Which half of the sessions each sample is of, bool."""
+    return torch.searchsorted(sessions.offsets, samples.end, right=True) % 2 == 1
+
+
+def weights_of(facts: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The fitted weights in a model's record, nothing if there are none."""
+    found = facts.get("counted")
+    return dict(found["weights"]) if found and found["better"] else {}
