@@ -79,7 +79,7 @@ def refit(
 
     Args:
         folder: the run directory; `train` is brought up to date first.
-        variant: which of its models; by default as `Recommender.load` chooses.
+        variant: which of its trained models; by default the best of them on validation.
         seed: which seed; by default the best on validation.
         force: train again even if the refit is there.
         quiet: say nothing while training.

@@ -32,8 +32,7 @@ Horizon = Literal["long", "short"]
 """The session vector that a perspective is aligned with: that of the whole session, or of its last item."""
 
 PLUGIN_API = 1
-"""Version of these protocols. A component states the version it was written for in the class attribute
-`plugin_api`; a component with another version is refused."""
+"""Version of these protocols; a component whose class attribute `plugin_api` is another one is refused."""
 
 
 class Item(NamedTuple):
@@ -312,9 +311,9 @@ class CatalogueFuser(Fuser, Protocol):
 class Baseline(Protocol):
     """Recommends without a neural network. Constructor: `num_items`, own options.
 
-    Optional: `notes`, lines about the fit; `neighbours(m)` and `click_weights(mask)`, if scores are sums over
-    clicks of each item's weights; `needs_text`: after `fit`, `fit_text` gets the items' text vectors (N, E);
-    `needs_answers`: `score` also gets the LLM's answers, a `Localization` of (B, P, ...).
+    Optional: `notes`, lines about the fit; `neighbours(m)` and `decay`, if scores are sums over clicks of
+    each item's weights times exp(-age / decay); `needs_text`: `fit_text` gets the text vectors (N, E) after
+    `fit`; `needs_answers`: `score` also gets the LLM's answers, a `Localization` of (B, P, ...).
     """
 
     def fit(self, sessions: Sessions) -> None:

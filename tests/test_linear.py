@@ -127,3 +127,20 @@ def test_what_is_no_linear_model_is_refused(run):
         export(run, Export(variant="vmis-knn"), QUIET)
     with pytest.raises(InputError, match="'slist' has no seeds and no refit"):
         Recommender.load(run, variant="slist", seed=1)
+
+
+WITHOUT_DECAY = """
+import torch
+
+class Mine:
+    def __init__(self, num_items): self.size = num_items
+    def fit(self, sessions): pass
+    def score(self, items, mask): return torch.zeros(len(items), self.size)
+    def neighbours(self, m): return torch.ones(self.size, m, dtype=torch.int64), torch.ones(self.size, m)
+"""
+
+
+def test_item_weights_without_a_decay_are_no_linear_model(run, install):
+    install("half-linear", {"baselines": {"half": "half_linear:Mine"}}, half_linear=WITHOUT_DECAY)
+    with pytest.raises(InputError, match="'half' keeps no weights per item"):
+        linear("half", load(run / "prepare"))

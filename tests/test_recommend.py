@@ -153,7 +153,7 @@ def test_as_dict_is_json(run: Path) -> None:
     found = Recommender.load(run).recommend("blue chair, i03", k=3).as_dict()
     assert json.loads(json.dumps(found)) == found
     assert [item["how"] for item in found["session"]] == ["year or article", "key"]
-    assert set(found) == {"items", "session", "variant", "seed", "intents", "engine"}
+    assert set(found) == {"items", "session", "variant", "seed", "intents", "engine", "left_out"}
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from llm4sbr import registry, stamps, store
 from llm4sbr.cli import _guarded
@@ -20,20 +23,22 @@ from llm4sbr.serving.artefact import Artefact
 from llm4sbr.serving.recommend import Recommender
 from llm4sbr.stages.evaluate import evaluate
 from llm4sbr.stages.export import Export, export
+from llm4sbr.stages.refit import refit
 from llm4sbr.stages.train import train
 from llm4sbr.testing.toy_run import toy_run
 from llm4sbr.training.trained import baselines_of, better_baseline, reason, trained_models, validated
 
 QUIET = Progress(quiet=True)
+SMALL = {"dim": 8, "epochs": 1, "learning_rate": 1e-9, "workers": 1, "device": "cpu", "neighbours": 0}
+SMALL |= {"counted": ()}  # what is counted after training would be as good as a baseline
+SMALL |= {"baselines": ["popularity", "stan", "slist", "item-knn"]}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluated toy run of which nothing was learned by training, so that counting is better."""
     run = toy_run(tmp_path_factory.mktemp("served") / "run", sources=("llm",))
-    small = {"dim": 8, "epochs": 1, "learning_rate": 1e-9, "workers": 1, "device": "cpu", "neighbours": 0}
-    small |= {"baselines": ["popularity", "stan", "slist", "item-knn"]}
-    config = build({"infer": {"llm": "item-text", "controls": []}, "train": small, "evaluate": {"k": [5]}})
+    config = build({"infer": {"llm": "item-text", "controls": []}, "train": SMALL, "evaluate": {"k": [5]}})
     stamp = stamps.Stamp("prepare", {})
     files, content = stamps.files_of(run / "prepare")
     stamps.write_stamp(run / "prepare", stamp._replace(content=content, files=files))
@@ -100,8 +105,6 @@ def test_a_model_that_is_asked_for_is_taken(run: Path) -> None:
 @pytest.fixture
 def changed(run: Path, tmp_path: Path):
     """The run with other validation metrics of its baselines."""
-    import shutil
-
     copy = Path(shutil.copytree(run, tmp_path / "run"))
 
     def change(**values: float) -> Path:
@@ -127,6 +130,23 @@ def test_a_better_one_that_cannot_be_served_is_named(changed) -> None:
 def test_a_worse_one_is_not_taken(changed) -> None:
     run = changed(stan=0.0, slist=0.0, item_knn=0.0, popularity=0.0)
     assert Recommender.load(run).trained.variant in ("llm", "plain")
+
+
+def test_a_refit_says_that_it_is_not_what_is_served(changed) -> None:
+    said = StringIO()
+    run = changed(slist=1.0)
+    config = build({"infer": {"llm": "item-text", "controls": []}, "train": SMALL})
+    refit(run, config, Progress(console=Console(file=said, width=300)))
+    assert (
+        "refit: recommend and export take slist, which is better on validation; --variant " in said.getvalue()
+    )
+    assert not Recommender.load(run).trained.refitted
+    assert Recommender.load(run, refitted=True).trained.refitted  # asks for a trained model
+    run = changed(slist=0.0, item_knn=0.0)
+    said.truncate(0)
+    refit(run, config, Progress(console=Console(file=said, width=300)))
+    assert "recommend and export take" not in said.getvalue()
+    assert Recommender.load(run).trained.refitted
 
 
 def test_of_other_data_nothing_is_known(changed) -> None:

@@ -98,6 +98,18 @@ def test_bad_sessions(server, body, message):
     assert "\n" not in found.json["error"]
 
 
+def test_unknown_items_are_left_out_and_named(server):
+    found = server.ask("/recommend", {"session": ["i03", "NEW-77", "i04"], "k": 3})
+    assert (found.status, found.json["left_out"]) == (200, ["NEW-77"])
+    known = server.ask("/recommend", {"session": ["i03", "i04"], "k": 3}).json
+    assert found.json["items"] == known["items"]
+    assert known["left_out"] == []
+    refused = server.ask("/recommend", {"session": ["i03", "NEW-77"], "unknown": "fail"})
+    assert (refused.status, "no item is called 'NEW-77'" in refused.json["error"]) == (400, True)
+    wrong = server.ask("/recommend", {"session": ["i03"], "unknown": "no"})
+    assert (wrong.status, wrong.json["error"]) == (400, "unknown: expected skip or fail")
+
+
 def test_search(server):
     found = server.ask("/items?search=LAMP").json["items"]
     assert found[0] == {"id": 1, "key": "i01", "title": "Red Lamp (1990)"}

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
-from llm4sbr.serving.titles import TitleIndex, parse_session
+from llm4sbr.serving.titles import TitleIndex, UnknownItem, parse_session, resolve_session
 
 MOVIES = [
     "Toy Story (1995)",
@@ -133,3 +135,42 @@ def test_titles_joined_by_commas_come_apart_again(ids: list[int]) -> None:
     titles = [MOVIES[i] for i in ids]
     assert parse_session(", ".join(titles), TitleIndex(CATALOGUE)) == titles
     assert [TitleIndex(CATALOGUE).resolve(title).title for title in titles] == titles
+
+
+BARRED = ["Clock | Wall", "Clock | Wall | Oak, large", "Red Lamp", 'Screen 12" | Desk']
+BARS = Catalogue([f"b{n}" for n in range(4)], BARRED)
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("Clock | Wall", [1]),
+        ('"Clock | Wall"', [1]),
+        ("Clock | Wall | Oak, large", [2]),
+        ("Red Lamp | Clock | Wall | Red Lamp", [3, 1, 3]),
+        ('red lamp, "Clock | Wall" | b2', [3, 1, 3]),
+        ('Screen 12" | Desk | Red Lamp', [4, 3]),
+        ("b0|b1|b2", [1, 2, 3]),
+    ],
+)
+def test_titles_with_bars(text: str, ids: list[int]) -> None:
+    assert [one.id for one in resolve_session(text, TitleIndex(BARS)).items] == ids
+
+
+def test_many_bars_take_time_in_proportion() -> None:
+    text = "b0|" * 100_000 + '"'
+    started = time.perf_counter()
+    assert len(parse_session(text, TitleIndex(BARS))) >= 100_000
+    assert time.perf_counter() - started < 20  # seconds; quadratic work took 90
+
+
+def test_unknown_items_are_left_out_as_long_as_one_is_known() -> None:
+    titles = TitleIndex(BARS)
+    found = resolve_session(["b2", "NEW-77", "b0"], titles)
+    assert ([one.id for one in found.items], found.left_out) == ([3, 1], ["NEW-77"])
+    with pytest.raises(UnknownItem, match="no item is called 'NEW-77'"):
+        resolve_session(["b2", "NEW-77"], titles, unknown="fail")
+    with pytest.raises(UnknownItem, match="no item is called 'NEW-77'"):
+        resolve_session(["NEW-77", "NEW-78"], titles)
+    with pytest.raises(InputError, match="ids are 1 to 4"):  # a catalogue id is never newer than the model
+        resolve_session(["b2", 9], titles)

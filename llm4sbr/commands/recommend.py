@@ -47,6 +47,13 @@ if TYPE_CHECKING:
     default=None,
     help="Whether items of the session itself may be recommended; by default as in training and tests.",
 )
+@click.option(
+    "--unknown",
+    type=click.Choice(["skip", "fail"]),
+    default="skip",
+    show_default=True,
+    help="What to do with items that the model does not know, such as new ones: leave them out, or fail.",
+)
 @refitted_option
 @common
 def recommend(
@@ -57,6 +64,7 @@ def recommend(
     exported: str | None,
     source: str,
     include_seen: bool | None,
+    unknown: str,
     refitted: bool | None,
     as_json: bool,
     quiet: bool,
@@ -69,7 +77,7 @@ def recommend(
     recommender = _load(folder, variant, exported, refitted, quiet=quiet)
     recommender.check(k, source)
     exclude_seen = None if include_seen is None else not include_seen
-    answer = partial(recommender.recommend, k=k, exclude_seen=exclude_seen, source=source)
+    answer = partial(recommender.recommend, k=k, exclude_seen=exclude_seen, source=source, unknown=unknown)
     if session == "-":
         _stream(answer)
     elif as_json:

@@ -106,7 +106,7 @@ class BaselineRows:
         about = {
             "seconds": seconds,
             "valid": metrics.summary(valid, VALID_KS) if len(valid) else {},
-            "linear": hasattr(baseline, "neighbours"),
+            "linear": is_linear(baseline),
         }
         store.write_json(folder / ABOUT, about)
         store.write_tensors(folder / RANKS, {"ranks": test})
@@ -125,6 +125,11 @@ class BaselineRows:
             return found
 
         return score
+
+
+def is_linear(baseline: Baseline) -> bool:
+    """Whether its scores are sums of item weights over clicks, as `protocols.Baseline` says."""
+    return hasattr(baseline, "neighbours") and hasattr(baseline, "decay")
 
 
 def check_texts(name: str, baseline: Baseline, run: Path) -> None:

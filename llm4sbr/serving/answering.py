@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, recommended
-from llm4sbr.serving.titles import Resolved
+from llm4sbr.serving.titles import Understood
 
 Found = TypeVar("Found")
 Session = str | Sequence[str | int]
@@ -45,7 +45,7 @@ class Answerer(NamedTuple):
     variant: str
     seed: int | None
     engine: str
-    resolve: Callable[[Session], Awaitable[list[Resolved]]]
+    resolve: Callable[[Session], Awaitable[Understood]]
     """The items of a session."""
     intents: Callable[[list[int]], Awaitable[tuple[Any, Explanation | None]]]
     """Intents for the clicks that are used, in the model's own form, and their source."""
@@ -68,10 +68,10 @@ async def answer(
         exclude_seen: exclude the session's items, including those that are too old for the model.
 
     Raises:
-        InputError: an empty session, or an unknown or ambiguous title.
+        InputError: an empty session, an ambiguous title, or an unknown one that is not left out.
     """
-    resolved = await model.resolve(session)
-    ids = [one.id for one in resolved]
+    understood = await model.resolve(session)
+    ids = [one.id for one in understood.items]
     recent = ids[-model.longest :]
     older = sorted(set(ids) - set(recent)) if exclude_seen else []
     intents, explained = await model.intents(recent)
@@ -81,7 +81,9 @@ async def answer(
     if len(kept) < wanted and len(kept) < len(found):  # rare: compute a longer list only now
         kept = await _list(model, _clicks(recent, older, exclude_seen), intents, wanted)
     items = recommended(model.catalogue, kept[:wanted])
-    return Recommendation(items, resolved, model.variant, model.seed, explained, model.engine)
+    return Recommendation(
+        items, understood.items, model.variant, model.seed, explained, model.engine, understood.left_out
+    )
 
 
 def _clicks(recent: list[int], older: list[int], exclude_seen: bool) -> Clicks:

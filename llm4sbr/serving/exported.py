@@ -15,7 +15,7 @@ from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
 from llm4sbr.serving.artefact import RECORD, Artefact
 from llm4sbr.serving.predicted import Predicted
 from llm4sbr.serving.recommendation import Explanation, Recommendation, check
-from llm4sbr.serving.titles import Resolved, TitleIndex, resolve_session
+from llm4sbr.serving.titles import TitleIndex, Understood, resolve_session
 
 if TYPE_CHECKING:
     from llm4sbr.serving.intents import LiveIntents
@@ -72,14 +72,18 @@ class ExportedRecommender:
         k: int | None = None,
         exclude_seen: bool | None = None,
         source: str = "auto",
+        unknown: str = "skip",
     ) -> Recommendation:
         """The k best next items; arguments and errors as in `Recommender.recommend`.
 
         A k longer than the list that was exported is an error, too; without a k, 10 items or the whole list.
         """
         artefact = self.artefact
-        self.check(k, source)
+        self.check(k, source, unknown)
         exclude_seen = artefact.exclude_seen if exclude_seen is None else exclude_seen
+
+        async def resolve(session: Session) -> Understood:
+            return resolve_session(session, self.titles, unknown=unknown)
 
         async def intents(ids: list[int]) -> tuple[NDArray[Any] | None, Explanation | None]:
             return self._intents(ids, source)
@@ -91,16 +95,16 @@ class ExportedRecommender:
             self.variant,
             self.seed,
             engine,
-            self._resolve,
+            resolve,
             intents,
             self._best,
         )
         return at_once(answer(answerer, session, k=k, exclude_seen=exclude_seen))
 
-    def check(self, k: int | None, source: str) -> None:
+    def check(self, k: int | None, source: str, unknown: str = "skip") -> None:
         """Raise `InputError` if this artefact cannot give k items, or intents from `source`."""
         mode, longest = self.artefact.intent_mode, self.artefact.k
-        check(k, source, takes_intents=mode in ("intents", "predictor"))
+        check(k, source, unknown, takes_intents=mode in ("intents", "predictor"))
         if k is not None and k > longest:
             raise InputError(f"k = {k}: the exported list has {longest} items; export with a larger -k")
         if mode == "predictor" and source not in ("auto", self.artefact.source):
@@ -110,9 +114,6 @@ class ExportedRecommender:
             raise InputError(
                 "source = 'predictor': this artefact takes intents; export with --intents predictor"
             )
-
-    async def _resolve(self, session: Session) -> list[Resolved]:
-        return resolve_session(session, self.titles)
 
     async def _best(self, clicks: Clicks, intents: NDArray[Any] | None, k: int) -> list[tuple[int, float]]:
         exclude = np.full((1, 1), clicks.exclude_seen)

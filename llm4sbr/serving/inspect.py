@@ -124,7 +124,8 @@ def show(
 
 
 def _ids(session: str, prepared: Prepared) -> list[int]:
-    ids = [item.id for item in resolve_session(session, TitleIndex(prepared.catalogue))]
+    found = resolve_session(session, TitleIndex(prepared.catalogue), unknown="fail")
+    ids = [item.id for item in found.items]
     longest = max(int((one.end - one.start).max()) for one in prepared.samples.values() if len(one.key))
     return ids[-longest:]
 

@@ -20,7 +20,7 @@ from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
 from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
-from llm4sbr.serving.titles import Resolved, TitleIndex, resolve_session
+from llm4sbr.serving.titles import TitleIndex, Understood, resolve_session
 from llm4sbr.training.linear import Opened, open_model
 from llm4sbr.training.trained import Trained
 
@@ -111,6 +111,7 @@ class Recommender:
         k: int | None = None,
         exclude_seen: bool | None = None,
         source: str = "auto",
+        unknown: str = "skip",
     ) -> Recommendation:
         """The k best next items.
 
@@ -121,12 +122,18 @@ class Recommender:
             source: the only place to take intents from, one of `SOURCES`; `auto` takes the first of them that
                 has something.
 
+            unknown: `skip` leaves out items that the model does not know, as long as it knows one; `fail`
+                refuses the session.
+
         Raises:
             InputError: an empty session, an unknown or ambiguous title, k below 1, an unknown source, or one
                 that this model cannot have.
         """
-        self.check(k, source)
+        self.check(k, source, unknown)
         exclude_seen = not self.prepared.repeats if exclude_seen is None else exclude_seen
+
+        async def resolve(session: Session) -> Understood:
+            return resolve_session(session, self.titles, unknown=unknown)
 
         async def intents(ids: list[int]) -> tuple[Tensor | None, Explanation | None]:
             return self.intents(ids, source)
@@ -138,15 +145,15 @@ class Recommender:
             trained.variant,
             trained.seed,
             "pytorch",
-            self._resolve,
+            resolve,
             intents,
             self._best,
         )
         return at_once(answer(answerer, session, k=k, exclude_seen=exclude_seen))
 
-    def check(self, k: int | None, source: str) -> None:
+    def check(self, k: int | None, source: str, unknown: str = "skip") -> None:
         """Raise `InputError` if this model cannot give k items, or intents from `source`."""
-        check(k, source, takes_intents=bool(self.live or self.model.predictor))
+        check(k, source, unknown, takes_intents=bool(self.live or self.model.predictor))
         own = self.model.own_source
         if source == "predictor" and own == "items":
             raise InputError("source = 'predictor': this model has the answers about all items; take 'items'")
@@ -156,9 +163,6 @@ class Recommender:
             raise InputError(
                 "source = 'items': the LLM was asked about sessions; choose perspectives that ask about items"
             )
-
-    async def _resolve(self, session: Session) -> list[Resolved]:
-        return resolve_session(session, self.titles)
 
     @torch.no_grad()
     async def _best(self, clicks: Clicks, intents: Tensor | None, k: int) -> list[tuple[int, float]]:

@@ -22,6 +22,9 @@ none       zero intents, as for training samples without an answer
 """
 
 
+UNKNOWN = ("skip", "fail")
+"""What to do with items of a session that the model does not know: leave them out, or refuse the session."""
+
 LENGTH = 10
 """Default number of items in a list."""
 
@@ -85,6 +88,8 @@ class Recommendation:
     """Where the intents came from; None if the model uses none."""
     engine: str = "pytorch"
     """What computed it: `pytorch`, or an artefact's kind and provider, such as `onnx, cpu`."""
+    left_out: list[str] = field(default_factory=list)
+    """Keys or titles of the session that no item has."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and dictionaries, for JSON."""
@@ -103,8 +108,10 @@ def tied(catalogue: Catalogue, pairs: Iterable[tuple[int, float]]) -> list[Tied]
     return [Tied(id, keys[id - 1], titles[id - 1], weight) for id, weight in pairs if id]
 
 
-def check(k: int | None, source: str, *, takes_intents: bool) -> None:
+def check(k: int | None, source: str, unknown: str = "skip", *, takes_intents: bool) -> None:
     """Raise `InputError` if a list of k items or intents from `source` cannot be given."""
+    if unknown not in UNKNOWN:
+        raise InputError(f"unknown = {unknown!r}: expected {' or '.join(UNKNOWN)}")
     if k is not None and (not isinstance(k, int) or k < 1):
         raise InputError(f"k = {k!r}: expected a list of at least 1 item")
     if source not in ("auto", *SOURCES):

@@ -24,7 +24,6 @@ CLOSE = 0.85
 _YEAR = re.compile(r"\s*\((\d{4})\)$")
 _LEADING = re.compile(r"^(the|a|an) (?=.)")
 _ARTICLE = re.compile(r"^(.*), (the|a|an|le|la|les|il|el|los|las|der|die|das)$")
-_SPLIT = re.compile(r"[|\n]")
 _PIECE = re.compile(r'\s*"([^"]*)"\s*(?:,|$)|([^,]*)(?:,|$)')
 _NUMBER = re.compile(r"\d+")
 
@@ -38,6 +37,30 @@ class Resolved:
     key: str
     title: str
     how: How
+
+
+class UnknownItem(InputError):
+    """No item has this key or title."""
+
+
+class Understood(NamedTuple):
+    """A session as it was recognised."""
+
+    items: list[Resolved]
+    """At least one, oldest first."""
+    left_out: list[str]
+    """Keys or titles that no item has, such as those of items that are newer than the model."""
+
+    @classmethod
+    def of(
+        cls, found: Sequence[Resolved | UnknownItem], given: Sequence[str | int], unknown: str
+    ) -> Understood:
+        """The items found; `UnknownItem` if there are none, or one is missing and `unknown` is `fail`."""
+        errors = [one for one in found if isinstance(one, UnknownItem)]
+        if errors and (unknown == "fail" or len(errors) == len(found)):
+            raise errors[0]
+        left_out = [str(text) for text, one in zip(given, found, strict=True) if isinstance(one, UnknownItem)]
+        return cls([one for one in found if isinstance(one, Resolved)], left_out)
 
 
 class _Bare(NamedTuple):
@@ -67,6 +90,11 @@ class TitleIndex:
         return max((title.count(",") for title in self.catalogue.titles), default=0)
 
     @cached_property
+    def bars(self) -> int:
+        """Maximum number of bars in a title."""
+        return max((title.count("|") for title in self.catalogue.titles), default=0)
+
+    @cached_property
     def _folded(self) -> dict[str, int]:
         return _first([_fold(title) for title in self.catalogue.titles])
 
@@ -91,7 +119,8 @@ class TitleIndex:
         """The item for a catalogue id (int), or for a key or title (str), possibly misspelt.
 
         Raises:
-            InputError: nothing is called so, with the nearest titles, or several items are.
+            UnknownItem: nothing is called so; the message has the nearest titles.
+            InputError: several items are called so, or there is no such catalogue id.
         """
         if not isinstance(item, str | int):
             raise InputError(f"{item!r}: an item is a title, a key, or a catalogue id")
@@ -105,8 +134,15 @@ class TitleIndex:
         found = self.match(item) or self.close(item)
         if found is None:
             near = "; ".join(repr(title) for title in self._near(item))
-            raise InputError(f"no item is called {item!r}; the nearest titles are {near}")
+            raise UnknownItem(f"no item is called {item!r}; the nearest titles are {near}")
         return found
+
+    def tried(self, item: str | int) -> Resolved | UnknownItem:
+        """The result of `resolve`, with the error as a value if nothing is called so."""
+        try:
+            return self.resolve(item)
+        except UnknownItem as error:
+            return error
 
     def match(self, text: str) -> Resolved | None:
         """The item with this key or title; letter case and a missing year or article are ignored.
@@ -159,29 +195,63 @@ class TitleIndex:
 def parse_session(text: str, titles: TitleIndex) -> list[str]:
     """The titles or keys in one text, oldest first.
 
-    Lines and `|` separate for certain, and quotation marks hold a title together. Commas separate, too, but
+    Lines separate for certain, and quotation marks hold a title together. Bars and commas separate, too, but
     also occur in titles: pieces that joined together are a title count as one.
 
     Raises:
         InputError: nothing is in the text, or a title without its year is that of several items.
     """
-    found = [one.strip() for part in _SPLIT.split(text) for one in _by_commas(part, titles)]
+    found = [
+        one.strip()
+        for line in text.splitlines()
+        for part in _by_bars(line, titles)
+        for one in ([part] if titles.exact(part) else _by_commas(part, titles))
+    ]
     found = [one for one in found if one]
     if not found:
         raise InputError("the session is empty; give at least one title or key")
     return found
 
 
-def resolve_session(session: str | Sequence[str | int], titles: TitleIndex) -> list[Resolved]:
+def resolve_session(
+    session: str | Sequence[str | int], titles: TitleIndex, *, unknown: str = "skip"
+) -> Understood:
     """The items of a session, oldest first: keys, titles or catalogue ids (int), or one text of them.
 
+    Args:
+        session: what a user gave.
+        titles: of the catalogue.
+        unknown: `skip` leaves out what no item is called, as long as something remains; `fail` refuses it.
+
     Raises:
-        InputError: an empty session, or an unknown or ambiguous title.
+        InputError: an empty session, an ambiguous title, or an unknown one that is not left out.
     """
     given = parse_session(session, titles) if isinstance(session, str) else session
     if not given:
         raise InputError("the session is empty; give at least one title or key")
-    return [titles.resolve(item) for item in given]
+    return Understood.of([titles.tried(item) for item in given], given, unknown)
+
+
+def _by_bars(line: str, titles: TitleIndex) -> list[str]:
+    """The parts of a line between bars; those that are a title together, or in quotation marks, are one."""
+    pieces, found, at = line.split("|"), [], 0
+    while at < len(pieces):
+        longest = min(titles.bars + 1, len(pieces) - at)
+        joined = ("|".join(pieces[at : at + length]).strip() for length in range(longest, 1, -1))
+        whole = next((one for one in joined if titles.exact(one)), None) or _unquoted(pieces, at)
+        found.append(whole)
+        at += whole.count("|") + 1
+    return found
+
+
+def _unquoted(pieces: Sequence[str], at: int) -> str:
+    """The piece at a place, with those after it until its quotation marks are closed, if they are."""
+    quotes = 0
+    for end in range(at, len(pieces)):
+        quotes += pieces[end].count('"')
+        if quotes % 2 == 0:
+            return "|".join(pieces[at : end + 1])
+    return pieces[at]
 
 
 def _by_commas(text: str, titles: TitleIndex) -> list[str]:

@@ -20,7 +20,7 @@ from llm4sbr.fusion.saved import RECORD
 from llm4sbr.progress import Progress
 from llm4sbr.stages.train import TrainingJob, train_job
 from llm4sbr.training.counting import weights_of
-from llm4sbr.training.trained import Trained, chosen_model, refit_stamp, refitted_folder
+from llm4sbr.training.trained import Trained, better_baseline, chosen_model, refit_stamp, refitted_folder
 
 
 def refit(
@@ -38,7 +38,7 @@ def refit(
         run: has `train`, up to date with `config`.
         config: all settings.
         progress: shows the training.
-        variant: which of the trained models; by default as `recommend` chooses.
+        variant: which of the trained models; by default the best of them on validation.
         seed: which seed; by default the best on validation.
         force: train again even if the refitted model is there.
 
@@ -57,6 +57,11 @@ def refit(
             progress.note(f"refit: fresh, {folder}")
         else:
             _train(run, folder, config, trained, chosen, stamp, progress)
+    if variant is None and (best := better_baseline(run)):
+        progress.note(
+            f"refit: recommend and export take {best}, which is better on validation; --variant "
+            f"{trained.variant} takes the refit"
+        )
     record: dict[str, Any] = store.read_json(folder / RECORD)
     return record
 

@@ -10,6 +10,7 @@ from llm4sbr import registry
 from llm4sbr.config.in_force import configure
 from llm4sbr.data.prepared import Prepared, catalogue_hash
 from llm4sbr.errors import InputError
+from llm4sbr.evaluation.baselines import is_linear
 from llm4sbr.fusion.item_item import ItemItem
 from llm4sbr.fusion.linear import Linear
 from llm4sbr.fusion.model import LLM4SBR, Recipe
@@ -72,7 +73,7 @@ def linear(name: str, prepared: Prepared, options: Mapping[str, Any] = {}) -> Sa
     """
     size = prepared.catalogue.size
     baseline: Any = registry.create("baselines", name, num_items=size, **options)
-    if not hasattr(baseline, "neighbours"):
+    if not is_linear(baseline):
         raise InputError(
             f"the baseline {name!r} keeps no weights per item and cannot be exported; slist and item-knn can"
         )

@@ -35,6 +35,7 @@ def recommendation_tables(found: Mapping[str, Any]) -> list[RenderableType]:
     ]
     parts: list[RenderableType] = [
         *_understood(found["session"]),
+        *(Text(f"{text!r} left out: no item is called so") for text in found["left_out"]),
         Text(f"After {session} ({_model(found)}):"),
         grid(["", "title", "score"], lines, left=2),
     ]

@@ -16,7 +16,7 @@ from rapidfuzz.distance import Indel
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.server.http import busy
-from llm4sbr.serving.titles import Resolved, TitleIndex
+from llm4sbr.serving.titles import Resolved, TitleIndex, Understood, UnknownItem
 
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
@@ -52,18 +52,18 @@ class Lookup:
         """Prepare the search for misspelt titles."""
         await asyncio.get_running_loop().run_in_executor(self._executor, self.titles.prepare)
 
-    async def resolve(self, items: Sequence[str | int]) -> list[Resolved]:
-        """The items meant by catalogue ids, keys or titles, see `Titles.resolve`.
+    async def resolve(self, items: Sequence[str | int], *, unknown: str = "skip") -> Understood:
+        """The items meant by catalogue ids, keys or titles, see `resolve_session`.
 
         Raises:
-            InputError: an unknown item, with the nearest titles, one that could be several, or more than
+            InputError: an unknown item that is not left out, one that could be several, or more than
                 `MISSPELT` misspelt ones.
             Refusal: 503, too many requests with misspelt titles at once.
         """
         found = [self._quick(item) for item in items]
         if None not in found:
-            return [one for one in found if one is not None]
-        return await self.apart(self._slow, items)
+            return Understood([one for one in found if one is not None], [])
+        return Understood.of(await self.apart(self._slow, items), items, unknown)
 
     async def apart(self, work: Callable[[_Given], _Found], given: _Given) -> _Found:
         """The result of slow work, run in the search thread.
@@ -89,15 +89,15 @@ class Lookup:
     def _quick(self, item: str | int) -> Resolved | None:
         return self.titles.resolve(item) if isinstance(item, int) else self.titles.exact(item.strip())
 
-    def _slow(self, items: Sequence[str | int]) -> list[Resolved]:
-        found: dict[str | int, Resolved] = {}
+    def _slow(self, items: Sequence[str | int]) -> list[Resolved | UnknownItem]:
+        found: dict[str | int, Resolved | UnknownItem] = {}
         misspelt = 0
         for item in dict.fromkeys(items):
             one = None if isinstance(item, int) else self.titles.match(item)
             misspelt += one is None and not isinstance(item, int)
             if misspelt > MISSPELT:
                 raise InputError(f"more than {MISSPELT} titles are misspelt; use ids, keys or exact titles")
-            found[item] = one or self.titles.resolve(item)
+            found[item] = one or self.titles.tried(item)
         return [found[item] for item in items]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm4sbr.serving.answering import Answerer, Clicks, answer
+from llm4sbr.serving.recommendation import UNKNOWN
 from llm4sbr.serving.server.batching import PendingRequest
 from llm4sbr.serving.server.http import Refusal, Reply, parse_json, reply_json
 from llm4sbr.serving.server.models import Model
@@ -17,6 +18,10 @@ from llm4sbr.serving.server.settings import Settings
 
 LONGEST = 200
 """Maximum length of a title or a search text in characters."""
+
+
+FIELDS = ("session", "k", "exclude_seen", "explain", "unknown")
+"""What a request may hold."""
 
 
 class RecommendRequest(NamedTuple):
@@ -27,18 +32,20 @@ class RecommendRequest(NamedTuple):
     exclude_seen: bool
     explain: bool
     """Also explain predicted intents, which compares them with every title."""
+    unknown: str
+    """What to do with items that the model does not know: `skip` or `fail`."""
 
 
 def read(body: bytes, model: Model, settings: Settings) -> RecommendRequest:
-    """`{"session": [...], "k": 10, "exclude_seen": true, "explain": false}`.
+    """`{"session": [...], "k": 10, "exclude_seen": true, "explain": false, "unknown": "skip"}`.
 
     Raises:
         Refusal: 400, and what is wrong where.
     """
     given = parse_json(body)
-    unknown = given.keys() - {"session", "k", "exclude_seen", "explain"}
-    if unknown:
-        raise Refusal(400, f"{min(unknown)!r:.60}: unknown; there are session, k, exclude_seen, explain")
+    others = given.keys() - set(FIELDS)
+    if others:
+        raise Refusal(400, f"{min(others)!r:.60}: unknown; there are {', '.join(FIELDS)}")
     k = given.get("k", min(10, model.artefact.k))
     if type(k) is not int or not 1 <= k <= model.artefact.k:
         raise Refusal(400, f"k: expected a number from 1 to {model.artefact.k}, the length exported")
@@ -47,7 +54,10 @@ def read(body: bytes, model: Model, settings: Settings) -> RecommendRequest:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise Refusal(400, f"{name}: expected true or false")
-    return RecommendRequest(_session(given.get("session"), settings), k, **flags)
+    unknown = given.get("unknown", "skip")
+    if unknown not in UNKNOWN:
+        raise Refusal(400, f"unknown: expected {' or '.join(UNKNOWN)}")
+    return RecommendRequest(_session(given.get("session"), settings), k, **flags, unknown=unknown)
 
 
 async def recommend(request: RecommendRequest, model: Model, name: str) -> Reply:
@@ -63,7 +73,7 @@ async def recommend(request: RecommendRequest, model: Model, name: str) -> Reply
         known.trained,
         known.seed,
         model.engine,
-        model.lookup.resolve,
+        partial(model.lookup.resolve, unknown=request.unknown),
         partial(model.intents, explain=request.explain),
         partial(_best, model),
     )

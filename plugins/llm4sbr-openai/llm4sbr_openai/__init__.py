@@ -36,7 +36,22 @@ taken to concern all prompts."""
 
 
 class ThoughtError(ValueError):
-    """The answer was cut off while the model was still reasoning."""
+    """There is reasoning and no answer; `hint` says what to do."""
+
+    hint = (
+        "raise infer.options.max_new_tokens, or turn reasoning off, if the server can: "
+        "infer.options.extra={chat_template_kwargs={enable_thinking=false}} or "
+        '{reasoning_effort="none"}'
+    )
+
+
+class MisplacedError(ThoughtError):
+    """The server took the answer for reasoning."""
+
+    hint = (
+        "start the server without its reasoning parser, or let the model reason: leave enable_thinking=false "
+        "out of infer.options.extra"
+    )
 
 
 class OpenAILLM:
@@ -194,11 +209,7 @@ class OpenAILLM:
     def _explained(self, error: Exception) -> str:
         hint = f"check infer.options.model, .url and the environment variable {self._key_env}"
         if isinstance(error, ThoughtError):
-            hint = (
-                "raise infer.options.max_new_tokens, or turn reasoning off, if the server can: "
-                "infer.options.extra={chat_template_kwargs={enable_thinking=false}} or "
-                '{reasoning_effort="none"}'
-            )
+            hint = error.hint
         elif _unreachable(error):
             hint = "check infer.options.url and that the server is running; answers so far are kept"
         elif isinstance(error, openai.APIStatusError) and error.status_code in (400, 422):
@@ -219,12 +230,13 @@ def said(body: Any) -> tuple[str, int, int]:
     """The text of a chat completion, and the token counts of prompt and answer.
 
     Raises:
-        ThoughtError: the model was cut off before its answer began.
+        ThoughtError: the model was cut off before its answer began, or the server took it for reasoning.
         ValueError: another format.
     """
     try:
         choice = body["choices"][0]
         content = choice["message"].get("content")
+        thoughts = choice["message"].get("reasoning_content") or choice["message"].get("reasoning")
         if isinstance(content, list):  # parts of one text, possibly with reasoning parts
             content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
         if not isinstance(content, str | None):
@@ -235,6 +247,8 @@ def said(body: Any) -> tuple[str, int, int]:
     spoken = text.strip() and not re.match(r"\s*<think>(?!.*</think>)", text, re.DOTALL)
     if choice.get("finish_reason") == "length" and not spoken:
         raise ThoughtError("its tokens were used up before it said anything")
+    if thoughts and not text.strip():
+        raise MisplacedError("the answer came as reasoning, and none as content")
     usage = body.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     return text, _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))

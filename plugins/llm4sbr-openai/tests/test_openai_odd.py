@@ -77,6 +77,21 @@ def test_a_model_that_only_thinks_is_one_line_before_the_money_is_spent(server, 
     assert llm.generate(["a"]) == ["<think>x</think>The Ring"]
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_an_answer_that_the_server_takes_for_reasoning_is_none(server, llm, field):
+    found = answer(None)
+    found["choices"] = [
+        {"index": 0, "message": {"content": None, field: "Blue Lamp"}, "finish_reason": "stop"}
+    ]
+    server.behave = lambda h, prompt, times: h.say(200, found) or True
+    with pytest.raises(ModelUnavailableError, match=r"came as reasoning.* without its reasoning parser"):
+        llm.generate([str(number) for number in range(10)])
+    with pytest.raises(UnansweredError):
+        llm.generate(["0"])
+    server.behave = lambda h, prompt, times: h.say(200, answer("The Ring")) or True
+    assert llm.generate(["0"]) == ["The Ring"]
+
+
 REFUSALS = [
     (
         400,
