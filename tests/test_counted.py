@@ -142,6 +142,15 @@ def test_the_weights_that_made_the_targets_are_found():
         assert weight * math.log1p(value / small) == pytest.approx(w / a * math.log1p(value / e), rel=0.1)
 
 
+def test_popular_targets_can_be_made_to_count_less():
+    """(1 + n)^-even of mean 1: with n = 0, 3, 15 and even = 1/2 the weights are as 1, 1/2, 1/4."""
+    nothing = torch.zeros(3, 1)
+    found = Candidates(nothing, nothing, nothing[:, :, None], nothing, torch.zeros(3).long(), torch.ones(3))
+    weight = found.evened(torch.tensor([0, 3, 15]), 0.5).weight
+    torch.testing.assert_close(weight, torch.tensor([12 / 7, 6 / 7, 3 / 7]))
+    assert torch.equal(found.evened(torch.tensor([0, 3, 15]), 0.0).weight, torch.ones(3))
+
+
 def test_what_says_nothing_gets_next_to_no_weight():
     generator = torch.Generator().manual_seed(1)
     count, items = 5_000, 30

@@ -1,11 +1,11 @@
 """Fits the weights of `fusion.counted` to validation sessions, which neither a model nor a table has seen.
 
-    minimise  mean over samples of v_i (log sum over j of exp f_j - f_target)     v_i ~ (1 + n_target)^-EVEN
+    minimise  mean over samples of v_i (log sum over j of exp f_j - f_target)     v_i ~ (1 + n_target)^-even
     f_j = a score_j + b log n_j + sum over tables k of w_k log(1 + s_kj / e_k)
 
-a, how far the model's own scores are to be trusted, is divided out afterwards: lists are the same. v makes up
-for popular targets, which are most samples and would otherwise teach nothing but popularity. Of the catalogue
-the model's best items, those that a table knows and a random rest take part; the rest counts as often as it
+a, how far the model's own scores are to be trusted, is divided out afterwards: lists are the same. Most
+samples have popular targets; v makes up for that where it improves the lists (`EVEN`). Of the catalogue the
+model's best items, those that a table knows and a random rest take part; the rest counts as often as it
 stands for others (sampled softmax). A weak prior keeps weights where few sessions say otherwise.
 
 What the result is worth is measured with weights of the other half of the sessions, and it is taken only if
@@ -32,8 +32,8 @@ from llm4sbr.protocols import Samples, Sessions
 from llm4sbr.training import SELECT_BY
 from llm4sbr.training.material import Material
 
-EVEN = 0.25
-"""Exponent of v: 0 counts every sample alike, 1 every target item."""
+EVEN = (0.0, 0.25)
+"""Exponents of v to choose from: 0 counts every sample alike, 1 every target item."""
 
 SAMPLES = 4_000
 """Most validation samples that weights are fitted to."""
@@ -64,6 +64,11 @@ class Candidates(NamedTuple):
     """int64 (M,), where the target is among them."""
     weight: Tensor
     """float32 (M,), v, of mean 1."""
+
+    def evened(self, clicks: Tensor, even: float) -> Candidates:
+        """With v by the targets' clicks in training, int64 (M,)."""
+        weight = (1.0 + clicks) ** -even
+        return self._replace(weight=weight / weight.mean())
 
     def some(self, which: Tensor) -> Candidates:
         """Some of the sessions."""
@@ -142,8 +147,14 @@ def fit_counted(
         own = None if intents is None else intents._replace(rows=intents.rows[which])
         return scorer(model, own, device)
 
-    found = candidates(scoring(chosen), counted, sessions, part, clicks, repeats=repeats)
+    found = candidates(scoring(chosen), counted, sessions, part, repeats=repeats)
     names, half = list(counted.tables), _half(sessions, samples)
+    if not 0 < int(half[chosen].sum()) < len(chosen):
+        return None
+    popular = clicks[sessions.items[part.end] - 1]
+    found = max(
+        (found.evened(popular, even) for even in EVEN), key=lambda one: _worth(one, half[chosen], names)
+    )
     ranks = []
     for which in (half.nonzero().squeeze(1), (~half).nonzero().squeeze(1)):
         counted.weigh(fitted(found.some(half[chosen] != half[which[0]]), names))
@@ -180,6 +191,21 @@ def _ranks(
     return found[0], found[1]
 
 
+def _worth(found: Candidates, half: Tensor, names: list[str]) -> float:
+    """Mean of 1 / rank up to 20 among the candidates, each half with weights fitted to the other."""
+    total = 0.0
+    for which in (half, ~half):
+        told, own = fitted(found.some(~which), names), found.some(which)
+        scores = own.scores + told[PRIOR][0] * own.popularity
+        for number, name in enumerate(names):
+            weight, small = told[name]
+            scores = scores + weight * torch.log1p(own.sums[:, :, number] / small)
+        scores = scores.masked_fill(own.share == -torch.inf, -torch.inf)
+        ranks = (scores >= scores.gather(1, own.target.unsqueeze(1))).sum(1)
+        total += float(metrics.reciprocal_rank(ranks, 20).sum())
+    return total / max(1, len(half))
+
+
 def fitted(found: Candidates, names: list[str]) -> dict[str, list[float]]:
     """The weights that minimise the loss, by table (w, e) and for `PRIOR` (b), divided by a."""
     start = [float(one[one > 0].median().log()) if (one > 0).any() else 0.0 for one in found.sums.unbind(2)]
@@ -214,7 +240,7 @@ def fitted(found: Candidates, names: list[str]) -> dict[str, list[float]]:
 
 @torch.no_grad()
 def candidates(
-    score: Scores, counted: Counted, sessions: Sessions, samples: Samples, clicks: Tensor, *, repeats: bool
+    score: Scores, counted: Counted, sessions: Sessions, samples: Samples, *, repeats: bool
 ) -> Candidates:
     """What the loss is computed from, for M samples whose targets lists may contain."""
     random = torch.Generator().manual_seed(0)
@@ -228,8 +254,7 @@ def candidates(
         for number, value in enumerate((0.0, 0.0, 0.0, -torch.inf))
     )
     target = torch.cat([part[4] for part in parts])[order]
-    weight = (1.0 + clicks[sessions.items[samples.end] - 1]) ** -EVEN
-    return Candidates(scores, popularity, sums, share, target, weight / weight.mean())
+    return Candidates(scores, popularity, sums, share, target, torch.ones(len(target)))
 
 
 def _of_batch(
