@@ -71,6 +71,8 @@ def test_examples_are_the_greatest_changes_one_of_a_session():
     assert greatest(change, known, keys, sessions) == [2, 0]  # the smaller key first; 3 and 1 have their turn
     assert greatest(change, known, keys, sessions, count=1) == [2]
     assert greatest(-change, known, keys, sessions) == [4]
+    equal = ranks(9, 1, 9, 2, 4, 5, 6)  # samples 0 and 2 have the same prefix
+    assert greatest(change, known, equal, sessions) == [0, 3]
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,10 @@ def test_retailrocket_has_no_titles(tmp_path: Path) -> None:
         Csv(file).read()
     raw = Csv(file, titles=False).read()
     assert clicks(raw) == [("257597", "355908", 1433221332.117), ("992329", "248676", 1433224214.164)]
-    assert raw.notes == ["events.csv: timestamps are milliseconds", NO_TITLES]
+    used = (
+        "columns of events.csv: user visitorid, item itemid, time timestamp; not used: event, transactionid"
+    )
+    assert raw.notes == [used, "events.csv: timestamps are milliseconds", NO_TITLES]
     assert raw.rejected == []
     assert raw.items.is_empty()
 
@@ -67,7 +70,11 @@ def test_diginetica_has_semicolons_dates_and_a_second_clock(tmp_path: Path) -> N
     assert raw.items["title"].to_list() == ["4875,776", "1", "2"]
     assert raw.interactions["user"].to_list() == ["session 1", "session 1", "7"]
     assert raw.rejected == []
-    assert raw.notes == ["train-item-views.csv: 2 clicks have no userId: their session counts as their user"]
+    assert raw.notes == [
+        "columns of train-item-views.csv: user userId, session sessionId, item itemId, time eventdate, "
+        "order timeframe",
+        "train-item-views.csv: 2 clicks have no userId: their session counts as their user",
+    ]
 
 
 def test_lastfm_has_tabs_quotes_and_titles_among_the_clicks(tmp_path: Path) -> None:

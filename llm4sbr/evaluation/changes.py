@@ -99,7 +99,7 @@ def counts(
 def greatest(
     change: Tensor, known: Tensor, keys: Tensor, sessions: Tensor, *, count: int = SHOWN
 ) -> list[int]:
-    """The samples with the greatest positive change, at most one of a session, equal ones by their keys.
+    """The samples with the greatest positive change, at most one of a session and of equal prefixes.
 
     Args:
         change: float (M,).
@@ -111,12 +111,18 @@ def greatest(
     order = keys.argsort(stable=True)
     order = order[change[order].argsort(descending=True, stable=True)]
     order = order[(known & (change > ROUNDING))[order]]
-    chosen: dict[int, int] = {}
+    chosen: list[int] = []
+    shown: set[tuple[str, int]] = (
+        set()
+    )  # equal prefixes of several sessions would show the same answers again
     for sample in order.tolist():
-        chosen.setdefault(int(sessions[sample]), sample)
         if len(chosen) == count:
             break
-    return list(chosen.values())
+        own = {("session", int(sessions[sample])), ("key", int(keys[sample]))}
+        if not own & shown:
+            chosen.append(sample)
+            shown |= own
+    return chosen
 
 
 def _named(intents: SampleIntents, targets: Tensor) -> Tensor:

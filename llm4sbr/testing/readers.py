@@ -62,7 +62,9 @@ class ReaderContract(Contract, kind="readers"):
         clicks = raw.interactions
         assert {"session", "user"} & set(clicks.columns)
         assert {"item", "time", "row"} <= set(clicks.columns)
-        assert all(clicks.schema[name] == pl.String for name in clicks.columns if name not in ("time", "row"))
+        numbers = ("time", "row", "order")
+        assert all(clicks.schema[name] == pl.String for name in clicks.columns if name not in numbers)
+        assert clicks.schema.get("order", pl.Int64) == pl.Int64
         assert clicks.schema["time"] == (pl.Int64 if raw.ordered_only else pl.Float64)
         assert clicks.schema["row"] == pl.Int64
         assert clicks.null_count().sum_horizontal().item() == 0
