@@ -50,7 +50,12 @@ def test_a_position_is_used_without_being_asked_for_and_other_names_are_not(tmp_
     raw = csv(tmp_path, "session_id,item_id,date,position\n" + rows)
     assert lists(raw) == [["b", "a"]]
     assert "clicks.csv: clicks of one date are ordered by position" in raw.notes
-    assert lists(csv(tmp_path, "session_id,item_id,date,rank\n" + rows)) == [["a", "b"]]
+    raw = csv(tmp_path, "session_id,item_id,date,rank\n" + rows)
+    assert (lists(raw), raw.notes[0].rpartition("; ")[2]) == ([["a", "b"]], "not used: rank")
+    numbers = rows.replace(",2\n", ",A-17\n").replace(",1\n", ",A-16\n")
+    raw = csv(tmp_path, "session_id,item_id,date,order\n" + numbers)
+    assert lists(raw) == [["a", "b"]]
+    assert "clicks.csv: order is no order and not used" in raw.notes
 
 
 @pytest.mark.parametrize(

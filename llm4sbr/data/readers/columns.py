@@ -42,7 +42,7 @@ _NO_HEADER = """a file without a header: --set data.options.columns='["user", "i
 _TAKEN = ("item", "title", "id", "key")
 """Names that an attribute cannot have."""
 
-_ORDERS = ("order", "position")
+ORDERS = ("order", "position")
 """Names of order columns that are used beside a time without being asked for."""
 
 _TYPE = re.compile(r":(token|token_seq|float|float_seq)$")
@@ -135,12 +135,18 @@ def interactions(
     order = columns.get("order") if clock else None
     place: list[pl.Series] = []
     ordered: list[str] = []
-    if order is not None and (own.order is not None or plain(order) in _ORDERS):
-        found, ordered = places(table[order], where=f"{where}: {order}")
-        by = found.arg_sort(nulls_last=True)
-        table, place = table[by], [found[by].alias("order")]
-        if own.order is None:
-            ordered.append(f"clicks of one {when} are ordered by {order}")
+    if order is not None:
+        try:
+            found, ordered = places(table[order], where=f"{where}: {order}")
+        except DataError:
+            if own.order is not None:
+                raise
+            ordered = [f"{order} is no order and not used"]  # the number of a purchase, for instance
+        else:
+            by = found.arg_sort(nulls_last=True)
+            table, place = table[by], [found[by].alias("order")]
+            if own.order is None:
+                ordered.append(f"clicks of one {when} are ordered by {order}")
     seconds, notes = times(table[when], clock=clock, form=own.time_format, where=f"{where}: {when}")
     keys = [role for role in ("session", "user", "item") if role in columns]
     ids = {role: _ids(table[columns[role]], f"{where}: {columns[role]}") for role in keys}

@@ -195,6 +195,12 @@ def _read(places: _Places, one: Load, names_of: Callable[[Path], list[str]], nam
         **columns.require(["item"], found, names, where=clicks_file),
         **columns.require(["time", "order"], found, names, where=clicks_file),
     }
+    if (
+        names.order is None
+        and "time" in roles
+        and columns.plain(roles.get("order", "")) not in columns.ORDERS
+    ):
+        roles.pop("order", None)
     if items_file is not None and items_file.resolve() == clicks_file.resolve():
         items_file = None
     texts = _texts(places, clicks_file, found, names) if places.titles and items_file is None else []
