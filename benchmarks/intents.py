@@ -50,7 +50,7 @@ class Contender(NamedTuple):
         """The configuration for one seed: one model after the other, no baselines."""
         fixed: Settings = {"seed": seed, "seeds": 1, "workers": 1, "baselines": []}
         if self.name == "plain":
-            fixed["neighbours"] = 0  # the backbone alone, one row
+            fixed |= {"neighbours": 0, "counted": []}  # the backbone alone, one row
         return build(merge(self.settings, {"train": fixed}))
 
     def ranks(self, seed: int) -> dict[str, Tensor]:

@@ -97,9 +97,13 @@ def test_session_with_unknown_items(run: Command, tmp_path: Path, capsys: Output
     assert run("train", "--epochs", "1", "--quiet") == 0
     capsys.readouterr()
     recommend = ["recommend", str(tmp_path / "run"), "--session"]
-    for session in ("Casablanca", "Red Lamp (1990) | Casablanca", "Casablanca | i01"):
-        assert _guarded([*recommend, session]) == 2
+    assert _guarded([*recommend, "Casablanca"]) == 2
+    assert "Casablanca" in error_of(capsys)
+    for session in ("Red Lamp (1990) | Casablanca", "Casablanca | i01"):
+        assert _guarded([*recommend, session, "--unknown", "fail"]) == 2
         assert "Casablanca" in error_of(capsys)
+        assert _guarded([*recommend, session]) == 0
+        assert "'Casablanca' left out: no item is called so" in capsys.readouterr().out
     assert _guarded([*recommend, " , "]) == 2
     assert "session" in error_of(capsys)
 

@@ -37,8 +37,12 @@ def test_a_date_written_as_one_number_is_no_second_of_1970(digits: object) -> No
 
 
 @pytest.mark.parametrize("numbers", [[86_400_000, 86_400_060], [20_200_913, 20_201_399], [0, 5]])
-def test_small_numbers_stay_seconds(numbers: list[int]) -> None:
-    assert seconds(numbers) == ([float(one) for one in numbers], [])
+def test_small_numbers_stay_seconds_with_a_word_about_1970(numbers: list[int]) -> None:
+    found, notes = seconds(numbers)
+    assert found == [float(one) for one in numbers]
+    assert [note.partition(":")[0] for note in notes] == (
+        ["timestamps read as seconds all lie in 1970"] if numbers[0] < 31_536_000 else []
+    )
 
 
 def test_a_time_of_another_unit_is_not_read_as_1970() -> None:

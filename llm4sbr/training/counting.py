@@ -14,6 +14,7 @@ that is no worse than the model alone.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -45,6 +46,9 @@ BEST, RANDOM = 300, 200
 
 BATCH = 64
 STEPS = 40
+
+FARTHEST = 4.0
+"""Bound on how far log a, b, log w and log e move in a fit, which few sessions could drive away."""
 
 Scores = Callable[[Batch], Tensor]
 
@@ -163,11 +167,12 @@ def fit_counted(
     alone, valid = (metrics.summary(torch.cat(both), ks) for both in zip(*ranks, strict=True))
     weights = fitted(found, names)
     counted.weigh(weights)
+    finite = all(math.isfinite(one) for values in weights.values() for one in values)
     return {
         "weights": weights,
         "valid": valid,
         "alone": alone,
-        "better": valid[SELECT_BY] >= alone[SELECT_BY],
+        "better": finite and valid[SELECT_BY] >= alone[SELECT_BY],
         "samples": len(part.key),
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -217,9 +222,15 @@ def fitted(found: Candidates, names: list[str]) -> dict[str, list[float]]:
     parameters = [scale, prior, weight, small]
     optimizer = torch.optim.LBFGS(parameters, max_iter=STEPS, line_search_fn="strong_wolfe")
 
+    def now() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        moved = (FARTHEST * torch.tanh(one / FARTHEST) for one in (scale, prior, weight + 1, small))
+        a, b, w, e = moved
+        return a.exp(), b, (w - 1).exp(), (first + e).exp()
+
     def loss() -> Tensor:
-        told = torch.log1p(found.sums / (first + small).exp()) @ weight.exp()
-        logits = scale.exp() * found.scores + prior * found.popularity + told + found.share
+        a, b, w, e = now()
+        told = torch.log1p(found.sums / e) @ w
+        logits = a * found.scores + b * found.popularity + told + found.share
         entropy = functional.cross_entropy(logits, found.target, reduction="none")
         doubt = ((weight + 1) / 2).square().sum() + (small / 3).square().sum()
         doubt = doubt + scale.square() + prior.square()
@@ -233,9 +244,9 @@ def fitted(found: Candidates, names: list[str]) -> dict[str, list[float]]:
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        a = scale.exp()
-        pairs = torch.stack([weight.exp() / a, (first + small).exp()], 1).double().tolist()
-        return {PRIOR: [float(prior / a)]} | dict(zip(names, pairs, strict=True))
+        a, b, w, e = now()
+        pairs = torch.stack([w / a, e], 1).double().tolist()
+        return {PRIOR: [float(b / a)]} | dict(zip(names, pairs, strict=True))
 
 
 @torch.no_grad()
