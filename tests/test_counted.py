@@ -151,23 +151,6 @@ def test_popular_targets_can_be_made_to_count_less():
     assert torch.equal(found.evened(torch.tensor([0, 3, 15]), 0.0).weight, torch.ones(3))
 
 
-@pytest.mark.parametrize("spread", [0.0, 1e-6, 1.0, 1e4])
-@pytest.mark.parametrize("right", [True, False])
-def test_few_sessions_do_not_drive_the_weights_away(spread, right):
-    """Every target is what the model and the tables like best, or least: no weight would be too large."""
-    generator = torch.Generator().manual_seed(2)
-    count, items = 50, 20
-    scores = spread * torch.randn(count, items, generator=generator)
-    popularity = torch.randn(items, generator=generator).expand(count, -1)
-    target = scores.argmax(1) if right else scores.argmin(1)
-    sums = torch.zeros(count, items, 2)
-    sums[:, :, 0].scatter_(1, target[:, None], 1e-30 if spread else 1e3)
-    found = Candidates(scores, popularity, sums, torch.zeros(count, items), target, torch.ones(count))
-    values = [value for pair in fitted(found, ["near", "lift"]).values() for value in pair]
-    assert all(math.isfinite(value) and abs(value) < 1e5 for value in values)
-    assert all(small > 0 for _, small in list(fitted(found, ["near", "lift"]).values())[1:])
-
-
 def test_what_says_nothing_gets_next_to_no_weight():
     generator = torch.Generator().manual_seed(1)
     count, items = 5_000, 30
