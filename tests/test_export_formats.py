@@ -119,7 +119,7 @@ def exported_and_compiled(folder: Path, variant: str, *, half: bool = False, **o
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_backbone_exports_and_tensorrt_rtx_compiles_it_for_sm80(tmp_path, backbone):
-    """With predicted intents, which is the default; what else a graph does does not depend on the backbone."""
+    """With predicted intents, the default; how other graphs differ does not depend on the backbone."""
     exported_and_compiled(tmp_path, "predictor", backbone=backbone, half=True)
     if backbone == "sr-gnn":
         exported_and_compiled(tmp_path, "plain", backbone=backbone, fuser=None)
