@@ -80,7 +80,7 @@ class MovieLens100K:
     suggests = {
         **_SUGGESTS,
         "train.seeds": 3,  # about 600 test samples are too few for a single seed
-        "train.batch_size": 500,  # a third of the time, and no worse on validation
+        "train.batch_size": 500,  # no worse on validation than 100, and less work
         "train.learning_rate": 0.004,
         "train.epochs": 5,
     }
