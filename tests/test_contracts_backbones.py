@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from llm4sbr import registry
 from llm4sbr.fusion.saved import save_model
 from llm4sbr.testing.backbones import SESSIONS, BackboneContract, pad
@@ -14,9 +16,16 @@ from llm4sbr.testing.backbones import SESSIONS, BackboneContract, pad
 OWN = [c for c in registry.components("backbones") if c.package == registry.CORE]
 """Plugins test theirs."""
 
+
+@pytest.mark.slow  # test_export_formats exports every backbone, too
+def _exports_to_onnx(self: BackboneContract, tmp_path: Path) -> None:
+    BackboneContract.test_exports_to_onnx(self, tmp_path)
+
+
 for _component in OWN:
     _title = "Test" + "".join(part.title() for part in _component.name.split("-"))
-    globals()[_title] = type(_title, (BackboneContract,), {"name": _component.name})
+    _own = {"name": _component.name, "test_exports_to_onnx": _exports_to_onnx}
+    globals()[_title] = type(_title, (BackboneContract,), _own)
 
 
 def test_there_are_some() -> None:

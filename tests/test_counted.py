@@ -184,7 +184,7 @@ def test_it_is_saved_with_the_model(tmp_path):
         assert torch.equal(load_model(tmp_path).model(*batch), model(*batch))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("fuser", "variant"), [(None, "plain"), ("whitened", "predictor")])
 def test_the_exported_graph_adds_it(tmp_path, fuser, variant, precision):
     _, model = toy_model(fuser)

@@ -187,7 +187,7 @@ def test_it_is_saved_with_the_model(tmp_path):
 VARIANTS = ((None, "plain"), ("gated", "intents"), ("whitened", "none"), ("whitened", "predictor"))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("fuser", "variant"), VARIANTS)
 def test_the_exported_graph_adds_it(tmp_path, fuser, variant, precision):
     _, model = toy_model(fuser)

@@ -161,7 +161,7 @@ def test_every_line_is_answered() -> None:
     assert "at most" in found[6]["error"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(lines=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=5))
 def test_no_line_stops_the_stream(export: Path, lines: list[bytes]) -> None:
     recommender = ExportedRecommender.load(export)

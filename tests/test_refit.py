@@ -114,6 +114,7 @@ def test_it_is_made_once(run):
     assert (run / "final/plain/seed-0/model.json").stat().st_mtime_ns != written
 
 
+@pytest.mark.slow
 def test_its_export_has_the_figures_of_the_tested_model_only(run):
     refit(run, CONFIG, QUIET)
     one = export(run, Export(k=5), QUIET)["onnx"]

@@ -207,6 +207,7 @@ def test_whatever_an_entry_point_brings_is_one_line_with_its_package(install, ta
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow  # every plugin is diagnosed
 def test_a_list_of_entry_points_that_cannot_be_read_hides_no_other(install: Install) -> None:
     site = install("sbr-fine", {"llms": {"fine": "fine_a:Echo"}}, fine_a=ECHO)
     install("sbr-torn", {"llms": {"torn": "fine_a:Echo"}})
