@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import polars as pl
@@ -180,6 +181,15 @@ def test_a_folder_of_part_files(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(DataError, match=r"a folder without part files that end with \.parquet"):
         reader.read()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "interactions.csv")
+    with pytest.raises(DataError, match=r"no interactions\.csv"):
+        Csv(tmp_path, titles=False).read()
+    with pytest.raises(DataError, match="not a regular file"):
+        Csv(tmp_path / "interactions.csv", titles=False).read()
 
 
 def test_rows_that_list_items_are_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,7 +99,7 @@ def _rank(rows: Ints) -> Ints:
     return ranks
 
 
-class SessionKNN:
+class SessionKNN(ABC):
     """Scores items by the most similar training sessions; the models differ in how these count (`votes`).
 
     Args:
@@ -133,9 +134,9 @@ class SessionKNN:
             scores[part] = self.votes(clicks.some(part), length[part])
         return torch.from_numpy(scores)
 
+    @abstractmethod
     def votes(self, clicks: BatchClicks, length: Ints) -> NDArray[Any]:
         """Scores of some rows of the batch, whose sessions have `length` clicks, float64 (rows, N)."""
-        raise NotImplementedError
 
     def summed(self, row: Ints, item: Ints, weight: NDArray[np.float64], rows: int) -> NDArray[Any]:
         """For each row and item the sum of the weights, float64 (rows, N)."""

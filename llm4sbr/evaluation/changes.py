@@ -112,9 +112,7 @@ def greatest(
     order = order[change[order].argsort(descending=True, stable=True)]
     order = order[(known & (change > ROUNDING))[order]]
     chosen: list[int] = []
-    shown: set[tuple[str, int]] = (
-        set()
-    )  # equal prefixes of several sessions would show the same answers again
+    shown: set[tuple[str, int]] = set()  # equal prefixes would show the same answers again
     for sample in order.tolist():
         if len(chosen) == count:
             break

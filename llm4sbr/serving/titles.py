@@ -203,7 +203,7 @@ def parse_session(text: str, titles: TitleIndex) -> list[str]:
     """
     found = [
         one.strip()
-        for line in text.splitlines()
+        for line in text.split("\n")
         for part in _by_bars(line, titles)
         for one in ([part] if titles.exact(part) else _by_commas(part, titles))
     ]

@@ -43,7 +43,7 @@ class Checkpoint:
     def open(cls, folder: Path, model: nn.Module, optimizer: Optimizer, *, writes: bool = True) -> Checkpoint:
         """Load the checkpoint in `folder` into model and optimizer, or start a new one.
 
-        With `writes=False` it only tracks epochs, while another process writes.
+        With `writes=False` it tracks epochs and the best weights, while another process writes.
         """
         state = cls(folder, model, optimizer, writes=writes)
         for left in folder.glob(".*.tmp") if writes else ():  # left by an interrupted write

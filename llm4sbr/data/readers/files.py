@@ -33,7 +33,7 @@ def find(folder: Path, stem: str, endings: Sequence[str], *, holds: str) -> Path
         what = "not a folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}; it should hold {stem}{endings[0]} ({holds})")
     for ending in endings:
-        if (folder / f"{stem}{ending}").exists():
+        if (folder / f"{stem}{ending}").is_file() or (folder / f"{stem}{ending}").is_dir():
             return folder / f"{stem}{ending}"
     raise DataError(
         f"{folder}: no {' or '.join(stem + ending for ending in endings)} ({holds}) in this folder"
@@ -44,9 +44,11 @@ def parts(path: Path, endings: Sequence[str]) -> list[Path]:
     """The file itself, or the part files of a folder that Spark and the like wrote, in order of their names.
 
     Raises:
-        DataError: a folder without any.
+        DataError: a folder without any, or a pipe, socket or device, which would be waited for.
     """
     if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: not a regular file; write what it gives into one")
         return [path]
     found = sorted(
         file

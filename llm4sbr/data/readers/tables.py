@@ -162,7 +162,7 @@ class _Places(NamedTuple):
         named = [clicks.with_name(f"items{ending}") for ending in self.endings]
         if clicks.suffix == ".inter":
             named.append(clicks.with_suffix(".item"))
-        return next((file for file in named if file.exists()), None)
+        return next((file for file in named if file.is_file() or file.is_dir()), None)
 
     def files(self) -> list[Path]:
         """The files that exist: the interactions and, if there is one, the items file; or their parts."""

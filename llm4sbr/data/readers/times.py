@@ -138,7 +138,7 @@ def _as_dates(numbers: pl.Series, length: int, form: str) -> pl.Series | None:
 
 
 def _are_months_and_days(numbers: pl.Series) -> bool:
-    """Whether all numbers are dates such as 511 or 1231; ten different ones are not so by chance."""
+    """Whether all numbers are dates such as 511 or 1231, of several months; five different ones at least."""
     first = numbers.drop_nulls().head(_PROBE).unique()
     if len(first) < 5 or not (first.is_between(101, 1231) & (first == first.floor())).all():
         return False
