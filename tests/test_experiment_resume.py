@@ -75,8 +75,8 @@ def test_killed_experiment_goes_on_where_it_stopped(base: Path) -> None:
         [sys.executable, "-c", code, str(folder), json.dumps(request._asdict())], stderr=subprocess.DEVNULL
     )
     first = folder / "runs/toy-default-stamp-long.short-f0"
-    model = first / "train.tmp/plain/seed-0/model.json"
-    wait(lambda: model.exists() or process.poll() is not None)
+    finished = first / "train.tmp/plain/seed-0/stage.json"  # its files are whole, hashed and named
+    wait(lambda: finished.exists() or process.poll() is not None)
     assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
