@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from llm4sbr import registry, stamps, store
+from llm4sbr import folders, registry, stamps, store
 from llm4sbr.config import Config, Settings, components, to_settings, to_toml
 from llm4sbr.config.in_force import RESOLVED, check_run, naming_kept, request
+from llm4sbr.config.layers import write_settings
 from llm4sbr.config.types import check_lengths
 from llm4sbr.errors import ConfigError, RegistryError, StoreError
 from llm4sbr.freshness import STAGES, Stage, adopt_models, asked, stamp_now, why
@@ -65,8 +66,8 @@ def execute(
                 if stage.name == "prepare":
                     _check_lengths(run, config, chosen, until)
             asked_for.keep()
-            store.write_text(run / RESOLVED, to_toml(to_settings(config)))
-            store.write_json(run / "versions.json", used)
+            write_settings(run / RESOLVED, to_toml(to_settings(config)))
+            store.write_record(run / "versions.json", used)
             if until == STAGE_NAMES[-1] and not (run / REPORT).exists():
                 _write_report(run)
     return config
@@ -173,12 +174,12 @@ def _locked(run: Path) -> Iterator[None]:
     if run.exists() and not run.is_dir():
         raise StoreError(f"{run}: not a folder; name a run directory, such as runs/demo")
     names = {path.name for path in run.iterdir()} if run.is_dir() else set()
-    if names - {store.LOCK} and "config.toml" not in names:
+    if names - {folders.LOCK} and "config.toml" not in names:
         raise StoreError(f"{run}: holds other files and no run; name a new or empty folder")
     there = run.exists()
     try:
-        with store.locked(run, what="run"):
+        with folders.locked(run, what="run"):
             yield
     finally:
-        if not there and {path.name for path in run.iterdir()} <= {store.LOCK}:  # the settings were refused
+        if not there and {path.name for path in run.iterdir()} <= {folders.LOCK}:  # the settings were refused
             shutil.rmtree(run, ignore_errors=True)

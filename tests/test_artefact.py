@@ -71,8 +71,8 @@ def cut(path: Path) -> None:
 
 
 def change(folder: Path, **entries) -> None:
-    record = json.loads((folder / RECORD).read_text())
-    (folder / RECORD).write_text(json.dumps(record | entries))
+    record = store.read_record(folder / RECORD) | entries
+    (folder / RECORD).write_text(json.dumps(record | {store.SEAL: store.fingerprint(record)}))
 
 
 def signed(folder: Path) -> dict[str, str]:

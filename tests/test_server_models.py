@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from llm4sbr import store
 from llm4sbr.errors import InputError
 from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.models import Models, find_folder
@@ -71,8 +72,7 @@ def sha256(path: Path) -> str:
 
 
 def change(folder: Path, **values: object) -> None:
-    record = json.loads((folder / "artefact.json").read_text())
-    (folder / "artefact.json").write_text(json.dumps(record | values))
+    store.write_record(folder / "artefact.json", store.read_record(folder / "artefact.json") | values)
 
 
 BROKEN = [
