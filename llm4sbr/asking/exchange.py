@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from llm4sbr import store
 from llm4sbr.asking.cache import Answer, AnswerCache
-from llm4sbr.errors import DataError
+from llm4sbr.errors import DataError, StoreError
 
 __all__ = ["export_answers", "import_answers"]
 
@@ -94,6 +94,7 @@ def _open(path: Path, name: Path, mode: str) -> IO[str]:
 
 def _lines(path: Path) -> Iterator[SharedAnswer]:
     try:
+        store.regular(path)
         with _open(path, path, "rt") as stream:
             number = 0
             while text := stream.readline(LONGEST + 1):
@@ -103,8 +104,8 @@ def _lines(path: Path) -> Iterator[SharedAnswer]:
                         f"{path}:{number}: longer than {LONGEST:,} characters; no answer was added"
                     )
                 yield _parsed(text, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, StoreError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ")
         raise DataError(f"{path}: cannot be read: {reason}") from None
 
 

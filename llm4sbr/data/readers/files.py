@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from llm4sbr.errors import DataError
+from llm4sbr import store
+from llm4sbr.errors import DataError, StoreError
 
 _PIECE = 1 << 22
 _GZIP = b"\x1f\x8b"
@@ -67,7 +68,7 @@ def content(path: Path, *, encoding: str | None = None) -> bytes:
         DataError: the file is missing, unreadable, empty, a truncated gzip file, or not in `encoding`.
     """
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             data = _unpacked(path, stream) if _packed(path, stream) else stream.read()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
@@ -82,7 +83,7 @@ def first_line(path: Path, *, encoding: str | None = None) -> str:
     if encoding is not None:
         return content(path, encoding=encoding).split(b"\n", 1)[0].decode().lstrip("\ufeff").rstrip("\r")
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             packed = _packed(path, stream)
             line = (gzip.GzipFile(fileobj=stream) if packed else stream).readline()
     except OSError as error:
@@ -91,6 +92,15 @@ def first_line(path: Path, *, encoding: str | None = None) -> str:
         line = content(path)
     check_utf8(path, line)
     return line.decode("utf-8-sig").rstrip("\r\n").partition("\r")[0]
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file, opened in binary mode; `DataError` if that fails."""
+    try:
+        found: BinaryIO = store.open_for_reading(path)
+    except StoreError as error:
+        raise DataError(str(error)) from None
+    return found
 
 
 def check_utf8(path: Path, data: bytes) -> None:

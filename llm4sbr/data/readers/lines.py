@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from llm4sbr.data.readers.files import opened
 from llm4sbr.errors import DataError
 
 Parse = Callable[[str], Any]
@@ -24,7 +25,7 @@ def read(
     """
     row = good = 0
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             packed = stream.read(2) == b"\x1f\x8b"
             stream.seek(0)
             for row, line in enumerate(gzip.GzipFile(fileobj=stream) if packed else stream, start=1):

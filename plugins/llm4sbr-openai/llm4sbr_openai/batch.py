@@ -20,7 +20,7 @@ from llm4sbr.asking.cache import Answer
 from llm4sbr.asking.questions import missing_prompts, open_answer_cache
 from llm4sbr.config import in_force
 from llm4sbr.errors import ConfigError, DataError, Llm4sbrError
-from llm4sbr.store import writing
+from llm4sbr.store import open_for_reading, writing
 from llm4sbr_openai import said
 
 LONGEST = 10_000_000
@@ -85,7 +85,7 @@ def _llm(name: str, options: dict[str, Any]) -> Any:
 
 def _results(file: Path) -> Iterator[tuple[bytes, Answer | None]]:
     number = 0
-    with file.open("rb") as stream:
+    with open_for_reading(file) as stream:
         while line := stream.readline(LONGEST + 1):
             number += 1
             if not line.strip():
