@@ -18,17 +18,24 @@ from urllib.parse import urlsplit
 import openai
 from anyio.from_thread import start_blocking_portal
 
+from llm4sbr import secrets
 from llm4sbr.errors import ConfigError, ModelUnavailableError, UnansweredError
 
 __all__ = ["OpenAILLM", "said"]
 
 PUBLIC = "https://api.openai.com/v1"
 
+KEY = "OPENAI_API_KEY"
+"""The usual environment variable with the key."""
+
 HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 """Errors that every other prompt would get as well."""
 
 LONGEST_PAUSE = 120.0
 """Maximum pause in seconds before a retry, even if the server asks for more."""
+
+LONGEST_REASON = 300
+"""Maximum number of characters shown of a server's error."""
 
 FEW = 8
 """If a call has at least this many prompts and all fail, before any prompt was ever answered, the cause is
@@ -73,7 +80,8 @@ class OpenAILLM:
         price: price of a million tokens, of prompts and of answers, for the plan.
 
     Raises:
-        ConfigError: a URL with a password in it, or a number out of range.
+        ConfigError: a key in the URL, in `extra` or in place of a variable's name, a variable that is not
+            set, or a number out of range.
     """
 
     def __init__(
@@ -81,7 +89,7 @@ class OpenAILLM:
         model: str,
         *,
         url: str | None = None,
-        key_env: str = "OPENAI_API_KEY",
+        key_env: str = KEY,
         concurrency: int = 16,
         retries: int = 5,
         timeout: float = 60.0,
@@ -92,13 +100,16 @@ class OpenAILLM:
         price: Sequence[float] | None = None,
     ) -> None:
         self.url = (url or os.environ.get("OPENAI_BASE_URL") or PUBLIC).rstrip("/")
+        _checked(price, extra)
+        options = {"model": model, "url": self.url, "key_env": key_env, "extra": extra or {}}
+        secrets.refuse({"infer": {"options": options}})
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"infer.options.url = {self.url!r}: expected http://HOST/v1 or https://HOST/v1")
-        if parts.username or parts.password or parts.query:
+        if key_env != KEY and key_env not in os.environ:
             raise ConfigError(
-                f"infer.options.url: a key does not belong in a URL of {parts.hostname}; put it into the "
-                f"environment variable {key_env}"
+                "infer.options.key_env: names an environment variable that is not set; export it, or leave "
+                "the option out for a server without keys"
             )
         if concurrency < 1 or retries < 0 or timeout <= 0 or max_new_tokens < 1:
             raise ConfigError(
@@ -112,7 +123,6 @@ class OpenAILLM:
         """Prompts per call: many more than are sent in parallel, so that a few slow ones do not block it."""
         self.price = tuple(price) if price else None
         self._key_env, self._retries, self._timeout = key_env, retries, timeout
-        _checked(price, extra)
         settings = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed} | (extra or {})
         self._settings = {name: value for name, value in settings.items() if value not in (None, "")}
         self._tokens: dict[str, int] = {}
@@ -221,9 +231,8 @@ class OpenAILLM:
 
     def _reason(self, error: Exception) -> str:
         """One line about an error, without the request or a key that the server repeats."""
-        key = os.environ.get(self._key_env)
-        text = _reason(error)
-        return text.replace(key, "***") if key else text
+        text = secrets.mask(" ".join(_reason(error).split()), [self._key_env])
+        return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
 
 
 def said(body: Any) -> tuple[str, int, int]:
@@ -281,10 +290,10 @@ def _reason(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, openai.APIConnectionError):
         return f"connection failed ({type(error.__cause__ or error).__name__})"
-    return " ".join(str(error).split())[:300]
+    return str(error)
 
 
 def _detail(error: openai.APIStatusError) -> str:
-    """The server's error message, on one line."""
+    """The server's error message."""
     body = error.body if isinstance(error.body, dict) else {}
-    return " ".join(str(body.get("message") or body.get("detail") or "").split())[:300]
+    return str(body.get("message") or body.get("detail") or "")
