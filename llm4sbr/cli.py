@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 from contextlib import suppress
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -249,8 +249,8 @@ def _guarded(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; finished work is kept, run the same command to go on", 130)
     except click.ClickException as error:
-        error.message = mask(error.message)
-        error.show()
+        error.show(said := StringIO())
+        click.echo(mask(said.getvalue()), err=True, nl=False)
         return 2
     except Llm4sbrError as error:
         if debug:
