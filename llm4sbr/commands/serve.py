@@ -76,5 +76,5 @@ def serve(
     from llm4sbr.serving.server.settings import MIB, Settings
 
     hosts = tuple(name.strip(" []").lower() for name in allowed_hosts.split(",") if name.strip())
-    limits = {"max_delay": max_delay / 1000, "max_body": int(max_body * MIB), "allowed_hosts": hosts}
-    run(folder, Settings(**limits, **options))
+    limits: dict[str, Any] = {"max_delay": max_delay / 1000, "max_body": int(max_body * MIB)}
+    run(folder, Settings(allowed_hosts=hosts, **limits, **options))
