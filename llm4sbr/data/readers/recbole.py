@@ -143,7 +143,7 @@ def _rows(part: Path, lists: str, rejected: list[str]) -> list[_Sample]:
     rejected += bad
     found = [name for name in table.columns if name != ROW]
     names, role = Names(), _role(found, part)
-    owner = columns.find(role, found, names, where=part)
+    owner = columns.require([role], found, names, where=part)[role]
     item = columns.require(["item"], [name for name in found if name != lists], names, where=part)["item"]
     time = columns.find("time", found, names, where=part)
     times = next((name for name in found if columns.plain(name) == _TIMES), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from llm4sbr.data.readers import columns, files, published
+from llm4sbr.data.readers import columns, files, identity, published
 from llm4sbr.data.readers.columns import ROW, Names
 from llm4sbr.data.readers.delimited import Dialect, header, read_csv
 from llm4sbr.data.readers.locations import Locations
@@ -182,6 +182,9 @@ def _read(locations: Locations, one: Load, names_of: Callable[[Path], list[str]]
     used = ", ".join(f"{role} {column}" for role, column in roles.items())
     others = [name for name in found if name not in roles.values() and name not in texts]
     passed = f"; not used: {', '.join(others[:8])}{' ...' if len(others) > 8 else ''}" if others else ""
+    if "session" in roles and not raw.ordered_only:
+        doubt = identity.restarts(raw.interactions, roles["session"], has_users="user" in roles)
+        notes = [*notes, *([doubt] if doubt else [])]
     raw = raw._replace(notes=[f"columns of {clicks_file.name}: {used}{passed}", *notes, *raw.notes])
     if items_file is not None:
         named = published.chosen_of_items(names, known, header_of(items_file))
