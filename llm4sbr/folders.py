@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm4sbr.errors import StoreError
-from llm4sbr.store import explained
+from llm4sbr.store import explained, regular
 
 LOCK = ".lock"
 """Lock file of the process that works on a folder."""
@@ -27,6 +27,8 @@ def locked(folder: Path, *, what: str) -> Iterator[None]:
     """
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / LOCK).exists():
+            regular(folder / LOCK)
         lock = (folder / LOCK).open("w")
     with lock:
         try:

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr.errors import DamagedError, StoreError
+from llm4sbr.errors import StoreError
 from llm4sbr.folders import link_files, mend_folder, replace_folder
 from llm4sbr.store import (
     BEGUN,
@@ -77,12 +77,7 @@ def read_stamp(folder: Path) -> Stamp | None:
     path = folder / STAMP
     if not path.exists():
         return None
-    try:
-        content = read_record(path)
-    except DamagedError:
-        raise
-    except StoreError as error:
-        raise StoreError(f"{error}; delete it and run again") from None
+    content = read_record(path)
     try:
         if content["format"] != FORMAT:
             raise StoreError(

@@ -148,7 +148,10 @@ def read_record(path: Path, advice: str = "delete it and run again") -> Any:
         path: the file.
         advice: what to do if its hash is another one, for the `DamagedError`.
     """
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {advice}") from None
     if isinstance(found, dict) and SEAL in found and found.pop(SEAL) != fingerprint(found):
         raise DamagedError(f"{path}: changed since it was written (its sha256 differs); {advice}")
     return found
@@ -214,7 +217,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # ValueError also for numbers with thousands of digits
-        raise StoreError(f"{path}: not a whole JSON file: {error}") from None
+        raise DamagedError(f"{path}: not a whole JSON file: {error}") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> None:
@@ -241,7 +244,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from None
     except (SafetensorError, ValueError) as error:
-        raise StoreError(
+        raise DamagedError(
             f"{path}: not a whole safetensors file ({error}); delete its folder and run again"
         ) from None
 
@@ -311,9 +314,9 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from None
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0]
-        raise StoreError(
+        raise DamagedError(
             f"{path}: not a whole Parquet file ({reason}); delete its folder and run again"
         ) from None
 

@@ -136,7 +136,9 @@ def test_session_ids_that_start_anew_each_day_are_told_and_the_advice_works(tmp_
     head = "session_id,item_id,timestamp\n"
     raw = csv(tmp_path, head + "".join(rows))
     said = next(note for note in raw.notes if "pause of more than half a day" in note)
-    assert said.startswith("2 of 2 sessions have a pause of more than half a day: do ids of session_id start anew")
+    assert said.startswith(
+        "2 of 2 sessions have a pause of more than half a day: do ids of session_id start anew"
+    )
     assert said.endswith("--sessions gap --set data.options.user=session_id")
     raw = csv(tmp_path, head + "".join(rows), user="session_id")
     assert sorted(lists(raw, "gap")) == [["a0", "b0"]] * 2 + [["a1", "b1"]] * 2 + [["a2", "b2"]] * 2

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llm4sbr import store
 from llm4sbr.errors import DamagedError, InputError, StoreError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.external import external_files
 from llm4sbr.serving.recommendation import Source
 from llm4sbr.system import installation, memory
 
@@ -228,6 +229,11 @@ def check_files(folder: Path, record: dict[str, Any]) -> None:
             raise StoreError(f"{folder / RECORD}: files: {name!r} has no hash or is no name; export again")
         if store.file_sha256(folder / name) != files[name]:
             raise DamagedError(f"{folder / name}: not the file that was exported; copy or export it again")
+    for name in sorted(external_files(folder / GRAPH)):
+        if name not in files:
+            raise StoreError(
+                f"{folder / GRAPH}: has weights in {name!r}, not a file of this export; export again"
+            )
 
 
 def open_session(path: Path, *, threads: int | None = None, provider: Provider = "auto") -> InferenceSession:

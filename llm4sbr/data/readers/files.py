@@ -6,11 +6,11 @@ import codecs
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from llm4sbr.errors import DataError
+from llm4sbr import store
+from llm4sbr.errors import DataError, StoreError
 
 _PIECE = 1 << 22
 _GZIP = b"\x1f\x8b"
@@ -85,21 +85,13 @@ def _part(path: Path) -> tuple[int, str]:
     return (named[0] if named else -1, path.name)
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file to read bytes from.
-
-    Raises:
-        DataError: it cannot be opened or read, or is a pipe, socket or device, which would be waited for.
-    """
-    check_regular(path)
+def opened(path: Path) -> BinaryIO:
+    """A regular file, opened in binary mode; `DataError` if that fails."""
     try:
-        with path.open("rb") as stream:
-            yield stream
-    except gzip.BadGzipFile:
-        raise
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
+        found: BinaryIO = store.open_for_reading(path)
+    except StoreError as error:
+        raise DataError(str(error)) from None
+    return found
 
 
 def allowed(packed: int) -> int:
@@ -120,6 +112,7 @@ def each_line(path: Path) -> Iterator[bytes]:
 
     Raises:
         DataError: as `opened`, or the file unpacks to too much.
+        OSError: it cannot be read.
         EOFError, gzip.BadGzipFile, zlib.error: the gzip file is truncated or damaged.
     """
     with opened(path) as stream:
@@ -141,8 +134,11 @@ def content(path: Path, *, encoding: str | None = None) -> bytes:
     Raises:
         DataError: the file is missing, unreadable, empty, a truncated gzip file, or not in `encoding`.
     """
-    with opened(path) as stream:
-        data = _unpacked(path, stream) if _packed(path, stream) else stream.read()
+    try:
+        with opened(path) as stream:
+            data = _unpacked(path, stream) if _packed(path, stream) else stream.read()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
     if not data.strip():
         raise DataError(f"{path}: the file is empty")
     data = data if encoding is None else _recoded(path, data, encoding)
@@ -157,6 +153,8 @@ def first_line(path: Path, *, encoding: str | None = None) -> str:
         line = next(each_line(path), b"")
     except (EOFError, gzip.BadGzipFile, zlib.error):
         line = content(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
     check_utf8(path, line)
     return line.decode("utf-8-sig").rstrip("\r\n").partition("\r")[0]
 

@@ -30,8 +30,8 @@ def restarts(clicks: pl.DataFrame, column: str, *, has_users: bool) -> str:
         return ""
     apart = "--sessions gap" if has_users else f"--sessions gap --set data.options.user={column}"
     return (
-        f"{torn:,} of {len(longest):,} sessions have a pause of more than half a day: do ids of {column} start "
-        f"anew, or are they users? To cut them at pauses: {apart}"
+        f"{torn:,} of {len(longest):,} sessions have a pause of more than half a day: do ids of {column} "
+        f"start anew, or are they users? To cut them at pauses: {apart}"
     )
 
 

@@ -34,6 +34,8 @@ def read(
         raise DataError(
             f"{path}:{row + 1}: the gzip file is truncated or damaged here; get a whole copy"
         ) from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
     if not good:
         first = f": {rejected[0]}" if rejected else ""
         raise DataError(f"{path}: {'no line can be read' if row else 'the file is empty'}{first}")

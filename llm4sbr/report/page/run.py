@@ -15,7 +15,7 @@ from llm4sbr import stamps, store
 from llm4sbr.config import read_toml, to_toml
 from llm4sbr.config.in_force import RESOLVED
 from llm4sbr.data.prepared import Prepared, load
-from llm4sbr.errors import DamagedError, Llm4sbrError, StoreError
+from llm4sbr.errors import ConfigError, DamagedError, Llm4sbrError, StoreError
 from llm4sbr.evaluation.verdict import CONTROLS
 from llm4sbr.report.changes import RECORD, changes_table, examples, rule
 from llm4sbr.report.page.curves import training
@@ -59,7 +59,7 @@ def run_page(run: Path) -> dict[str, Any]:
     if not (run / "config.toml").is_file():
         raise StoreError(f"{run}: not a run directory (no config.toml); name one, such as runs/demo")
     gather = Gatherer()
-    settings = gather.get("settings", lambda: read_toml(run / RESOLVED)) or {}
+    settings = gather.get("settings", lambda: _settings(run / RESOLVED)) or {}
     metrics = gather.get("results", lambda: _metrics(run)) or {}
     prepared = gather.get("data", lambda: load(run / "prepare"))
     llm = metrics.get("llm") or settings.get("infer", {}).get("llm")
@@ -112,6 +112,13 @@ def _changes(run: Path, llm: str | None) -> dict[str, Any] | None:
         return None
     found = store.read_json(path)
     return {"table": changes_table(found, llm), "rule": rule(found), "examples": examples(found)}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        return read_toml(path)
+    except ConfigError as error:
+        raise (DamagedError if path.exists() else StoreError)(str(error)) from None
 
 
 def _warnings(metrics: Mapping[str, Any], prepared: Prepared | None) -> list[str]:
