@@ -163,7 +163,11 @@ class Reader(Protocol):
 
 @runtime_checkable
 class LLM(Protocol):
-    """Answers prompts."""
+    """Answers prompts.
+
+    Optional: `answered`, None at first; `infer` sets it to a function of a prompt, its answer, and the tokens
+    of both, to be called as soon as an answer comes, by one thread at a time, so that it is kept at once.
+    """
 
     fingerprint: str
     """Model, revision, precision and decoding settings: part of the answer cache's key."""

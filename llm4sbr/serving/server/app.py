@@ -121,7 +121,8 @@ class App:
         if route == "live":
             return reply_json({"live": True})
         if route == "ready":
-            return reply_json({"ready": self.models.ready}, 200 if self.models.ready else 503)
+            refused = {"refused": "a newer version; the log says why"} if self.models.refused else {}
+            return reply_json({"ready": self.models.ready} | refused, 200 if self.models.ready else 503)
         model = self._model(*target)
         if route == "model ready":
             return reply_json({"name": name, "ready": True})
