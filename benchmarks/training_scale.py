@@ -72,7 +72,7 @@ def results(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
                     most = MOST // items if one == 0 else options.batches
                     found[one].append(child.ask(batches=1 + max(3, min(options.batches, most))))
         for loss, rounds in zip(LOSSES, found, strict=True):
-            memory = max(one["resident"] for one in rounds)
+            memory = rounds[0]["resident"]  # in a fresh process
             rates = [{clock: one[clock] for clock in ("wall", "cpu")} for one in rounds[1:]]
             rows.append({"items": items, "loss": loss, "rounds": rates, "resident": memory})
         loads.append(os.getloadavg()[0])
