@@ -256,8 +256,8 @@ class Backbone(Protocol):
     length 1; or `score(fused, encoded) -> (B, N)`, which replaces the product but rules out small tables in
     exported models. Optional class attributes: `plain_readout = "long"`: without a fuser, the session vector
     is `long` instead of a linear map of both; `own_items_first = True`: a session's own items score highest
-    by construction, so the next item can only be expected after them, and from two clicks on. A parameter
-    `items` (N, D) can start as text vectors (`train.text_init`).
+    by construction, so the next is expected after them, from two clicks on; `item_ids`: buffers (N, S) of
+    catalogue ids, which training on sampled items renumbers. A parameter `items` (N, D) can start as text.
     """
 
     def fit(self, sessions: Sessions) -> None:

@@ -173,6 +173,12 @@ class TrainConfig(Section):
     """Factor of each decay."""
     l2: float = Field(1e-5, ge=0)
     """Weight decay (as an L2 penalty in the gradient, as in Adam)."""
+    loss: Literal["auto", "full", "uniform", "popularity", "in-batch"] = "auto"
+    """Items of the loss's softmax. `full`: all. Otherwise a batch's targets and items that are drawn for the
+    batch, each as likely (`uniform`), by the root of its clicks (`popularity`), or none (`in-batch`), so that
+    a step costs the same for any catalogue. `auto`: `full` up to 50,000 items, `popularity` above."""
+    negatives: int = Field(2048, ge=1, lt=LARGEST)
+    """Number of items drawn per batch, for a `loss` that draws."""
     tau: float = Field(0.1, ge=0)
     """Weight of the auxiliary loss alignment + uniformity (Eq. 12)."""
     intent_dropout: float = Field(0.2, ge=0, lt=1)
@@ -252,6 +258,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "train.decay": 0.1,
         "train.decay_every": 3,
         "train.l2": 1e-5,
+        "train.loss": "full",
         "train.tau": 0.1,
         "train.intent_dropout": 0.0,
     },
