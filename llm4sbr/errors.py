@@ -6,6 +6,7 @@
     ├── ConfigError              a setting that does not exist or has a wrong value
     ├── RegistryError            a component that is unknown, ambiguous or broken
     ├── StoreError               a run directory, cache or tensor file that cannot be read or written
+    │   └── DamagedError         a file that is not what was written
     ├── ModelUnavailableError    weights or a package are not available (no network, gated, not installed)
     ├── UnansweredError          an LLM could not answer some prompts; carries the answers it has
     ├── ExportError              an exported model does not give the trained model's results
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigError",
+    "DamagedError",
     "DataError",
     "DeviceError",
     "ExportError",
@@ -58,6 +60,10 @@ class RegistryError(Llm4sbrError):
 
 class StoreError(Llm4sbrError):
     """A file of a run, a cache or a tensor file is missing, truncated, foreign or not writable."""
+
+
+class DamagedError(StoreError):
+    """A file is not what was written: its hash is another one."""
 
 
 class ModelUnavailableError(Llm4sbrError):

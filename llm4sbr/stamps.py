@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm4sbr.errors import StoreError
+from llm4sbr.folders import link_files, mend_folder, replace_folder
 from llm4sbr.store import (
     BEGUN,
+    SMALL,
     STAMP,
     explained,
     file_sha256,
     fingerprint,
-    link_files,
-    mend_folder,
     read_json,
-    replace_folder,
+    read_record,
     write_json,
+    write_record,
 )
 
 STAGE_NAMES = ("prepare", "infer", "localize", "train", "evaluate")
@@ -41,9 +42,6 @@ SECTIONS = {"protocol": "prepare", "data": "prepare", "engine": "infer"} | {
 
 FORMAT = 1
 """Version of the run folder's layout."""
-
-SMALL = 2**20
-"""Bytes of a file whose hash, not only its size, is looked at to tell whether it is what was written."""
 
 Files = dict[str, list[Any]]
 """Name of a file -> its bytes and its sha256."""
@@ -79,10 +77,7 @@ def read_stamp(folder: Path) -> Stamp | None:
     path = folder / STAMP
     if not path.exists():
         return None
-    try:
-        content = read_json(path)
-    except StoreError as error:
-        raise StoreError(f"{error}; delete {folder} and run again") from None
+    content = read_record(path)
     try:
         if content["format"] != FORMAT:
             raise StoreError(
@@ -97,7 +92,7 @@ def read_stamp(folder: Path) -> Stamp | None:
 def write_stamp(folder: Path, stamp: Stamp) -> None:
     """Write the stamp of a stage into its folder."""
     content = {"format": FORMAT, "stage": stamp.stage, "fingerprint": stamp.fingerprint}
-    write_json(
+    write_record(
         folder / STAMP, content | {key: getattr(stamp, key) for key in Stamp._fields if key != "stage"}
     )
 

@@ -11,14 +11,14 @@ import hashlib
 import json
 import os
 import re
-import shutil
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from importlib import import_module
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm4sbr.errors import StoreError
+from llm4sbr.errors import DamagedError, StoreError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,11 +27,17 @@ if TYPE_CHECKING:
 STAMP = "stage.json"
 """Written last into a stage's folder."""
 
-LOCK = ".lock"
-"""Lock file of the process that works on a folder."""
-
 BEGUN = "begun.json"
 """In the folder of an unfinished stage: the fingerprint it was started with."""
+
+SEAL = "sha256"
+"""Field of a record with the hash of its other fields."""
+
+SMALL = 2**20
+"""Bytes up to which a file is hashed whenever that is of use."""
+
+DEEPEST = 4
+"""Folders above a file in which its record is looked for."""
 
 
 def cache_dir() -> Path:
@@ -46,13 +52,25 @@ def cache_dir() -> Path:
 def fingerprint(value: object) -> str:
     """sha256 (hex) of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 (hex) of a file."""
+    """sha256 (hex) of a file; that of a large one is not computed twice while the file stays as it is."""
+    status = regular(path)
+    if status.st_size <= SMALL:  # times are too coarse for files that a moment changes
+        return _sha256(path)
+    return _known_sha256(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _sha256(path: Path) -> str:
     with open_for_reading(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _known_sha256(path: Path, *state: int) -> str:
+    return _sha256(path)
 
 
 def folder_sha256(folder: Path) -> str:
@@ -61,14 +79,82 @@ def folder_sha256(folder: Path) -> str:
     return fingerprint([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
 
 
-def open_for_reading(path: Path) -> Any:
-    """`path` opened in binary mode; `StoreError` if that fails."""
+def regular(path: Path) -> os.stat_result:
+    """The status of a regular file, also behind a link; `StoreError` of anything else.
+
+    Opening a pipe waits for somebody who writes into it, and reading from a device may never end.
+    """
     try:
-        return path.open("rb")
+        status = path.stat()
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
     except ValueError as error:  # a NUL character or a lone surrogate in the name
         raise StoreError(f"{path!r}: {error}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise StoreError(f"{path}: a folder, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{path}: a pipe, socket or device, not a file")
+    return status
+
+
+def open_for_reading(path: Path) -> Any:
+    """A regular file, opened in binary mode; `StoreError` if that fails."""
+    regular(path)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from None
+
+
+def checked(path: Path) -> Path:
+    """The path of a regular file, which has the content that its stage or part recorded, if it is of one.
+
+    Raises:
+        StoreError: there is no such file.
+        DamagedError: its content is another one.
+    """
+    regular(path)
+    record = next((one for one in _records(path) if one.is_file()), None)
+    if record is None or record.name == BEGUN or path in (record, record.with_name(BEGUN)):
+        return path
+    content = read_record(record)
+    entry = (content.get("files") or {}).get(path.relative_to(record.parent).as_posix())
+    if entry and file_sha256(path) != entry[1]:
+        stage, *parts = str(content.get("stage")).split("/")
+        levels = 2 if stage == "refit" else len(parts)  # how deep a part is in its stage's folder
+        run = record.parent.parents[levels]
+        raise DamagedError(
+            f"{path}: changed since it was written (its sha256 differs); delete it and run "
+            f"llm4sbr {stage} {run}"
+        )
+    return path
+
+
+def _records(path: Path) -> Iterator[Path]:
+    """Where the record of the stage or part that a file belongs to may be, the innermost first."""
+    return (folder / name for folder in list(path.parents)[:DEEPEST] for name in (STAMP, BEGUN))
+
+
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, with a hash of its own."""
+    plain = json.loads(json.dumps(value))
+    write_json(path, {**plain, SEAL: fingerprint(plain)})
+
+
+def read_record(path: Path, advice: str = "delete it and run again") -> Any:
+    """Read what `write_record` wrote, or JSON without a hash.
+
+    Args:
+        path: the file.
+        advice: what to do if its hash is another one, for the `DamagedError`.
+    """
+    try:
+        found = read_json(path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {advice}") from None
+    if isinstance(found, dict) and SEAL in found and found.pop(SEAL) != fingerprint(found):
+        raise DamagedError(f"{path}: changed since it was written (its sha256 differs); {advice}")
+    return found
 
 
 @contextmanager
@@ -114,14 +200,24 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file; `StoreError` if it cannot be, `DamagedError` if it is not what its stage wrote."""
+    try:
+        return checked(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path}: not a text in UTF-8: {error}") from None
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; `StoreError` names the file and the line of an error."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(checked(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # ValueError also for numbers with thousands of digits
-        raise StoreError(f"{path}: not a whole JSON file: {error}") from None
+        raise DamagedError(f"{path}: not a whole JSON file: {error}") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> None:
@@ -144,13 +240,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
-    except FileNotFoundError:  # its `strerror` is empty here
-        raise StoreError(f"{path}: no such file") from None
+        return load_file(checked(path))
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from None
     except (SafetensorError, ValueError) as error:
-        raise StoreError(
+        raise DamagedError(
             f"{path}: not a whole safetensors file ({error}); delete its folder and run again"
         ) from None
 
@@ -215,100 +309,16 @@ def read_parts(
 def _readable(path: Path) -> Iterator[None]:
     import polars as pl
 
+    checked(path)
     try:
         yield
-    except FileNotFoundError:  # its `strerror` is empty here
-        raise StoreError(f"{path}: no such file") from None
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from None
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0]
-        raise StoreError(
+        raise DamagedError(
             f"{path}: not a whole Parquet file ({reason}); delete its folder and run again"
         ) from None
-
-
-@contextmanager
-def locked(folder: Path, *, what: str) -> Iterator[None]:
-    """Lock a folder (created if missing) for this process; `StoreError` if another process has locked it.
-
-    Args:
-        folder: locked until the block or the process ends.
-        what: what it is, for the message.
-    """
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
-    with lock:
-        try:
-            _hold(lock.fileno())
-        except OSError:
-            raise StoreError(f"{folder}: another llm4sbr process is working on this {what}") from None
-        yield
-
-
-def _hold(number: int) -> None:
-    """Lock an open file until it is closed; `OSError` if another process has it."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows, whose module the type checker knows there only
-        with suppress(ModuleNotFoundError):
-            windows: Any = import_module("msvcrt")
-            windows.locking(number, windows.LK_NBLCK, 1)
-    else:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def replace_folder(new: Path, final: Path) -> None:
-    """Rename `new` to `final`, removing what was there.
-
-    Two renames: a crash between them leaves the old folder as `<final>.old`, see `mend_folder`. If `final` is
-    a link, the link is removed, not its target.
-    """
-    old = final.with_name(final.name + ".old")
-    _remove(old)
-    if os.path.lexists(final):
-        final.rename(old)
-    new.rename(final)
-    _remove(old)
-
-
-def mend_folder(final: Path) -> None:
-    """Complete or undo a `replace_folder` that a crash interrupted: restore or remove the old folder."""
-    old = final.with_name(final.name + ".old")
-    if not os.path.lexists(old):
-        return
-    with explained(final):
-        if final.exists():
-            _remove(old)
-        else:
-            old.rename(final)
-
-
-def link_files(source: Path, target: Path) -> None:
-    """The same files in another folder, the records that vouch for them last. None is ever written again."""
-    for path in sorted(source.rglob("*"), key=lambda one: one.suffix == ".json"):
-        if path.is_file():
-            link_file(path, target / path.relative_to(source))
-
-
-def link_file(source: Path, target: Path) -> None:
-    """The same file under another name, a copy where the file system has no links."""
-    if target.exists() and target.samefile(source):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    else:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _system_error(error: Exception) -> Exception:

@@ -23,6 +23,9 @@ from llm4sbr.errors import ExportError, Llm4sbrError, StoreError
 from llm4sbr.testing.toy_run import toy_run
 from llm4sbr.testing.training import settings, trained
 
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_runs import sign
+
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 
 
@@ -144,12 +147,14 @@ def test_a_run_can_only_ask_for_what_is_installed(finished, backbone):
     record = json.loads(content)
     record["recipe"]["backbone"] = backbone
     path.write_text(json.dumps(record))
+    sign(path.parent)
     try:
         with pytest.raises(Llm4sbrError, match="installed") as caught:
             llm4sbr.load(finished, variant="llm")
         assert "\n" not in str(caught.value)
     finally:
         path.write_text(content)
+        sign(path.parent)
 
 
 def test_settings_of_a_run_are_readable_without_its_plugins(tmp_path):
@@ -168,11 +173,13 @@ def test_a_component_that_has_gone_is_named_with_its_package(finished):
     record["recipe"]["backbone"] = "gone"
     record["versions"]["backbones/gone"] = "sbr-gone==4.2"
     path.write_text(json.dumps(record))
+    sign(path.parent)
     try:
         with pytest.raises(Llm4sbrError) as caught:
             llm4sbr.load(finished, variant="llm")
     finally:
         path.write_text(content)
+        sign(path.parent)
     assert "trained with the backbone 'gone' of sbr-gone==4.2, which is not installed" in str(caught.value)
     assert str(caught.value).endswith("pip install sbr-gone==4.2")
 

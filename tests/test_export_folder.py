@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm4sbr import store
+from llm4sbr import folders
 from llm4sbr.data.prepared import catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.fusion.model import Recipe, build
@@ -33,7 +33,10 @@ def run(tmp_path) -> Path:
 def test_two_exports_at_once(run):
     """They wrote into one folder: one failed, or verified what the other had written."""
     before = sorted((run / "export").glob("*"))
-    with store.locked(run, what="run"), pytest.raises(StoreError, match="another llm4sbr process is working"):
+    with (
+        folders.locked(run, what="run"),
+        pytest.raises(StoreError, match="another llm4sbr process is working"),
+    ):
         export(run, Export(k=5), QUIET)
     assert sorted((run / "export").glob("*")) == before
 

@@ -24,7 +24,7 @@ from llm4sbr.report.page.write import write_run
 from llm4sbr.report.results import STILL_RISING
 
 sys.path.insert(0, str(Path(__file__).parent))
-from html_pages import HOSTILE, WHOLE, Page, hostile_data, hostile_run, parsed, safe, sections
+from html_pages import HOSTILE, WHOLE, Page, hostile_data, hostile_run, parsed, rewrite, safe, sections
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_sources_of_live_intents_are_those_of_the_file(metrics: dict[str, Any], 
         {"name": name, "covered": covered, "metrics": usual, "kept": {"plain": kept}}
         for name, covered in (("cache", 1.0), ("predictor", 0.5))
     ]
-    store.write_json(copy / "evaluate" / "metrics.json", metrics)
+    rewrite(copy, metrics)
     changed = parsed(write_run(copy))
     header, first, second = next(table for table in changed.tables if table[0][0] == "intents")
     assert header == ["intents", "covered", "HR@20", "gain keptover plain", "MRR@20", "gain keptover plain"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -10,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from llm4sbr import pipeline, store
+from llm4sbr import pipeline
 from llm4sbr.cli import _guarded
-from llm4sbr.errors import StoreError
+from llm4sbr.errors import DamagedError, StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 from llm4sbr.report.page.write import write_run
 
 sys.path.insert(0, str(Path(__file__).parent))
-from html_pages import WHOLE, hostile_data, hostile_run, parsed, safe, sections
+from html_pages import WHOLE, hostile_data, hostile_run, parsed, rewrite, safe, sections
 
 Output = pytest.CaptureFixture[str]
 
@@ -61,14 +62,17 @@ def test_what_is_gone_is_named_and_the_rest_is_shown(copy: Path, what: str) -> N
     "name",
     ["evaluate/metrics.json", "evaluate/changes.json", "evaluate/ranks.safetensors", "infer/infer.json"],
 )
-def test_a_truncated_file_is_named(copy: Path, name: str) -> None:
+def test_a_truncated_file_is_named_and_nothing_written(copy: Path, name: str) -> None:
     path = copy / name
+    (copy / REPORT).unlink()
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert f"{path}: not a whole" in parsed(write_run(copy)).text
+    with pytest.raises(DamagedError, match=f"^{re.escape(str(path))}: changed since it was written"):
+        write_run(copy)
+    assert not (copy / REPORT).exists()
 
 
 def test_results_of_another_layout_are_named(copy: Path) -> None:
-    store.write_json(copy / "evaluate" / "metrics.json", {"k": [20], "rows": [{"kind": "plain"}]})
+    rewrite(copy, {"k": [20], "rows": [{"kind": "plain"}]})
     page = parsed(write_run(copy))
     assert "metrics.json: not a table of results (KeyError: 'name')" in page.text
     assert {"data", "training", "answers"} <= sections(page)

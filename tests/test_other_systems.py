@@ -10,7 +10,7 @@ from textwrap import indent
 
 import pytest
 
-from llm4sbr import store
+from llm4sbr import folders
 from llm4sbr.testing.toy import toy_log
 from llm4sbr.testing.toy_export import toy_export
 
@@ -95,12 +95,12 @@ def test_training_and_what_comes_after(tmp_path):
 def test_a_folder_is_not_held_twice_where_locks_exist(tmp_path):
     code = f"""
 from pathlib import Path
-from llm4sbr import store
-with store.locked(Path({str(tmp_path / "held")!r}), what="run"):
+from llm4sbr import folders
+with folders.locked(Path({str(tmp_path / "held")!r}), what="run"):
     sys.stdout.write("held")
     sys.exit(0)
 """
-    with store.locked(tmp_path / "held", what="run"):
+    with folders.locked(tmp_path / "held", what="run"):
         command = [sys.executable, "-c", f"import sys\n{code}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "another llm4sbr process is working on this run" in done.stderr

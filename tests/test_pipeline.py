@@ -157,8 +157,8 @@ def test_missing_data_folder(tmp_path: Path) -> None:
 def test_a_run_of_another_version(tmp_path: Path, chosen: Settings) -> None:
     run = tmp_path / "run"
     _execute(run, chosen, until="prepare")
-    stamp = store.read_json(run / "prepare" / "stage.json")
-    store.write_json(run / "prepare" / "stage.json", stamp | {"format": 99})
+    stamp = store.read_record(run / "prepare" / "stage.json")
+    store.write_record(run / "prepare" / "stage.json", stamp | {"format": 99})
     with pytest.raises(StoreError, match=r"written in run format 99, this version reads 1"):
         _execute(run, {}, until="prepare")
 
@@ -215,9 +215,7 @@ def test_a_file_that_is_gone_or_changed_is_made_anew(tmp_path: Path, chosen: Set
     again = "infer: redone, infer/infer.json has changed since it was written"
     assert _execute(run, {}, until="infer") == ["prepare: fresh", again]
     (run / "infer" / "stage.json").write_text("{")
-    with pytest.raises(
-        StoreError, match=r"stage.json: not a whole JSON file: .*; delete .*infer and run again"
-    ):
+    with pytest.raises(StoreError, match=r"stage.json: not a whole JSON file: .*; delete it and run again"):
         _execute(run, {}, until="infer")
 
 

@@ -71,8 +71,8 @@ def test_who_says_nothing_gets_lists_as_in_training(export: Path) -> None:
     session = [11, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     assert ExportedRecommender.load(export).recommend(session, k=5).items[0].id == 12
     for excluded, first in ((False, 11), (True, 12)):
-        record = store.read_json(export / "artefact.json")
-        store.write_json(export / "artefact.json", record | {"exclude_seen": excluded})
+        record = store.read_record(export / "artefact.json")
+        store.write_record(export / "artefact.json", record | {"exclude_seen": excluded})
         recommender = ExportedRecommender.load(export)
         assert recommender.recommend(session, k=5).items[0].id == first
         assert recommender.recommend(session, k=5, exclude_seen=not excluded).items[0].id == 23 - first

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from llm4sbr import store
 from llm4sbr.errors import InputError
 from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.models import Models, find_folder
@@ -71,13 +72,12 @@ def sha256(path: Path) -> str:
 
 
 def change(folder: Path, **values: object) -> None:
-    record = json.loads((folder / "artefact.json").read_text())
-    (folder / "artefact.json").write_text(json.dumps(record | values))
+    store.write_record(folder / "artefact.json", store.read_record(folder / "artefact.json") | values)
 
 
 BROKEN = [
     (truncate, "model.onnx: not the file that was exported"),
-    (truncate_and_sign, "model.onnx: ONNX Runtime cannot load it"),
+    (truncate_and_sign, "model.onnx: not a whole ONNX graph"),
     (other_catalogue, "items.json: not the file that was exported"),
     (lambda folder: (folder / "items.json").unlink(), "items.json: No such file"),
     (lambda folder: change(folder, k=7), "artefact.json: k is 7, the graph says '5'"),

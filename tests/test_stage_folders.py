@@ -43,7 +43,7 @@ def test_fingerprint_of_a_stamp_is_of_its_inputs_only(seconds: float, memory: in
 def test_stamp_of_another_format_says_both_versions(tmp_path: Path) -> None:
     stamps.write_stamp(tmp_path, ONE)
     path = tmp_path / store.STAMP
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    store.write_record(path, store.read_record(path) | {"format": 99})
     with pytest.raises(
         StoreError, match="run format 99, this version reads 1; use the version that wrote it"
     ):
@@ -132,7 +132,7 @@ def test_a_stage_s_own_operating_system_error_is_not_called_a_write_error(tmp_pa
 REPLACE = """
 import os, signal, sys
 from pathlib import Path
-from llm4sbr import stamps, store
+from llm4sbr import folders, stamps, store
 
 step = int(sys.argv[2])
 calls = 0
@@ -151,7 +151,7 @@ with stamps.stage_folder(Path(sys.argv[1]), stamps.Stamp("train", {"train.dim": 
     stamps.write_stamp(out, stamps.Stamp("train", {"train.dim": 16}, content="new"))
     # From here on every system call that moves or removes something may be the last one.
     Path.rename, Path.unlink = counted(Path.rename), counted(Path.unlink)
-    store.shutil.rmtree = counted(store.shutil.rmtree)
+    folders.shutil.rmtree = counted(folders.shutil.rmtree)
 print("finished")
 """
 
@@ -190,7 +190,7 @@ def test_leftovers_of_a_killed_write_do_not_reach_the_result(tmp_path: Path) -> 
     code = f"""
 import os, signal
 from pathlib import Path
-from llm4sbr import stamps, store
+from llm4sbr import folders, stamps, store
 with stamps.stage_folder(Path({str(final)!r}), stamps.Stamp("train", {{"train.dim": 8}})) as out:
     store.write_text(out / "sub" / "first", "1")
     with store.writing(out / "sub" / "second") as temporary:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from llm4sbr import store
 from llm4sbr.errors import StoreError
 
 __all__ = ["Answer", "AnswerCache", "CacheStats", "answer_key"]
@@ -98,6 +99,8 @@ class AnswerCache:
         """
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                store.regular(path)
             # polars may call back from its own thread while this one waits
             connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
             try:

@@ -17,7 +17,8 @@ from typing import IO, Any, NamedTuple, cast
 
 from llm4sbr import store
 from llm4sbr.asking.cache import Answer, AnswerCache
-from llm4sbr.errors import DataError
+from llm4sbr.errors import DataError, StoreError
+from llm4sbr.secrets import mask
 
 __all__ = ["export_answers", "import_answers"]
 
@@ -46,7 +47,7 @@ def export_answers(cache: AnswerCache, path: Path, *, llm: str = "") -> int:
     count = 0
     with store.writing(path) as temporary, _open(temporary, path, "wt") as stream:
         for key, answer, fingerprint, added in cache.rows(llm=llm):
-            line = {"key": key.hex(), "llm": fingerprint, **_fields(answer), "added": added}
+            line = {"key": key.hex(), "llm": mask(fingerprint), **_fields(answer), "added": added}
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
             count += 1
     return count
@@ -94,6 +95,7 @@ def _open(path: Path, name: Path, mode: str) -> IO[str]:
 
 def _lines(path: Path) -> Iterator[SharedAnswer]:
     try:
+        store.regular(path)
         with _open(path, path, "rt") as stream:
             number = 0
             while text := stream.readline(LONGEST + 1):
@@ -103,8 +105,8 @@ def _lines(path: Path) -> Iterator[SharedAnswer]:
                         f"{path}:{number}: longer than {LONGEST:,} characters; no answer was added"
                     )
                 yield _parsed(text, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, StoreError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ")
         raise DataError(f"{path}: cannot be read: {reason}") from None
 
 

@@ -23,12 +23,20 @@ def with_full_paths(chosen: Settings) -> Settings:
     """The settings with absolute file names, so that they work from any folder."""
     flat = flatten(chosen)
     named = {"data.path", "infer.cache", *(f"data.options.{name}" for name in _file_options(flat))}
+    data = Path(str(flat.get("data.path") or "")).expanduser()
+    beside = data if data.is_dir() else data.parent
     full = {
-        key: str(Path(flat[key]).expanduser().absolute())
+        key: str(_found(Path(flat[key]).expanduser(), beside))
         for key in named & flat.keys()
         if isinstance(flat[key], str | Path) and str(flat[key])
     }
     return merge(chosen, nest(full))
+
+
+def _found(file: Path, beside: Path) -> Path:
+    """The absolute name of a file here or, if there is none, of one beside the data."""
+    there = beside / file
+    return (there if not file.exists() and there.exists() else file).absolute()
 
 
 def _file_options(flat: dict[str, Any]) -> list[str]:

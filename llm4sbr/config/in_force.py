@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr import registry, stamps, store
+from llm4sbr import registry, secrets, stamps
 from llm4sbr.config import (
     PROTOCOLS,
     Config,
@@ -24,7 +24,7 @@ from llm4sbr.config import (
     to_toml,
 )
 from llm4sbr.config.files import with_full_paths
-from llm4sbr.config.layers import DEFAULT
+from llm4sbr.config.layers import DEFAULT, write_settings
 from llm4sbr.config.types import without_defaults
 from llm4sbr.errors import Llm4sbrError, RegistryError, StoreError
 from llm4sbr.stamps import SECTIONS, STAGE_NAMES
@@ -56,7 +56,7 @@ class ChosenSettings(NamedTuple):
     def keep(self, until: str = STAGE_NAMES[-1]) -> None:
         """Save the chosen settings in the run, for the stages up to `until`."""
         assert self.run is not None
-        store.write_text(self.run / CHOSEN, to_toml(self.chosen(until)))
+        write_settings(self.run / CHOSEN, to_toml(self.chosen(until)))
 
 
 def request(run: Path | None, given: Settings) -> ChosenSettings:
@@ -75,6 +75,7 @@ def request(run: Path | None, given: Settings) -> ChosenSettings:
         ConfigError: a wrong key or value.
         RegistryError: a component that is not installed.
     """
+    secrets.refuse(given)
     path = run / CHOSEN if run else None
     before = read_toml(path) if path and path.exists() else {}
     with naming_kept(run, before, given):

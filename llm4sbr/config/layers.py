@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm4sbr.errors import ConfigError
+from llm4sbr import store
+from llm4sbr.errors import ConfigError, DamagedError, StoreError
 
 DEFAULT = "default"
 """A value that resets a setting to its default."""
+
+SEAL = "# sha256 of the lines above: "
+"""Begins the last line of a file of settings that a command wrote."""
 
 Settings = dict[str, Any]
 """Nested plain dictionaries, as in a TOML file; only what the user chose."""
@@ -84,10 +88,29 @@ def _value(text: str) -> Any:
         return text
 
 
+def write_settings(path: Path, text: str) -> None:
+    """Write settings as TOML, with their hash in the last line."""
+    store.write_text(path, f"{text}{SEAL}{store.fingerprint(text)}\n")
+
+
 def read_toml(path: Path) -> Settings:
-    """Settings of a TOML file; `ConfigError` says where it is invalid."""
+    """Settings of a TOML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is invalid; the message says where.
+        DamagedError: it ends with the hash of another text.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        store.regular(path)
+        text = path.read_text(encoding="utf-8")
+        found = tomllib.loads(text)
+    except (OSError, StoreError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ")
         raise ConfigError(f"{path}: cannot read settings: {reason}") from None
+    written, sealed, seal = text.rpartition(SEAL)
+    if sealed and seal.strip() != store.fingerprint(written):
+        raise DamagedError(
+            f"{path}: changed since it was written (its sha256 differs); remove its last line if you have "
+            "edited it"
+        )
+    return found

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llm4sbr import store
 from llm4sbr.data.mapped import mapped
-from llm4sbr.errors import StoreError
+from llm4sbr.errors import DamagedError, StoreError
 from llm4sbr.protocols import Catalogue, Samples, Sessions
 
 AT_ONCE = 100_000
@@ -93,7 +93,7 @@ def load(folder: Path) -> Prepared:
         raise StoreError(f"{folder / STATS}: not written by prepare; run prepare again")
     for name, expected in files.items():
         if store.file_sha256(folder / name) != expected:
-            raise StoreError(
+            raise DamagedError(
                 f"{folder / name}: not the file that prepare wrote (its sha256 differs); run prepare again"
             )
     items = store.read_table(folder / ITEMS)

@@ -71,6 +71,7 @@ def table(
         "k": list(ks),
         "llm": llm,
         **evidence._asdict(),
+        "sampled": sorted({one.get("loss", "full") for row in rows for one in row.facts} - {"full"}),
         "rows": [_line(row, ks, values, tested.get((row.name, PLAIN))) for row in rows],
         "against": {
             other: {"gain": {name: _gain(values, (LLM, other), name) for name in p}, "p": p}

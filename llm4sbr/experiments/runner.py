@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm4sbr import pipeline, store
+from llm4sbr import folders, pipeline, secrets, store
 from llm4sbr.config import merge, nest
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.experiments import paper, sharing
@@ -52,6 +52,8 @@ def run_experiment(
     """
     progress = progress or Progress()
     todo = cells(request)
+    for cell in todo:
+        secrets.refuse(cell.settings)
     with _held(folder, request.kind):
         book = _Book(folder, request, todo)
         ready = [cell for cell in todo if _upstream(cell, book, progress)]
@@ -117,11 +119,11 @@ class _Book:
         record.update(status="done", metrics=metrics)
         record.update(paper=paper.figures(record["axes"], metrics, stats), notes=paper.notes(metrics, stats))
         record.update(training=_training(run))
-        self.content["versions"] |= store.read_json(run / "versions.json")
+        self.content["versions"] |= store.read_record(run / "versions.json")
         self._write()
 
     def _write(self) -> None:
-        store.write_json(self.folder / RECORD, self.content)
+        store.write_record(self.folder / RECORD, self.content)
 
 
 def _blank(cell: Cell) -> dict[str, Any]:
@@ -147,11 +149,11 @@ def _held(folder: Path, kind: str) -> Iterator[None]:
         raise StoreError(f"{folder}: not a folder; name a folder for the experiment")
     record = folder / RECORD
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if record.exists() and (other := store.read_json(record).get("experiment")) != kind:
+    if record.exists() and (other := store.read_record(record).get("experiment")) != kind:
         raise StoreError(f"{folder}: contains the experiment {other}; name another folder for {kind}")
-    if names - {store.LOCK, "runs"} and not record.exists():
+    if names - {folders.LOCK, "runs"} and not record.exists():
         raise StoreError(f"{folder}: contains other files and no experiment; name a new or empty folder")
-    with store.locked(folder, what="experiment"):
+    with folders.locked(folder, what="experiment"):
         yield
 
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from llm4sbr import stamps, store
+from llm4sbr import folders, stamps
 from llm4sbr.config import Config
 from llm4sbr.freshness import INFER, LOCALIZE, PREPARE, TRAIN, stamp_for
 from llm4sbr.stages.train import models
@@ -35,8 +35,8 @@ def share_stages(run: Path, config: Config, donors: Iterable[Path]) -> None:
             return
         copy = run / f"{stage.name}.linked"
         shutil.rmtree(copy, ignore_errors=True)
-        store.link_files(found / stage.name, copy)
-        store.replace_folder(copy, run / stage.name)
+        folders.link_files(found / stage.name, copy)
+        folders.replace_folder(copy, run / stage.name)
 
 
 def share_models(run: Path, config: Config, donors: Sequence[Path]) -> int:
@@ -60,7 +60,7 @@ def share_models(run: Path, config: Config, donors: Sequence[Path]) -> int:
             found += 1
         elif donor := next((d for d in donors if stamps.whole(d / TRAIN.name / name, wanted)), None):
             shutil.rmtree(attempt.out / name, ignore_errors=True)
-            store.link_files(donor / TRAIN.name / name, attempt.out / name)
+            folders.link_files(donor / TRAIN.name / name, attempt.out / name)
             found += 1
     return found
 

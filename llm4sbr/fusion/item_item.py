@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr.fast import item_item as fast
+from llm4sbr.fusion.part import Part
 
 AGES = 10
 """Number of latest clicks that are used."""
@@ -81,7 +82,9 @@ class ItemItemScores(nn.Module):
         self.weights.copy_(found.whole.weights)
         self.parts = found.parts
 
-    def forward(self, items: Tensor, mask: Tensor, fold: Tensor | None = None) -> Tensor:
+    def forward(
+        self, items: Tensor, mask: Tensor, fold: Tensor | None = None, part: Part | None = None
+    ) -> Tensor:
         """Compute float (B, N), which is added to the network's scores.
 
         Args:
@@ -89,15 +92,20 @@ class ItemItemScores(nn.Module):
             mask: bool (B, T), true at clicks.
             fold: int64 (B,), the folds of training sessions, each of which is scored by the model that was
                 fitted without its fold; None for other sessions.
+            part: the C items that are scored, C instead of N, if these are not all.
         """
         rows, there = latest(items, mask, AGES)
         ids, weights = self._table(rows, fold)
+        size = self.num_items
+        if part is not None:
+            ids, size = part.place[ids], len(part.ids)
+            weights = weights * (ids > 0)
         ages = self.log_ages.exp() * there
         weight, small = self.log_weight.exp(), self.log_small.exp()
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return fast.added((ids - 1).clamp(min=0), weights, ages, weight, small, self.num_items)
+            return fast.added((ids - 1).clamp(min=0), weights, ages, weight, small, size)
         summed = summed_in_turn if torch.onnx.is_in_onnx_export() else summed_at_once
-        return weight * torch.log1p(summed(ids, weights * ages.unsqueeze(2), self.num_items) / small)
+        return weight * torch.log1p(summed(ids, weights * ages.unsqueeze(2), size) / small)
 
     def _table(self, rows: Tensor, fold: Tensor | None) -> tuple[Tensor, Tensor]:
         """Neighbours int64 (B, AGES, M) and their weights float (B, AGES, M) of item indices (B, AGES)."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr import registry, store
-from llm4sbr.errors import RegistryError, StoreError
+from llm4sbr.errors import DamagedError, RegistryError, StoreError
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.system import installation
 
@@ -69,7 +69,7 @@ def load_model(folder: Path) -> SavedModel:
     record = store.read_json(folder / RECORD)
     recipe, catalogue, digest, facts = _parse(record, folder / RECORD)
     if store.file_sha256(folder / WEIGHTS) != digest:
-        raise StoreError(f"{folder / WEIGHTS}: changed since {RECORD} was written; train the model again")
+        raise DamagedError(f"{folder / WEIGHTS}: changed since {RECORD} was written; train the model again")
     _check_installed(recipe, record.get("versions", {}), folder)
     model = build(recipe)
     _load_weights(model, store.read_tensors(folder / WEIGHTS), folder / WEIGHTS)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from llm4sbr import store
-from llm4sbr.errors import StoreError
+from llm4sbr.errors import DamagedError, StoreError
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -62,7 +62,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: intents in format {found['format']}, this version reads {FORMAT}; {again(folder)}"
         )
     if found.get("sha256") != store.fingerprint({k: v for k, v in found.items() if k != "sha256"}):
-        raise StoreError(f"{path}: changed since it was written; {again(folder)}")
+        raise DamagedError(f"{path}: changed since it was written; {again(folder)}")
     for entry in (*found["keys"], *found["shards"]):
         if Path(entry["file"]).name != entry["file"]:  # the manifest may come from somebody else
             raise StoreError(f"{path}: lists {entry['file']!r}, which is not beside it; {again(folder)}")
@@ -76,4 +76,4 @@ def _check_size(path: Path, expected: int) -> None:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; {again(path.parent)}") from None
     if size != expected:
-        raise StoreError(f"{path}: {size:,} bytes instead of {expected:,}; {again(path.parent)}")
+        raise DamagedError(f"{path}: {size:,} bytes instead of {expected:,}; {again(path.parent)}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm4sbr import store
 from llm4sbr.data.batches import item_keys, prefix_key
-from llm4sbr.errors import StoreError
+from llm4sbr.errors import DamagedError, StoreError
 from llm4sbr.intents.manifest import MANIFEST, again, intent_shapes, key_shapes, read_manifest
 from llm4sbr.intents.shards import Shards, spans
 from llm4sbr.protocols import Samples, Sessions, Unit
@@ -181,7 +181,7 @@ def verify_all(localize: Path, *, catalogue: str) -> dict[str, IntentStore]:
         found[name].verify(catalogue=catalogue)
     for name, expected in content.get("files", {}).items():
         if store.file_sha256(localize / name) != expected:
-            raise StoreError(
+            raise DamagedError(
                 f"{localize / name}: changed since it was written (its sha256 differs); "
                 f"run llm4sbr localize {localize.parent} --force"
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr import store
-from llm4sbr.errors import StoreError
+from llm4sbr.errors import DamagedError, StoreError
 from llm4sbr.intents.manifest import MANIFEST, Shapes, again
 
 
@@ -70,14 +70,18 @@ class Shards:
     def verify(self) -> None:
         """Read every shard and compare its hash; raises `StoreError` if one is missing or has changed."""
         for entry in self.entries:
-            path = self.folder / entry["file"]
-            if store.file_sha256(path) != entry["sha256"]:
-                raise StoreError(
-                    f"{path}: changed since it was written (its sha256 differs); {again(self.folder)}"
-                )
+            self._verify(entry)
+
+    def _verify(self, entry: dict[str, Any]) -> None:
+        path = self.folder / entry["file"]
+        if store.file_sha256(path) != entry["sha256"]:
+            raise DamagedError(
+                f"{path}: changed since it was written (its sha256 differs); {again(self.folder)}"
+            )
 
     def _read(self, entry: dict[str, Any]) -> dict[str, Tensor]:
         path = self.folder / entry["file"]
+        self._verify(entry)
         tensors = store.read_tensors(path)
         expected = {name: (dtype, (entry["rows"], *shape)) for name, (dtype, shape) in self.shapes.items()}
         if {name: (one.dtype, tuple(one.shape)) for name, one in tensors.items()} != expected:

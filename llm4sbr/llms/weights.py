@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from llm4sbr import store
+from llm4sbr import folders, store
 from llm4sbr.errors import ModelUnavailableError, StoreError
 from llm4sbr.registry import OFFERED
 from llm4sbr.system import installation, models
@@ -89,7 +89,7 @@ class WeightFiles:
                 try:
                     self._decode(building, dtype)
                     if not folder.exists():  # another process may have created it meanwhile
-                        store.replace_folder(building, folder)
+                        folders.replace_folder(building, folder)
                 finally:
                     shutil.rmtree(building, ignore_errors=True)
         return str(folder)

@@ -47,6 +47,8 @@ def setting(metrics: Mapping[str, Any]) -> str:
         facts.append("BEST EPOCH CHOSEN ON THE TEST SET")
     if "none" in metrics.get("selected_on", ()):
         facts.append("last epoch kept, since there are no validation samples")
+    if metrics.get("sampled"):
+        facts.append(f"trained on sampled items ({'; '.join(metrics['sampled'])})")
     return f"{_protocol(metrics)}Percent over {', '.join(facts)}; {ranking(metrics)}."
 
 

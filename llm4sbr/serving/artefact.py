@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm4sbr import store
-from llm4sbr.errors import InputError, StoreError
+from llm4sbr.errors import DamagedError, InputError, StoreError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.external import external_files
 from llm4sbr.serving.recommendation import Source
 from llm4sbr.system import installation, memory
 
@@ -185,7 +186,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.exists():
         raise StoreError(f"{folder}: no exported model ({RECORD} is missing); run llm4sbr export first")
-    record = store.read_json(path)
+    record = store.read_record(path, "copy or export it again")
     if not isinstance(record, dict) or "format" not in record:
         raise StoreError(f"{path}: not written by export; export again")
     if record["format"] != FORMAT:
@@ -227,7 +228,12 @@ def check_files(folder: Path, record: dict[str, Any]) -> None:
         if name not in files or Path(name).name != name:
             raise StoreError(f"{folder / RECORD}: files: {name!r} has no hash or is no name; export again")
         if store.file_sha256(folder / name) != files[name]:
-            raise StoreError(f"{folder / name}: not the file that was exported; copy or export it again")
+            raise DamagedError(f"{folder / name}: not the file that was exported; copy or export it again")
+    for name in sorted(external_files(folder / GRAPH)):
+        if name not in files:
+            raise StoreError(
+                f"{folder / GRAPH}: has weights in {name!r}, not a file of this export; export again"
+            )
 
 
 def open_session(path: Path, *, threads: int | None = None, provider: Provider = "auto") -> InferenceSession:

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr import registry, store
+from llm4sbr import folders, registry, store
 from llm4sbr.errors import DeviceError, ExportError, InputError, StoreError
 from llm4sbr.exporting import Exporter, ExportSpec, Scorer
 from llm4sbr.exporting.trained_model import ReferenceModel
@@ -96,7 +96,7 @@ def export(run: Path, wanted: Export, progress: Progress) -> dict[str, Any]:
     ]
     if not jobs:
         raise InputError("no format to export to is named; --format onnx")
-    with store.locked(run, what="run"):  # two exports would write into the same folders
+    with folders.locked(run, what="run"):  # two exports would write into the same folders
         return _written(jobs, original, wanted, progress)
 
 
@@ -163,7 +163,7 @@ def _artefact(job: ExportJob, original: ReferenceModel, wanted: Export, progress
         record = _record(fresh, job.kind, original=original, spec=spec, verified=verified)
         if original.trained.refitted:
             record["chosen"] = original.saved.facts["chosen"]
-        store.write_json(fresh / RECORD, record)
+        store.write_record(fresh / RECORD, record)
     return record
 
 
@@ -174,16 +174,16 @@ def _folder(final: Path) -> Iterator[Path]:
     Where a device is missing, what was written stays, for the machine that has one; it has no record.
     """
     fresh = final.with_name(final.name + ".tmp")
-    store.mend_folder(final)
+    folders.mend_folder(final)
     with store.explained(final):
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
     try:
         with store.explained(final, only_full=True):
             yield fresh
-        store.replace_folder(fresh, final)
+        folders.replace_folder(fresh, final)
     except DeviceError as error:
-        store.replace_folder(fresh, final)
+        folders.replace_folder(fresh, final)
         raise DeviceError(f"{final}: {error}") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -284,11 +284,11 @@ def _versions() -> dict[str, str]:
 def _summarize(folder: Path, shown: Mapping[str, Any]) -> None:
     path = folder.with_name(SUMMARY)
     there = {name: one for name, one in _summary(path).items() if folder.with_name(name).is_dir()}
-    store.write_json(path, there | {folder.name: shown})
+    store.write_record(path, there | {folder.name: shown})
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    known = store.read_json(path) if path.exists() else {}
+    known = store.read_record(path, "delete it and export again") if path.exists() else {}
     if not isinstance(known, dict):
         raise StoreError(f"{path}: not written by export; delete it and export again")
     return known

@@ -12,10 +12,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from llm4sbr import registry, stamps, store
+from llm4sbr import folders, registry, stamps, store
 from llm4sbr.config import Config
 from llm4sbr.data.prepared import load
-from llm4sbr.errors import ConfigError
+from llm4sbr.errors import ConfigError, DamagedError
 from llm4sbr.freshness import LLM, part_stamp
 from llm4sbr.intents.texts import ITEMS, Located
 from llm4sbr.localization.answers import answers_of, distinct_lines, fingerprint_of, sources_of, unit_of
@@ -70,10 +70,13 @@ def _kept(out: Path, attempt: Attempt) -> dict[str, Any] | None:
     """The old summary, if all intents are there; also loads the items' vectors."""
     for place in (out, attempt.before):
         if place and (place / SUMMARY).exists() and (place / ITEMS).exists():
-            summary: dict[str, Any] = store.read_json(place / SUMMARY)
+            try:
+                summary: dict[str, Any] = store.read_json(place / SUMMARY)
+            except DamagedError:
+                continue
             if store.file_sha256(place / ITEMS) == summary["files"][ITEMS]:
                 attempt.begin()
-                store.link_file(place / ITEMS, out / ITEMS)
+                folders.link_file(place / ITEMS, out / ITEMS)
                 return {name: value for name, value in summary.items() if name != "sources"}
     return None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llm4sbr import stamps, store
+from llm4sbr import folders, stamps, store
 from llm4sbr.config import Config
 from llm4sbr.data.prepared import load
 from llm4sbr.data.whole import whole
@@ -52,7 +52,7 @@ def refit(
     trained = chosen_model(run, variant=variant, seed=seed)
     folder, chosen = refitted_folder(run, trained), _chosen(run, trained)
     stamp = refit_stamp(trained)
-    with store.locked(run, what="run"):
+    with folders.locked(run, what="run"):
         if stamps.whole(folder, stamp) and not force:
             progress.note(f"refit: fresh, {folder}")
         else:

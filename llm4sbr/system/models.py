@@ -50,9 +50,11 @@ def _files(model: Path) -> list[Path]:
 
 
 def _parts(modules: Path) -> list[str]:
+    if not modules.is_file():
+        return []
     try:
         return [str(part["path"]) for part in json.loads(modules.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError):  # missing, or not usable
+    except (OSError, ValueError, KeyError, TypeError):  # not usable
         return []
 
 

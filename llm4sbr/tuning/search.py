@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from llm4sbr import pipeline, store
+from llm4sbr import folders, pipeline, store
 from llm4sbr.config import Config, flatten, nest, to_settings
 from llm4sbr.config.space import Dimension, Space, words
 from llm4sbr.data.prepared import catalogue_hash, load
@@ -77,11 +77,11 @@ def tune(
         raise ConfigError("tune trains a model per process: start it without torchrun, with --workers")
     config = pipeline.execute(run, {}, until="localize", progress=progress, new=False)
     wanted = _search(run, config, variant, changes, trials)
-    with store.locked(run, what="run"):
+    with folders.locked(run, what="run"):
         content = _searched(wanted, config, seconds, workers, progress)
     if keep:
         content["kept"] = _keep(run, content)
-        store.write_json(wanted.folder / RECORD, content)
+        store.write_record(wanted.folder / RECORD, content)
         progress.note(_about_keeping(run, content))
     return content
 
@@ -140,7 +140,7 @@ def _searched(
             _work(wanted, study, before, workers or config.train.workers, progress)
     finally:
         content = _content(study, wanted, config)
-        store.write_json(wanted.folder / RECORD, content)
+        store.write_record(wanted.folder / RECORD, content)
     if not studies.complete(study):
         raise _without_result(study, config, seconds)
     if len(studies.counted(study)) < wanted.trials:

@@ -39,6 +39,7 @@ def mend(folder: Path) -> None:
     path = folder / JOURNAL
     path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
     if path.exists():
+        store.regular(path)
         with store.explained(path), path.open("r+b") as file:
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)

@@ -22,13 +22,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "user": ("userid", "user", "uid", "reviewerid", "visitorid", "customerid"),
     "item": (
         *("itemid", "item", "iid", "parentasin", "asin", "productid", "movieid", "articleid", "sku", "aid"),
+        "videoid",
     ),
     "time": (
         *("timestamp", "timestampms", "timems", "time", "ts", "datetime", "unixreviewtime", "createdat"),
-        *("eventtime", "date", "eventdate"),  # a day says less than a clock
+        *("eventtime", "date", "eventdate", "tdat"),  # a day says less than a clock
     ),
     "order": ("order", "position", "rank", "index"),
-    "title": ("title", "itemtitle", "movietitle", "name", "itemname", "productname"),
+    "title": ("title", "itemtitle", "movietitle", "name", "itemname", "productname", "prodname", "caption"),
 }
 """Role -> column names that are recognised, best first."""
 
@@ -70,6 +71,8 @@ class Names(NamedTuple):
     """Format of the times for strptime, or a unit; None recognises numbers and ISO 8601."""
     items_item: str | None = None
     """The items table's item column; None: as `item`, or recognised by its name."""
+    only: str | None = None
+    """`COLUMN=VALUE`: which rows of the interactions are clicks; None, empty or `all`: every row."""
 
 
 def find(role: str, found: Sequence[str], names: Names, *, where: Path) -> str | None:
@@ -99,8 +102,9 @@ def require(
         listed = [name for name in found if _TYPE.sub("", name.strip().lower()) in _LISTS]
         if listed:
             raise DataError(
-                f"{where}:1: {listed[0]} lists several items in each row, and a click per row is read: write "
-                'rows as {"session": ..., "items": [...]} for --dataset jsonl, or take the lists apart'
+                f"{where}:1: {listed[0]} lists several items in each row, and a click per row is read: "
+                "--dataset amazon-m2 reads prev_items, --dataset recbole item_id_list; write other lists as "
+                '{"session": ..., "items": [...]} for --dataset jsonl'
             )
         data = any(name.strip().isdigit() for name in found)
         raise DataError(

@@ -64,8 +64,8 @@ def training(run: Path, labels: Mapping[str, str]) -> dict[str, Any] | None:
 
 def _log(path: Path) -> TrainingLog:
     try:
-        epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        epochs = [json.loads(line) for line in store.read_text(path).splitlines()]
+    except ValueError as error:
         raise StoreError(f"{path}: not a whole training log ({error})") from None
     record = path.with_name(RECORD)
     best = store.read_json(record)["facts"].get("best_epoch") if record.exists() else None

@@ -34,7 +34,7 @@ def experiment_page(folder: Path) -> dict[str, Any]:
     Raises:
         StoreError: there is no `experiment.json`, or it is not whole.
     """
-    content = store.read_json(folder / RECORD)
+    content = store.read_record(folder / RECORD)
     try:
         if content["format"] != FORMAT:
             raise StoreError(

@@ -1,11 +1,10 @@
 """Collects the content of a run's HTML report from the run's files.
 
-Parts that are missing are not an error; the page names them.
+Parts that are missing are not an error, the page names them; a file that is not what was written is one.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +12,10 @@ from typing import Any, TypeVar
 import torch
 
 from llm4sbr import stamps, store
-from llm4sbr.config import to_toml
+from llm4sbr.config import read_toml, to_toml
+from llm4sbr.config.in_force import RESOLVED
 from llm4sbr.data.prepared import Prepared, load
-from llm4sbr.errors import Llm4sbrError, StoreError
+from llm4sbr.errors import ConfigError, DamagedError, Llm4sbrError, StoreError
 from llm4sbr.evaluation.verdict import CONTROLS
 from llm4sbr.report.changes import RECORD, changes_table, examples, rule
 from llm4sbr.report.page.curves import training
@@ -39,6 +39,8 @@ class Gatherer:
         """The result of `read`, or None and a line with the reason."""
         try:
             return read()
+        except DamagedError:  # what the rest says may rest on it
+            raise
         except Llm4sbrError as error:
             self.gaps.append(f"{part}: {error}")
         except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
@@ -51,12 +53,13 @@ def run_page(run: Path) -> dict[str, Any]:
 
     Raises:
         StoreError: the folder is not a run.
+        DamagedError: a file is not what was written.
     """
     stamps.check_there(run)
     if not (run / "config.toml").is_file():
         raise StoreError(f"{run}: not a run directory (no config.toml); name one, such as runs/demo")
     gather = Gatherer()
-    settings = gather.get("settings", lambda: _settings(run)) or {}
+    settings = gather.get("settings", lambda: _settings(run / RESOLVED)) or {}
     metrics = gather.get("results", lambda: _metrics(run)) or {}
     prepared = gather.get("data", lambda: load(run / "prepare"))
     llm = metrics.get("llm") or settings.get("infer", {}).get("llm")
@@ -77,7 +80,7 @@ def run_page(run: Path) -> dict[str, Any]:
         else None,
         "data": gather.get("data", lambda: data(prepared)) if prepared else None,
         "settings": to_toml(settings) if settings else "",
-        "versions": gather.get("versions", lambda: store.read_json(run / "versions.json")),
+        "versions": gather.get("versions", lambda: store.read_record(run / "versions.json")),
     }
     return page | {"warnings": _warnings(metrics, prepared), "gaps": list(dict.fromkeys(gather.gaps))}
 
@@ -111,12 +114,11 @@ def _changes(run: Path, llm: str | None) -> dict[str, Any] | None:
     return {"table": changes_table(found, llm), "rule": rule(found), "examples": examples(found)}
 
 
-def _settings(run: Path) -> dict[str, Any]:
-    path = run / "resolved.toml"
+def _settings(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from None
+        return read_toml(path)
+    except ConfigError as error:
+        raise (DamagedError if path.exists() else StoreError)(str(error)) from None
 
 
 def _warnings(metrics: Mapping[str, Any], prepared: Prepared | None) -> list[str]:

@@ -21,7 +21,7 @@ def tuning_page(run: Path, folder: Path) -> dict[str, Any]:
         StoreError: there is no `tune.json` or it is damaged.
     """
     path = folder / RECORD
-    content = store.read_json(path)
+    content = store.read_record(path, "tune again")
     try:
         if content["format"] != FORMAT:
             raise StoreError(f"{path}: format {content['format']}, this version reads {FORMAT}; tune again")

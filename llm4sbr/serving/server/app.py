@@ -18,6 +18,7 @@ from llm4sbr.serving.server.http import (
     Scope,
     Send,
     busy,
+    check_host,
     header,
     refuse,
     reply_json,
@@ -91,6 +92,7 @@ class App:
             )
 
     async def _reply(self, route: str, target: tuple[str, ...], scope: Scope, receive: Receive) -> Reply:
+        check_host(scope, self.settings.allowed_hosts)
         if route == "unknown":
             raise Refusal(404, f"{scope['path']:.100}: no such path")
         allowed = ("POST",) if route in POSTED else ("GET", "HEAD")
@@ -121,7 +123,8 @@ class App:
         if route == "live":
             return reply_json({"live": True})
         if route == "ready":
-            return reply_json({"ready": self.models.ready}, 200 if self.models.ready else 503)
+            refused = {"refused": "a newer version; the log says why"} if self.models.refused else {}
+            return reply_json({"ready": self.models.ready} | refused, 200 if self.models.ready else 503)
         model = self._model(*target)
         if route == "model ready":
             return reply_json({"name": name, "ready": True})

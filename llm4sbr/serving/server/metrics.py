@@ -75,6 +75,7 @@ class Metrics:
         self.rows = Histogram("llm4sbr_batch_rows", "Sessions in a batch.", ROWS)
         self._model: tuple[str, str] | None = None
         self._queued: Callable[[], int] = lambda: 0
+        self._refused: Callable[[], bool] = lambda: False
         self.registry.register(self)
 
     def batch(self, rows: int, wait: float, seconds: float) -> None:
@@ -92,6 +93,10 @@ class Metrics:
         """Record the version that is now served, and how to get the queue's length."""
         self._model, self._queued = (version, variant), queued
 
+    def watches(self, refused: Callable[[], bool]) -> None:
+        """Record how to tell whether a newer version is refused."""
+        self._refused = refused
+
     def collect(self) -> Iterator[Metric]:
         """All metrics, for Prometheus' registry."""
         requests = CounterMetricFamily("llm4sbr_requests", "Requests answered.", labels=("route", "status"))
@@ -107,8 +112,13 @@ class Metrics:
         )
         if self._model:
             model.add_metric(self._model, 1)
+        refused = GaugeMetricFamily(
+            "llm4sbr_version_refused",
+            "1 while the folder has a newer version that cannot be used.",
+            value=self._refused(),
+        )
         queue = GaugeMetricFamily("llm4sbr_queue_rows", "Sessions that wait.", value=self._queued())
-        yield from (requests, reloads, model, queue)
+        yield from (requests, reloads, model, refused, queue)
         yield from (one.collect() for one in (self.seconds, self.computing, self.waiting, self.rows))
 
     def page(self) -> Reply:

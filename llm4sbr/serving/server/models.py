@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llm4sbr import stamps
+from llm4sbr import stamps, store
 from llm4sbr.errors import InputError, Llm4sbrError, StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.artefact import GRAPH, RECORD, Artefact
 from llm4sbr.serving.recommendation import Explanation
 from llm4sbr.serving.server.batching import Batcher, PendingRequest, ScoredList
+from llm4sbr.serving.server.beside import beside
 from llm4sbr.serving.server.http import busy
 from llm4sbr.serving.server.known import KnownSessions
 from llm4sbr.serving.server.logs import log, say
@@ -26,6 +26,9 @@ from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.settings import Settings
 
 Stamp = tuple[tuple[str, int, int, int], ...]
+
+OPENING = 600.0
+"""Maximum seconds to open a version; one that takes longer is given up."""
 
 
 class Model:
@@ -96,9 +99,12 @@ class Models:
         self.run = run
         self.settings = settings
         self.metrics = metrics
+        metrics.watches(lambda: self.refused)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._current: Model | None = None
         self._seen: Stamp = ()
+        self.refused = False
+        """Whether the folder has a newer version, which cannot be used."""
 
     @property
     def ready(self) -> bool:
@@ -117,10 +123,14 @@ class Models:
         self._seen = stamp(self.folder)
         settings = self.settings
         sizes = {"threads": settings.threads, "max_batch": settings.max_batch}
-        model = await asyncio.to_thread(Model.open, self.folder, **sizes, run=self.run)
+        opened = beside(partial(Model.open, self.folder, **sizes, run=self.run))
+        try:
+            model = await asyncio.wait_for(opened, OPENING)
+        except TimeoutError:
+            raise StoreError(f"{self.folder}: not opened within {OPENING:g} seconds") from None
         work = partial(compute, model.artefact)  # not `model`, which would then refer to itself
         model.batcher = Batcher(work, self._executor, settings, observe=self.metrics.batch)
-        self._current = model
+        self._current, self.refused = model, False
         self.metrics.serves(
             model.version, model.artefact.intent_mode, partial(getattr, model.batcher, "rows")
         )
@@ -153,8 +163,13 @@ class Models:
         try:
             await self.load()
             self.metrics.reloads["done"] += 1
-        except Exception as error:  # whatever is wrong with the new version, keep the old one
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except (
+            BaseException
+        ) as error:  # whatever it is (a panic of polars is no `Exception`), keep the old one
             self.metrics.reloads["failed"] += 1
+            self.refused = True
             known = isinstance(error, Llm4sbrError)
             fields = {"error": str(error), "serving": self.current.version}
             log.error("new version refused", exc_info=not known, extra={"fields": fields})
@@ -184,10 +199,7 @@ def find_folder(path: Path) -> Path:
 
 def version_of(folder: Path) -> str:
     """Name of the artefact in a folder; `StoreError` if there is none."""
-    try:
-        return hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()[:12]
-    except OSError as error:
-        raise StoreError(f"{folder / RECORD}: {error.strerror}") from None
+    return store.file_sha256(folder / RECORD)[:12]
 
 
 def stamp(folder: Path) -> Stamp:

@@ -200,8 +200,8 @@ def _parquet_columns(path: Path) -> dict[str, Any]:
     with _explained(path):
         found = dict(polars.scan_parquet(path).collect_schema())
     kind = found.get(SESSION)
-    inner = kind.inner if isinstance(kind, polars.List) else kind
-    if kind is not None and not (inner == polars.String or (inner != kind and inner.is_integer())):
+    listed = isinstance(kind, polars.List) and (kind.inner == polars.String or kind.inner.is_integer())
+    if kind is not None and kind != polars.String and not listed:
         raise InputError(f"{path}: {SESSION} is {kind}; expected texts, or lists of keys, titles or ids")
     return found
 
