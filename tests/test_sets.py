@@ -203,9 +203,9 @@ def test_a_killed_command_goes_on_and_gives_the_same_file(export, tmp_path):
 
 def test_an_open_set_is_refused_to_another_process(ask, tmp_path):
     given = write(tmp_path / "in.jsonl", SESSIONS)
-    from llm4sbr import store
+    from llm4sbr import folders
 
-    with store.locked(tmp_path / "out.jsonl.parts", what="set"):
+    with folders.locked(tmp_path / "out.jsonl.parts", what="set"):
         found = ask("--in", given, "--out", tmp_path / "out.jsonl")
     assert (found.exit_code, "another llm4sbr process" in found.stderr) == (2, True)
 

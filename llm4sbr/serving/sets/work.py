@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llm4sbr import registry, store
+from llm4sbr import folders, registry, store
 from llm4sbr.errors import InputError
 from llm4sbr.progress import Progress
 from llm4sbr.serving.sets.fields import check_objects, others_of, parse, record
@@ -219,7 +219,7 @@ class _Parts:
                     waiting.append(path)
                     yield rows
 
-        with store.locked(self.folder, what="set"):
+        with folders.locked(self.folder, what="set"):
             for answered in answer(missing()):
                 path = waiting.popleft()
                 store.write_json(path.with_suffix(".json"), answered.broken)  # first: a part counts as done
