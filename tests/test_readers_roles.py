@@ -214,8 +214,12 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_rows_that_list_items_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"prev_items lists several items in each row, .* --dataset jsonl"):
+    with pytest.raises(
+        DataError, match=r"prev_items lists several items in each row, .* --dataset amazon-m2"
+    ):
         csv(tmp_path, "prev_items,next_item,locale\n\"['a' 'b']\",c,UK\n")
+    with pytest.raises(DataError, match=r"history lists several items in each row, .* --dataset jsonl"):
+        csv(tmp_path, "history,locale\n\"['a' 'b']\",UK\n")
 
 
 def test_the_list_of_a_session_is_its_order(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:
     if data.split == "temporal" and raw.ordered_only:
         raise DataError(
             "data.split=temporal needs timestamps and this data has an order only: "
-            "use data.split=random, paper or leave-last-out"
+            "use --set data.split=random, --set data.split=paper or --set data.split=leave-last-out"
         )
     if data.split is None and raw.ordered_only:
         progress.note("the data has no clock: whole sessions are split at random (data.split=random)")

@@ -27,7 +27,7 @@ class Checkpoint:
         best_epoch: epoch of the weights in `best`, counted from 1; 0 before the first.
         best_value: its value of the validation metric.
         worse: epochs that were no better than all before.
-        best: weights by name.
+        best: weights by name, none before the first epoch.
         writes: whether this process writes the file.
         history: one entry per epoch.
     """
@@ -39,7 +39,7 @@ class Checkpoint:
         self.model, self.optimizers, self.writes = model, optimizers, writes
         self.epoch, self.best_epoch, self.best_value = 0, 0, -1.0
         self.worse = 0
-        self.best = _copy(model.state_dict())
+        self.best: dict[str, Tensor] = {}
         self.history: list[dict[str, Any]] = []
 
     @classmethod
@@ -63,7 +63,10 @@ class Checkpoint:
         self.history.append(entry)
         if better:
             self.best_epoch, self.best_value = self.epoch, value
-            self.best = _copy(self.model.state_dict())  # of every process: training may go on from it
+            for name, tensor in self.model.state_dict().items():  # of every process: it may go on from it
+                self.best[name] = (
+                    tensor.detach().clone() if name not in self.best else self.best[name].copy_(tensor)
+                )
         else:
             self.worse += 1
         if self.writes:
