@@ -48,7 +48,8 @@ class Candidates(NamedTuple):
 
     def some(self, which: Tensor) -> Candidates:
         """Some of the sessions."""
-        return Candidates(*(field[which] for field in self[:-1]), self.bounded)
+        scores, popularity, own, sums, share, target, weight = (field[which] for field in self[:-1])
+        return Candidates(scores, popularity, own, sums, share, target, weight, self.bounded)
 
 
 @torch.no_grad()
