@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 from contextlib import suppress
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +30,7 @@ from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
 from llm4sbr.commands.tune import tune
 from llm4sbr.errors import Llm4sbrError, PeerError
+from llm4sbr.secrets import mask
 from llm4sbr.system import memory
 
 
@@ -248,7 +249,8 @@ def _guarded(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; finished work is kept, run the same command to go on", 130)
     except click.ClickException as error:
-        error.show()
+        error.show(said := StringIO())
+        click.echo(mask(said.getvalue()), err=True, nl=False)
         return 2
     except Llm4sbrError as error:
         if debug:
@@ -277,5 +279,5 @@ def _not_installed(error: ModuleNotFoundError) -> Exception | None:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(message, err=True)
+    click.echo(mask(message), err=True)
     return code

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from llm4sbr import folders, registry, stamps, store
-from llm4sbr.config import Config, Settings, components, to_settings, to_toml
+from llm4sbr import available, folders, registry, stamps, store
+from llm4sbr.config import Config, Settings, components, merge, to_settings, to_toml
 from llm4sbr.config.in_force import RESOLVED, check_run, naming_kept, request
 from llm4sbr.config.layers import write_settings
 from llm4sbr.config.types import check_lengths
@@ -20,7 +20,7 @@ from llm4sbr.freshness import STAGES, Stage, adopt_models, asked, stamp_now, why
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 from llm4sbr.stamps import STAGE_NAMES
-from llm4sbr.system import installation, memory, signals
+from llm4sbr.system import installation, memory, processes, signals
 
 
 def execute(
@@ -48,6 +48,7 @@ def execute(
         StoreError: the directory is in use by another process, not a run, or cannot be written.
     """
     installation.require("train")
+    processes.check_not_imported()
     progress = progress or Progress()
     if until not in STAGE_NAMES:
         raise ConfigError(f"no stage {until!r}; there are {', '.join(STAGE_NAMES)}")
@@ -55,6 +56,8 @@ def execute(
     if not new:
         check_run(run)
     asked_for = request(run, chosen)
+    if encoder := available.encoder_instead(run, asked_for.chosen(), asked_for.config, until, progress):
+        asked_for = request(run, merge(chosen, encoder))
     config, reached = asked_for.config, STAGES[: STAGE_NAMES.index(until) + 1]
     with naming_kept(run, asked_for.before, chosen):
         components.check(chosen, config)
@@ -62,7 +65,8 @@ def execute(
         with _locked(run):
             for stage in reached:
                 redo, accepted = force and stage.name == until, partial(asked_for.keep, stage.name)
-                _bring_up_to_date(run, stage, config, progress, redo=redo, accepted=accepted)
+                ready = partial(available.check, config, until) if stage.name == "infer" else None
+                _bring_up_to_date(run, stage, config, progress, redo=redo, accepted=accepted, ready=ready)
                 if stage.name == "prepare":
                     _check_lengths(run, config, chosen, until)
             asked_for.keep()
@@ -111,6 +115,7 @@ def _bring_up_to_date(
     *,
     redo: bool,
     accepted: Callable[[], None],
+    ready: Callable[[], None] | None,
 ) -> None:
     folder, parts = run / stage.name, asked(stage.name, config)
     old, stamp = stamps.read_stamp(folder), stamp_now(run, stage, config)
@@ -120,6 +125,8 @@ def _bring_up_to_date(
         progress.note(f"{stage.name}: fresh")
         return
     progress.note(f"{stage.name}: {why(old, stamp, lost)}")
+    if ready:
+        ready()
     with ExitStack() as opened:
 
         def begin() -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llm4sbr.secrets import mask
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,7 +46,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Print one line about what was done or decided."""
         if not self.quiet:
-            self.console.print(text, markup=False, highlight=False)
+            self.console.print(mask(text), markup=False, highlight=False)
 
     @contextmanager
     def task(
@@ -112,7 +114,7 @@ class _State:
 
     def advance(self, n: int, note: str, total: int | None) -> None:
         self.done += n
-        self.note = note or self.note
+        self.note = mask(note) or self.note
         if total is not None:
             self.total, self.at_most = total, False
 

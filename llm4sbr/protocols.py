@@ -163,7 +163,11 @@ class Reader(Protocol):
 
 @runtime_checkable
 class LLM(Protocol):
-    """Answers prompts."""
+    """Answers prompts.
+
+    Optional: `answered`, None at first; `infer` sets it to a function of a prompt, its answer, and the tokens
+    of both, to be called as soon as an answer comes, by one thread at a time, so that it is kept at once.
+    """
 
     fingerprint: str
     """Model, revision, precision and decoding settings: part of the answer cache's key."""
@@ -252,8 +256,8 @@ class Backbone(Protocol):
     length 1; or `score(fused, encoded) -> (B, N)`, which replaces the product but rules out small tables in
     exported models. Optional class attributes: `plain_readout = "long"`: without a fuser, the session vector
     is `long` instead of a linear map of both; `own_items_first = True`: a session's own items score highest
-    by construction, so the next item can only be expected after them, and from two clicks on. A parameter
-    `items` (N, D) can start as text vectors (`train.text_init`).
+    by construction, so the next is expected after them, from two clicks on; `item_ids`: buffers (N, S) of
+    catalogue ids, which training on sampled items renumbers. A parameter `items` (N, D) can start as text.
     """
 
     def fit(self, sessions: Sessions) -> None:

@@ -229,6 +229,41 @@ def test_an_items_table_without_rows(log: Path) -> None:
     assert "items.csv: no row with an item id in column 'item_id'" in refused(log)
 
 
+def test_one_number_in_two_spellings_is_named(log: Path) -> None:
+    numbers = [f"user_id,item_id,timestamp\nu{n // 7},{n % 7 + 1}.0,{n * 90_000}\n" for n in range(70)]
+    (log / "interactions.csv").write_text(numbers[0] + "".join(row.partition("\n")[2] for row in numbers[1:]))
+    for ids, other in ((("007", "001"), "001"), (("7", "1"), "1")):
+        (log / "items.csv").write_text("item_id,title\n" + "".join(f"{one},Lamp {one}\n" for one in ids))
+        message = refused(log, sessions="user", min_item_count=1)
+        assert f"2 of them are in it as another text, such as '1.0' and '{other}'" in message
+        assert "write ids alike in both tables" in message
+    (log / "items.csv").write_text("item_id,title\n2.0,Lamp\n3,Rug\n")
+    _, said = run(log, sessions="user", min_item_count=1)
+    assert (
+        "6 items are not in the items table; 1 of them are in it as another text, such as '3.0' and '3'"
+        in said
+    )
+
+
+def test_what_the_items_table_has_and_lacks_is_counted(log: Path) -> None:
+    table = (log / "items.csv").read_text().splitlines()
+    table[0] = "item_id,title,category,price,shop"
+    table[1:] = [f"{row},{'' if n < 3 else 9.5}," for n, row in enumerate(table[1:])]
+    table[2] = "i02,Blue Chair,,,"
+    table += ["i98,Never,Lamp,1,", "i99,Ever,Lamp,2,"]
+    (log / "items.csv").write_text("\n".join(table) + "\n")
+    prepared, said = run(log)
+    assert prepared.stats["items_table"] == {
+        "items that nobody clicked": 2,
+        "items without category": 1,
+        "items without price": 3,
+        "items without shop": 20,
+    }
+    assert (
+        "in the items table: 2 items that nobody clicked; 1 items without category; 3 items without" in said
+    )
+
+
 def test_without_titles_nothing_is_mended_but_titles(log: Path) -> None:
     (log / "items.csv").unlink()
     prepared, said = run(log, options={"titles": False})

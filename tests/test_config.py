@@ -139,7 +139,10 @@ def test_set_without_key_or_value_shows_how_it_is_written(assignment: str) -> No
         ({"train": {"l2": float("inf")}}, "train.l2 = inf: input should be a finite number"),
         ({"train": {"l2": float("nan")}}, "train.l2 = nan: input should be"),
         ({"data": {"sessions": "days"}}, "data.sessions = 'days': input should be 'session', 'user'"),
-        ({"infer": {"perspectives": "long,short"}}, """a valid tuple, such as ["long", "short"]"""),
+        (
+            {"infer": {"perspectives": "long,short"}},
+            """a valid tuple, for instance infer.perspectives=["long", "short"]""",
+        ),
         ({"evaluate": {"k": [5, "ten"]}}, "evaluate.k.1 = 'ten': input should be a valid integer"),
         ({"train": 5}, "train = 5: "),
         ({"train": 5}, "this is a section, set one of its keys"),

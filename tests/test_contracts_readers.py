@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +11,7 @@ import pytest
 
 from llm4sbr import registry
 from llm4sbr.testing.readers import ReaderContract
-from llm4sbr.testing.toy import toy_log
+from llm4sbr.testing.toy import toy_clicks, toy_log
 
 
 def rows(folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
@@ -89,6 +90,54 @@ def write_jsonl(folder: Path) -> Path:
     return folder
 
 
+def write_movielens(folder: Path) -> Path:
+    clicks, items = rows(folder)
+    ratings = [f"{c['user_id']},{c['item_id']},3.5,{c['timestamp']}\n" for c in clicks]
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "".join(ratings))
+    movies = [f'{i["item_id"]},"{i["title"]}",Comedy|Drama\n' for i in items]
+    (folder / "movies.csv").write_text("movieId,title,genres\n" + "".join(movies))
+    return folder
+
+
+def write_amazon_m2(folder: Path) -> Path:
+    _, items = rows(folder)
+    lines = [f'"[{" ".join(map(repr, own[:-1]))}]",{own[-1]},UK\n' for own in toy_clicks().values()]
+    (folder / "sessions_train.csv").write_text("prev_items,next_item,locale\n" + "".join(lines))
+    products = [f"{i['item_id']},UK,{i['title']},9.5\n" for i in items]
+    (folder / "products_train.csv").write_text("id,locale,title,price\n" + "".join(products))
+    return folder
+
+
+def write_mind(folder: Path) -> Path:
+    clicks, items = rows(folder)
+    lines = []
+    for number, click in enumerate(clicks):
+        when = datetime.fromtimestamp(int(click["timestamp"]), UTC).strftime("%m/%d/%Y %I:%M:%S %p")
+        lines.append(f"{number}\t{click['user_id']}\t{when}\t\t{click['item_id']}-1 other-0\n")
+    (folder / "behaviors.tsv").write_text("".join(lines))
+    news = [f"{i['item_id']}\tnews\tlocal\t{i['title']}\t\thttp://x\t[]\t[]\n" for i in items]
+    (folder / "news.tsv").write_text("".join(news))
+    return folder
+
+
+def write_recbole(folder: Path) -> Path:
+    clicks, items = rows(folder)
+    lines: list[str] = []
+    before: dict[str, list[str]] = {}
+    for click in clicks:
+        own = before.setdefault(click["user_id"], [])
+        if own:
+            lines.append(f"{click['user_id']}\t{' '.join(own)}\t{click['item_id']}\t{click['timestamp']}\n")
+        own.append(click["item_id"])
+    head = "user_id:token\titem_id_list:token_seq\titem_id:token\ttimestamp:float\n"
+    for part, start in (("train", 0), ("test", 300)):
+        text = head + "".join(lines[start : start + 300])
+        (folder / f"toy.{part}.inter").write_text(text)
+    texts = [f"{i['item_id']}\t{i['title']}\t{i['category']}\n" for i in items]
+    (folder / "toy.item").write_text("item_id:token\ttitle:token_seq\tcategory:token\n" + "".join(texts))
+    return folder
+
+
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "csv": write_csv,
     "parquet": write_parquet,
@@ -96,6 +145,10 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "ml-1m": write_ml_1m,
     "amazon": write_amazon,
     "jsonl": write_jsonl,
+    "movielens": write_movielens,
+    "amazon-m2": write_amazon_m2,
+    "mind": write_mind,
+    "recbole": write_recbole,
 }
 
 
@@ -109,3 +162,8 @@ class TestReaders(ReaderContract):
 
     def write(self, folder: Path) -> Path:
         return WRITERS[self.name](folder)
+
+    def clicks(self) -> dict[str, list[str]]:
+        if self.name != "amazon-m2":
+            return toy_clicks()
+        return {str(row): own for row, own in enumerate(toy_clicks().values(), start=2)}  # rows name sessions

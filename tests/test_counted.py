@@ -12,7 +12,7 @@ from llm4sbr.baselines.company import lift, near
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError
 from llm4sbr.fusion.counted import CLICKS, FADING, NEIGHBOURS, OWN, PRIOR, Counted
-from llm4sbr.fusion.item_item import ItemItem
+from llm4sbr.fusion.item_item import ItemItem, entries_per_item
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
 from llm4sbr.progress import Progress
@@ -275,3 +275,12 @@ def test_a_table_of_no_such_name_is_refused_before_training(tmp_path):
     ):
         trained(run, settings(counted=("far",)))
     assert not list((run / "train").iterdir())
+
+
+def test_tables_of_a_large_catalogue_are_bounded() -> None:
+    """100 entries per item up to 200,000 items, 20 for a million."""
+    sizes = {100: 100, 200_000: 100, 250_000: 80, 1_000_000: 20, 30_000_000: 1}
+    assert {size: entries_per_item(NEIGHBOURS, size) for size in sizes} == sizes
+    with torch.device("meta"):
+        counted = Counted(1_000_000, ["near"])
+    assert counted.tables["near"].items.shape == (1_000_000, 20)

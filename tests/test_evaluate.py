@@ -97,6 +97,10 @@ def test_a_row_that_ended_while_rising_is_marked(tmp_path):
     table = main_table(found["rows"], 10)
     assert [line[0].note for line in table.rows] == ["", "", "still rising"]
     assert "ended at train.epochs while the validation metric was still rising" in table.legend
+    assert table.legend.endswith(
+        "The plain backbone is one of these, so gains over it look larger than they are."
+    )
+    assert found["plain_rising"]
     calm = main_table([row | {"still_rising": 0} for row in found["rows"]], 10)
     assert "rising" not in calm.legend
 
@@ -254,6 +258,12 @@ def test_the_ground_is_named():
     assert "a single seed" in text
     assert "25% of them with an answer" in text
     assert "test set as in the paper" in text
+
+
+def test_a_gain_over_a_backbone_that_was_cut_short_says_so():
+    text = said(GROUND._replace(plain_rising=True), plain=UP, item_text=UP, shuffled=UP)
+    assert "raise the plain backbone, whose training train.epochs cut short, (+20.0%, p = 0.001)" in text
+    assert "cut short" not in said(plain=UP, item_text=UP, shuffled=UP)
 
 
 def test_the_best_baseline_is_compared_with():

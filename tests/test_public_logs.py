@@ -73,6 +73,7 @@ def test_diginetica_has_semicolons_dates_and_a_second_clock(tmp_path: Path) -> N
     assert raw.notes == [
         "columns of train-item-views.csv: user userId, session sessionId, item itemId, time eventdate, "
         "order timeframe",
+        "read as Diginetica's train-item-views.csv",
         "train-item-views.csv: 2 clicks have no userId: their session counts as their user",
     ]
 
@@ -86,9 +87,9 @@ def test_lastfm_has_tabs_quotes_and_titles_among_the_clicks(tmp_path: Path) -> N
     ]
     file.write_text("".join(rows))
     names = ["user", "time", "artid", "artist", "item", "title"]
-    with pytest.raises(DataError, match=r"--set data\.options\.quote="):
+    with pytest.raises(DataError, match=r"--set data\.options\.quote=none"):
         Csv(file, columns=names).read()
-    raw = Csv(file, columns=names, quote="", attributes=["artist"]).read()
+    raw = Csv(file, columns=names, quote="none", attributes=["artist"]).read()
     assert [who for who, _, _ in clicks(raw)] == ["user_000001", "user_000001", "user_000002"]
     assert raw.items.rows() == [
         ("t1", '"The Ring" 12', 'Deep, "Dish"'),

@@ -125,6 +125,27 @@ def test_a_session_id_that_several_users_have_is_kept_apart(tmp_path: Path) -> N
     assert "clicks.csv: 1 values of ga_session_id belong to several users, who are kept apart" in raw.notes
 
 
+def test_session_ids_that_start_anew_each_day_are_told_and_the_advice_works(tmp_path: Path) -> None:
+    day = 86_400
+    rows = [
+        f"{n},{item}{d},{1_700_000_000 + d * day + k}\n"
+        for d in range(3)
+        for n in "12"
+        for k, item in enumerate("ab")
+    ]
+    head = "session_id,item_id,timestamp\n"
+    raw = csv(tmp_path, head + "".join(rows))
+    said = next(note for note in raw.notes if "pause of more than half a day" in note)
+    assert said.startswith(
+        "2 of 2 sessions have a pause of more than half a day: do ids of session_id start anew"
+    )
+    assert said.endswith("--sessions gap --set data.options.user=session_id")
+    raw = csv(tmp_path, head + "".join(rows), user="session_id")
+    assert sorted(lists(raw, "gap")) == [["a0", "b0"]] * 2 + [["a1", "b1"]] * 2 + [["a2", "b2"]] * 2
+    once = csv(tmp_path, head + "".join(rows[:4]))
+    assert not any("pause" in note for note in once.notes)
+
+
 def test_times_without_a_year_and_in_other_units(tmp_path: Path) -> None:
     head = "user_id,item_id,timestamp\n"
     rows = "".join(
@@ -193,8 +214,12 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_rows_that_list_items_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"prev_items lists several items in each row, .* --dataset jsonl"):
+    with pytest.raises(
+        DataError, match=r"prev_items lists several items in each row, .* --dataset amazon-m2"
+    ):
         csv(tmp_path, "prev_items,next_item,locale\n\"['a' 'b']\",c,UK\n")
+    with pytest.raises(DataError, match=r"history lists several items in each row, .* --dataset jsonl"):
+        csv(tmp_path, "history,locale\n\"['a' 'b']\",UK\n")
 
 
 def test_the_list_of_a_session_is_its_order(tmp_path: Path) -> None:

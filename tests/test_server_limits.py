@@ -83,11 +83,11 @@ def test_one_long_text_among_many_short_ones(server):
 def test_a_body_without_a_length(server):
     before = memory(server)
     chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
-    with connect(server, post("Transfer-Encoding: chunked")) as client, pytest.raises(ConnectionError):
-        client.sendall(chunk * 1600)  # closed after the answer
+    with connect(server, post("Transfer-Encoding: chunked")) as client, suppress(ConnectionError):
+        client.sendall(chunk * 1600)  # what comes behind the answer is dropped, until time is up
     assert memory(server) - before < 30
     with connect(server, post("Transfer-Encoding: chunked")) as client:
-        client.sendall(chunk * 33)
+        client.sendall(chunk * 100)  # the answer arrives though the connection is to be closed
         assert response(client)[0] == 413
     assert answers(server)
 

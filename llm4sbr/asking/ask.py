@@ -19,6 +19,8 @@ from llm4sbr.asking.questions import Questions, open_answer_cache, plan_question
 from llm4sbr.asking.tables import answered, write_answers
 from llm4sbr.config import Config
 from llm4sbr.data.prepared import Prepared
+from llm4sbr.engines import Local
+from llm4sbr.errors import ModelUnavailableError
 from llm4sbr.freshness import part_stamp
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import LLM, Engine
@@ -105,17 +107,18 @@ def _put(
     """Ask with the engine's workers, and report what was left unanswered."""
     settings = config.infer
     engine: Engine = registry.create("engines", config.engine.name, **config.engine.options)
-    make = partial(batch_answerer, settings.llm, settings.options)
     with progress.task("infer", len(order), unit=noun(questions.samples.unit)) as advance, closing(engine):
         asker = Asker(
-            llm,
-            cache,
-            budget=parse_budget(settings.budget),
-            advance=advance,
-            work=partial(engine.map, make),
-            workers=engine.workers,
+            llm, cache, budget=parse_budget(settings.budget), advance=advance, workers=engine.workers
         )
+        keep = asker.keep if isinstance(engine, Local) else None  # other engines' workers have no cache
+        make = partial(batch_answerer, settings.llm, settings.options, keep)
+        asker.work = partial(engine.map, make)
         asker.ask(order, questions.prompts, keys=keys.of)
+    if asker.failed and not asker.asked + asker.found:
+        raise ModelUnavailableError(
+            f"infer: none of {len(asker.failed) + asker.lost:,} prompts got an answer: {asker.reason}"
+        )
     if asker.failed:
         progress.note(
             f"infer: {len(asker.failed) + asker.lost:,} prompts got no answer ({asker.reason}); "

@@ -81,11 +81,22 @@ class BatchAnswers(NamedTuple):
     """Why answers are missing, if any are."""
 
 
-class BatchAnswerer:
-    """Answers one batch of prompts with an LLM; engines run one of these per worker."""
+Keep = Callable[[str, str, int], None]
+"""Called with a prompt, its answer, and the tokens of both."""
 
-    def __init__(self, llm: LLM) -> None:
+
+class BatchAnswerer:
+    """Answers one batch of prompts with an LLM; engines run one of these per worker.
+
+    Args:
+        llm: the LLM.
+        keep: keeps an answer as soon as it comes, if the LLM tells; otherwise a batch's come together.
+    """
+
+    def __init__(self, llm: LLM, keep: Keep | None = None) -> None:
         self.llm = llm
+        if hasattr(llm, "answered"):
+            llm.answered = keep
 
     def __call__(self, prompts: list[str]) -> BatchAnswers:
         """Answer some prompts.
@@ -115,9 +126,9 @@ def storable(text: str) -> str:
     return text[:LONGEST].encode("utf-8", "replace").decode()
 
 
-def batch_answerer(name: str, options: dict[str, Any]) -> BatchAnswerer:
+def batch_answerer(name: str, options: dict[str, Any], keep: Keep | None = None) -> BatchAnswerer:
     """Create an installed LLM, in the worker process that will use it."""
-    return BatchAnswerer(registry.create("llms", name, **options))
+    return BatchAnswerer(registry.create("llms", name, **options), keep)
 
 
 class Asker:
@@ -143,7 +154,7 @@ class Asker:
         workers: int = 1,
     ) -> None:
         self.llm = llm
-        self.work = work or partial(map, BatchAnswerer(llm))
+        self.work = work or partial(map, BatchAnswerer(llm, self.keep))
         self.cache = cache
         self.budget = budget
         self.advance = advance
@@ -159,11 +170,12 @@ class Asker:
         """Number of failed prompts beyond these."""
         self.reason = ""
         """Why the last one failed."""
-        self._found = 0
+        self.found = 0
+        """Number of prompts with an answer in the cache."""
         self._known: set[bytes] = set()
         self._waiting: dict[bytes, str] = {}
         self._spent = False
-        self._started = time.monotonic()
+        self._started = self._last = time.monotonic()
         self._size: int = getattr(llm, "batch_size", BATCH)
         self._most = BATCHES * self._size * workers
         self._round = self._most if budget.seconds is None else max(1, self._size // 4)
@@ -194,10 +206,17 @@ class Asker:
                 self._waiting, self.failed = self.failed, {}
                 self._flush(0)
 
+    def keep(self, prompt: str, answer: str, tokens: int) -> None:
+        """Store an answer as soon as it comes; it counts when its batch is complete."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        key = answer_key(self.llm.fingerprint, prompt)
+        self.cache.put_many({key: Answer(storable(answer), seconds, tokens)}, llm=self.llm.fingerprint)
+
     def _ask_block(self, block: dict[int, Sequence[bytes]], prompts: Callable[[int], Sequence[str]]) -> None:
         wanted = {key for keys in block.values() for key in keys}
         self._known = self.cache.known(sorted(wanted))
-        self._found += len(self._known)
+        self.found += len(self._known)
         looked = 0
         for sample, keys in block.items():
             if not self._known.issuperset(keys):
@@ -223,7 +242,7 @@ class Asker:
 
     def _flush(self, looked: int) -> None:
         """Ask all waiting prompts, then adapt the size of a round to the remaining time."""
-        began = time.monotonic()
+        began = self._last = time.monotonic()
         waiting = sorted(self._waiting.items(), key=lambda pair: (len(pair[1]), pair[0]))
         batches = [waiting[i : i + self._size] for i in range(0, len(waiting), self._size)]
         done = self.work([prompt for _, prompt in batch] for batch in batches)
@@ -259,7 +278,7 @@ class Asker:
 
     def _note(self) -> str:
         rate = f" at {self.asked / self.seconds:.1f}/s" if self.seconds else ""
-        text = f"{self.asked:,} prompts asked{rate}, {self._found:,} from the cache"
+        text = f"{self.asked:,} prompts asked{rate}, {self.found:,} from the cache"
         if self.failed:
             text += f", {len(self.failed) + self.lost:,} failed"
         if self.budget.seconds is None:

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple, cast
 from llm4sbr import store
 from llm4sbr.asking.cache import Answer, AnswerCache
 from llm4sbr.errors import DataError, StoreError
+from llm4sbr.secrets import mask
 
 __all__ = ["export_answers", "import_answers"]
 
@@ -46,7 +47,7 @@ def export_answers(cache: AnswerCache, path: Path, *, llm: str = "") -> int:
     count = 0
     with store.writing(path) as temporary, _open(temporary, path, "wt") as stream:
         for key, answer, fingerprint, added in cache.rows(llm=llm):
-            line = {"key": key.hex(), "llm": fingerprint, **_fields(answer), "added": added}
+            line = {"key": key.hex(), "llm": mask(fingerprint), **_fields(answer), "added": added}
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
             count += 1
     return count

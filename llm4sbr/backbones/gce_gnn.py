@@ -54,6 +54,7 @@ class GCEGNN(nn.Module):
     """
 
     plain_readout = "long"
+    item_ids = ("neighbours",)
     neighbours: Tensor
     weights: Tensor
 

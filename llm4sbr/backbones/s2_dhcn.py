@@ -67,6 +67,7 @@ class S2DHCN(nn.Module):
     """
 
     plain_readout = "long"
+    lacks = {"sampled": "every step convolves the whole item table over all sessions"}
     edges: Tensor
     sizes: Tensor
     offsets: Tensor

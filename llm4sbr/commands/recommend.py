@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,10 +23,31 @@ if TYPE_CHECKING:
 @click.argument("folder", type=click.Path(path_type=Path), metavar="RUN_OR_EXPORT")
 @click.option(
     "--session",
-    required=True,
     help="Titles or ids, oldest first, separated by commas, | or lines; - reads sessions from standard "
     "input, one per line, and prints a line of JSON for each.",
 )
+@click.option(
+    "--in",
+    "source_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A whole set instead: .jsonl, .csv or .parquet with a column session; - reads JSON lines.",
+)
+@click.option(
+    "--out",
+    "target_file",
+    type=click.Path(path_type=Path),
+    default=Path("-"),
+    metavar="FILE",
+    help="Where the lists of a set go, .jsonl, .csv or .parquet.  [standard output]",
+)
+@click.option(
+    "--fields",
+    metavar="NAMES",
+    help="What is written of a set: row, key, id, title, score, session, left_out, error, and columns of "
+    "the sessions' file.  [row,key,score,left_out,error]",
+)
+@click.option("--engine", default="local", show_default=True, help="Where a set is computed: local, ray.")
 @click.option("-k", type=int, help="Length of the list.  [10, or what was exported]")
 @click.option(
     "--variant",
@@ -58,7 +79,11 @@ if TYPE_CHECKING:
 @common
 def recommend(
     folder: Path,
-    session: str,
+    session: str | None,
+    source_file: Path | None,
+    target_file: Path,
+    fields: str | None,
+    engine: str,
     k: int | None,
     variant: str | None,
     exported: str | None,
@@ -70,14 +95,22 @@ def recommend(
     quiet: bool,
     debug: bool,
 ) -> None:
-    """Recommend for live sessions.
+    """Recommend for live sessions, or for a whole set of them.
 
     RUN_OR_EXPORT is a run folder, or the folder of an exported model, which needs no run.
     """
-    recommender = _load(folder, variant, exported, refitted, quiet=quiet)
-    recommender.check(k, source)
+    if (session is None) == (source_file is None):
+        raise InputError("give either --session, or --in with a file of sessions")
     exclude_seen = None if include_seen is None else not include_seen
-    answer = partial(recommender.recommend, k=k, exclude_seen=exclude_seen, source=source, unknown=unknown)
+    options = {"k": k, "exclude_seen": exclude_seen, "source": source, "unknown": unknown}
+    load = partial(_load, folder, variant, exported, refitted)
+    if source_file is not None:
+        wanted = (source_file, target_file, fields, options, engine)
+        _whole_set(wanted, load, as_json=as_json, quiet=quiet)
+        return
+    recommender = load(quiet=quiet)
+    recommender.check(k, source)
+    answer = partial(recommender.recommend, **options)
     if session == "-":
         _stream(answer)
     elif as_json:
@@ -86,6 +119,20 @@ def recommend(
         from llm4sbr.report.terminal.recommendation import show_recommendation
 
         show_recommendation(answer(session))
+
+
+def _whole_set(given: tuple[Any, ...], load: Callable[..., Any], *, as_json: bool, quiet: bool) -> None:
+    """Answer a set of sessions; exit with 2 if some of its rows have no list."""
+    from llm4sbr.progress import Progress
+    from llm4sbr.serving.sets.read import STANDARD
+    from llm4sbr.serving.sets.work import SessionSet, recommend_set
+
+    wanted = SessionSet(*given)
+    found = recommend_set(wanted, partial(load, quiet=True), Progress(quiet=quiet))
+    if as_json and wanted.target != STANDARD:
+        print_json(found)
+    if found["broken"]:
+        raise click.exceptions.Exit(2)
 
 
 def _load(

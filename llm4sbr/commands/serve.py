@@ -47,12 +47,19 @@ class _Name(click.types.StringParamType):
 @_option("--timeout", 10.0, "Seconds to send a request, or to take its answer.", _Amount(0.1))
 @_option("--drain", 30, "Seconds to finish after SIGTERM.", click.IntRange(0))
 @_option("--watch", 2.0, "Seconds between looks for a new version; 0: none.", _Amount(0))
+@click.option(
+    "--allowed-hosts",
+    metavar="NAMES",
+    default="",
+    help="Names, comma-separated, that a request's Host may have; others get 421.  [any]",
+)
 @click.option("--access-log", is_flag=True, help="Log every request.")
 @common
 def serve(
     folder: Path,
     max_delay: float,
     max_body: float,
+    allowed_hosts: str,
     as_json: bool,
     quiet: bool,
     debug: bool,
@@ -68,4 +75,6 @@ def serve(
     from llm4sbr.serving.server.run import serve as run
     from llm4sbr.serving.server.settings import MIB, Settings
 
-    run(folder, Settings(max_delay=max_delay / 1000, max_body=int(max_body * MIB), **options))
+    hosts = tuple(name.strip(" []").lower() for name in allowed_hosts.split(",") if name.strip())
+    limits: dict[str, Any] = {"max_delay": max_delay / 1000, "max_body": int(max_body * MIB)}
+    run(folder, Settings(allowed_hosts=hosts, **limits, **options))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr import registry, stamps
+from llm4sbr import registry, secrets, stamps
 from llm4sbr.config import (
     PROTOCOLS,
     Config,
@@ -75,6 +75,7 @@ def request(run: Path | None, given: Settings) -> ChosenSettings:
         ConfigError: a wrong key or value.
         RegistryError: a component that is not installed.
     """
+    secrets.refuse(given)
     path = run / CHOSEN if run else None
     before = read_toml(path) if path and path.exists() else {}
     with naming_kept(run, before, given):

@@ -7,6 +7,7 @@ options. In a run folder, `config.toml` has the chosen settings, `resolved.toml`
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -147,8 +148,8 @@ class TrainConfig(Section):
     fuser_options: dict[str, Any] = {}
     """Further keyword arguments of the fuser."""
     neighbours: int = Field(100, ge=0, lt=LARGEST)
-    """Entries per item of a fixed item-item model whose scores are added to a model's; 0 for none. The plain
-    backbone is trained without, and as `item-item` with it."""
+    """Entries per item of a fixed item-item model whose scores are added to a model's, 20 million in all at
+    most; 0 for none. The plain backbone is trained without, and as `item-item` with it."""
     counted: Names = ("near", "lift", "titles")
     """What is added to a trained model's scores, but the plain backbone's, with weights fitted to validation
     samples: counts of what stands `near` each other in sessions and of what does beyond chance (`lift`), the
@@ -172,6 +173,12 @@ class TrainConfig(Section):
     """Factor of each decay."""
     l2: float = Field(1e-5, ge=0)
     """Weight decay (as an L2 penalty in the gradient, as in Adam)."""
+    loss: Literal["auto", "full", "uniform", "popularity", "in-batch"] = "auto"
+    """Items of the loss's softmax. `full`: all. Otherwise a batch's targets and items that are drawn for the
+    batch, each as likely (`uniform`), by the root of its clicks (`popularity`), or none (`in-batch`), so that
+    a step costs the same for any catalogue. `auto`: `full` up to 50,000 items, `popularity` above."""
+    negatives: int = Field(2048, ge=1, lt=LARGEST)
+    """Number of items drawn per batch, for a `loss` that draws."""
     tau: float = Field(0.1, ge=0)
     """Weight of the auxiliary loss alignment + uniformity (Eq. 12)."""
     intent_dropout: float = Field(0.2, ge=0, lt=1)
@@ -251,6 +258,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "train.decay": 0.1,
         "train.decay_every": 3,
         "train.l2": 1e-5,
+        "train.loss": "full",
         "train.tau": 0.1,
         "train.intent_dropout": 0.0,
     },
@@ -285,13 +293,6 @@ def to_toml(settings: Settings) -> str:
     return tomli_w.dumps(settings)
 
 
-HINTS = {
-    "tuple_type": """, such as ["long", "short"] or [5, 10]""",
-    "model_type": "; this is a section, set one of its keys",
-}
-"""What to add to the validation library's own words, by its type of error."""
-
-
 REMOVED = {
     "data.prefixes": "is two settings now: data.train_prefixes, what is trained on, and data.test_prefixes, "
     "what is validated and tested on; set these (--set data.prefixes=default takes the old one out of a run)"
@@ -305,11 +306,25 @@ def _explain(error: dict[str, Any]) -> str:
     if where in REMOVED:
         return f"{where}: {REMOVED[where]}"
     if error["type"] != "extra_forbidden":
-        hint, words = HINTS.get(error["type"], ""), error["msg"].removeprefix("Value error, ")
-        return f"{where} = {error['input']!r}: {words[0].lower()}{words[1:]}{hint}"
+        words = error["msg"].removeprefix("Value error, ")
+        return f"{where} = {error['input']!r}: {words[0].lower()}{words[1:]}{_example(where, error)}"
     near = _nearest(location)
     hint = f"did you mean {near}?" if near else "llm4sbr config --show lists all"
     return f"{where}: no such setting ({hint})"
+
+
+def _example(where: str, error: dict[str, Any]) -> str:
+    """How a value of the right type is written: what was given as a list, or the default."""
+    if error["type"] == "model_type":
+        return "; this is a section, set one of its keys"
+    if error["type"] == "tuple_type":
+        given = error["input"]
+        listed = [one.strip() for one in given.split(",")] if isinstance(given, str) else [given]
+        return f", for instance {where}={json.dumps(listed)}"
+    default = flatten(Config().model_dump()).get(where)
+    if not error["type"].endswith(("_parsing", "_type")) or not isinstance(default, bool | int | float | str):
+        return ""
+    return f", for instance {where}={json.dumps(default)}"
 
 
 def _nearest(location: list[str]) -> str | None:

@@ -202,14 +202,16 @@ def thin(
 
 
 def _check(raw: RawData, rule: Rule, owner: str) -> None:
-    if raw.ordered_only and rule in ("gap", "bins"):
-        raise DataError(
-            f"data.sessions={rule} needs timestamps and this data has an order only: "
-            "use data.sessions=user or session"
-        )
-    if owner not in raw.interactions.columns:
-        others = "user, gap or bins" if owner == "session" else "session"
-        raise DataError(f"data.sessions={rule} needs a {owner} column and this data has none: use {others}")
+    timed = [] if raw.ordered_only else ["gap", "bins"]
+    with_users = ["user", *timed] if "user" in raw.interactions.columns else []
+    usable = ["session"] * ("session" in raw.interactions.columns) + with_users
+    if rule in usable:
+        return
+    lacks = "timestamps" if rule in ("gap", "bins") and raw.ordered_only else f"a {owner} column"
+    raise DataError(
+        f"data.sessions={rule} needs {lacks}, which this data has not; use --sessions "
+        + " or --sessions ".join(usable)
+    )
 
 
 def _coded(clicks: pl.DataFrame, owner: str) -> tuple[pl.DataFrame, pl.Series, pl.Series]:

@@ -202,11 +202,17 @@ def _check(result: Split, config: DataConfig, rule: str, *, sessions: int) -> No
             raise DataError(
                 f"no {name} sample is left ({len(result.train.lengths)} training sessions, {items} items) of "
                 f"{sessions} sessions under data.split={rule}: the data is too small or its times too equal; "
-                f"add sessions, lower data.min_item_count={config.min_item_count} or "
-                f"data.min_length={config.min_length}"
-                + ("" if rule == "random" else ", or choose data.split=random")
+                f"add sessions{_lower(config)}"
+                + ("" if rule == "random" else ", or choose --set data.split=random")
             )
     if items < 2:
         raise DataError(
             f"{items} item is left after data.min_item_count={config.min_item_count}; 2 are needed"
         )
+
+
+def _lower(config: DataConfig) -> str:
+    """Which thresholds could be lower, as part of a message."""
+    values = {"data.min_item_count": (config.min_item_count, 1), "data.min_length": (config.min_length, 2)}
+    lower = [f"{name}={least} instead of {now}" for name, (now, least) in values.items() if now > least]
+    return f", take --set {' or --set '.join(lower)}" if lower else ""

@@ -66,11 +66,13 @@ def table(
         without_intents=_change(values, _over_seeds(without_intents, ks), headline)
         if without_intents and LLM in values
         else None,
+        plain_rising=any(one.get("still_rising") for row in rows if row.name == PLAIN for one in row.facts),
     )
     return {
         "k": list(ks),
         "llm": llm,
         **evidence._asdict(),
+        "sampled": sorted({one.get("loss", "full") for row in rows for one in row.facts} - {"full"}),
         "rows": [_line(row, ks, values, tested.get((row.name, PLAIN))) for row in rows],
         "against": {
             other: {"gain": {name: _gain(values, (LLM, other), name) for name in p}, "p": p}

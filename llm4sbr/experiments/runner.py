@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm4sbr import folders, pipeline, store
+from llm4sbr import folders, pipeline, secrets, store
 from llm4sbr.config import merge, nest
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.experiments import paper, sharing
@@ -52,6 +52,8 @@ def run_experiment(
     """
     progress = progress or Progress()
     todo = cells(request)
+    for cell in todo:
+        secrets.refuse(cell.settings)
     with _held(folder, request.kind):
         book = _Book(folder, request, todo)
         ready = [cell for cell in todo if _upstream(cell, book, progress)]

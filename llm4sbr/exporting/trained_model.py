@@ -13,11 +13,11 @@ from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.exporting.verification import Inputs, Reference
-from llm4sbr.fusion.saved import RECORD, SavedModel
+from llm4sbr.fusion.saved import SavedModel
 from llm4sbr.intents import IntentStore
 from llm4sbr.intents.texts import items_of
 from llm4sbr.protocols import Samples
-from llm4sbr.training.linear import open_model
+from llm4sbr.training.linear import Opened, open_model
 from llm4sbr.training.trained import Trained
 
 CALIBRATION = 512
@@ -93,10 +93,8 @@ class ReferenceModel(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the model's record, which has the hash of its weights; of what a baseline is made of."""
-        if "baseline" in self.saved.facts:
-            return store.fingerprint([self.saved.facts, self.prepared.stats])
-        return store.fingerprint(store.read_json(self.trained.folder / RECORD))
+        """Changes with the model, see `Opened.fingerprint`."""
+        return Opened(self.trained, self.saved).fingerprint(self.prepared)
 
     def reference(self) -> Reference:
         """How to ask it with the inputs of an artefact, for test samples."""

@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from llm4sbr.fusion.item_item import ItemItem, latest, summed_at_once, summed_in_turn
+from llm4sbr.fusion.item_item import ItemItem, entries_per_item, latest, summed_at_once, summed_in_turn
 
 CLICKS = 5
 """Clicks that count, the latest ones."""
@@ -46,7 +46,7 @@ class Table(nn.Module):
 
     def __init__(self, num_items: int) -> None:
         super().__init__()
-        kept = min(NEIGHBOURS, num_items)
+        kept = entries_per_item(NEIGHBOURS, num_items)
         self.num_items = num_items
         self.register_buffer("items", torch.zeros(num_items, kept, dtype=torch.int32))
         self.register_buffer("weights", torch.zeros(num_items, kept))

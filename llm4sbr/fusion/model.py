@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from llm4sbr import registry
 from llm4sbr.fast import fusion
 from llm4sbr.fusion.counted import Counted
-from llm4sbr.fusion.item_item import ItemItemScores
+from llm4sbr.fusion.item_item import ItemItemScores, entries_per_item
+from llm4sbr.fusion.part import Part
 from llm4sbr.fusion.predictor import ItemIntents, Predictor
 from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
 
@@ -114,13 +115,16 @@ class LLM4SBR(nn.Module):
         *,
         predict: bool = False,
         fold: Tensor | None = None,
+        part: Part | None = None,
     ) -> Output:
         """Scores together with the vectors they were computed from; arguments as in `forward`.
 
-        `fold`, int64 (B,), says for training sessions what the item-item model must not know of them.
+        `fold`, int64 (B,), says for training sessions what the item-item model must not know of them. `part`
+        are the items that the item tables hold at present, if these are not all.
         """
-        output = self._represent(items, mask, intents, predict=predict)
-        parts = [self.item_item(items, mask, fold)] if self.item_item is not None else []
+        own = items if part is None else part.place[items]
+        output = self._represent(own, mask, intents, predict=predict)
+        parts = [self.item_item(items, mask, fold, part)] if self.item_item is not None else []
         if self.counted is not None:
             parts.append(self.counted(items, mask))
         if not parts:
@@ -286,7 +290,7 @@ def build(recipe: Recipe) -> LLM4SBR:
         if needs_catalogue(recipe):
             options = {**options, "num_items": recipe.num_items, "text_dim": recipe.text_dim}
         fuser = registry.create("fusers", recipe.fuser, dim=recipe.dim, perspectives=count, **options)
-    count = min(recipe.neighbours, recipe.num_items)
+    count = entries_per_item(recipe.neighbours, recipe.num_items)
     item_item = ItemItemScores(recipe.num_items, count) if count else None
     model = LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim, item_item=item_item)
     if recipe.counted:

@@ -33,4 +33,6 @@ def models_table(records: Sequence[Row]) -> Table:
             )
         )
     header = cells("variant", "seed", "epochs", "best", chosen_by, "parameters", "time")
-    return Table("Trained models", header, lines)
+    sampled = sorted({record["facts"].get("loss", "full") for record in records} - {"full"})
+    legend = f"Trained on sampled items: {'; '.join(sampled)}." if sampled else ""
+    return Table("Trained models", header, lines, legend)

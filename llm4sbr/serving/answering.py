@@ -2,23 +2,31 @@
 
 A PyTorch model, an exported model and the server all use `answer`. They differ in how a list is computed and
 where intents come from, which they pass as an `Answerer`. The server must wait for title searches, so
-`answer` is a coroutine; `at_once` runs it where nothing waits.
+`answer` is a coroutine; `at_once` runs it where nothing waits, and `together` runs many whose lists are
+computed in batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, recommended
 from llm4sbr.serving.titles import Understood
 
 Found = TypeVar("Found")
 Session = str | Sequence[str | int]
+
+SCORES = 2**24
+"""Scores computed at once in a batch of sessions: 64 MB of them, whatever the size of the catalogue."""
+
+BATCH = 64
+"""Maximum number of sessions in such a batch."""
 
 
 class Clicks(NamedTuple):
@@ -104,3 +112,67 @@ def at_once(steps: Coroutine[Any, Any, Found]) -> Found:
         return found
     steps.close()
     raise RuntimeError("a step waited; run it in an event loop")
+
+
+class Wanted(NamedTuple):
+    """A list that a session waits for, see `Answerer.best`."""
+
+    clicks: Clicks
+    intents: Any
+    k: int
+
+    def __await__(self) -> Generator[Wanted, Any, Sequence[tuple[int, float]]]:
+        """Wait until `together` has computed the list."""
+        return (yield self)  # type: ignore[no-any-return]
+
+
+def together(
+    sessions: Iterable[Coroutine[Any, Any, Found]],
+    compute: Callable[[list[Wanted]], Sequence[Sequence[tuple[int, float]]]],
+) -> list[Found | InputError]:
+    """The results of coroutines that wait for nothing but lists (`Wanted`); an invalid session's error.
+
+    Args:
+        sessions: made by `answer`, with a `best` that awaits a `Wanted`.
+        compute: the lists that sessions wait for, computed together.
+    """
+    running: list[tuple[int, Coroutine[Any, Any, Found], Any]]
+    running = [(number, steps, None) for number, steps in enumerate(sessions)]
+    found: dict[int, Found | InputError] = {}
+    while running:
+        waiting: list[tuple[int, Coroutine[Any, Any, Found], Wanted]] = []
+        for number, steps, value in running:
+            try:
+                waiting.append((number, steps, steps.send(value)))
+            except StopIteration as done:
+                found[number] = done.value
+            except InputError as error:
+                found[number] = error
+        lists = compute([wanted for *_, wanted in waiting]) if waiting else []
+        running = [(number, steps, one) for (number, steps, _), one in zip(waiting, lists, strict=True)]
+    return [found[number] for number in range(len(found))]
+
+
+def in_batches(
+    wanted: Sequence[Wanted],
+    num_items: int,
+    compute: Callable[[list[Wanted]], Sequence[Sequence[tuple[int, float]]]],
+) -> list[Sequence[tuple[int, float]]]:
+    """The lists of sessions of about equal length computed together, as many as memory allows."""
+    order = sorted(range(len(wanted)), key=lambda row: wanted[row].clicks.items.shape[1])
+    size = max(1, min(BATCH, SCORES // num_items))
+    found: dict[int, Sequence[tuple[int, float]]] = {}
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        found |= zip(rows, compute([wanted[row] for row in rows]), strict=True)
+    return [found[row] for row in range(len(wanted))]
+
+
+def padded(wanted: Sequence[Wanted]) -> Clicks:
+    """The clicks of several sessions, int64 and bool (B, T); `exclude_seen` is the first session's."""
+    length = max(one.clicks.items.shape[1] for one in wanted)
+    items, mask = np.zeros((len(wanted), length), np.int64), np.zeros((len(wanted), length), np.bool_)
+    for row, one in enumerate(wanted):
+        width = one.clicks.items.shape[1]
+        items[row, :width], mask[row, :width] = one.clicks.items[0], one.clicks.mask[0]
+    return Clicks(items, mask, wanted[0].clicks.exclude_seen)

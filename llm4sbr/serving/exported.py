@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4sbr import store
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.protocols import Catalogue
-from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
+from llm4sbr.serving.answering import (
+    Answerer,
+    Clicks,
+    Session,
+    Wanted,
+    answer,
+    at_once,
+    in_batches,
+    padded,
+    together,
+)
 from llm4sbr.serving.artefact import RECORD, Artefact
 from llm4sbr.serving.predicted import Predicted
 from llm4sbr.serving.recommendation import Explanation, Recommendation, check
@@ -78,28 +89,50 @@ class ExportedRecommender:
 
         A k longer than the list that was exported is an error, too; without a k, 10 items or the whole list.
         """
-        artefact = self.artefact
         self.check(k, source, unknown)
-        exclude_seen = artefact.exclude_seen if exclude_seen is None else exclude_seen
 
         async def resolve(session: Session) -> Understood:
             return resolve_session(session, self.titles, unknown=unknown)
 
         async def intents(ids: list[int]) -> tuple[NDArray[Any] | None, Explanation | None]:
+            if self.predicted is not None:
+                return None, self.predicted.explain(ids)
             return self._intents(ids, source)
 
-        engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"
-        answerer = Answerer(
-            self.catalogue,
-            artefact.max_length,
-            self.variant,
-            self.seed,
-            engine,
-            resolve,
-            intents,
-            self._best,
-        )
-        return at_once(answer(answerer, session, k=k, exclude_seen=exclude_seen))
+        answerer = self._answerer(resolve, intents, self._best)
+        return at_once(answer(answerer, session, k=k, exclude_seen=self._excluded(exclude_seen)))
+
+    def recommend_all(
+        self,
+        sessions: Iterable[str | Sequence[str | int]],
+        *,
+        k: int | None = None,
+        exclude_seen: bool | None = None,
+        source: str = "auto",
+        unknown: str = "skip",
+    ) -> list[Recommendation | InputError]:
+        """The lists of many sessions, as `Recommender.recommend_all`."""
+        self.check(k, source, unknown)
+        titles = self.titles.as_written()
+
+        async def resolve(session: Session) -> Understood:
+            return resolve_session(session, titles, unknown=unknown)
+
+        async def intents(ids: list[int]) -> tuple[NDArray[Any] | None, Explanation | None]:
+            return self._intents(ids, source)
+
+        async def best(clicks: Clicks, intents: Any, k: int) -> Sequence[tuple[int, float]]:
+            return await Wanted(clicks, intents, k)
+
+        answerer, excluded = self._answerer(resolve, intents, best), self._excluded(exclude_seen)
+        answers = (answer(answerer, one, k=k, exclude_seen=excluded) for one in sessions)
+        return together(answers, lambda lists: in_batches(lists, self.artefact.num_items, self._lists))
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides the lists: changes with the model and with the intents that are at hand."""
+        stored = self.live.intents.manifest if self.live else None
+        return store.fingerprint([self.artefact.record["files"], self.artefact.provider, stored])
 
     def check(self, k: int | None, source: str, unknown: str = "skip") -> None:
         """Raise `InputError` if this artefact cannot give k items, or intents from `source`."""
@@ -115,14 +148,32 @@ class ExportedRecommender:
                 "source = 'predictor': this artefact takes intents; export with --intents predictor"
             )
 
+    def _answerer(self, resolve: Any, intents: Any, best: Any) -> Answerer:
+        artefact = self.artefact
+        engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"
+        about = (self.catalogue, artefact.max_length, self.variant, self.seed, engine)
+        return Answerer(*about, resolve, intents, best)
+
+    def _excluded(self, exclude_seen: bool | None) -> bool:
+        return self.artefact.exclude_seen if exclude_seen is None else exclude_seen
+
     async def _best(self, clicks: Clicks, intents: NDArray[Any] | None, k: int) -> list[tuple[int, float]]:
-        exclude = np.full((1, 1), clicks.exclude_seen)
+        return self._lists([Wanted(clicks, intents, k)])[0]
+
+    def _lists(self, wanted: list[Wanted]) -> list[list[tuple[int, float]]]:
+        clicks = padded(wanted)
+        exclude = np.full((len(wanted), 1), clicks.exclude_seen)
+        intents = None
+        if self.artefact.intent_mode == "intents":
+            nothing = np.zeros((1, len(self.artefact.perspectives), self.artefact.text_dim), np.float32)
+            intents = np.concatenate([nothing if one.intents is None else one.intents for one in wanted])
         ids, scores = self.artefact.run(clicks.items, clicks.mask, exclude, intents)
-        return list(zip(ids[0].tolist(), scores[0].tolist(), strict=True))
+        return [list(zip(*row, strict=True)) for row in zip(ids.tolist(), scores.tolist(), strict=True)]
 
     def _intents(self, ids: list[int], source: str) -> tuple[NDArray[Any] | None, Explanation | None]:
-        if self.predicted is not None:
-            return None, self.predicted.explain(ids)
+        """Intents float32 (1, P, E) and their source, without an explanation of predicted ones."""
+        if self.artefact.intent_mode == "predictor":
+            return None, Explanation(self.artefact.source)
         if self.artefact.intent_mode != "intents":
             return None, None
         if self.live is not None:

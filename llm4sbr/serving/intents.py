@@ -44,14 +44,20 @@ class LiveIntents:
             source: `items` if the LLM was asked about items, else `cache` or `nearest`; nothing is found in
                 others.
         """
-        row = -1
+        row = self.row(ids, source)
+        return None if row < 0 else (self.vectors(row), self.explain(row, source))
+
+    def row(self, ids: Sequence[int], source: Source) -> int:
+        """The row of the intents for a session, -1 if there are none; arguments as for `find`."""
         if source == ("items" if self.intents.unit == "item" else "cache"):
-            row = usable(self.intents, torch.tensor([self.intents.row(ids)]))
-        elif source == "nearest" and self.intents.unit == "session":
-            row = self._nearest.find(ids)
-        if row < 0:
-            return None
-        return self.intents.gather(torch.tensor([row])), self.explain(row, source)
+            return usable(self.intents, torch.tensor([self.intents.row(ids)]))
+        if source == "nearest" and self.intents.unit == "session":
+            return self._nearest.find(ids)
+        return -1
+
+    def vectors(self, row: int) -> Tensor:
+        """The intents of a row, float32 (1, P, E)."""
+        return self.intents.gather(torch.tensor([row]))
 
     def explain(self, row: int, source: Source) -> Explanation:
         """The session of a row, its answers, and the items they were tied to."""

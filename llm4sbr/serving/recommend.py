@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,17 @@ from llm4sbr.fusion.saved import SavedModel
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.intents.texts import items_of
 from llm4sbr.protocols import Catalogue
-from llm4sbr.serving.answering import Answerer, Clicks, Session, answer, at_once
+from llm4sbr.serving.answering import (
+    Answerer,
+    Clicks,
+    Session,
+    Wanted,
+    answer,
+    at_once,
+    in_batches,
+    padded,
+    together,
+)
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
 from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
 from llm4sbr.serving.titles import TitleIndex, Understood, resolve_session
@@ -50,6 +61,7 @@ class Recommender:
     ) -> None:
         self.prepared = prepared
         self.model: LLM4SBR = saved.model
+        self._opened = Opened(trained, saved)
         self.perspectives = saved.recipe.perspectives
         self.live = live
         self.trained = trained
@@ -121,7 +133,6 @@ class Recommender:
             exclude_seen: leave out what is in the session; by default as the model was trained and tested.
             source: the only place to take intents from, one of `SOURCES`; `auto` takes the first of them that
                 has something.
-
             unknown: `skip` leaves out items that the model does not know, as long as it knows one; `fail`
                 refuses the session.
 
@@ -130,7 +141,6 @@ class Recommender:
                 that this model cannot have.
         """
         self.check(k, source, unknown)
-        exclude_seen = not self.prepared.repeats if exclude_seen is None else exclude_seen
 
         async def resolve(session: Session) -> Understood:
             return resolve_session(session, self.titles, unknown=unknown)
@@ -138,18 +148,57 @@ class Recommender:
         async def intents(ids: list[int]) -> tuple[Tensor | None, Explanation | None]:
             return self.intents(ids, source)
 
-        trained = self.trained
-        answerer = Answerer(
-            self.catalogue,
-            self.longest,
-            trained.variant,
-            trained.seed,
-            "pytorch",
-            resolve,
-            intents,
-            self._best,
-        )
-        return at_once(answer(answerer, session, k=k, exclude_seen=exclude_seen))
+        answerer = self._answerer(resolve, intents, self._best)
+        return at_once(answer(answerer, session, k=k, exclude_seen=self._excluded(exclude_seen)))
+
+    def recommend_all(
+        self,
+        sessions: Iterable[str | Sequence[str | int]],
+        *,
+        k: int | None = None,
+        exclude_seen: bool | None = None,
+        source: str = "auto",
+        unknown: str = "skip",
+    ) -> list[Recommendation | InputError]:
+        """The lists of many sessions, computed in batches; an invalid session's error in its place.
+
+        Lists are those of `recommend`, with two differences, both for speed: items are recognised as they
+        are written (a key, or a title but for letter case, year and article), not if they are misspelt, and
+        intents are not explained.
+
+        Args:
+            sessions: each as for `recommend`, like all other arguments.
+            k: length of the lists.
+            exclude_seen: leave out what is in the session.
+            source: where intents come from.
+            unknown: what to do with unknown items.
+
+        Raises:
+            InputError: k, `source` or `unknown` are invalid.
+        """
+        self.check(k, source, unknown)
+        titles = self.titles.as_written()
+
+        async def resolve(session: Session) -> Understood:
+            return resolve_session(session, titles, unknown=unknown)
+
+        async def intents(ids: list[int]) -> tuple[Tensor | None, Explanation | None]:
+            return self._stored(ids, source)
+
+        async def best(clicks: Clicks, intents: Any, k: int) -> Sequence[tuple[int, float]]:
+            return await Wanted(clicks, intents, k)
+
+        answerer, excluded = self._answerer(resolve, intents, best), self._excluded(exclude_seen)
+        predict = self.model.own_source in tried(source)
+        answers = (answer(answerer, one, k=k, exclude_seen=excluded) for one in sessions)
+        lists = lambda wanted: self._lists(wanted, predict=predict)  # noqa: E731
+        return together(answers, lambda wanted: in_batches(wanted, self.catalogue.size, lists))
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides the lists: changes with the model and with the intents that are at hand."""
+        stored = self.live.intents.manifest if self.live else None
+        return store.fingerprint([self._opened.fingerprint(self.prepared), stored])
 
     def check(self, k: int | None, source: str, unknown: str = "skip") -> None:
         """Raise `InputError` if this model cannot give k items, or intents from `source`."""
@@ -164,14 +213,70 @@ class Recommender:
                 "source = 'items': the LLM was asked about sessions; choose perspectives that ask about items"
             )
 
-    @torch.no_grad()
+    def _answerer(self, resolve: Any, intents: Any, best: Any) -> Answerer:
+        trained = self.trained
+        about = (self.catalogue, self.longest, trained.variant, trained.seed, "pytorch")
+        return Answerer(*about, resolve, intents, best)
+
+    def _excluded(self, exclude_seen: bool | None) -> bool:
+        return not self.prepared.repeats if exclude_seen is None else exclude_seen
+
     async def _best(self, clicks: Clicks, intents: Tensor | None, k: int) -> list[tuple[int, float]]:
+        return self._computed([Wanted(clicks, intents, k)], intents)[0]
+
+    def _lists(self, wanted: list[Wanted], *, predict: bool) -> list[list[tuple[int, float]]]:
+        """Lists of a batch; where a session has no intents, the model predicts some if it may."""
+        given = [row for row, one in enumerate(wanted) if one.intents is not None]
+        others = [row for row, one in enumerate(wanted) if one.intents is None]
+        found: dict[int, list[tuple[int, float]]] = {}
+        if given:
+            part = [wanted[row] for row in given]
+            intents = torch.cat([one.intents for one in part])
+            found |= zip(given, self._computed(part, intents), strict=True)
+        if others:
+            part = [wanted[row] for row in others]
+            found |= zip(others, self._computed(part, None, predict=predict), strict=True)
+        return [found[row] for row in range(len(wanted))]
+
+    @torch.no_grad()
+    def _computed(
+        self, wanted: list[Wanted], intents: Tensor | None, *, predict: bool = False
+    ) -> list[list[tuple[int, float]]]:
+        """The lists of sessions with intents float32 (B, P, E), or with those that the model predicts."""
+        clicks = padded(wanted)
         items, mask = torch.from_numpy(clicks.items), torch.from_numpy(clicks.mask)
-        scores = self.model(items[mask][None], mask[mask][None], intents)[0]
+        width = int(mask.sum(1).max())
+        scores = self.model(
+            torch.where(mask, items, 0)[:, :width], mask[:, :width], intents, predict=predict
+        )  # (B, N)
         if clicks.exclude_seen:
-            scores[items[0] - 1] = -torch.inf
-        best = scores.topk(min(k, int(scores.isfinite().sum())))
-        return list(zip((best.indices + 1).tolist(), best.values.tolist(), strict=True))
+            own = torch.where(items > 0, items, items[:, :1]) - 1  # padding repeats the first click
+            scores = scores.scatter(1, own, -torch.inf)
+        best = scores.topk(min(max(one.k for one in wanted), scores.shape[1]))
+        rows = zip(wanted, (best.indices + 1).tolist(), best.values.tolist(), strict=True)
+        return [
+            [
+                (id, score)
+                for id, score in zip(ids[: one.k], values[: one.k], strict=True)
+                if score > -torch.inf
+            ]
+            for one, ids, values in rows
+        ]
+
+    def _stored(self, ids: Sequence[int], source: str) -> tuple[Tensor | None, Explanation | None]:
+        """Stored intents float32 (1, P, E) of the first source that has some, unexplained, and the source.
+
+        None where the model predicts them, or there are none.
+        """
+        if self.live is None and self.model.predictor is None:
+            return None, None
+        for one in tried(source):
+            row = self.live.row(ids, one) if self.live else -1
+            if self.live and row >= 0:
+                return self.live.vectors(row), Explanation(one)
+            if one == self.model.own_source:
+                return None, Explanation(one)
+        return None, Explanation("none")
 
     @torch.no_grad()
     def intents(self, ids: Sequence[int], source: str) -> tuple[Tensor | None, Explanation | None]:

@@ -39,18 +39,35 @@ def replies(
 
 
 def _session(line: bytes) -> str | list[str | int]:
+    return session_of(text_of(line))
+
+
+def text_of(line: bytes) -> str:
+    """A line's text; `InputError` if it is too long or not UTF-8."""
     if len(line) > LONGEST:
         raise InputError(f"{len(line):,} bytes; a line has at most {LONGEST:,}")
     try:
-        text = line.decode("utf-8-sig").strip()  # files from Windows begin with a byte order mark
+        return line.decode("utf-8-sig").strip()  # files from Windows begin with a byte order mark
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 from byte {error.start} on") from None
-    if not text.startswith("["):
-        return text
-    try:
-        given = json.loads(text)
-    except (ValueError, RecursionError):
-        return text  # a title that begins with a bracket
+
+
+def session_of(given: object) -> str | list[str | int]:
+    """A session from a text, which may hold a list in JSON, or a list; `InputError` if it is none."""
+    if isinstance(given, str):
+        text, given = given.strip(), json_of(given, "[")
+        if given is None:
+            return text  # also a title that begins with a bracket
     if not isinstance(given, list) or not all(type(one) in (str, int) for one in given):
-        raise InputError("a session in JSON is a list of texts (keys, titles) and whole numbers (ids)")
+        raise InputError("a session is a text, or a list of texts (keys, titles) and whole numbers (ids)")
     return given
+
+
+def json_of(text: str, first: str) -> Any:
+    """The JSON value in a text that begins with a certain character; None if there is none."""
+    if not text.lstrip().startswith(first):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -80,7 +81,7 @@ class TitleIndex:
 
     def __init__(self, catalogue: Catalogue, *, matches: Matches = get_close_matches) -> None:
         self.catalogue = catalogue
-        self._matches = matches
+        self._matches: Matches | None = matches
         self._keys = _first(catalogue.keys)
         self._titles = _first(catalogue.titles)
 
@@ -104,6 +105,12 @@ class TitleIndex:
         for id, title in enumerate(self.catalogue.titles, 1):
             names.setdefault(_bare(title).name, []).append(id)
         return names
+
+    def as_written(self) -> TitleIndex:
+        """The same without the search for misspelt titles, which compares each with the whole catalogue."""
+        found = copy(self)
+        found._matches = None
+        return found
 
     def prepare(self) -> None:
         """Prepare the search for misspelt titles now, instead of at its first use."""
@@ -134,7 +141,8 @@ class TitleIndex:
         found = self.match(item) or self.close(item)
         if found is None:
             near = "; ".join(repr(title) for title in self._near(item))
-            raise UnknownItem(f"no item is called {item!r}; the nearest titles are {near}")
+            hint = f"; the nearest titles are {near}" if near else ""
+            raise UnknownItem(f"no item is called {item!r}{hint}")
         return found
 
     def tried(self, item: str | int) -> Resolved | UnknownItem:
@@ -165,6 +173,8 @@ class TitleIndex:
         Raises:
             InputError: several items have that title, apart from the year.
         """
+        if self._matches is None:
+            return None
         name = _bare(text).name
         for near in self._matches(name, self._names, 3, CLOSE):
             if _NUMBER.findall(near) == _NUMBER.findall(name):
@@ -183,6 +193,8 @@ class TitleIndex:
         return self._resolved(text, fitting[0], how) if fitting else None
 
     def _near(self, text: str) -> list[str]:
+        if self._matches is None:
+            return []
         folded = _fold(text)
         inside = [title for title in self._folded if folded and folded in title][:3]
         near = dict.fromkeys([*inside, *self._matches(folded, self._folded, 3, 0.0)])

@@ -17,6 +17,7 @@ from llm4sbr.data import sessions as rules
 from llm4sbr.data import splits
 from llm4sbr.data.batches import sample_keys
 from llm4sbr.data.prepared import Prepared
+from llm4sbr.data.readers import identity
 from llm4sbr.data.repeats import RARE, repeat_share
 from llm4sbr.data.sessions import ClickLog
 from llm4sbr.data.splits import Split
@@ -60,11 +61,12 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: A
     )
     split = splits.split(log, data, rule=split_rule)
     _note_overlap(split, split_rule, raw.ordered_only, progress)
-    catalogue, codes, mended = _catalogue(split, raw.items)
+    catalogue, codes, mended, table = _catalogue(split, raw, progress)
     result = _assemble(split, catalogue, codes, data)
     dropped = {"repeated clicks": repeats, **split.dropped}
     _tell(progress, "left out", dropped)
     _tell(progress, "mended", mended)
+    _tell(progress, "in the items table", table)
     share = repeat_share(result.sessions, result.samples["train"])
     listed = share >= RARE if data.repeats == "auto" else data.repeats == "yes"
     _note_repeats(progress, data, share, listed=listed)
@@ -73,6 +75,7 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: A
         "repeat_share": round(share, 6),
         "dropped": dropped,
         "mended": mended,
+        "items_table": table,
     }
     if attempt:
         attempt.begin()
@@ -118,7 +121,7 @@ def _split_rule(data: DataConfig, raw: RawData, progress: Progress) -> str:
     if data.split == "temporal" and raw.ordered_only:
         raise DataError(
             "data.split=temporal needs timestamps and this data has an order only: "
-            "use data.split=random, paper or leave-last-out"
+            "use --set data.split=random, --set data.split=paper or --set data.split=leave-last-out"
         )
     if data.split is None and raw.ordered_only:
         progress.note("the data has no clock: whole sessions are split at random (data.split=random)")
@@ -144,21 +147,44 @@ def _note_overlap(split: Split, rule: str, ordered_only: bool, progress: Progres
         )
 
 
-def _catalogue(split: Split, items: pl.DataFrame) -> tuple[Catalogue, torch.Tensor, dict[str, int]]:
-    """The catalogue, and the catalogue id of each item code (0 for items that were dropped)."""
+def _catalogue(
+    split: Split, raw: RawData, progress: Progress
+) -> tuple[Catalogue, torch.Tensor, dict[str, int], dict[str, int]]:
+    """The catalogue, each item code's catalogue id (0 if dropped), what was mended, what the table lacks."""
     used = np.unique(split.log.items)
     keys = split.log.keys[used]
-    catalogue, mended = catalogues.build(keys, items)
-    if mended["items not in the items table"] == catalogue.size:
+    catalogue, mended = catalogues.build(keys, raw.items)
+    absent = mended["items not in the items table"]
+    alike = (
+        identity.spelling(keys.filter(~keys.is_in(raw.items["item"].implode())), raw.items["item"])
+        if absent
+        else ""
+    )
+    if absent == catalogue.size:
         raise DataError(
             f"none of the {catalogue.size:,} items clicked is in the items table: clicks are on "
-            f"{keys[0]!r} and the like, the table has {items['item'][0]!r} and the like"
+            f"{keys[0]!r} and the like, the table has {raw.items['item'][0]!r} and the like"
+            f"{'; ' if alike else ''}{alike}"
         )
+    if alike:
+        progress.note(f"{absent:,} items are not in the items table; {alike}")
     order = pl.DataFrame({"item": catalogue.keys}).with_row_index("id", offset=1)
     ids = pl.DataFrame({"item": keys}).join(order, on="item", how="left", maintain_order="left")["id"]
     codes = torch.zeros(len(split.log.keys), dtype=torch.int64)
     codes[torch.from_numpy(used)] = torch.from_numpy(ids.cast(pl.Int64).to_numpy().copy())
-    return catalogue, codes, mended
+    return catalogue, codes, mended, _table_lacks(catalogue, raw)
+
+
+def _table_lacks(catalogue: Catalogue, raw: RawData) -> dict[str, int]:
+    """How many items of the table nobody clicked, and how many of the catalogue lack each attribute."""
+    clicked = raw.interactions["item"].unique()
+    listed = raw.items["item"].unique()
+    counts = {"items that nobody clicked": int((~listed.is_in(clicked.implode())).sum())}
+    for name in raw.items.columns:
+        if name not in ("item", "title"):
+            values = catalogue.attributes.get(name, [""] * catalogue.size)  # one that no item has is dropped
+            counts[f"items without {name}"] = sum(value == "" for value in values)
+    return counts
 
 
 def _assemble(split: Split, catalogue: Catalogue, codes: torch.Tensor, data: DataConfig) -> Prepared:

@@ -26,6 +26,16 @@ Work = Callable[[Any, Report], Any]
 """Function for one job; it, its jobs and its results must be picklable by name."""
 
 
+GUARD = 'put what uses llm4sbr under: if __name__ == "__main__":'
+"""What a Python program needs, since worker processes import it again."""
+
+
+def check_not_imported() -> None:
+    """Refuse to work in a worker process that is still importing the user's program again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise TrainingError(f"a worker process imports this program again, and reached llm4sbr: {GUARD}")
+
+
 def run(
     work: Work,
     jobs: Sequence[Any],
@@ -83,6 +93,7 @@ class _Pool:
         threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
         self.workers: dict[Connection, BaseProcess] = {}
         self.busy: dict[Connection, int] = {}
+        self.heard: set[Connection] = set()
         for _ in range(workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, work, threads), daemon=True)
@@ -120,10 +131,16 @@ class _Pool:
 
     def _receive(self, pipe: Connection) -> tuple[Any, ...]:
         try:
-            return pipe.recv()  # type: ignore[no-any-return]
+            message: tuple[Any, ...] = pipe.recv()
+            self.heard.add(pipe)
+            return message
         except (EOFError, ConnectionResetError):
             process = self.workers[pipe]
             process.join()
+            if process.exitcode == 1 and pipe not in self.heard:
+                raise TrainingError(
+                    f"a worker process ended while it imported this program: {GUARD}"
+                ) from None
             raise TrainingError(
                 f"a worker process died ({_ending(process.exitcode)}); run the same command again, finished "
                 "epochs are kept; if memory was short, set train.workers=1"

@@ -27,6 +27,7 @@ from llm4sbr.protocols import Backbone, CatalogueFuser, Horizon, Samples
 from llm4sbr.stages.train import TrainingJob, train_job
 from llm4sbr.store import read_tensors
 from llm4sbr.testing.contract import Contract, optional
+from llm4sbr.testing.parts import check_part
 from llm4sbr.testing.toy import toy_sessions
 from llm4sbr.testing.toy_run import toy_run
 
@@ -75,13 +76,15 @@ class BackboneContract(Contract, kind="backbones"):
     def fused(self, fuser: str = "gated", horizons: tuple[Horizon, ...] = ("long", "short")) -> LLM4SBR:
         """A model with a fuser and one perspective per horizon, fitted on toy sessions."""
         torch.manual_seed(0)
-        names = tuple(f"perspective-{number}" for number in range(len(horizons)))
-        recipe = self.recipe()._replace(fuser=fuser, perspectives=names, horizons=horizons, text_dim=TEXT_DIM)
-        model = build(recipe)
+        model = build(self.fused_recipe(fuser, horizons))
         model.backbone.fit(toy_sessions(items=ITEMS))
         if isinstance(model.fuser, CatalogueFuser):
             model.fuser.fit(torch.randn(ITEMS, TEXT_DIM), torch.arange(ITEMS))
         return model
+
+    def fused_recipe(self, fuser: str, horizons: tuple[Horizon, ...]) -> Recipe:
+        """The recipe that `fused` is built from."""
+        return Recipe(*self.recipe()[:4], fuser, {}, horizons, horizons, TEXT_DIM)
 
     def each_fused(self) -> Iterator[tuple[LLM4SBR, Tensor]]:
         """Yield models with each of our own fusers and 1, 2 and 4 perspectives, and intents (B, P, E).
@@ -278,6 +281,13 @@ class BackboneContract(Contract, kind="backbones"):
         save_model(tmp_path, model, recipe=self.recipe(), catalogue="c", facts={})
         loaded = load_model(tmp_path).model(*pad(SESSIONS))
         assert torch.equal(loaded, model(*pad(SESSIONS))), "the loaded model scores differently"
+
+    @optional("sampled")
+    def test_on_a_part_of_the_catalogue(self) -> None:
+        """With the rows of some items in the place of the tables, these items score as before."""
+        recipe, intents = self.fused_recipe("whitened", HORIZONS[1]), torch.randn(len(SESSIONS), 2, TEXT_DIM)
+        check_part(self.model(), self.recipe(), *pad(SESSIONS), None)
+        check_part(self.fused("whitened"), recipe, *pad(SESSIONS), intents)
 
     def test_learns_a_rule(self) -> None:
         """If item i + 1 always follows item i, the model soon ranks it first for 90% of the samples.

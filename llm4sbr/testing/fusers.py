@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from llm4sbr import registry
-from llm4sbr.protocols import CatalogueFuser, Fuser
+from llm4sbr.fusion.model import Recipe, build
+from llm4sbr.protocols import CatalogueFuser, Fuser, Horizon
 from llm4sbr.testing.contract import Contract, if_offered, optional
+from llm4sbr.testing.parts import check_part
 
 BATCH, DIM = 6, 16
 ITEMS, TEXT_DIM = 9, 5
@@ -120,6 +122,18 @@ class FuserContract(Contract, kind="fusers"):
         loss.backward()  # type: ignore[no-untyped-call]
         wrong = [n for n, p in fuser.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert wrong == [], "without intents, gradients that are not finite"
+
+    @optional("sampled")
+    def test_on_a_part_of_the_catalogue(self) -> None:
+        """With the rows of some items in the place of the tables, these items score as before."""
+        torch.manual_seed(0)
+        two: tuple[Horizon, ...] = ("long", "short")
+        recipe = Recipe(ITEMS, DIM, "sr-gnn", fuser=self.name, perspectives=two, horizons=two)
+        recipe = recipe._replace(text_dim=TEXT_DIM)
+        model, items = build(recipe), torch.tensor([[1, 2, 3], [4, 1, 0]])
+        if isinstance(model.fuser, CatalogueFuser):
+            model.fuser.fit(torch.randn(ITEMS, TEXT_DIM), torch.arange(ITEMS))
+        check_part(model, recipe, items, items > 0, torch.randn(2, 2, TEXT_DIM))
 
     @if_offered("rescore")
     def test_scores_of_text(self) -> None:

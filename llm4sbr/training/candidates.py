@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llm4sbr.data.batches import Batch, batches
 from llm4sbr.data.repeats import without_own
+from llm4sbr.evaluation.ranking import MOST_SCORES
 from llm4sbr.fusion.counted import Counted
 from llm4sbr.protocols import Samples, Sessions
 
@@ -59,7 +60,8 @@ def candidates(
     """What the loss is computed from, for M samples whose targets lists may contain."""
     random = torch.Generator().manual_seed(0)
     parts = []
-    for batch in batches(sessions, samples, batch_size=BATCH):
+    each = counted.popularity.shape[0] * (len(counted.tables) + 4)
+    for batch in batches(sessions, samples, batch_size=max(1, min(BATCH, MOST_SCORES // each))):
         parts.append(_of_batch(batch, score(batch).float(), counted, repeats, random))
     width = max(part[0].shape[1] for part in parts)
     order = torch.cat([part[-1] for part in parts]).argsort()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +27,30 @@ class Checkpoint:
         best_epoch: epoch of the weights in `best`, counted from 1; 0 before the first.
         best_value: its value of the validation metric.
         worse: epochs that were no better than all before.
-        best: weights by name.
+        best: weights by name, none before the first epoch.
         writes: whether this process writes the file.
         history: one entry per epoch.
     """
 
-    def __init__(self, folder: Path, model: nn.Module, optimizer: Optimizer, *, writes: bool = True) -> None:
+    def __init__(
+        self, folder: Path, model: nn.Module, optimizers: Mapping[str, Optimizer], *, writes: bool = True
+    ) -> None:
         self.path = folder / NAME
-        self.model, self.optimizer, self.writes = model, optimizer, writes
+        self.model, self.optimizers, self.writes = model, optimizers, writes
         self.epoch, self.best_epoch, self.best_value = 0, 0, -1.0
         self.worse = 0
-        self.best = _copy(model.state_dict())
+        self.best: dict[str, Tensor] = {}
         self.history: list[dict[str, Any]] = []
 
     @classmethod
-    def open(cls, folder: Path, model: nn.Module, optimizer: Optimizer, *, writes: bool = True) -> Checkpoint:
-        """Load the checkpoint in `folder` into model and optimizer, or start a new one.
+    def open(
+        cls, folder: Path, model: nn.Module, optimizers: Mapping[str, Optimizer], *, writes: bool = True
+    ) -> Checkpoint:
+        """Load the checkpoint in `folder` into model and optimizers (by name), or start a new one.
 
         With `writes=False` it tracks epochs and the best weights, while another process writes.
         """
-        state = cls(folder, model, optimizer, writes=writes)
+        state = cls(folder, model, optimizers, writes=writes)
         for left in folder.glob(".*.tmp") if writes else ():  # left by an interrupted write
             left.unlink(missing_ok=True)
         if state.path.exists():
@@ -58,7 +63,10 @@ class Checkpoint:
         self.history.append(entry)
         if better:
             self.best_epoch, self.best_value = self.epoch, value
-            self.best = _copy(self.model.state_dict())  # of every process: training may go on from it
+            for name, tensor in self.model.state_dict().items():  # of every process: it may go on from it
+                self.best[name] = (
+                    tensor.detach().clone() if name not in self.best else self.best[name].copy_(tensor)
+                )
         else:
             self.worse += 1
         if self.writes:
@@ -67,8 +75,9 @@ class Checkpoint:
     def _write(self) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for number, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{name}": tensor for name, tensor in moments.items()}
+        for kind, optimizer in self.optimizers.items():
+            for number, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{kind}.{number}.{name}": tensor for name, tensor in moments.items()}
         names = ("epoch", "best_epoch", "best_value", "worse", "history")
         facts = {name: getattr(self, name) for name in names}
         store.write_tensors(self.path, tensors, {"state": json.dumps(facts)})
@@ -89,12 +98,13 @@ class Checkpoint:
             self.history = facts["history"]
             self.model.load_state_dict(_part(tensors, "model."))
             self.best = _copy(_part(tensors, "best."))
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in _part(tensors, "adam.").items():
-                number, _, moment = name.partition(".")
-                moments.setdefault(int(number), {})[moment] = tensor.clone()
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            for kind, optimizer in self.optimizers.items():
+                moments: dict[int, dict[str, Tensor]] = {}
+                for name, tensor in _part(tensors, f"{kind}.").items():
+                    number, _, moment = name.partition(".")
+                    moments.setdefault(int(number), {})[moment] = tensor.clone()
+                groups = optimizer.state_dict()["param_groups"]
+                optimizer.load_state_dict({"state": moments, "param_groups": groups})
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StoreError(f"{self.path}: not a checkpoint of this model ({reason}); delete it") from None

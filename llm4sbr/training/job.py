@@ -29,6 +29,7 @@ from llm4sbr.system.processes import Report
 from llm4sbr.training import tables
 from llm4sbr.training.cross_fit import cross_fit
 from llm4sbr.training.material import Material
+from llm4sbr.training.negatives import chosen_loss
 from llm4sbr.training.team import Team, current
 from llm4sbr.training.text_init import start_from_text
 from llm4sbr.training.trainer import train_model
@@ -72,7 +73,9 @@ def try_out(jobs: Sequence[TrainingJob], prepared: Prepared) -> None:
     tried = {job.variant == PLAIN: job for job in jobs}
     with torch.random.fork_rng(devices=[]):
         for job in tried.values():
-            build_model(_recipe(job, prepared, _intents(job)))
+            recipe = _recipe(job, prepared, _intents(job))
+            build_model(recipe)
+            chosen_loss(job.config.train, recipe)
         for job in [job for job in jobs if job.variant == TEXT_INIT][:1]:
             recipe = _recipe(job, prepared, None)
             vectors = _titles(job, (recipe.num_items, None))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr import registry
+from llm4sbr import registry, store
 from llm4sbr.config.in_force import configure
 from llm4sbr.data.prepared import Prepared, catalogue_hash
 from llm4sbr.errors import InputError
@@ -14,7 +14,7 @@ from llm4sbr.evaluation.baselines import is_linear
 from llm4sbr.fusion.item_item import ItemItem
 from llm4sbr.fusion.linear import Linear
 from llm4sbr.fusion.model import LLM4SBR, Recipe
-from llm4sbr.fusion.saved import SavedModel, load_model
+from llm4sbr.fusion.saved import RECORD, SavedModel, load_model
 from llm4sbr.training.trained import Trained, baselines_of, better_baseline, served
 
 NEIGHBOURS = 128
@@ -26,6 +26,12 @@ class Opened(NamedTuple):
 
     trained: Trained
     saved: SavedModel
+
+    def fingerprint(self, prepared: Prepared) -> str:
+        """Hash of the model's record, which has the hash of its weights; of what a baseline is made of."""
+        if "baseline" in self.saved.facts:
+            return store.fingerprint([self.saved.facts, prepared.stats])
+        return store.fingerprint(store.read_json(self.trained.folder / RECORD))
 
 
 def open_model(

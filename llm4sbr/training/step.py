@@ -22,12 +22,11 @@ from llm4sbr.errors import TrainingError
 from llm4sbr.fast.onednn import faster_products
 from llm4sbr.fusion.losses import Losses, joint_loss
 from llm4sbr.fusion.model import LLM4SBR, Output
+from llm4sbr.fusion.on_part import ItemTables, OnPart
+from llm4sbr.fusion.part import Part
+from llm4sbr.training.negatives import Sample, corrected
+from llm4sbr.training.row_adam import RowAdam
 from llm4sbr.training.team import BatchShare, Team
-
-
-def make_optimizer(model: LLM4SBR, config: TrainConfig) -> Optimizer:
-    """The paper's Adam, updating all weights in one fused call per step."""
-    return torch.optim.Adam(model.parameters(), config.learning_rate, weight_decay=config.l2, fused=True)
 
 
 class Step:
@@ -39,18 +38,41 @@ class Step:
         team: the processes that train together.
         device: the device.
         repeats: whether lists may contain a session's own items; if not, they are left out of the softmax.
+        tables: the item tables, for training on sampled items.
+
+    Attributes:
+        optimizers: by name: `adam`, the paper's, which updates all weights in one fused call; and `rows`, the
+            same for item tables that are trained on sampled items.
 
     Raises:
         TrainingError: `train.compile` is on and there is no compiler.
     """
 
     def __init__(
-        self, model: LLM4SBR, config: TrainConfig, *, team: Team, device: torch.device, repeats: bool = True
+        self,
+        model: LLM4SBR,
+        config: TrainConfig,
+        *,
+        team: Team,
+        device: torch.device,
+        repeats: bool = True,
+        tables: ItemTables | None = None,
     ) -> None:
         self.model, self.tau, self.team, self.device = model, config.tau, team, device
         self.repeats = repeats
-        self.optimizer = make_optimizer(model, config)
-        self.represent = compiled(model) if config.compile else model.represent
+        rate, l2 = config.learning_rate, config.l2
+        own = set(tables.parameters) if tables else set()
+        rest = [parameter for name, parameter in model.named_parameters() if name not in own]
+        self.optimizers: dict[str, Optimizer] = {
+            "adam": torch.optim.Adam(rest, rate, weight_decay=l2, fused=True)
+        }
+        self.rows: RowAdam | None = None
+        if tables:
+            self.rows = RowAdam([model.get_parameter(name) for name in tables.parameters], rate, l2=l2)
+            self.optimizers["rows"] = self.rows
+            self.place = torch.zeros(len(self.rows.last) + 1, dtype=torch.int64, device=device)
+        represent: Any = OnPart(model, tables) if tables else model.represent
+        self.represent = compiled(represent) if config.compile else represent
         self.compiling = _explained if config.compile else nullcontext
         # The compiler and autocast do not see matrix products that oneDNN computes.
         plain = config.precision == "fp32" and not config.compile
@@ -71,19 +93,40 @@ class Step:
         """
         batch = part.batch
         items, mask, target = (self._there(one) for one in (batch.items, batch.mask, batch.target))
+        part_of = {} if part.sample is None else self._sampled(part.sample)
         with self.compiling():
             with self.products, self.precision:
                 told, without = (None if one is None else self._there(one) for one in (intents, fold))
-                output = self.represent(items, mask, told, fold=without)
+                output = self.represent(items, mask, told, fold=without, **part_of)
             output = _full(output)
+            if part.sample is not None:
+                items, target = self.place[items], self.place[target]
+                share = self._there(part.sample.log_share)
+                output = output._replace(scores=corrected(output.scores, share, target))
             if not self.repeats:  # a target keeps its score: a rare repeated one must not cost infinity
                 output = output._replace(scores=without_own(output.scores, items, mask, but=target))
             losses = self._losses(output, target, part)
             self.model.zero_grad()
             losses.total.backward()  # type: ignore[no-untyped-call]
-        self.team.sum_gradients(self.model)
-        self.optimizer.step()
+        gradients = [one.grad for one in self.model.parameters() if one.grad is not None]
+        self.team.sum_gradients(gradients + (self.rows.gradients if self.rows else []))
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        if part_of:
+            self.place[part_of["part"].ids] = 0
         return torch.stack(losses).detach()
+
+    def end_epoch(self) -> None:
+        """Bring all weights up to date."""
+        if self.rows is not None:
+            self.rows.settle()
+
+    def _sampled(self, sample: Sample) -> dict[str, Any]:
+        """Arguments of `OnPart`."""
+        assert self.rows is not None  # it was given the tables
+        ids = self._there(sample.ids)
+        self.place[ids] = torch.arange(1, len(ids) + 1, device=self.device)
+        return {"part": Part(ids, self.place), "rows": self.rows.rows(ids - 1)}
 
     def _losses(self, output: Output, target: Tensor, part: BatchShare) -> Losses:
         output = self.team.whole(output, part)
@@ -96,8 +139,8 @@ class Step:
         return tensor.to(self.device)
 
 
-def compiled(model: LLM4SBR) -> Any:
-    """`model.represent` as one compiled function for all batch shapes; `TrainingError` without a compiler."""
+def compiled(represent: Any) -> Any:
+    """`represent` as one compiled function for all batch shapes; `TrainingError` without a compiler."""
     chosen = os.environ.get("CXX")
     names = [chosen] if chosen else ["g++", "clang++"]
     if not any(shutil.which(name) for name in names):
@@ -105,7 +148,7 @@ def compiled(model: LLM4SBR) -> Any:
             f"train.compile needs a C++ compiler and there is no {' or '.join(names)}; install one (Debian, "
             "Ubuntu: apt install g++), name it by CXX, or set train.compile=false"
         )
-    return torch.compile(model.represent, dynamic=True)
+    return torch.compile(represent, dynamic=True)
 
 
 @contextmanager

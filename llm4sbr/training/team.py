@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import DistError, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional
@@ -29,6 +29,7 @@ from llm4sbr.data.batches import Batch
 from llm4sbr.errors import Llm4sbrError, PeerError, TrainingError
 from llm4sbr.evaluation.ranking import pick_device
 from llm4sbr.fusion.model import Output
+from llm4sbr.training.negatives import Sample
 
 LONGEST = timedelta(days=365)
 """How long a process waits for the next model: an LLM may have to answer everything first."""
@@ -47,6 +48,8 @@ class BatchShare(NamedTuple):
     """How many samples are its own."""
     of: int
     """B, the samples of the whole batch."""
+    sample: Sample | None = None
+    """What all processes compute this batch with, if not with the whole catalogue."""
 
 
 class Team:
@@ -111,14 +114,14 @@ class Team:
             sys.stderr.write(f"{line}; run the same command to go on from the last epoch\n")
         return 1
 
-    def part(self, batch: Batch) -> BatchShare:
+    def part(self, batch: Batch, sample: Sample | None = None) -> BatchShare:
         """This process's samples of a batch."""
         whole = len(batch.index)
         if self.size == 1:
-            return BatchShare(batch, 0, whole, whole)
+            return BatchShare(batch, 0, whole, whole, sample)
         start, end = (whole * rank // self.size for rank in (self.rank, self.rank + 1))
         own = Batch(*(tensor[start : max(end, start + 1)] for tensor in batch))
-        return BatchShare(own, start, end - start, whole)
+        return BatchShare(own, start, end - start, whole, sample)
 
     def whole(self, output: Output, part: BatchShare) -> Output:
         """The output with all processes' behavioural and semantic vectors, (B, P, D) of the whole batch."""
@@ -136,11 +139,10 @@ class Team:
         """What a mean over the process's own samples counts, 1 if it has its fair share of the batch."""
         return self.size * part.own / part.of
 
-    def sum_gradients(self, model: nn.Module) -> None:
+    def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Give every process the sum of all processes' gradients."""
         if self.size == 1:
             return
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
         flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
         parts = torch.split(flat, [gradient.numel() for gradient in gradients])
         for gradient, summed in zip(gradients, parts, strict=True):

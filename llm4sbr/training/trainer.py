@@ -21,12 +21,13 @@ from torch import Tensor
 
 from llm4sbr import store
 from llm4sbr.config import TrainConfig
-from llm4sbr.data.batches import batches
+from llm4sbr.data.batches import Batch, batches
 from llm4sbr.errors import StoreError, TrainingError
 from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.ranking import rank_all, scorer
 from llm4sbr.fusion.losses import Losses
 from llm4sbr.fusion.model import Recipe, build
+from llm4sbr.fusion.on_part import rows_read
 from llm4sbr.fusion.saved import save_model
 from llm4sbr.protocols import CatalogueFuser, Samples
 from llm4sbr.system import memory
@@ -36,6 +37,7 @@ from llm4sbr.training.checkpoint import Checkpoint
 from llm4sbr.training.counting import add_counted
 from llm4sbr.training.distillation import distil
 from llm4sbr.training.material import Material
+from llm4sbr.training.negatives import Negatives, chosen_loss
 from llm4sbr.training.step import Step
 from llm4sbr.training.team import ALONE, BatchShare, Team
 from llm4sbr.training.text_init import start_from_text
@@ -115,16 +117,24 @@ class _Trainer:
         if material.start is not None:
             start_from_text(self.model.backbone, material.start, name=recipe.backbone)
         self.model.backbone.fit(material.fit)
+        clicks = torch.bincount(material.fit.items, minlength=recipe.num_items + 1)[1:]
         if material.titles is not None:
-            clicks = torch.bincount(material.fit.items, minlength=recipe.num_items + 1)[1:]
             cast(CatalogueFuser, self.model.fuser).fit(material.titles, clicks)
         if self.model.item_item is not None and material.item_item is not None:
             self.model.item_item.fit(material.item_item)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model.to(self.device)
-        self.step = Step(self.model, config, team=team, device=self.device, repeats=material.repeats)
-        self.checkpoint = Checkpoint.open(folder, self.model, self.step.optimizer, writes=team.rank == 0)
+        loss, self.tables = chosen_loss(config, recipe)
+        self.step = Step(
+            self.model, config, team=team, device=self.device, repeats=material.repeats, tables=self.tables
+        )
+        self.negatives = None
+        if self.tables is not None:
+            targets = material.sessions.items[material.train.end]
+            asked = torch.bincount(targets, minlength=recipe.num_items + 1)[1:]
+            self.negatives = Negatives(loss, config.negatives, clicks, asked)
+        self.checkpoint = Checkpoint.open(folder, self.model, self.step.optimizers, writes=team.rank == 0)
         if not team.agree(self.checkpoint.epoch):
             raise StoreError(f"{folder}: the processes see different files; the run must be where all see it")
 
@@ -171,8 +181,9 @@ class _Trainer:
         seed = store.fingerprint([self.seed, epoch])
         torch.manual_seed(int(seed[:15], 16) + self.team.rank)
         random = torch.Generator().manual_seed(int(seed[15:30], 16))  # the same in all processes
-        for group in self.step.optimizer.param_groups:
-            group["lr"] = self._rate(epoch)
+        for optimizer in self.step.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self._rate(epoch)
         self.model.train()
         waiting: list[Tensor] = []
         checked: list[Tensor] = []
@@ -184,13 +195,14 @@ class _Trainer:
                 waiting.clear()
         if waiting:
             checked.append(self._checked(waiting, epoch, number))
+        self.step.end_epoch()
         return dict(zip(("loss", *Losses._fields[1:]), torch.cat(checked).mean(0).tolist(), strict=True))
 
     def _parts(self, random: torch.Generator) -> Iterator[tuple[BatchShare, Tensor | None]]:
         """This process's share of every batch of an epoch, with intents if the model uses them."""
         material, size = self.material, self.config.batch_size
         found = batches(material.sessions, material.train, batch_size=size, generator=random)
-        parts, known = map(self.team.part, found), material.train_intents
+        parts, known = (self._part(batch, random) for batch in found), material.train_intents
         if known is None:
             yield from ((part, None) for part in parts)
             return
@@ -199,6 +211,12 @@ class _Trainer:
             intents = known.gather(torch.cat([part.batch.index for part in ahead]), drop=drop)
             own = [len(part.batch.index) for part in ahead]
             yield from zip(ahead, torch.split(intents, own), strict=True)
+
+    def _part(self, batch: Batch, random: torch.Generator) -> BatchShare:
+        if self.negatives is None or self.tables is None:
+            return self.team.part(batch)
+        read = rows_read(self.model, self.tables, batch.items[batch.mask])
+        return self.team.part(batch, self.negatives.draw(batch, read, random))
 
     def _fold(self, part: BatchShare) -> Tensor | None:
         known = self.material.item_item
@@ -290,6 +308,7 @@ class _Trainer:
             "selected_on": self.material.selected_on,
             "still_rising": self._still_rising(),
             "repeats": self.material.repeats,
+            "loss": str(self.negatives or "full"),
             "samples": len(self.material.train.key),
             "seconds": round(seconds, 3),
             "samples_per_second": round(len(self.material.train.key) * state.epoch / max(seconds, 1e-9), 1),

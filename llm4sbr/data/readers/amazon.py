@@ -19,7 +19,8 @@ from typing import Any
 import polars as pl
 
 from llm4sbr import store
-from llm4sbr.data.readers import columns, download, lines
+from llm4sbr.data.readers import columns, download, files, lines
+from llm4sbr.data.readers.delimited import read_csv
 from llm4sbr.errors import DataError
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import RawData
@@ -38,13 +39,16 @@ _FIELDS = {
 }
 """Field names of 2014 and 2018, then of 2023, whose metadata is per parent: a product in all its colours."""
 _ATTRIBUTES = ("category", "price", "brand")
+_OBJECTS, _TABLES = (".json", ".json.gz", ".jsonl", ".jsonl.gz"), (".csv", ".csv.gz")
+_ENDINGS = (*_OBJECTS, *_TABLES)
 
 
 class Amazon:
     """Reviews and metadata, one JSON object (in the older metadata: one Python literal) per line.
 
     Args:
-        path: a folder with one review file and one `meta_*` file, or the review file itself.
+        path: a folder with one review file and one `meta_*` file, or the review file itself. The reviews of
+            2023 may be the table `user_id,parent_asin,rating,timestamp`, also in parts (`.train.csv` ...).
         reviews, meta: the two files, if they have other names.
         category: what to download if no file is given, in the publisher's spelling: `Beauty`, `Video_Games`.
 
@@ -69,34 +73,31 @@ class Amazon:
         """Every review as a click; raises `DataError` with file and row if something cannot be used."""
         reviews, meta = self._files()
         rejected: list[str] = []
-        rows = [
-            (row, *(_text(_first(review, names)) for names in _FIELDS.values()))
-            for row, review in lines.read(reviews, rejected)
-        ]
-        table = pl.DataFrame(
-            rows, schema={columns.ROW: pl.Int64, **dict.fromkeys(_FIELDS, pl.String)}, orient="row"
-        )
+        table = _table(reviews, rejected) if _is_table(reviews) else _objects(reviews, rejected)
         raw = columns.interactions(table, {role: role for role in _FIELDS}, where=reviews)
         known = _REVIEWS.get(self.category) if self.path is None and self.reviews is None else None
-        if known and len(rows) != known:
+        if known and table.height != known:
             raise DataError(
-                f"{reviews}: {len(rows):,} reviews, expected {known:,}; delete it to fetch it again"
+                f"{reviews}: {table.height:,} reviews, expected {known:,}; delete it to fetch it again"
             )
         items, bad = read_metadata(meta, set(raw.interactions["item"].unique()))
         return raw._replace(items=items, rejected=rejected + raw.rejected + bad)
 
     def files(self) -> list[Path]:
         """The files that `read` reads; empty if it would download them."""
-        return list(self._files()) if self.reviews or self.path else []
+        if not (self.reviews or self.path):
+            return []
+        reviews, meta = self._files()
+        return [*files.parts(reviews, _ENDINGS), meta]
 
     def _files(self) -> tuple[Path, Path]:
         start = self.reviews or self.path
         if start is None:
             return self._fetched()
-        if not Path(start).exists():
+        if not Path(start).exists() and "*" not in Path(start).name:
             raise DataError(f"{start}: no such file or folder; it should hold {_WHERE}")
         folder = Path(start) if Path(start).is_dir() else Path(start).parent
-        reviews = Path(start) if Path(start) != folder else _only(folder, meta=False)
+        reviews = _whole(Path(start)) if Path(start) != folder else _only(folder, meta=False)
         return reviews, Path(self.meta) if self.meta else _only(folder, meta=True)
 
     def _fetched(self) -> tuple[Path, Path]:
@@ -140,12 +141,9 @@ def read_metadata(path: Path, wanted: set[str]) -> tuple[pl.DataFrame, list[str]
 
 def _only(folder: Path, *, meta: bool) -> Path:
     """The only review or metadata file of a folder."""
-    found = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.name.endswith((".json", ".json.gz", ".jsonl", ".jsonl.gz"))
-        and path.name.startswith("meta") == meta
-    ]
+    endings = _OBJECTS if meta else _ENDINGS
+    named = [path for path in folder.iterdir() if path.name.endswith(endings)]
+    found = sorted({_whole(path) for path in named if path.name.startswith("meta") == meta})
     if len(found) == 1:
         return found[0]
     option, kind = ("meta", "metadata file meta_*.json.gz") if meta else ("reviews", "review file *.json.gz")
@@ -154,6 +152,38 @@ def _only(folder: Path, *, meta: bool) -> Path:
         f"{folder}: expected one {kind}, found {names}; name it with --set data.options.{option}=FILE "
         f"(the files are {_WHERE})"
     )
+
+
+def _whole(path: Path) -> Path:
+    """The name that stands for all parts of a table, `All_Beauty.*.csv`; any other file is whole."""
+    part = re.fullmatch(r"(.+)\.(?:train|valid|test)(\.csv(?:\.gz)?)", path.name)
+    return path.with_name(f"{part[1]}.*{part[2]}") if part else path
+
+
+def _is_table(path: Path) -> bool:
+    return path.name.endswith(_TABLES)
+
+
+def _table(path: Path, rejected: list[str]) -> pl.DataFrame:
+    """User, item, time and row of a table of reviews."""
+    tables = []
+    for part in files.parts(path, _TABLES):
+        table, bad = read_csv(part)
+        rejected += bad
+        found = [name for name in table.columns if name != columns.ROW]
+        named = {role: columns.require([role], found, columns.Names(), where=part)[role] for role in _FIELDS}
+        tables.append(table.select(columns.ROW, *(pl.col(name).alias(role) for role, name in named.items())))
+    return pl.concat(tables)
+
+
+def _objects(path: Path, rejected: list[str]) -> pl.DataFrame:
+    """User, item, time and row of reviews, one object per line."""
+    rows = [
+        (row, *(_text(_first(review, names)) for names in _FIELDS.values()))
+        for row, review in lines.read(path, rejected)
+    ]
+    schema = {columns.ROW: pl.Int64, **dict.fromkeys(_FIELDS, pl.String)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _literal(text: str) -> Any:

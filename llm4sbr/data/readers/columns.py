@@ -22,13 +22,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "user": ("userid", "user", "uid", "reviewerid", "visitorid", "customerid"),
     "item": (
         *("itemid", "item", "iid", "parentasin", "asin", "productid", "movieid", "articleid", "sku", "aid"),
+        "videoid",
     ),
     "time": (
         *("timestamp", "timestampms", "timems", "time", "ts", "datetime", "unixreviewtime", "createdat"),
-        *("eventtime", "date", "eventdate"),  # a day says less than a clock
+        *("eventtime", "date", "eventdate", "tdat"),  # a day says less than a clock
     ),
     "order": ("order", "position", "rank", "index"),
-    "title": ("title", "itemtitle", "movietitle", "name", "itemname", "productname"),
+    "title": ("title", "itemtitle", "movietitle", "name", "itemname", "productname", "prodname", "caption"),
 }
 """Role -> column names that are recognised, best first."""
 
@@ -38,6 +39,12 @@ ROW = "(row)"
 _FORM = "a form of date other than ISO 8601: --set data.options.time_format='%d.%m.%Y %H:%M'"
 
 _NO_HEADER = """a file without a header: --set data.options.columns='["user", "item", "time"]'"""
+
+_NONE_AT_ALL = {
+    "user": "; without one, nothing says which clicks belong together",
+    "time": "; if none has times and the rows are in order, add a column that numbers them",
+}
+"""What to say if the user's table has no such column."""
 
 _TAKEN = ("item", "title", "id", "key")
 """Names that an attribute cannot have."""
@@ -51,8 +58,13 @@ _TYPE = re.compile(r":(token|token_seq|float|float_seq)$")
 _NONE = ("NA", "N/A", "#N/A", "<NA>", "nan", "NaN", "NAN", "None", "NULL", "Null", "null", "\\N")
 """Texts that other software writes for a missing value."""
 
-_LISTS = ("prev_items", "item_id_list", "items", "item_seq", "history", "session_items")
-"""Columns of files with a whole session in each row."""
+_SESSIONS = 'write rows as {"session": ..., "items": [...]} for --dataset jsonl'
+_LISTS = {
+    "prev_items": "--dataset amazon-m2 takes the lists apart",
+    "item_id_list": "--dataset recbole takes the lists apart",
+    **dict.fromkeys(("items", "item_seq", "history", "session_items"), _SESSIONS),
+}
+"""Columns of files with a whole session in each row, and what to do with them."""
 
 
 class Names(NamedTuple):
@@ -70,6 +82,8 @@ class Names(NamedTuple):
     """Format of the times for strptime, or a unit; None recognises numbers and ISO 8601."""
     items_item: str | None = None
     """The items table's item column; None: as `item`, or recognised by its name."""
+    only: str | None = None
+    """`COLUMN=VALUE`: which rows of the interactions are clicks; None, empty or `all`: every row."""
 
 
 def find(role: str, found: Sequence[str], names: Names, *, where: Path) -> str | None:
@@ -98,14 +112,19 @@ def require(
     if not columns:
         listed = [name for name in found if _TYPE.sub("", name.strip().lower()) in _LISTS]
         if listed:
+            reads = _LISTS[_TYPE.sub("", listed[0].strip().lower())]
+            what = f"{listed[0]} lists several items in each row, and a click per row is read"
+            raise DataError(f"{where}:1: {what}: {reads}")
+        if found[0].lstrip().startswith(("{", "[")):
             raise DataError(
-                f"{where}:1: {listed[0]} lists several items in each row, and a click per row is read: write "
-                'rows as {"session": ..., "items": [...]} for --dataset jsonl, or take the lists apart'
+                f"{where}:1: its first line is no header but JSON: give it to --dataset jsonl, or reviews of "
+                "Amazon to --dataset amazon"
             )
         data = any(name.strip().isdigit() for name in found)
         raise DataError(
             f"{where}:1: no column for the {' or '.join(roles)}; found: {', '.join(found)}; "
-            f"name it with --set data.options.{option or roles[0]}=COLUMN{'; ' + _NO_HEADER if data else ''}"
+            f"name it with --set data.options.{option or roles[0]}=COLUMN{_NONE_AT_ALL.get(roles[0], '')}"
+            f"{'; ' + _NO_HEADER if data else ''}"
         )
     return columns
 

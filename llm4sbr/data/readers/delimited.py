@@ -23,21 +23,24 @@ class Dialect(NamedTuple):
     separator: str | None = None
     """None: the first of tab, comma, semicolon and | that occurs in the first line."""
     quote: str = '"'
-    """Empty: quotes are ordinary characters."""
+    """Empty or `none`: quotes are ordinary characters."""
     encoding: str | None = None
     """None: UTF-8."""
     names: tuple[str, ...] = ()
     """Column names, for a file without a header."""
+    option: str = "columns"
+    """The reader's option with these names; empty if they are its own."""
 
     def checked(self) -> Dialect:
-        r"""The dialect with `tab` and `\t` replaced by a tab; raises `DataError` if an option is invalid."""
+        r"""The dialect with words replaced by what they mean; raises `DataError` if an option is invalid."""
         separator = "\t" if self.separator in ("tab", "\\t") else self.separator
-        for option, value in (("separator", separator or self.separator), ("quote", self.quote or "'")):
+        quote = "" if self.quote == "none" else self.quote
+        for option, value in (("separator", separator or self.separator), ("quote", quote or "'")):
             if value is not None and not _one_character(value):
                 raise DataError(
                     f"data.options.{option} = {value!r}: expected one character, such as ';' or tab"
                 )
-        return self._replace(separator=separator)
+        return self._replace(separator=separator, quote=quote)
 
     def for_line(self, line: str) -> Dialect:
         """The dialect with its separator, detected from the first line of a file."""
@@ -64,9 +67,8 @@ def header(path: Path, dialect: Dialect = _PLAIN) -> list[str]:
         raise DataError(f"{path}: no header: its first line is empty")
     found = next(csv.reader([line], **dialect.for_line(line).fields()))
     if dialect.names and len(found) != len(dialect.names):
-        raise DataError(
-            f"{path}:1: {len(found)} fields, but names for {len(dialect.names)} (data.options.columns)"
-        )
+        option = f" (data.options.{dialect.option})" if dialect.option else ""
+        raise DataError(f"{path}:1: {len(found)} fields, but names for {len(dialect.names)}{option}")
     return list(dialect.names) or found
 
 
@@ -88,7 +90,7 @@ def read_csv(
     try:
         table = _parse(data, wanted, dialect, ragged=True)
     except pl.exceptions.PolarsError as error:
-        hint = "" if not dialect.quote else "; if quotes mean nothing in it: --set data.options.quote="
+        hint = "" if not dialect.quote else "; if quotes mean nothing in it: --set data.options.quote=none"
         raise DataError(
             f"{path}: not a table separated by {dialect.separator!r}: {str(error).splitlines()[0]}{hint}"
         ) from None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llm4sbr import store
+from llm4sbr.data.readers import files
 from llm4sbr.errors import DataError
 from llm4sbr.progress import Progress
 
@@ -101,13 +102,14 @@ def unpack(archive: Path, members: dict[str, str], folder: Path) -> None:
 
 
 def read_member(archive: Path, member: str, *, limit: int = LIMIT) -> bytes:
-    """One member of a zip file, at most `limit` bytes.
+    """One member of a zip file, at most `limit` bytes; `*/NAME` is NAME at the top or in a folder.
 
     Raises:
-        DataError: not a complete zip file, no such member, or a larger member.
+        DataError: not a regular file or complete zip file, no such member, or a larger member.
     """
+    files.check_regular(archive)
     try:
-        with zipfile.ZipFile(archive) as opened, opened.open(member) as stream:
+        with zipfile.ZipFile(archive) as opened, opened.open(_named(opened, member)) as stream:
             return _limited(stream, f"{archive}: {member}", limit)  # type: ignore[arg-type]
     except KeyError:
         raise DataError(f"{archive}: no {member} in this archive") from None
@@ -115,6 +117,13 @@ def read_member(archive: Path, member: str, *, limit: int = LIMIT) -> bytes:
         raise DataError(f"{archive}: not a whole zip file: {error}") from None
     except OSError as error:
         raise DataError(f"{archive}: {error.strerror or error}") from None
+
+
+def _named(archive: zipfile.ZipFile, member: str) -> str:
+    if not member.startswith("*/"):
+        return member
+    name = member.removeprefix("*/")
+    return next((one for one in sorted(archive.namelist()) if one.rpartition("/")[2] == name), member)
 
 
 def _limited(stream: BinaryIO, name: str, limit: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +22,13 @@ _OTHERS = {
     b"PAR1": "a Parquet file: --dataset parquet reads it",
 }
 """First bytes of file formats that are not text, with advice."""
+
+UNPACKED, RATIO = 1 << 30, 100
+"""A packed file may unpack to so many bytes, or to so many times its own size if that is more: tables of
+clicks shrink to a tenth or so, and what grows a thousandfold is made to fill the memory."""
+
+_PARTS = ("train", "valid", "val", "test")
+"""What the parts of one log are called, in order."""
 
 
 def find(folder: Path, stem: str, endings: Sequence[str], *, holds: str) -> Path:
@@ -42,14 +49,20 @@ def find(folder: Path, stem: str, endings: Sequence[str], *, holds: str) -> Path
 
 
 def parts(path: Path, endings: Sequence[str]) -> list[Path]:
-    """The file itself, or the part files of a folder that Spark and the like wrote, in order of their names.
+    """The file itself, the files that a name with `*` stands for, or the part files of a folder of Spark.
+
+    Several are in order of their names, with `train`, `valid`, `test` in this order.
 
     Raises:
-        DataError: a folder without any, or a pipe, socket or device, which would be waited for.
+        DataError: a folder or a name with `*` without any, or a pipe, socket or device.
     """
+    if "*" in path.name:
+        found = sorted(path.parent.glob(path.name), key=_part)
+        if not found:
+            raise DataError(f"{path}: no such files")
+        return found
     if not path.is_dir():
-        if path.exists() and not path.is_file():
-            raise DataError(f"{path}: not a regular file; write what it gives into one")
+        check_regular(path)
         return [path]
     found = sorted(
         file
@@ -59,6 +72,60 @@ def parts(path: Path, endings: Sequence[str]) -> list[Path]:
     if not found:
         raise DataError(f"{path}: a folder without part files that end with {' or '.join(endings)}")
     return found
+
+
+def check_regular(path: Path) -> None:
+    """Raise a `DataError` for a pipe, socket or device, which would be waited for."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path}: not a regular file; write what it gives into one")
+
+
+def _part(path: Path) -> tuple[int, str]:
+    named = [place for place, part in enumerate(_PARTS) if f".{part}." in path.name]
+    return (named[0] if named else -1, path.name)
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file, opened in binary mode; `DataError` if that fails."""
+    try:
+        found: BinaryIO = store.open_for_reading(path)
+    except StoreError as error:
+        raise DataError(str(error)) from None
+    return found
+
+
+def allowed(packed: int) -> int:
+    """The number of bytes to which a packed file of so many bytes may unpack."""
+    return max(UNPACKED, RATIO * packed)
+
+
+def too_large(path: Path | str, limit: int) -> DataError:
+    """The error for a packed file that unpacks to more than `limit` bytes."""
+    return DataError(
+        f"{path}: unpacks to more than {limit:,} bytes, the limit for a packed file of this size "
+        f"({UNPACKED:,} bytes, or {RATIO} times its own); if it is meant to be so large, unpack it first"
+    )
+
+
+def each_line(path: Path) -> Iterator[bytes]:
+    """The lines of a text file, unpacked if gzipped, without holding all of it.
+
+    Raises:
+        DataError: as `opened`, or the file unpacks to too much.
+        OSError: it cannot be read.
+        EOFError, gzip.BadGzipFile, zlib.error: the gzip file is truncated or damaged.
+    """
+    with opened(path) as stream:
+        if not _packed(path, stream):
+            yield from stream
+            return
+        limit = left = allowed(path.stat().st_size)
+        with gzip.GzipFile(fileobj=stream) as unpacker:
+            while line := unpacker.readline(left + 1):
+                left -= len(line)
+                if left < 0:
+                    raise too_large(path, limit)
+                yield line
 
 
 def content(path: Path, *, encoding: str | None = None) -> bytes:
@@ -83,24 +150,13 @@ def first_line(path: Path, *, encoding: str | None = None) -> str:
     if encoding is not None:
         return content(path, encoding=encoding).split(b"\n", 1)[0].decode().lstrip("\ufeff").rstrip("\r")
     try:
-        with opened(path) as stream:
-            packed = _packed(path, stream)
-            line = (gzip.GzipFile(fileobj=stream) if packed else stream).readline()
+        line = next(each_line(path), b"")
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        line = content(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
-    except (EOFError, zlib.error):
-        line = content(path)
     check_utf8(path, line)
     return line.decode("utf-8-sig").rstrip("\r\n").partition("\r")[0]
-
-
-def opened(path: Path) -> BinaryIO:
-    """A regular file, opened in binary mode; `DataError` if that fails."""
-    try:
-        found: BinaryIO = store.open_for_reading(path)
-    except StoreError as error:
-        raise DataError(str(error)) from None
-    return found
 
 
 def check_utf8(path: Path, data: bytes) -> None:
@@ -119,11 +175,13 @@ def _packed(path: Path, stream: BinaryIO) -> bool:
 
 
 def _unpacked(path: Path, stream: BinaryIO) -> bytes:
-    pieces = bytearray()
+    pieces, limit = bytearray(), allowed(path.stat().st_size)
     try:
         with gzip.GzipFile(fileobj=stream) as unpacker:
             while piece := unpacker.read(_PIECE):
                 pieces += piece
+                if len(pieces) > limit:
+                    raise too_large(path, limit)
     except (EOFError, gzip.BadGzipFile, zlib.error):
         row = pieces.count(b"\n") + 1
         raise DataError(

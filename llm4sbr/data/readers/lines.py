@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm4sbr.data.readers.files import opened
+from llm4sbr.data.readers import files
 from llm4sbr.errors import DataError
 
 Parse = Callable[[str], Any]
@@ -25,14 +25,11 @@ def read(
     """
     row = good = 0
     try:
-        with opened(path) as stream:
-            packed = stream.read(2) == b"\x1f\x8b"
-            stream.seek(0)
-            for row, line in enumerate(gzip.GzipFile(fileobj=stream) if packed else stream, start=1):
-                value = _value(line, path, row, rejected, parse)
-                if value is not None:
-                    good += 1
-                    yield row, value
+        for row, line in enumerate(files.each_line(path), start=1):
+            value = _value(line, path, row, rejected, parse)
+            if value is not None:
+                good += 1
+                yield row, value
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise DataError(
             f"{path}:{row + 1}: the gzip file is truncated or damaged here; get a whole copy"

@@ -1,4 +1,4 @@
-"""Readers `ml-100k` and `ml-1m`: MovieLens (Harper & Konstan 2015), https://grouplens.org/datasets/movielens.
+"""Readers `ml-100k`, `ml-1m`, `movielens`: Harper & Konstan 2015, https://grouplens.org/datasets/movielens.
 
 Reads GroupLens' own files or zip, RecBole's atomic files, or a folder that the reader `csv` can read. Titles
 are put in their usual form: `Empire Strikes Back, The (1980)` becomes `The Empire Strikes Back (1980)`. The
@@ -63,6 +63,7 @@ class FileFormat(NamedTuple):
     encoding: str
 
 
+_CLICK = ("user", "item", "time")
 _RATING = ["user", "item", "rating", "time"]
 _FORMATS = (
     FileFormat(
@@ -71,6 +72,7 @@ _FORMATS = (
     FileFormat("ratings.dat", "movies.dat", "::", _RATING, ["item", "title", "category"], "latin-1"),
     FileFormat("ml-100k.inter", "ml-100k.item", "\t", [], [], "utf-8"),
     FileFormat("ml-1m.inter", "ml-1m.item", "\t", [], [], "utf-8"),
+    FileFormat("ratings.csv", "movies.csv", ",", [], [], "utf-8"),
 )
 
 
@@ -108,6 +110,25 @@ class MovieLens1M:
         return _read(self.path or _fetched("ml-1m", self.progress), "ml-1m")
 
 
+class MovieLens:
+    """MovieLens of any size as GroupLens gives it: ml-10m, ml-20m, ml-25m, ml-32m, ml-latest and its like.
+
+    Args:
+        path: a folder or zip file with `ratings.csv` and `movies.csv` (or `.dat`), at its top or in a folder.
+    """
+
+    suggests = _SUGGESTS
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+
+    def read(self) -> RawData:
+        """Every rating as a click; raises `DataError` if `path` has no MovieLens."""
+        if self.path is None:
+            raise DataError("the reader 'movielens' needs --data FOLDER with ratings.csv and movies.csv")
+        return _read(self.path, "*")
+
+
 def tidy_titles(items: pl.DataFrame) -> pl.DataFrame:
     """Move articles to the front of titles and the year to their end, and add the year as an attribute."""
     title = pl.col("title").str.strip_chars().str.replace(_ARTICLE, "$2 $1$3")
@@ -119,7 +140,8 @@ def tidy_titles(items: pl.DataFrame) -> pl.DataFrame:
     dated = pl.when(lacks).then(pl.format("{} ({})", "title", "year")).otherwise("title").alias("title")
     table = table.with_columns(dated)
     if "category" in table.columns:
-        table = table.with_columns(pl.col("category").str.replace_all("|", " ", literal=True))
+        genres = pl.col("category").replace("(no genres listed)", "").str.replace_all("|", " ", literal=True)
+        table = table.with_columns(genres)
     return table.select(
         "item", "title", "year", *(c for c in table.columns if c not in ("item", "title", "year"))
     )
@@ -155,7 +177,10 @@ def _fetched(name: str, progress: Progress) -> Path:
 
 def _read(path: Path, name: str) -> RawData:
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder; without --data {name} is fetched")
+        fetched = "" if name == "*" else f"; without --data {name} is fetched"
+        raise DataError(f"{path}: no such file or folder{fetched}")
+    if path.name in (form.clicks for form in _FORMATS):
+        path = path.parent
     for form in _FORMATS:
         clicks, items = (_content(path, name, file, form.encoding) for file in (form.clicks, form.items))
         if clicks is not None and items is not None:
@@ -164,16 +189,19 @@ def _read(path: Path, name: str) -> RawData:
         raw = Csv(path).read()
         return raw._replace(items=tidy_titles(raw.items))
     formats = "; ".join(f"{form.clicks} and {form.items}" for form in _FORMATS)
-    raise DataError(f"{path}: not {name}: looked for {formats}; interactions.csv and items.csv")
+    what = "MovieLens" if name == "*" else name
+    raise DataError(f"{path}: not {what}: looked for {formats}; interactions.csv and items.csv")
 
 
 def _content(path: Path, name: str, file: str, encoding: str) -> bytes | None:
-    """A file of a folder or zip, at its top or in the folder `name` inside; None if missing."""
+    """A file of a folder or zip, at its top or in the folder `name` inside (`*`: any); None if missing."""
     if path.is_dir():
-        found = next((one for one in (path / file, path / name / file) if one.is_file()), None)
+        found = next(
+            (one for one in (path / file, *sorted(path.glob(f"{name}/{file}"))) if one.is_file()), None
+        )
         return None if found is None else files.content(found, encoding=encoding)
     try:
-        data = download.read_member(path, f"{name}/{file}")
+        data = download.read_member(path, f"{name}/{file}", limit=files.allowed(path.stat().st_size))
     except DataError as error:
         if "in this archive" in str(error):
             return None
@@ -183,11 +211,9 @@ def _content(path: Path, name: str, file: str, encoding: str) -> bytes | None:
 
 def _parsed(path: Path, form: FileFormat, clicks: bytes, items: bytes) -> RawData:
     first, last = form.separator[0], form.separator[-1]
-    table = _table(path / form.clicks, clicks, form.separator, first, form.click_columns)
-    raw = columns.interactions(
-        table, {"user": "user", "item": "item", "time": "time"}, where=path / form.clicks
-    )
-    texts = _table(path / form.items, items, form.separator, last, form.item_columns)
+    table = _table(path / form.clicks, clicks, form.separator, first, form.click_columns, _CLICK)
+    raw = columns.interactions(table, {role: role for role in _CLICK}, where=path / form.clicks)
+    texts = _table(path / form.items, items, form.separator, last, form.item_columns, ("item", "title"))
     if "Western" in texts.columns:
         flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _GENRES]
         texts = texts.with_columns(pl.concat_str(flags, separator=" ", ignore_nulls=True).alias("category"))
@@ -195,8 +221,10 @@ def _parsed(path: Path, form: FileFormat, clicks: bytes, items: bytes) -> RawDat
     return raw._replace(items=tidy_titles(texts.select(kept)))
 
 
-def _table(where: Path, data: bytes, separator: str, field: str, names: list[str]) -> pl.DataFrame:
-    """Text columns with our names, and `ROW`."""
+def _table(
+    where: Path, data: bytes, separator: str, field: str, names: list[str], needed: tuple[str, ...]
+) -> pl.DataFrame:
+    """Text columns with our names, and `ROW`; raises `DataError` if one of `needed` is missing."""
     if separator == "::":  # Polars supports one-byte separators only; no tab occurs in these files
         data, field = data.replace(b"::", b"\t"), "\t"
     try:
@@ -204,7 +232,7 @@ def _table(where: Path, data: bytes, separator: str, field: str, names: list[str
             data,
             has_header=not names,
             separator=field,
-            quote_char=None,
+            quote_char='"' if separator == "," else None,  # the others have quotes inside titles
             infer_schema=False,
             new_columns=names or None,
             truncate_ragged_lines=True,
@@ -214,13 +242,23 @@ def _table(where: Path, data: bytes, separator: str, field: str, names: list[str
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{where}: cannot be read as a table: {str(error).splitlines()[0]}") from None
     renamed = {
-        name: _RECBOLE[name.partition(":")[0]] for name in table.columns if name.partition(":")[0] in _RECBOLE
+        name: _NAMES[name.partition(":")[0]] for name in table.columns if name.partition(":")[0] in _NAMES
     }
-    return table.rename(renamed)
+    table = table.rename(renamed)
+    lacks = [role for role in needed if role not in table.columns]
+    if lacks:
+        raise DataError(
+            f"{where}:1: no column for the {lacks[0]}; found: {', '.join(table.columns[1:])}; "
+            "--dataset csv takes columns of any name"
+        )
+    return table
 
 
-_RECBOLE = {
+_NAMES = {
     "user_id": "user",
+    "userId": "user",
+    "movieId": "item",
+    "genres": "category",
     "item_id": "item",
     "timestamp": "time",
     "movie_title": "title",
@@ -228,4 +266,4 @@ _RECBOLE = {
     "class": "category",
     "genre": "category",
 }
-"""RecBole's column names, without their types -> ours."""
+"""Column names of RecBole, without their types, and of GroupLens -> ours."""

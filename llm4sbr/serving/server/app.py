@@ -18,6 +18,7 @@ from llm4sbr.serving.server.http import (
     Scope,
     Send,
     busy,
+    check_host,
     header,
     refuse,
     reply_json,
@@ -91,6 +92,7 @@ class App:
             )
 
     async def _reply(self, route: str, target: tuple[str, ...], scope: Scope, receive: Receive) -> Reply:
+        check_host(scope, self.settings.allowed_hosts)
         if route == "unknown":
             raise Refusal(404, f"{scope['path']:.100}: no such path")
         allowed = ("POST",) if route in POSTED else ("GET", "HEAD")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -57,6 +58,17 @@ def header(scope: Scope, name: bytes) -> bytes | None:
         if key == name:
             return bytes(value)
     return None
+
+
+def check_host(scope: Scope, allowed: Sequence[str]) -> None:
+    """Raise `Refusal` 421 if names are listed and the request's Host is none of them."""
+    if not allowed:
+        return
+    given = [bytes(value) for key, value in scope["headers"] if key == b"host"]
+    name = given[0].decode("latin-1") if len(given) == 1 else ""
+    name = re.sub(r":\d*$", "", name).strip("[]").rstrip(".").lower()
+    if name not in allowed:
+        raise Refusal(421, f"Host {name!r:.60}: not one of those that this server answers for")
 
 
 def parse_json(text: bytes) -> dict[str, Any]:

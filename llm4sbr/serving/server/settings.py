@@ -42,5 +42,7 @@ class Settings:
     """For open requests to be answered after SIGTERM."""
     watch: float = 2.0
     """Between two looks at the folder for a new version; 0 never looks."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, without port, that a request's Host may have; none allows every name."""
     access_log: bool = False
     """One line of log for every request."""

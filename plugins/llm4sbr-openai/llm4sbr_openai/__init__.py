@@ -9,20 +9,43 @@ only.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import openai
 from anyio.from_thread import start_blocking_portal
 
+from llm4sbr import secrets
 from llm4sbr.errors import ConfigError, ModelUnavailableError, UnansweredError
+from llm4sbr_openai.reply import NoAnswerError, said
 
 __all__ = ["OpenAILLM", "said"]
 
 PUBLIC = "https://api.openai.com/v1"
+
+KEY = "OPENAI_API_KEY"
+"""The usual environment variable with the key."""
+
+FIXED = {
+    "model": "infer.options.model sets it",
+    "messages": "the perspective writes them",
+    "n": "one answer per prompt is read",
+    "stream": "answers are read whole",
+}
+"""Fields of a request that `extra` cannot set, and why."""
+
+PASSING = (408, 409, 425, 429, 503, 504, 529)
+"""Statuses of a server that may answer later."""
+
+LISTING = 5.0
+"""Maximum seconds to wait for the list of models."""
+
+SHOWN = 5
+"""Maximum number of models named in a message."""
 
 HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 """Errors that every other prompt would get as well."""
@@ -30,28 +53,12 @@ HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.Not
 LONGEST_PAUSE = 120.0
 """Maximum pause in seconds before a retry, even if the server asks for more."""
 
+LONGEST_REASON = 300
+"""Maximum number of characters shown of a server's error."""
+
 FEW = 8
 """If a call has at least this many prompts and all fail, before any prompt was ever answered, the cause is
 taken to concern all prompts."""
-
-
-class ThoughtError(ValueError):
-    """There is reasoning and no answer; `hint` says what to do."""
-
-    hint = (
-        "raise infer.options.max_new_tokens, or turn reasoning off, if the server can: "
-        "infer.options.extra={chat_template_kwargs={enable_thinking=false}} or "
-        '{reasoning_effort="none"}'
-    )
-
-
-class MisplacedError(ThoughtError):
-    """The server took the answer for reasoning."""
-
-    hint = (
-        "start the server without its reasoning parser, or let the model reason: leave enable_thinking=false "
-        "out of infer.options.extra"
-    )
 
 
 class OpenAILLM:
@@ -73,7 +80,8 @@ class OpenAILLM:
         price: price of a million tokens, of prompts and of answers, for the plan.
 
     Raises:
-        ConfigError: a URL with a password in it, or a number out of range.
+        ConfigError: a key in the URL, in `extra` or in place of a variable's name, a variable that is not
+            set, or a number out of range.
     """
 
     def __init__(
@@ -81,7 +89,7 @@ class OpenAILLM:
         model: str,
         *,
         url: str | None = None,
-        key_env: str = "OPENAI_API_KEY",
+        key_env: str = KEY,
         concurrency: int = 16,
         retries: int = 5,
         timeout: float = 60.0,
@@ -92,13 +100,16 @@ class OpenAILLM:
         price: Sequence[float] | None = None,
     ) -> None:
         self.url = (url or os.environ.get("OPENAI_BASE_URL") or PUBLIC).rstrip("/")
+        _checked(price, extra)
+        options = {"model": model, "url": self.url, "key_env": key_env, "extra": extra or {}}
+        secrets.refuse({"infer": {"options": options}})
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"infer.options.url = {self.url!r}: expected http://HOST/v1 or https://HOST/v1")
-        if parts.username or parts.password or parts.query:
+        if key_env != KEY and key_env not in os.environ:
             raise ConfigError(
-                f"infer.options.url: a key does not belong in a URL of {parts.hostname}; put it into the "
-                f"environment variable {key_env}"
+                "infer.options.key_env: names an environment variable that is not set; export it, or leave "
+                "the option out for a server without keys"
             )
         if concurrency < 1 or retries < 0 or timeout <= 0 or max_new_tokens < 1:
             raise ConfigError(
@@ -112,11 +123,16 @@ class OpenAILLM:
         """Prompts per call: many more than are sent in parallel, so that a few slow ones do not block it."""
         self.price = tuple(price) if price else None
         self._key_env, self._retries, self._timeout = key_env, retries, timeout
-        _checked(price, extra)
         settings = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed} | (extra or {})
+        if settings.get("max_completion_tokens"):  # its successor; servers refuse both, or take the other one
+            settings["max_tokens"] = (extra or {}).get("max_tokens")
         self._settings = {name: value for name, value in settings.items() if value not in (None, "")}
+        self.stops = _stops(self._settings.get("stop"))
         self._tokens: dict[str, int] = {}
         self._heard = False
+        self._offered: list[str] = []
+        self.answered: Callable[[str, str, int], None] | None = None
+        """Called with prompt, answer and tokens as soon as an answer comes."""
 
     @property
     def fingerprint(self) -> str:
@@ -151,7 +167,7 @@ class OpenAILLM:
         self._heard |= len(failures) < len(found)
         if len(failures) == len(found):  # otherwise there are some answers, which must be kept
             early = not self._heard and len(found) >= FEW
-            hopeless = [one for one in failures if self._hopeless(one, early=early)]
+            hopeless = [one for one in failures if _hopeless(one) or (early and _lasting(one))]
             if hopeless or all(map(_unreachable, failures)):
                 raise ModelUnavailableError(self._explained((hopeless or failures)[-1])) from None
         answers = [None if isinstance(one, Exception) else one for one in found]
@@ -169,7 +185,28 @@ class OpenAILLM:
             max_retries=self._retries,
             timeout=self._timeout,
         ) as client:
-            return list(await asyncio.gather(*(self._one(client, gate, prompt) for prompt in prompts)))
+            found: dict[int, str | Exception] = {}
+            if not self._heard and len(prompts) >= FEW:
+                found = dict(enumerate(await self._first(client, gate, prompts)))
+                if all(isinstance(one, Exception) and _lasting(one) for one in found.values()):
+                    return [found.get(place, found[0]) for place in range(len(prompts))]
+            left = [place for place in range(len(prompts)) if not isinstance(found.get(place), str)]
+            more = await asyncio.gather(*(self._one(client, gate, prompts[place]) for place in left))
+            found |= dict(zip(left, more, strict=True))
+            return [found[place] for place in range(len(prompts))]
+
+    async def _first(
+        self, client: openai.AsyncOpenAI, gate: asyncio.Semaphore, prompts: list[str]
+    ) -> list[str | Exception]:
+        """What the server says to the first few prompts, with one retry at most.
+
+        A server on which nothing works would otherwise be asked about all prompts, and every retry waits. Of
+        a server that does not list the model, one prompt is enough.
+        """
+        self._offered = await _offered(client, min(self._timeout, LISTING))
+        few = 1 if self._offered and self.model not in self._offered else FEW
+        hasty = client.with_options(max_retries=min(self._retries, 1))
+        return await asyncio.gather(*(self._one(hasty, gate, prompt) for prompt in prompts[:few]))
 
     async def _one(self, client: openai.AsyncOpenAI, gate: asyncio.Semaphore, prompt: str) -> str | Exception:
         whole = (self._retries + 1) * self._timeout + self._retries * LONGEST_PAUSE
@@ -178,37 +215,27 @@ class OpenAILLM:
                 async with asyncio.timeout(whole):
                     # Fields of `extra` that the library does not know are added to the body unchanged.
                     body = await client.post("/chat/completions", cast_to=object, body=self.request(prompt))
-                answer, self._tokens[prompt], tokens = said(body)
-            except ThoughtError as error:
+                answer, self._tokens[prompt], tokens = said(body, self.stops)
+            except NoAnswerError as error:
                 return error
             except TimeoutError:
                 return TimeoutError("no answer in time")
             except openai.OpenAIError as error:
                 return error
+            except json.JSONDecodeError as error:
+                return ValueError(f"no JSON, but: {error.doc or 'nothing'}")
             except (ValueError, RecursionError) as error:
                 return ValueError(f"not an answer in the format of chat completions ({error})")
         self._tokens[answer] = tokens
+        if self.answered is not None:
+            self.answered(prompt, answer, self._tokens[prompt] + tokens)
         return answer
-
-    def _hopeless(self, error: Exception, *, early: bool) -> bool:
-        """Whether every other prompt would fail in the same way.
-
-        Args:
-            error: one prompt's error, when all prompts of the call failed.
-            early: the call had many prompts, and no prompt was ever answered.
-        """
-        if not isinstance(error, openai.APIStatusError):
-            return early and isinstance(error, ThoughtError)
-        if isinstance(error, HOPELESS) or error.status_code == 402 or error.code == "insufficient_quota":
-            return True
-        # A request field that the server rejects affects all prompts; a context that is too short only one.
-        text = _detail(error)
-        named = any(re.search(rf"\b{re.escape(name)}\b", text) for name in ("model", *self._settings))
-        return early and error.status_code in (400, 422) and named and "context" not in text
 
     def _explained(self, error: Exception) -> str:
         hint = f"check infer.options.model, .url and the environment variable {self._key_env}"
-        if isinstance(error, ThoughtError):
+        if self._offered and self.model not in self._offered:
+            hint = f"the server lists {', '.join(self._offered[:SHOWN])}: choose one with infer.options.model"
+        elif isinstance(error, NoAnswerError):
             hint = error.hint
         elif _unreachable(error):
             hint = "check infer.options.url and that the server is running; answers so far are kept"
@@ -221,41 +248,8 @@ class OpenAILLM:
 
     def _reason(self, error: Exception) -> str:
         """One line about an error, without the request or a key that the server repeats."""
-        key = os.environ.get(self._key_env)
-        text = _reason(error)
-        return text.replace(key, "***") if key else text
-
-
-def said(body: Any) -> tuple[str, int, int]:
-    """The text of a chat completion, and the token counts of prompt and answer.
-
-    Raises:
-        ThoughtError: the model was cut off before its answer began, or the server took it for reasoning.
-        ValueError: another format.
-    """
-    try:
-        choice = body["choices"][0]
-        content = choice["message"].get("content")
-        thoughts = choice["message"].get("reasoning_content") or choice["message"].get("reasoning")
-        if isinstance(content, list):  # parts of one text, possibly with reasoning parts
-            content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
-        if not isinstance(content, str | None):
-            raise TypeError("its content is no text")
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
-    text = content or ""
-    spoken = text.strip() and not re.match(r"\s*<think>(?!.*</think>)", text, re.DOTALL)
-    if choice.get("finish_reason") == "length" and not spoken:
-        raise ThoughtError("its tokens were used up before it said anything")
-    if thoughts and not text.strip():
-        raise MisplacedError("the answer came as reasoning, and none as content")
-    usage = body.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
-    return text, _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and 0 <= value < 2**31 else 0
+        text = secrets.mask(" ".join(_reason(error).split()), [self._key_env])
+        return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
 
 
 def _checked(price: object, extra: object) -> None:
@@ -265,6 +259,9 @@ def _checked(price: object, extra: object) -> None:
             raise ConfigError(f"infer.options.price = {price!r}: expected two numbers, such as [0.15, 0.6]")
     if not isinstance(extra, dict | None):
         raise ConfigError(f"infer.options.extra = {extra!r}: expected a table of fields")
+    for name, reason in FIXED.items():
+        if name in (extra or {}):
+            raise ConfigError(f"infer.options.extra.{name}: {reason}; leave it out")
 
 
 def _unreachable(error: Exception) -> bool:
@@ -281,10 +278,44 @@ def _reason(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, openai.APIConnectionError):
         return f"connection failed ({type(error.__cause__ or error).__name__})"
-    return " ".join(str(error).split())[:300]
+    return str(error)
 
 
 def _detail(error: openai.APIStatusError) -> str:
-    """The server's error message, on one line."""
-    body = error.body if isinstance(error.body, dict) else {}
-    return " ".join(str(body.get("message") or body.get("detail") or "").split())[:300]
+    """The server's error message, or what it sent instead of JSON, without a page's tags."""
+    body = error.body
+    if isinstance(body, dict):
+        return str(body.get("message") or body.get("detail") or body.get("msg") or "")
+    return re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", str(body or ""), flags=re.DOTALL).strip()
+
+
+def _hopeless(error: Exception) -> bool:
+    """Whether no prompt will be answered, whenever it comes."""
+    if not isinstance(error, openai.APIStatusError):
+        return False
+    return isinstance(error, HOPELESS) or error.status_code == 402 or error.code == "insufficient_quota"
+
+
+def _lasting(error: Exception) -> bool:
+    """Whether an error that the first prompts have in common is one that waiting does not mend."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code not in PASSING and "context" not in _detail(error)
+    return isinstance(error, ValueError)  # no answer, or no chat completion
+
+
+async def _offered(client: openai.AsyncOpenAI, timeout: float) -> list[str]:
+    """Ids of the models that the server lists; none if it does not say."""
+    try:
+        async with asyncio.timeout(timeout):
+            listed: Any = await client.with_options(max_retries=0).get("/models", cast_to=object)
+        return [str(one["id"]) for one in listed["data"]]
+    except (openai.OpenAIError, TimeoutError, KeyError, TypeError, ValueError, RecursionError):
+        return []
+
+
+def _stops(given: Any) -> list[str]:
+    """The texts at which an answer ends."""
+    texts = [given] if isinstance(given, str) else given or []
+    if not isinstance(texts, list | tuple) or not all(isinstance(one, str) and one for one in texts):
+        raise ConfigError(f"infer.options.extra.stop = {given!r}: expected a text or a list of texts")
+    return list(texts)

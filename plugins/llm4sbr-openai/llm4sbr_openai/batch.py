@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,13 @@ from llm4sbr.asking.asker import storable
 from llm4sbr.asking.cache import Answer
 from llm4sbr.asking.questions import missing_prompts, open_answer_cache
 from llm4sbr.config import in_force
-from llm4sbr.errors import ConfigError, DataError, Llm4sbrError
+from llm4sbr.errors import ConfigError, DataError, Llm4sbrError, ModelUnavailableError
+from llm4sbr.secrets import mask
 from llm4sbr.store import open_for_reading, writing
-from llm4sbr_openai import said
+from llm4sbr_openai.reply import said
+
+ASK = "see what the service says about the batch, and send the requests again"
+"""Advice where the reason has none of its own."""
 
 LONGEST = 10_000_000
 """Maximum length of a result line in bytes."""
@@ -63,17 +67,20 @@ def answers(run: Path, file: Path) -> None:
     wanted = {key for key, _ in missing_prompts(run, config)}
     found: dict[bytes, Answer] = {}
     failed = foreign = 0
-    for key, answer in _results(file):
+    reason = hint = ""
+    for key, answer in _results(file, llm.stops):
         foreign += key not in wanted
-        failed += key in wanted and answer is None
-        if key in wanted and answer is not None:
+        if key in wanted and isinstance(answer, Answer):
             found[key] = answer
+        elif key in wanted:
+            failed, reason, hint = failed + 1, str(answer), getattr(answer, "hint", "")
+    why = f" ({mask(reason)})" if reason else ""
+    if failed and not found:
+        raise ModelUnavailableError(f"{file}: {failed:,} results and no answer{why}; {hint or ASK}")
     with open_answer_cache(config.infer) as cache:
         new = cache.put_many(found, llm=llm.fingerprint)
-    left = len(wanted) - len(found)
-    click.echo(
-        f"{file}: {new:,} new answers, {failed:,} failed, {foreign:,} not of this run; {left:,} missing"
-    )
+    said = f"{new:,} new answers, {failed:,} failed{why}, {foreign:,} not of this run"
+    click.echo(f"{file}: {said}; {len(wanted) - len(found):,} missing")
 
 
 def _llm(name: str, options: dict[str, Any]) -> Any:
@@ -83,7 +90,7 @@ def _llm(name: str, options: dict[str, Any]) -> Any:
     return llm
 
 
-def _results(file: Path) -> Iterator[tuple[bytes, Answer | None]]:
+def _results(file: Path, stops: Sequence[str]) -> Iterator[tuple[bytes, Answer | ValueError]]:
     number = 0
     with open_for_reading(file) as stream:
         while line := stream.readline(LONGEST + 1):
@@ -91,7 +98,7 @@ def _results(file: Path) -> Iterator[tuple[bytes, Answer | None]]:
             if not line.strip():
                 continue
             try:
-                yield _result(json.loads(line.decode("utf-8-sig")))
+                yield _result(json.loads(line.decode("utf-8-sig")), stops)
             except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
                 raise DataError(
                     f"{file}:{number}: not a result of a batch ({type(error).__name__}: {error}); "
@@ -99,15 +106,17 @@ def _results(file: Path) -> Iterator[tuple[bytes, Answer | None]]:
                 ) from None
 
 
-def _result(line: dict[str, Any]) -> tuple[bytes, Answer | None]:
+def _result(line: dict[str, Any], stops: Sequence[str]) -> tuple[bytes, Answer | ValueError]:
+    """Key and answer of a line, or why there is none."""
     key = bytes.fromhex(line["custom_id"])
     response = line.get("response") or {}
-    if line.get("error") or response.get("status_code") != 200:
-        return key, None
+    status = response.get("status_code")
+    if line.get("error") or status != 200:
+        return key, ValueError(str(line.get("error") or f"status {status}"))
     try:
-        text, asked, answered = said(response.get("body"))
-    except ValueError:  # no text, or cut off while reasoning
-        return key, None
+        text, asked, answered = said(response.get("body"), stops)
+    except ValueError as error:
+        return key, error
     return key, Answer(storable(text), 0.0, asked + answered)
 
 
@@ -122,5 +131,5 @@ def main() -> None:
         click.echo("interrupted; run the same command again", err=True)
         sys.exit(130)
     except Llm4sbrError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(mask(f"error: {error}"), err=True)
         sys.exit(2)

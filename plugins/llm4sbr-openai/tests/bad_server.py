@@ -19,6 +19,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[str] = []
+        self.models: list[str] = []
         self.keys: set[str] = set()
         self.busy = self.most = 0
         self.lock = threading.Lock()
@@ -51,6 +52,12 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with self.server.lock:
                 self.server.busy -= 1
+
+    def do_GET(self) -> None:
+        if self.server.models:
+            self.say(200, {"object": "list", "data": [{"id": one} for one in self.server.models]})
+        else:
+            self.say(404, {})
 
     def say(self, status: int, content: object, **headers: str) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -140,7 +140,7 @@ def test_what_fails_is_asked_again_at_the_end(server, tmp_path):
         asker.ask(range(20), lambda sample: [str(sample)])
         assert len(cache) == asker.asked == 20
         assert not asker.failed
-        assert server.seen[-1] == "7"
+        assert server.seen.count("7") == 2
 
 
 def test_a_lost_network_costs_no_answer_that_came(server, tmp_path):

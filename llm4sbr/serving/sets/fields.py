@@ -1,0 +1,80 @@
+"""What is written about each session of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm4sbr.errors import InputError
+from llm4sbr.serving.recommendation import Recommendation
+from llm4sbr.serving.sets.read import Row
+
+FIELDS: dict[str, Callable[[Recommendation], Any]] = {
+    "key": lambda found: [one.key for one in found.items],
+    "id": lambda found: [one.id for one in found.items],
+    "title": lambda found: [one.title for one in found.items],
+    "score": lambda found: [one.score for one in found.items],
+    "session": lambda found: [one.key for one in found.session],
+    "left_out": lambda found: found.left_out,
+}
+"""Name -> value: of the list, best first; the session's items as recognised; what no item is called."""
+
+ROW, ERROR = "row", "error"
+"""Further names: the row's number, and why it has no list."""
+
+DEFAULT = (ROW, "key", "score", "left_out", ERROR)
+
+
+def parse(text: str | None, path: Path, columns: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The fields in a comma-separated text: `FIELDS`, `ROW`, `ERROR`, columns of the sessions' file.
+
+    Args:
+        text: by default `DEFAULT`.
+        path: the file, for the message.
+        columns: its columns; None if they are not known.
+
+    Raises:
+        InputError: a field is unknown or named twice.
+    """
+    names = DEFAULT if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise InputError(f"--fields: {name!r} is named twice")
+        if columns is not None and name not in (*FIELDS, ROW, ERROR, *columns):
+            raise _unknown(name, path, columns)
+    if not names:
+        raise InputError("--fields: none is named")
+    return names
+
+
+def others_of(fields: Sequence[str]) -> list[str]:
+    """The fields that come from the sessions' file."""
+    return [name for name in fields if name not in (*FIELDS, ROW, ERROR)]
+
+
+def check_objects(fields: Sequence[str], path: Path, rows: Sequence[Row]) -> None:
+    """Raise `InputError` if no line of JSON among the first ones has a field."""
+    there = {name for row in rows for name in row.others}
+    missing = [name for name in others_of(fields) if name not in there]
+    if missing:
+        raise _unknown(missing[0], path, sorted(there))
+
+
+def record(fields: Sequence[str], row: Row, found: Recommendation | InputError) -> dict[str, Any]:
+    """What is written about a row; a field that it does not have is None."""
+    if isinstance(found, InputError):
+        known = {ROW: row.number, ERROR: " ".join(str(found).split())} | row.others
+        return {name: known.get(name) for name in fields}
+    return {name: _value(name, row, found) for name in fields}
+
+
+def _value(name: str, row: Row, found: Recommendation) -> Any:
+    if name in FIELDS:
+        return FIELDS[name](found)
+    return row.number if name == ROW else row.others.get(name)
+
+
+def _unknown(name: str, path: Path, columns: Mapping[str, Any] | Sequence[str]) -> InputError:
+    known = ", ".join((ROW, *FIELDS, ERROR))
+    return InputError(f"--fields: no {name!r}; there are {known}, and of {path}: {', '.join(columns)}"[:500])

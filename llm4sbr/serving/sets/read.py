@@ -1,0 +1,253 @@
+"""Reads a file of sessions row by row: JSON lines, CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from llm4sbr import store
+from llm4sbr.errors import InputError
+from llm4sbr.serving.answering import Session
+from llm4sbr.serving.stream import LONGEST, json_of, session_of, text_of
+from llm4sbr.system import installation
+
+STANDARD = Path("-")
+"""Stands for standard input or output, in JSON lines."""
+
+FORMATS = (".jsonl", ".csv", ".parquet")
+
+SESSION = "session"
+"""Name of the column, or the key, with the session."""
+
+BLOCK = 4096
+"""Rows read, answered and written at once."""
+
+
+class Row(NamedTuple):
+    """A row of the file."""
+
+    number: int
+    """Counted from 1: of the line in JSON lines, else of the row of data."""
+    session: Session | None
+    error: str = ""
+    """Why there is no session."""
+    others: dict[str, Any] = {}
+    """Its other columns, as far as they are asked for and there."""
+
+
+def format_of(path: Path) -> str:
+    """One of `FORMATS`; `InputError` if the file's name has another ending."""
+    ending = ".jsonl" if path == STANDARD else path.suffix.lower()
+    if ending not in FORMATS:
+        raise InputError(f"{path}: its name ends with none of {', '.join(FORMATS)}")
+    return ending
+
+
+def columns_of(path: Path) -> dict[str, Any] | None:
+    """The columns of a file and, in Parquet, their polars types; None for JSON lines, which have none.
+
+    Raises:
+        InputError: the file cannot be read, or has no column `session` with texts or lists.
+    """
+    kind = format_of(path)
+    if kind == ".jsonl":
+        return None
+    if kind == ".parquet":
+        found = _parquet_columns(path)
+    else:
+        with _opened(path) as stream:
+            found = dict.fromkeys(_header(stream))
+    if SESSION not in found:
+        raise InputError(f"{path}: no column {SESSION!r}; it has {', '.join(map(repr, found))}"[:500])
+    return found
+
+
+def count(path: Path) -> int:
+    """The number of rows, at most; 0 if it is not known before they are read."""
+    if path == STANDARD:
+        return 0
+    if format_of(path) == ".parquet":
+        polars = polars_of()
+        return int(polars.scan_parquet(path).select(polars.len()).collect().item())
+    with _opened(path) as stream:
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(2**20), b"")) + 1
+
+
+def read(path: Path, others: Sequence[str] = ()) -> Iterator[list[Row]]:
+    """The rows in blocks of `BLOCK`; a row without a usable session has its error.
+
+    Args:
+        path: the file; `STANDARD` reads JSON lines from standard input.
+        others: names of further columns to keep.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if format_of(path) == ".parquet":
+        yield from _parquet(path, others)
+        return
+    with _opened(path) as stream:
+        rows = _csv(stream, others) if format_of(path) == ".csv" else _lines(stream, others)
+        block: list[Row] = []
+        for row in rows:
+            block.append(row)
+            if len(block) == BLOCK:
+                yield block
+                block = []
+        if block:
+            yield block
+
+
+def _lines(stream: IO[bytes], others: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(_whole(stream), 1):
+        if not line.strip():
+            continue
+        try:
+            text = text_of(line)
+            given = json_of(text, "{")
+            if given is None:
+                yield Row(number, session_of(text))
+            elif SESSION not in given:
+                yield Row(number, None, f"the object has no {SESSION!r}")
+            else:
+                yield _row(number, given[SESSION], given, others)
+        except InputError as error:
+            yield Row(number, None, str(error))
+
+
+def _whole(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines; of one that is too long only the beginning, which is still too long."""
+    while line := stream.readline(LONGEST + 2):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(2**20)
+        yield line
+
+
+def _csv(stream: IO[bytes], others: Sequence[str]) -> Iterator[Row]:
+    names = _header(stream)
+    stream.seek(0)
+    reader = csv.reader(_decoded(stream), delimiter=_separator(stream), strict=True)
+    stream.seek(0)
+    next(reader)
+    number = 0
+    while True:
+        number += 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Row(number, None, f"not CSV: {error}")
+            continue
+        if not cells:
+            number -= 1
+        elif len(cells) != len(names):
+            yield Row(number, None, f"{len(cells)} cells, the header has {len(names)}")
+        else:
+            given = dict(zip(names, cells, strict=True))
+            yield _row(number, given[SESSION], given, others)
+
+
+def _header(stream: IO[bytes]) -> list[str]:
+    separator = _separator(stream)
+    stream.seek(0)
+    try:
+        return next(csv.reader(_decoded(stream), delimiter=separator), [])
+    except csv.Error as error:
+        raise InputError(f"the header cannot be read: {error}") from None
+
+
+def _separator(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    first = stream.readline(LONGEST)
+    return max(",;\t", key=lambda one: first.count(one.encode()))
+
+
+def _decoded(stream: IO[bytes]) -> Iterator[str]:
+    """Lines as text; what is not UTF-8 becomes lone surrogates, which `_row` refuses."""
+    for number, line in enumerate(_whole(stream)):
+        yield line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape")
+
+
+def _row(number: int, session: object, given: Mapping[str, Any], others: Sequence[str]) -> Row:
+    kept = {name: given[name] for name in others if name in given}
+    if any("\udc80" <= sign <= "\udcff" for one in (session, *kept.values()) for sign in _text(one)):
+        return Row(number, None, "not UTF-8")
+    try:
+        return Row(number, session_of(session), others=kept)
+    except InputError as error:
+        return Row(number, None, str(error), kept)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str) and value.isascii():
+        return ""  # nearly all
+    return value if isinstance(value, str) else "".join(_texts(value))
+
+
+def _texts(value: object) -> Iterable[str]:
+    return (one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+
+
+def _parquet_columns(path: Path) -> dict[str, Any]:
+    polars = polars_of()
+    with _explained(path):
+        found = dict(polars.scan_parquet(path).collect_schema())
+    kind = found.get(SESSION)
+    listed = isinstance(kind, polars.List) and (kind.inner == polars.String or kind.inner.is_integer())
+    if kind is not None and kind != polars.String and not listed:
+        raise InputError(f"{path}: {SESSION} is {kind}; expected texts, or lists of keys, titles or ids")
+    return found
+
+
+def _parquet(path: Path, others: Sequence[str]) -> Iterator[list[Row]]:
+    polars = polars_of()
+    scan = polars.scan_parquet(path).select(list(dict.fromkeys([SESSION, *others])))
+    for start in range(0, count(path), BLOCK):
+        with _explained(path):
+            table = scan.slice(start, BLOCK).collect()
+        yield [
+            _row(start + number, given[SESSION], given, others)
+            for number, given in enumerate(table.iter_rows(named=True), 1)
+        ]
+
+
+def polars_of() -> Any:
+    """The module polars; `ModelUnavailableError` if it is not installed."""
+    try:
+        import polars
+    except ModuleNotFoundError:
+        raise installation.not_installed("polars, which reads and writes Parquet,", "parquet") from None
+    return polars
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    polars = polars_of()
+    try:
+        yield
+    except (OSError, polars.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}: not a whole Parquet file: {reason}") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    if path == STANDARD:
+        if sys.stdin is None:
+            raise InputError("--in -: standard input is closed")
+        yield sys.stdin.buffer
+        return
+    with store.open_for_reading(path) as stream:
+        yield stream
+
+
+def content(rows: Sequence[Row]) -> bytes:
+    """What a block's lists depend on, besides the model and the settings."""
+    return json.dumps(rows, default=str).encode()
