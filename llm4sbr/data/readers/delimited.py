@@ -71,7 +71,10 @@ def header(path: Path, dialect: Dialect = PLAIN) -> list[str]:
     line = files.first_line(path, encoding=dialect.encoding, advise=dialect.advises)
     if not line.strip():
         raise DataError(f"{path}: no header: its first line is empty")
-    found = next(csv.reader([line], **dialect.for_line(line).fields()))
+    try:
+        found = next(csv.reader([line], **dialect.for_line(line).fields()))
+    except csv.Error as error:
+        raise DataError(f"{path}:1: its first line is no header of a table: {error}") from None
     if dialect.names and len(found) != len(dialect.names):
         option = f" (data.options.{dialect.option})" if dialect.option else ""
         raise DataError(f"{path}:1: {len(found)} fields, but names for {len(dialect.names)}{option}")
@@ -91,17 +94,14 @@ def read_csv(
     dialect = dialect.for_line(line)
     try:
         return _parse(data, wanted, dialect, ragged=False), []
-    except pl.exceptions.PolarsError:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         files.check_utf8(path, data, advise=dialect.advises)
     rejected = _wrong_rows(path, data, dialect)
     try:
         table = _parse(data, wanted, dialect, ragged=True)
-    except pl.exceptions.PolarsError as error:
-        hint = (
-            ""
-            if not (dialect.quote and dialect.advises)
-            else "; if quotes mean nothing in it: --set data.options.quote=none"
-        )
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        quoted = dialect.quote and dialect.advises
+        hint = "; if quotes mean nothing in it: --set data.options.quote=none" if quoted else ""
         raise DataError(
             f"{path}: not a table separated by {dialect.separator!r}: {str(error).splitlines()[0]}{hint}"
         ) from None
