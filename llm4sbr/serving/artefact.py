@@ -266,7 +266,7 @@ def provider_of(session: InferenceSession) -> str:
 def onnxruntime() -> Any:
     """The module; `ModelUnavailableError` if it is not installed.
 
-    From 1.32 on its import writes a device identifier into the user's cache folder and later sends events, unless
+    From 1.32 on its import writes a device identifier and events to upload into the cache folder of the user, unless
     a variable is set before. Whoever wants that sets it to 0.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
