@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -80,7 +82,8 @@ class Checkpoint:
                 tensors |= {f"{kind}.{number}.{name}": tensor for name, tensor in moments.items()}
         names = ("epoch", "best_epoch", "best_value", "worse", "history")
         facts = {name: getattr(self, name) for name in names}
-        store.write_tensors(self.path, tensors, {"state": json.dumps(facts)})
+        state = json.dumps(facts)
+        store.write_tensors(self.path, tensors, {"state": state, "sha256": _digest(tensors, state)})
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         store.write_text(self.path.with_name(LOG), lines)
 
@@ -92,7 +95,11 @@ class Checkpoint:
         tensors = store.read_tensors(self.path)
         try:
             with safe_open(self.path, "pt") as file:
-                facts = json.loads(file.metadata()["state"])
+                metadata = file.metadata()
+            facts = json.loads(metadata["state"])
+            digest = _digest(tensors, metadata["state"])
+            if metadata.get("sha256", digest) != digest:
+                raise ValueError("it changed since it was written, its sha256 differs")
             self.epoch, self.best_epoch = facts["epoch"], facts["best_epoch"]
             self.best_value, self.worse = facts["best_value"], facts["worse"]
             self.history = facts["history"]
@@ -108,6 +115,15 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StoreError(f"{self.path}: not a checkpoint of this model ({reason}); delete it") from None
+
+
+def _digest(tensors: dict[str, Tensor], state: str) -> str:
+    """sha256 (hex) of names, values and state."""
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

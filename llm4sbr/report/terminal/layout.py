@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table as Drawn
 from rich.text import Text
 
+from llm4sbr.printable import CELL, printable
 from llm4sbr.report.table import Table, TableCell
 
 WIDTH = 100
@@ -37,10 +38,27 @@ def show(*parts: RenderableType, file: IO[str] | None = None) -> None:
         for number, part in enumerate(parts):
             if number:
                 console.print()
-            console.width = max(width, _needed(part))
-            console.print(part)
+            harmless = _harmless(part)
+            console.width = max(width, _needed(harmless))
+            console.print(harmless)
     lines = captured.get().splitlines()
     console.file.write("".join(f"{line.rstrip()}\n" for line in lines))
+
+
+def _harmless(part: RenderableType) -> RenderableType:
+    """A table or paragraph whose texts may be from anybody, without control characters and cut."""
+    if isinstance(part, Text):
+        plain = printable(part.plain)
+        if plain != part.plain:
+            part.plain = plain
+    if isinstance(part, Drawn):
+        for column in part.columns:
+            for cell in column.cells:
+                if isinstance(cell, Text):
+                    plain = printable(cell.plain, most=CELL)
+                    if plain != cell.plain:
+                        cell.plain = plain
+    return part
 
 
 def drawn(table: Table | None, *, spread: bool = False, caption: bool = False) -> list[RenderableType]:
