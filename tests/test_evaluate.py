@@ -13,9 +13,10 @@ from llm4sbr.config import build
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.evaluation.comparison import Row, table
-from llm4sbr.evaluation.ranking import rank_all
+from llm4sbr.evaluation.ranking import MOST_SCORES, rank_all
 from llm4sbr.evaluation.verdict import Comparison, Evidence, verdict
 from llm4sbr.progress import Progress
+from llm4sbr.protocols import Samples
 from llm4sbr.report.results import main_table, setting
 from llm4sbr.stages.evaluate import evaluate
 from llm4sbr.stages.train import train
@@ -151,6 +152,21 @@ def test_batch_size_does_not_matter(tmp_path):
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert found[0].float().std() > 0
+
+
+def test_a_large_catalogue_gets_small_batches(tmp_path):
+    """A batch never has more scores than `MOST_SCORES`, whatever the size asked for."""
+    prepared = load(toy_run(tmp_path / "run", sources=()) / "prepare")
+    sizes = []
+
+    def score(batch):
+        sizes.append(len(batch.target))
+        return torch.zeros(1, MOST_SCORES // 3).expand(len(batch.target), -1)
+
+    about = {"num_items": MOST_SCORES // 3, "batch_size": 512, "repeats": True}
+    test = Samples(*(tensor[:8] for tensor in prepared.samples["test"]))
+    rank_all(score, prepared.sessions, test, **about)
+    assert sizes == [3, 3, 2]
 
 
 @pytest.mark.parametrize(

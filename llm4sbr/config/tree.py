@@ -112,7 +112,8 @@ class LocalizeConfig(Section):
     """Stage `localize`."""
 
     encoder: str = "bert"
-    """Text encoder: an installed name of kind `encoders`, or `transformers:FOLDER_OR_HUB_ID`."""
+    """Text encoder: an installed name of kind `encoders`, or `transformers:FOLDER_OR_HUB_ID`. If nobody
+    chose one and the default cannot be had, one of an installed package is taken."""
     encoder_options: dict[str, Any] = {}
     """Further keyword arguments of the encoder."""
     localizer: str = "nearest"

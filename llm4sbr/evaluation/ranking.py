@@ -18,7 +18,7 @@ from llm4sbr.system import devices
 
 MOST_SCORES = 2**23
 """Maximum number of a batch's scores, 32 MB: a large catalogue gets smaller batches. A model with everything
-that adds to scores has about a dozen such tensors in memory."""
+that adds to scores has about a dozen such tensors in memory at a time."""
 
 
 class SampleIntents(NamedTuple):
