@@ -111,7 +111,7 @@ def recommend(
     assert session is not None
     recommender = load(quiet=quiet)
     recommender.check(k, source)
-    answer = partial(recommender.recommend, **options)
+    answer: Callable[..., Recommendation] = partial(recommender.recommend, **options)
     if session == "-":
         _stream(answer)
     elif as_json:
