@@ -1,9 +1,11 @@
 """Measures training: samples/s, seconds per epoch, memory, with and without intents, for every backbone.
 
     python benchmarks/training.py ml-1m=runs/ml-1m beauty=runs/beauty --results benchmarks/results
+    python benchmarks/training.py --items 3416,43097,300000,1000000 --results benchmarks/results
 
-Each run directory must be prepared and localized. The timed function is
-`llm4sbr.training.trainer.train_model` on a random part of the training samples; SR-GNN is compared with
+The second command measures made-up catalogues (`training_scale.py`); of the first, each run directory must be
+prepared and localized. The timed function is `llm4sbr.training.trainer.train_model` on a random part of the
+training samples; SR-GNN is compared with
 `common_approach.py` on the same samples, in a separate process. All contestants run in every round, so that
 other load on the machine affects all of them; ratios are medians of the rounds' ratios. The first round is
 not counted: in it oneDNN prepares its kernels, and the first contestant would pay for all others. Memory is
@@ -22,13 +24,15 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import training_scale as scale
 from common_approach import CommonData, common_model, train_step
+from machine import keep
+from training_clock import Throughput
 
 from llm4sbr import registry
 from llm4sbr.config import TrainConfig
@@ -37,7 +41,6 @@ from llm4sbr.evaluation.ranking import SampleIntents
 from llm4sbr.fusion.model import Recipe
 from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples
-from llm4sbr.system import memory
 from llm4sbr.training.material import Material
 from llm4sbr.training.trainer import train_model
 
@@ -50,29 +53,6 @@ PAPERS = ("sr-gnn", "tagnn", "gce-gnn", "s2-dhcn")
 SHARES = (0.25, 0.5, 1.0)
 """Shares of the training samples, to see how time grows."""
 SOURCE = "llm"
-
-
-class Throughput:
-    """Samples per second between the first and the last report, and the memory used."""
-
-    def __init__(self) -> None:
-        self.marks: list[tuple[float, float]] = []
-        self.samples = 0
-        self.anonymous = 0
-        memory.reset_peak()
-
-    def __call__(self, samples: int, note: str) -> None:
-        """Called after every batch; the first one is warm-up."""
-        if samples:
-            self.samples += samples if self.marks else 0
-            self.marks.append((time.perf_counter(), time.process_time()))
-            self.anonymous = max(self.anonymous, memory.anonymous())
-
-    def found(self) -> dict[str, float]:
-        """`wall` and `cpu` in samples/s; `resident` and `anonymous`, peaks in bytes."""
-        first, last = self.marks[0], self.marks[-1]
-        rates = {name: self.samples / (last[i] - first[i]) for i, name in enumerate(("wall", "cpu"))}
-        return rates | {"resident": memory.peak(), "anonymous": self.anonymous, "samples": self.samples}
 
 
 class Bench(NamedTuple):
@@ -289,7 +269,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
-    parser.add_argument("runs", nargs="+", metavar="NAME=RUN", help="a data set's name and its run directory")
+    parser.add_argument("runs", nargs="*", metavar="NAME=RUN", help="a data set's name and its run directory")
+    parser.add_argument("--items", type=lambda text: [*map(int, text.split(","))], help="made-up catalogues")
     parser.add_argument("--threads", type=lambda text: [*map(int, text.split(","))], default=[1, 2])
     parser.add_argument("--backbones", type=lambda text: text.split(","), help="all by default")
     parser.add_argument("--batches", type=int, default=30, help="per round and contestant")
@@ -308,8 +289,13 @@ def main() -> None:
     if options.child:
         child(options)
         return
-    from training_tables import training_part
+    from training_tables import scale_part, training_part
 
+    if options.items:
+        found = scale.results(options, lambda text: print(text, file=sys.stderr))
+        if options.results:
+            keep(options.results / "training-scale.json", found)
+        print(scale_part(found))
     for given in options.runs:
         name, _, run = given.rpartition("=")
         name = name or Path(run).name

@@ -36,6 +36,30 @@ def training_part(name: str, found: dict[str, Any]) -> str:
     )
 
 
+def scale_part(found: dict[str, Any]) -> str:
+    """How training grows with the catalogue; ratios are medians of the rounds' ratios."""
+    versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
+    loads = ", ".join(f"{load:.1f}" for load in found["loads"])
+    heads = ["items", "full: samples/s", "peak memory", "sampled: samples/s", "peak memory"]
+    heads += ["samples/s, sampled / full", "memory", "ms per sample", "times the first"]
+    lines, first = [], None
+    for full, sampled in zip(found["rows"][::2], found["rows"][1::2], strict=True):
+        rates = [[one["cpu"] for one in row["rounds"]] for row in (full, sampled)]
+        cells = [f"{full['items']:,}"]
+        for row, rate in zip((full, sampled), rates, strict=True):
+            cells += [f"{median(rate):,.0f}", f"{row['resident'] / 2**30:.2f} GB"]
+        cells.append(f"{median(two / one for one, two in zip(*rates, strict=True)):.2f}")
+        cells.append(f"{sampled['resident'] / full['resident']:.2f}")
+        each = 1000 / median(rates[1])
+        first = first or each
+        lines.append([*cells, f"{each:.3f}", f"{each / first:.2f}"])
+    return (
+        f"{found['cpu']}, {found['cores']} cores, one thread, CPU time; load {loads} before and after each "
+        f"catalogue; {versions}; {found['negatives']:,} negatives.\n\n`{found['command']}`\n\n"
+        f"{_table(heads, lines)}"
+    )
+
+
 def speed_table(found: dict[str, Any]) -> str:
     """A line per contestant; ratios are medians of the rounds' ratios."""
     heads = ["backbone", "threads", "what", "samples/s", "s/epoch", "time / plain", "time / SR-GNN"]

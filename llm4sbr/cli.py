@@ -22,7 +22,7 @@ from llm4sbr.commands.answers import answers
 from llm4sbr.commands.experiment import experiment
 from llm4sbr.commands.export import export
 from llm4sbr.commands.intents import intents
-from llm4sbr.commands.options import chosen_settings, common, print_json, sources, stage_options
+from llm4sbr.commands.options import chosen_settings, common, print_json, say, sources, stage_options
 from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
 from llm4sbr.commands.refit import refit
@@ -30,7 +30,7 @@ from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
 from llm4sbr.commands.tune import tune
 from llm4sbr.errors import Llm4sbrError, PeerError
-from llm4sbr.secrets import mask
+from llm4sbr.printable import printable
 from llm4sbr.system import memory
 
 
@@ -88,7 +88,7 @@ def _show(run: Path, stage: str, as_json: bool) -> None:
 
         show_stage(stage, found, timings(run))
         report = f"Report: {found['report']}\n" if "report" in found else ""
-        click.echo(f"\n{report}Next: {next_command(run, stage)}")
+        say(f"\n{report}Next: {next_command(run, stage)}")
 
 
 @cli.command("run")
@@ -160,7 +160,7 @@ def infer_(
     if as_json:
         print_json(found.as_dict() if found else None)
     else:
-        click.echo(sentence(found) if found else "no LLM is asked; choose one with --llm")
+        say(sentence(found) if found else "no LLM is asked; choose one with --llm")
 
 
 _stage_command("localize", "Tie the answers to items of the catalogue.")
@@ -250,7 +250,7 @@ def _guarded(arguments: list[str]) -> int:
         return _fail("interrupted; finished work is kept, run the same command to go on", 130)
     except click.ClickException as error:
         error.show(said := StringIO())
-        click.echo(mask(said.getvalue()), err=True, nl=False)
+        say(said.getvalue(), err=True, nl=False)
         return 2
     except Llm4sbrError as error:
         if debug:
@@ -258,18 +258,26 @@ def _guarded(arguments: list[str]) -> int:
         if isinstance(error, PeerError) and error.reported:
             return 2
         return _fail(f"error: {' '.join(str(error).split())}", error.exit_code)
-    except Exception as error:
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of polars is no `Exception`
         if debug:
             raise
-        if isinstance(error, ModuleNotFoundError) and (lacking := _not_installed(error)):
-            return _fail(f"error: {lacking}", 2)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail(f"error: {error.filename or 'output'}: cannot write: {error.strerror}", 2)
-        short = memory.shortage(error)
-        if short:
-            return _fail(f"error: {short}", 2)
-        detail = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(f"internal error: {detail}; --debug shows where", 1)
+        return _unexpected(error)
+
+
+def _unexpected(error: BaseException) -> int:
+    """Exit code of a command that ended with an error that is not ours: the machine's, or a bug."""
+    if isinstance(error, ModuleNotFoundError) and (lacking := _not_installed(error)):
+        return _fail(f"error: {lacking}", 2)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _fail(f"error: {error.filename or 'output'}: cannot write: {error.strerror}", 2)
+    if short := memory.shortage(error):
+        return _fail(f"error: {short}", 2)
+    detail = " ".join(f"{type(error).__name__}: {error}".split())
+    if "home directory" in detail:  # of `~`, or of a library's cache
+        return _fail(f"error: {detail} Set HOME, and LLM4SBR_CACHE to a folder for what is kept", 2)
+    return _fail(f"internal error: {detail}; --debug shows where", 1)
 
 
 def _not_installed(error: ModuleNotFoundError) -> Exception | None:
@@ -279,5 +287,5 @@ def _not_installed(error: ModuleNotFoundError) -> Exception | None:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(mask(message), err=True)
+    click.echo(printable(message), err=True)
     return code

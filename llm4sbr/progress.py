@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llm4sbr.secrets import mask
+from llm4sbr.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +46,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Print one line about what was done or decided."""
         if not self.quiet:
-            self.console.print(mask(text), markup=False, highlight=False)
+            self.console.print(printable(text), markup=False, highlight=False)
 
     @contextmanager
     def task(
@@ -74,9 +74,9 @@ class Progress:
         from rich import progress as rich
 
         columns = (
-            rich.TextColumn("{task.description}"),
+            rich.TextColumn("{task.description}", markup=False),
             rich.BarColumn(),
-            rich.TextColumn("{task.fields[status]}"),
+            rich.TextColumn("{task.fields[status]}", markup=False),
         )
         with rich.Progress(*columns, console=self.console, transient=True) as bars:
             task = bars.add_task(label, total=state.total, status="")
@@ -114,7 +114,7 @@ class _State:
 
     def advance(self, n: int, note: str, total: int | None) -> None:
         self.done += n
-        self.note = mask(note) or self.note
+        self.note = printable(note) or self.note
         if total is not None:
             self.total, self.at_most = total, False
 

@@ -11,7 +11,6 @@ a zero row meaning that no intent is known; `scores` is float32 (B, N) whose col
 A component may have a class attribute `suggests`, from settings to values that suit it
 (`{"infer.wording": "natural"}`): defaults where the user did not choose. It may also have `lacks`, from
 optional capabilities (the page of each kind lists them) to the reason (`{"export": "it loops over rows"}`).
-
 A backbone or fuser may have `tunes`, from its options to what `llm4sbr tune` tries: `[A, B]`, one of
 these; `(LOW, HIGH)`, numbers between, whole ones if both are; `(LOW, HIGH, "log")`, even in the logarithm.
 """
@@ -108,8 +107,7 @@ class RawData(NamedTuple):
 
     interactions: pl.DataFrame
     """Columns `session` or `user` (str), `item` (str), `time` (Float64 seconds or Int64 order), `row` (Int64,
-    line of the source file, counted from 1 including the header); in any order. `order` (Int64), if there is
-    one beside times, tells clicks of one time apart; they are given in its order."""
+    line of the source file, from 1, with the header). `order` (Int64) tells clicks of one time apart."""
     items: pl.DataFrame
     """Columns `item` (str), `title` (str), further str columns are attributes."""
     ordered_only: bool = False
@@ -165,8 +163,7 @@ class Reader(Protocol):
 class LLM(Protocol):
     """Answers prompts.
 
-    Optional: `answered`, None at first; `infer` sets it to a function of a prompt, its answer, and the tokens
-    of both, to be called as soon as an answer comes, by one thread at a time, so that it is kept at once.
+    Optional: `answered`, None until `infer` sets it: called with prompt, answer and both's tokens, in turn.
     """
 
     fingerprint: str
@@ -251,13 +248,12 @@ class Localizer(Protocol):
 class Backbone(Protocol):
     """A session encoder over item ids; an `nn.Module`. Constructor: `num_items`, `dim`, own options.
 
-    Optional, if scores are not `fused @ items.T` of session vectors (B, D) and item embeddings:
-    `query(fused) -> (B, D)`, a transformation of the session vector before the product, such as scaling it to
-    length 1; or `score(fused, encoded) -> (B, N)`, which replaces the product but rules out small tables in
-    exported models. Optional class attributes: `plain_readout = "long"`: without a fuser, the session vector
-    is `long` instead of a linear map of both; `own_items_first = True`: a session's own items score highest
-    by construction, so the next is expected after them, from two clicks on; `item_ids`: buffers (N, S) of
-    catalogue ids, which training on sampled items renumbers. A parameter `items` (N, D) can start as text.
+    Optional, if scores are not `fused @ items.T`: `query(fused) -> (B, D)`, a transformation of the session
+    vector before the product, such as scaling it to length 1; or `score(fused, encoded) -> (B, N)`, which
+    replaces the product but rules out small tables in exported models. Optional class attributes:
+    `plain_readout = "long"`: without a fuser, the session vector is `long`, not a map of both;
+    `own_items_first = True`: own items score highest by construction, so the next is expected after them;
+    `item_ids`: buffers (N, S) of catalogue ids. A parameter `items` (N, D) can start as text vectors.
     """
 
     def fit(self, sessions: Sessions) -> None:

@@ -84,7 +84,11 @@ def read_stamp(folder: Path) -> Stamp | None:
                 f"{path}: written in run format {content['format']}, this version reads {FORMAT}; "
                 "use the version that wrote it, or start a new run directory"
             )
-        return Stamp(**{key: content[key] for key in Stamp._fields if key != "files" or key in content})
+        found = Stamp(**{key: content[key] for key in Stamp._fields if key != "files" or key in content})
+        kinds: tuple[Any, ...] = (str, dict, (int, float), int, str, (dict, type(None)))
+        if not all(isinstance(value, kind) for value, kind in zip(found, kinds, strict=True)):
+            raise TypeError("a field of another type")
+        return found
     except (KeyError, TypeError):
         raise StoreError(f"{path}: not a stage record; delete {folder} and run again") from None
 

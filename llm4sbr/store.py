@@ -46,7 +46,12 @@ def cache_dir() -> Path:
     if chosen:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "llm4sbr"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "llm4sbr"
+    except RuntimeError:
+        raise StoreError(
+            "this user has no home folder for what is kept between runs; set LLM4SBR_CACHE to a folder"
+        ) from None
 
 
 def fingerprint(value: object) -> str:
@@ -118,8 +123,12 @@ def checked(path: Path) -> Path:
     if record is None or record.name == BEGUN or path in (record, record.with_name(BEGUN)):
         return path
     content = read_record(record)
-    entry = (content.get("files") or {}).get(path.relative_to(record.parent).as_posix())
-    if entry and file_sha256(path) != entry[1]:
+    try:
+        entry = (content.get("files") or {}).get(path.relative_to(record.parent).as_posix())
+        changed = entry is not None and file_sha256(path) != entry[1]
+    except (AttributeError, LookupError, TypeError):
+        raise DamagedError(f"{record}: not a stage record; delete it and run again") from None
+    if changed:
         stage, *parts = str(content.get("stage")).split("/")
         levels = 2 if stage == "refit" else len(parts)  # how deep a part is in its stage's folder
         run = record.parent.parents[levels]
@@ -164,7 +173,10 @@ def writing(path: Path) -> Iterator[Path]:
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
+            temporary.chmod(mode)  # as the user's umask has it: some writers make files for their owner alone
             _sync(temporary)
             temporary.replace(path)
         finally:
@@ -187,6 +199,12 @@ def explained(path: Path, *, only_full: bool = False) -> Iterator[None]:
             raise
         hint = "; free some space and run the same command again, finished work is kept" if full else ""
         raise StoreError(f"{path}: cannot write: {error.strerror or error}{hint}") from error
+
+
+def make_executable(path: Path) -> None:
+    """Let everybody run a script who may read it."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.chmod(mode | (mode & 0o444) >> 2)
 
 
 def write_text(path: Path, text: str) -> None:

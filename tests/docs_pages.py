@@ -45,6 +45,7 @@ KIND_OF = {
 NEEDS = {
     "gpu": "an NVIDIA GPU",
     "docker": "a container engine",
+    "cluster": "a Kubernetes cluster",
     "processes": "torchrun; tests/test_distributed.py runs it",
     "hub": "a model from a hub",
     "network": "packages from an index, or a server elsewhere",
@@ -170,6 +171,8 @@ OTHERS = {
     "cp",
     "scp",
     "docker",
+    "kubectl",
+    "printf",
     "nvidia-smi",
     "zcat",
 }

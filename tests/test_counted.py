@@ -11,8 +11,8 @@ from llm4sbr import registry
 from llm4sbr.baselines.company import lift, near
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError
-from llm4sbr.fusion.counted import CLICKS, FADING, NEIGHBOURS, PRIOR, Counted
-from llm4sbr.fusion.item_item import ItemItem
+from llm4sbr.fusion.counted import CLICKS, FADING, NEIGHBOURS, OWN, PRIOR, Counted
+from llm4sbr.fusion.item_item import ItemItem, entries_per_item
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import load_model, save_model
 from llm4sbr.progress import Progress
@@ -22,7 +22,8 @@ from llm4sbr.testing.backbones import pad
 from llm4sbr.testing.exporters import toy_inputs, toy_spec
 from llm4sbr.testing.toy_run import toy_run
 from llm4sbr.testing.training import record, settings, trained, weights
-from llm4sbr.training.counting import Candidates, fitted, weights_of
+from llm4sbr.training.candidates import Candidates
+from llm4sbr.training.counting import fitted, weights_of
 from llm4sbr.training.tables import likeness
 
 N = 6
@@ -77,11 +78,11 @@ def tables(seed=0, items=N):
     return ItemItem(ids, torch.rand(items, items, generator=generator))
 
 
-WEIGHTS = {PRIOR: [0.3], "near": [0.5, 0.1], "lift": [2.0, 0.7]}
+WEIGHTS = {PRIOR: [0.3], "near": [0.5, 0.1], "lift": [2.0, 0.7], OWN: [1.5, -0.75]}
 
 
 def counted(items=N):
-    made = Counted(items, ["near", "lift"])
+    made = Counted(items, ["near", "lift", OWN])
     both = {"near": tables(1, items), "lift": tables(2, items)}
     clicks = torch.arange(items)
     made.fit({name: padded(one, items) for name, one in both.items()}, clicks)
@@ -106,6 +107,8 @@ def test_scores_are_those_of_the_formula():
                     sums[table.items[item - 1] - 1] += math.exp(-age / FADING) * table.weights[item - 1]
             weight, small = WEIGHTS[name]
             expected = expected + weight * torch.log1p(sums / small)
+        for item in set(session):
+            expected[item - 1] += 1.5 if item == session[-1] else -0.75
         with torch.no_grad():
             found = made(*pad([session, [2] * 40]))[0]
         torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
@@ -116,7 +119,7 @@ def test_sums_do_not_depend_on_weights():
     batch = pad([[3], [1, 2, 6, 1]])
     with torch.no_grad():
         before = made.sums(*batch)
-        made.weigh({PRIOR: [0.0], "near": [1.0, 1.0], "lift": [1.0, 1.0]})
+        made.weigh({PRIOR: [0.0], "near": [1.0, 1.0], "lift": [1.0, 1.0], OWN: [0.0, 0.0]})
         torch.testing.assert_close(made.sums(*batch), before, atol=1e-5, rtol=1e-4)
         expected = torch.log1p(before).sum(2)
         torch.testing.assert_close(made(*batch), expected, atol=1e-5, rtol=1e-4)
@@ -131,12 +134,16 @@ def test_the_weights_that_made_the_targets_are_found():
     sums = torch.rand(count, items, 1, generator=generator) * (
         torch.rand(count, items, 1, generator=generator) < 0.4
     )
-    a, b, w, e = 0.5, 0.25, 1.5, 0.2
-    logits = a * scores + b * popularity + w * torch.log1p(sums[:, :, 0] / e)
+    own = torch.zeros(count, items, 2)
+    own[:, 0, 0] = own[:, 1:4, 1] = 1
+    a, b, w, e, r = 0.5, 0.25, 1.5, 0.2, torch.tensor([2.0, -0.5])
+    logits = a * scores + b * popularity + own @ r + w * torch.log1p(sums[:, :, 0] / e)
     target = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    found = Candidates(scores, popularity, sums, torch.zeros(count, items), target, torch.ones(count))
-    got = fitted(found, ["near"])
+    everything = torch.zeros(count, items)
+    found = Candidates(scores, popularity, own, sums, everything, target, torch.ones(count))
+    got = fitted(found, ["near", OWN])
     assert got[PRIOR][0] == pytest.approx(b / a, rel=0.1)
+    assert got[OWN] == pytest.approx((r / a).tolist(), rel=0.1)
     weight, small = got["near"]
     for value in (0.1, 0.5, 1.0):
         assert weight * math.log1p(value / small) == pytest.approx(w / a * math.log1p(value / e), rel=0.1)
@@ -144,11 +151,35 @@ def test_the_weights_that_made_the_targets_are_found():
 
 def test_popular_targets_can_be_made_to_count_less():
     """(1 + n)^-even of mean 1: with n = 0, 3, 15 and even = 1/2 the weights are as 1, 1/2, 1/4."""
-    nothing = torch.zeros(3, 1)
-    found = Candidates(nothing, nothing, nothing[:, :, None], nothing, torch.zeros(3).long(), torch.ones(3))
+    nothing, wide = torch.zeros(3, 1), torch.zeros(3, 1, 1)
+    target = torch.zeros(3, dtype=torch.int64)
+    found = Candidates(nothing, nothing, wide, wide, nothing, target, torch.ones(3))
     weight = found.evened(torch.tensor([0, 3, 15]), 0.5).weight
     torch.testing.assert_close(weight, torch.tensor([12 / 7, 6 / 7, 3 / 7]))
     assert torch.equal(found.evened(torch.tensor([0, 3, 15]), 0.0).weight, torch.ones(3))
+
+
+def test_targets_that_no_list_shows_do_not_rule_a_bounded_loss():
+    """The table points to the target of 240 sessions, and away from that of 160 whose score is hopeless.
+
+    With u = w log(1 + 1 / e) the logarithm loses 160 u + 240 log(1 + exp -u), which rises for any u > 0; with
+    q the hopeless lose next to nothing. 600 sessions without counts, of a hundred times the weight, keep the
+    scores as they are.
+    """
+    helped, hopeless, others = 240, 160, 600
+    scores = torch.cat([torch.zeros(helped, 2), torch.tensor([[-20.0, 0]]).expand(hopeless, 2)])
+    scores = torch.cat([scores, torch.tensor([[3.0, 0]]).expand(others, 2)])
+    sums = torch.zeros(len(scores), 2, 1)
+    sums[:helped, 0] = sums[helped : helped + hopeless, 1] = 1.0
+    target = torch.zeros(len(scores), dtype=torch.int64)
+    target[-28:] = 1  # of 600, 1 / (1 + exp 3)
+    nothing = torch.zeros_like(scores)
+    own, weight = nothing[:, :, None].expand(-1, -1, 2), torch.ones(len(scores))
+    weight[-others:] = 100.0
+    found = Candidates(scores, nothing, own, sums, nothing, target, weight)
+    for bounded, least, most in ((0.0, 0.0, 0.3), (0.4, 2.0, math.inf)):
+        weight, small = fitted(found._replace(bounded=bounded), ["near"])["near"]
+        assert least < weight * math.log1p(1 / small) < most
 
 
 def test_what_says_nothing_gets_next_to_no_weight():
@@ -158,14 +189,15 @@ def test_what_says_nothing_gets_next_to_no_weight():
     sums = torch.rand(count, items, 1, generator=generator)
     target = torch.multinomial(scores.softmax(1), 1, generator=generator)[:, 0]
     zeros = torch.zeros(count, items)
-    got = fitted(Candidates(scores, zeros, sums, zeros, target, torch.ones(count)), ["near"])
+    own = zeros[:, :, None].expand(-1, -1, 2)
+    got = fitted(Candidates(scores, zeros, own, sums, zeros, target, torch.ones(count)), ["near"])
     weight, small = got["near"]
     assert weight * (math.log1p(1 / small) - math.log1p(0.5 / small)) < 0.05
 
 
 def toy_model(fuser=None):
     torch.manual_seed(0)
-    recipe = Recipe(12, 8, "stamp", counted=("near", "lift"))
+    recipe = Recipe(12, 8, "stamp", counted=("near", "lift", OWN))
     if fuser:
         views = ("long", "short")
         recipe = recipe._replace(fuser=fuser, perspectives=views, horizons=views, text_dim=6, predictor=True)
@@ -243,3 +275,12 @@ def test_a_table_of_no_such_name_is_refused_before_training(tmp_path):
     ):
         trained(run, settings(counted=("far",)))
     assert not list((run / "train").iterdir())
+
+
+def test_tables_of_a_large_catalogue_are_bounded() -> None:
+    """100 entries per item up to 200,000 items, 20 for a million."""
+    sizes = {100: 100, 200_000: 100, 250_000: 80, 1_000_000: 20, 30_000_000: 1}
+    assert {size: entries_per_item(NEIGHBOURS, size) for size in sizes} == sizes
+    with torch.device("meta"):
+        counted = Counted(1_000_000, ["near"])
+    assert counted.tables["near"].items.shape == (1_000_000, 20)

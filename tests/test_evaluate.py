@@ -11,9 +11,10 @@ from llm4sbr.config import build
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.evaluation.comparison import Row, table
-from llm4sbr.evaluation.ranking import rank_all
+from llm4sbr.evaluation.ranking import MOST_SCORES, rank_all
 from llm4sbr.evaluation.verdict import Comparison, Evidence, verdict
 from llm4sbr.progress import Progress
+from llm4sbr.protocols import Samples
 from llm4sbr.report.results import main_table, setting
 from llm4sbr.stages.evaluate import evaluate
 from llm4sbr.stages.train import train
@@ -97,6 +98,10 @@ def test_a_row_that_ended_while_rising_is_marked(tmp_path):
     table = main_table(found["rows"], 10)
     assert [line[0].note for line in table.rows] == ["", "", "still rising"]
     assert "ended at train.epochs while the validation metric was still rising" in table.legend
+    assert table.legend.endswith(
+        "The plain backbone is one of these, so gains over it look larger than they are."
+    )
+    assert found["plain_rising"]
     calm = main_table([row | {"still_rising": 0} for row in found["rows"]], 10)
     assert "rising" not in calm.legend
 
@@ -142,6 +147,21 @@ def test_batch_size_does_not_matter(tmp_path):
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert found[0].float().std() > 0
+
+
+def test_a_large_catalogue_gets_small_batches(tmp_path):
+    """A batch never has more scores than `MOST_SCORES`, whatever the size asked for."""
+    prepared = load(toy_run(tmp_path / "run", sources=()) / "prepare")
+    sizes = []
+
+    def score(batch):
+        sizes.append(len(batch.target))
+        return torch.zeros(1, MOST_SCORES // 3).expand(len(batch.target), -1)
+
+    about = {"num_items": MOST_SCORES // 3, "batch_size": 512, "repeats": True}
+    test = Samples(*(tensor[:8] for tensor in prepared.samples["test"]))
+    rank_all(score, prepared.sessions, test, **about)
+    assert sizes == [3, 3, 2]
 
 
 @pytest.mark.parametrize(
@@ -254,6 +274,12 @@ def test_the_ground_is_named():
     assert "a single seed" in text
     assert "25% of them with an answer" in text
     assert "test set as in the paper" in text
+
+
+def test_a_gain_over_a_backbone_that_was_cut_short_says_so():
+    text = said(GROUND._replace(plain_rising=True), plain=UP, item_text=UP, shuffled=UP)
+    assert "raise the plain backbone, whose training train.epochs cut short, (+20.0%, p = 0.001)" in text
+    assert "cut short" not in said(plain=UP, item_text=UP, shuffled=UP)
 
 
 def test_the_best_baseline_is_compared_with():

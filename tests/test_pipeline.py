@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from llm4sbr import pipeline, stamps, store
 from llm4sbr.config import PROTOCOLS, Settings, departures, flatten, in_force, merge, nest, to_settings
+from llm4sbr.config import files as config_files
 from llm4sbr.errors import ConfigError, RegistryError, StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.testing.toy import toy_log
@@ -50,6 +52,21 @@ def test_a_changed_file_is_noticed(tmp_path: Path, chosen: Settings) -> None:
     with (tmp_path / "log" / "items.csv").open("a") as stream:
         stream.write("\n")
     assert _execute(run, {}, until="prepare") == ["prepare: redone, files of data.path changed"]
+
+
+@pytest.mark.parametrize("hashed", [1 << 20, 0])
+def test_a_file_that_changed_behind_an_equal_size_and_time_is_noticed(
+    tmp_path: Path, chosen: Settings, monkeypatch: pytest.MonkeyPatch, hashed: int
+) -> None:
+    monkeypatch.setattr(config_files, "HASHED", hashed)
+    file = tmp_path / "log" / "items.csv"
+    _execute(tmp_path / "run", chosen, until="prepare")
+    status = file.stat()
+    file.write_bytes(file.read_bytes().replace(b"Red Lamp", b"Fed Lamp"))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    said = _execute(tmp_path / "run", chosen, until="prepare")
+    assert said == ["prepare: redone, files of data.path changed"]
 
 
 def test_files_that_are_named_are_looked_at_and_found_from_anywhere(

@@ -296,12 +296,7 @@ def test_models_are_listed_with_their_validation_metric() -> None:
     facts |= {"selected_on": "test"}
     assert "TEST MRR@20" in text(*drawn(models_table([{"parameters": 1, "facts": facts}])))
     facts |= {"loss": "uniform, 9 negatives"}
-    assert "sampled items: uniform, 9 negatives" in text(
-        *drawn(models_table([{"parameters": 1, "facts": facts}]))
-    )
-
-
-def test_the_table_says_that_models_were_trained_on_sampled_items() -> None:
+    assert "items: uniform, 9 negatives" in text(*drawn(models_table([{"parameters": 1, "facts": facts}])))
     shown = text(*metrics_tables(metrics(PLAIN, sampled=["in-batch"]), {}))
     assert "trained on sampled items (in-batch)" in " ".join(shown.split())
 

@@ -112,6 +112,9 @@ def changed(run: Path, tmp_path: Path):
             path = copy / "evaluate" / "baselines" / name.replace("_", "-") / "about.json"
             about = json.loads(path.read_text())
             store.write_json(path, about | {"valid": {"MRR@20": value}})
+            stamp = stamps.read_stamp(path.parent)
+            files, content = stamps.files_of(path.parent)
+            stamps.write_stamp(path.parent, stamp._replace(content=content, files=files))
         return copy
 
     return change

@@ -235,6 +235,10 @@ def test_metrics(server):
     assert value("llm4sbr_requests_total", route="infer", status="200") == before + 1
     assert value("llm4sbr_requests_total", route="infer", status="400") >= 1
     assert value("llm4sbr_batch_rows_sum") == rows + 2
-    assert value("llm4sbr_request_seconds_count") > 0
+    lasted = value("llm4sbr_request_seconds_count", route="infer")
+    assert lasted >= 2
+    value("llm4sbr_up")  # a scrape
+    assert value("llm4sbr_request_seconds_count", route="infer") == lasted
+    assert value("llm4sbr_request_seconds_bucket", route="infer", le="+Inf") == lasted
     assert value("llm4sbr_queue_rows") == 0
     assert value("llm4sbr_model", variant="plain") == 1

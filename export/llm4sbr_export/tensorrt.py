@@ -18,6 +18,7 @@ from torch import Tensor
 
 from llm4sbr.errors import DeviceError, ExportError, InputError, ModelUnavailableError
 from llm4sbr.exporting import ExportSpec, Scorer
+from llm4sbr.store import make_executable
 from llm4sbr_export.checks import Shapes, objections
 from llm4sbr_export.engine import ONNX, EngineScorer, Key, build, made_for, mismatch
 from llm4sbr_export.graph import Graph
@@ -61,7 +62,7 @@ class TensorRT:
         check_for_tensorrt(onnx)
         script = path.with_name(COMMAND)
         script.write_text(trtexec(graph, path.name, shapes), encoding="utf-8")
-        script.chmod(0o755)
+        make_executable(script)
         try:
             key = Key.here(onnx, precision=spec.precision, shapes=shapes)
         except (DeviceError, ModelUnavailableError) as error:

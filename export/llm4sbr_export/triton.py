@@ -20,6 +20,7 @@ from torch import Tensor
 
 from llm4sbr.exporting import ExportSpec, Scorer
 from llm4sbr.serving.artefact import Provider
+from llm4sbr.store import make_executable
 from llm4sbr_export import triton_client
 from llm4sbr_export.checks import Shapes
 from llm4sbr_export.engine import ONNX
@@ -103,7 +104,7 @@ class Triton:
 
 def _script(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-    path.chmod(0o755)
+    make_executable(path)
 
 
 def _configure(folder: Path, graph: Graph, spec: ExportSpec, *, backend: str, file: str, kind: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,15 +18,16 @@ from types import TracebackType
 from typing import NamedTuple
 
 from llm4sbr import store
-from llm4sbr.errors import StoreError
+from llm4sbr.errors import DamagedError, StoreError
 
 __all__ = ["Answer", "AnswerCache", "CacheStats", "answer_key"]
 
 APPLICATION_ID = 0x4C345342
 """Marks an SQLite file as ours ("L4SB")."""
 
-VERSION = 2
-"""Version of the tables. Version 1 did not record which LLM gave an answer; it is upgraded when opened."""
+VERSION = 3
+"""Version of the tables. Version 1 did not record which LLM gave an answer, version 2 had no sums; both are
+upgraded when they are opened."""
 
 LAYOUT = (
     "CREATE TABLE llms (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE)",
@@ -33,12 +35,21 @@ LAYOUT = (
 )
 TABLE = (
     "CREATE TABLE answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL, seconds REAL NOT NULL, "
-    "tokens INTEGER NOT NULL, llm INTEGER NOT NULL DEFAULT 0, added REAL NOT NULL DEFAULT 0) WITHOUT ROWID"
+    "tokens INTEGER NOT NULL, llm INTEGER NOT NULL DEFAULT 0, added REAL NOT NULL DEFAULT 0, "
+    "sum INTEGER NOT NULL DEFAULT -1) WITHOUT ROWID"
 )
-UPGRADE = (
-    "ALTER TABLE answers ADD COLUMN llm INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE answers ADD COLUMN added REAL NOT NULL DEFAULT 0",
-)
+UPGRADE = {
+    1: (
+        *LAYOUT,
+        "ALTER TABLE answers ADD COLUMN llm INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE answers ADD COLUMN added REAL NOT NULL DEFAULT 0",
+    ),
+    2: ("ALTER TABLE answers ADD COLUMN sum INTEGER NOT NULL DEFAULT -1",),
+}
+"""Version -> statements that make the next one of it."""
+
+UNKNOWN = -1
+"""The sum of an answer that an older version added."""
 
 WAIT = 60.0
 """Seconds to wait for another process's transaction."""
@@ -82,6 +93,12 @@ def answer_key(fingerprint: str, prompt: str) -> bytes:
     return digest.digest()
 
 
+def _sum(key: bytes, answer: Answer) -> int:
+    """Checksum (CRC-32) of an answer and its key, by which a flipped bit is found."""
+    text = f"{answer.seconds!r} {answer.tokens} {answer.text}"
+    return zlib.crc32(key + text.encode(errors="surrogatepass"))
+
+
 class AnswerCache:
     """Answers by key. Use it in a `with` block, or call `close`."""
 
@@ -99,7 +116,7 @@ class AnswerCache:
         """
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
+            if path.exists() and not path.is_dir():
                 store.regular(path)
             # polars may call back from its own thread while this one waits
             connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
@@ -116,9 +133,19 @@ class AnswerCache:
         with _explained(self.path):
             for some in _groups(keys):
                 marks = ",".join("?" * len(some))
-                query = f"SELECT key, answer, seconds, tokens FROM answers WHERE key IN ({marks})"
-                found.update({row[0]: Answer(*row[1:]) for row in self._connection.execute(query, some)})
+                query = f"SELECT key, answer, seconds, tokens, sum FROM answers WHERE key IN ({marks})"
+                for key, *values, total in self._connection.execute(query, some):
+                    found[key] = self._checked(key, Answer(*values), total)
         return found
+
+    def _checked(self, key: bytes, answer: Answer, total: int) -> Answer:
+        """The answer; `DamagedError` if it is not what was stored."""
+        if total not in (UNKNOWN, _sum(key, answer)):
+            raise DamagedError(
+                f"{self.path}: an answer changed since it was stored (its checksum differs); move the file "
+                "away, or drop its LLM's answers with llm4sbr answers prune: what is missing is asked again"
+            )
+        return answer
 
     def known(self, keys: Iterable[bytes], *, before: float | None = None) -> set[bytes]:
         """Which keys have an answer, optionally only those added before a time (seconds since 1970)."""
@@ -145,9 +172,13 @@ class AnswerCache:
         when = time.time() if added is None else added
         with _explained(self.path), _transaction(self._connection):
             number = self._number(llm)
-            rows = [(key, *answer, number, when) for key, answer in answers.items()]
+            rows = [
+                (key, *answer, number, when, _sum(key, answer))
+                for key, one in answers.items()
+                for answer in [one._replace(seconds=float(one.seconds))]  # as it is read again
+            ]
             before = self._connection.total_changes
-            self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             return self._connection.total_changes - before
 
     def _number(self, llm: str) -> int:
@@ -167,12 +198,12 @@ class AnswerCache:
     def rows(self, *, llm: str = "") -> Iterator[tuple[bytes, Answer, str, float]]:
         """All answers with key, LLM and time, or only those of LLMs whose fingerprint contains `llm`."""
         query = (
-            "SELECT key, answer, seconds, tokens, fingerprint, added FROM answers JOIN llms ON llm = id "
+            "SELECT key, answer, seconds, tokens, fingerprint, added, sum FROM answers JOIN llms ON llm = id "
             "WHERE instr(fingerprint, ?) ORDER BY key"
         )
         with _explained(self.path):
             for row in self._connection.execute(query, (llm,)):
-                yield row[0], Answer(*row[1:4]), row[4], row[5]
+                yield row[0], self._checked(row[0], Answer(*row[1:4]), row[6]), row[4], row[5]
 
     def prune(self, *, llm: str = "", before: float | None = None, dry: bool = False) -> int:
         """Delete answers of LLMs whose fingerprint contains `llm`, added before a time; returns the count."""
@@ -212,7 +243,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             raise StoreError(
                 f"{path}: another program's database, not an answer cache; choose another infer.cache"
             )
-        if tables and version not in (1, VERSION):
+        if tables and version not in (*UPGRADE, VERSION):
             raise StoreError(
                 f"{path}: an answer cache of version {version}, this program writes {VERSION}; "
                 "choose another infer.cache"
@@ -220,7 +251,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         if not tables:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         if not tables or version < VERSION:
-            for statement in (*LAYOUT, *(UPGRADE if tables else (TABLE,))):
+            newer = [statement for one in range(version, VERSION) for statement in UPGRADE.get(one, ())]
+            for statement in newer if tables else (*LAYOUT, TABLE):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("PRAGMA journal_mode = WAL")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm4sbr.commands.options import common, print_json
+from llm4sbr.commands.options import common, print_json, say
 from llm4sbr.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def export_(cache: Path | None, file: Path, llm: str, as_json: bool, quiet: bool
 
     with _open(cache) as opened:
         count = export_answers(opened, file, llm=llm)
-    print_json({"exported": count}) if as_json else click.echo(f"{file}: {count:,} answers")
+    print_json({"exported": count}) if as_json else say(f"{file}: {count:,} answers")
 
 
 @answers.command("import")
@@ -77,7 +77,7 @@ def import_(cache: Path | None, file: Path, as_json: bool, quiet: bool, debug: b
     if as_json:
         print_json({"read": count, "new": new})
     else:
-        click.echo(f"{file}: {count:,} answers, {new:,} of them new")
+        say(f"{file}: {count:,} answers, {new:,} of them new")
 
 
 @answers.command()
@@ -103,7 +103,7 @@ def prune(
     with _open(cache) as opened:
         count = opened.prune(llm=llm, before=_before(older_than), dry=dry_run)
     verb = "would be dropped" if dry_run else "dropped"
-    print_json({"pruned": count, "dry_run": dry_run}) if as_json else click.echo(f"{count:,} answers {verb}")
+    print_json({"pruned": count, "dry_run": dry_run}) if as_json else say(f"{count:,} answers {verb}")
 
 
 def _before(age: str | None) -> float | None:

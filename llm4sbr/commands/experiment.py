@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from llm4sbr.commands.options import common, print_json, sources
+from llm4sbr.commands.options import common, print_json, say, sources
 
 SETTINGS = {
     "llm": "infer.llm",
@@ -111,16 +111,16 @@ def experiment(
         if as_json:
             print_json([{"name": cell.name, "axes": cell.axes} for cell in listed])
         else:
-            click.echo("\n".join(cell.name for cell in listed))
+            say("\n".join(cell.name for cell in listed))
         return
     content = run_experiment(folder, request, jobs=jobs, progress=Progress(quiet=quiet))
     if as_json:
         print_json(content)
     else:
         show_experiment(content)
-        click.echo(f"\nReport: {folder / REPORT}")
+        say(f"\nReport: {folder / REPORT}")
     failed = failures(content)
     for line in failed:
-        click.echo(line, err=True)
+        say(line, err=True)
     if failed:
         raise click.exceptions.Exit(2)

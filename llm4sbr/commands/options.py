@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from llm4sbr.printable import escaped, printable
 from llm4sbr.stamps import SECTIONS, STAGE_NAMES
 
 if TYPE_CHECKING:
@@ -104,6 +105,11 @@ LISTS = frozenset({"infer.perspectives", "infer.controls"})
 """Settings whose option takes a comma-separated list."""
 
 
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text, which may repeat what others wrote."""
+    click.echo(printable(text, most=sys.maxsize), err=err, nl=nl)
+
+
 def print_json(value: object) -> None:
     """Print a command's result on standard output, for `--json`."""
     click.echo(json_text(value, indent=2))
@@ -112,7 +118,7 @@ def print_json(value: object) -> None:
 def json_text(value: object, *, indent: int | None = None) -> str:
     """JSON with escapes if standard output is not UTF-8."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-    return json.dumps(value, indent=indent, ensure_ascii=encoding != "utf8")
+    return escaped(json.dumps(value, indent=indent, ensure_ascii=encoding != "utf8"))
 
 
 def common(command: Command) -> Command:

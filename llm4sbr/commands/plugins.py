@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm4sbr.commands.options import common, print_json
+from llm4sbr.commands.options import common, print_json, say
 
 if TYPE_CHECKING:
     from llm4sbr.doctor import Diagnosis
@@ -62,9 +62,9 @@ def new(name: str, kind: str, folder: Path | None, as_json: bool, quiet: bool, d
         print_json([str(path) for path in written])
         return
     for path in written:
-        click.echo(str(path))
+        say(str(path))
     place = folder or Path(name)
-    click.echo(f"Next: pip install -e '{place}[dev]' && pytest {place}")
+    say(f"Next: pip install -e '{place}[dev]' && pytest {place}")
 
 
 @click.command()

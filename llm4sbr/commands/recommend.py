@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm4sbr.commands.options import common, json_text, print_json, refitted_option
+from llm4sbr.commands.options import common, json_text, print_json, refitted_option, say
 from llm4sbr.errors import InputError
 
 if TYPE_CHECKING:
@@ -148,9 +148,9 @@ def _load(
         if not quiet:
             from llm4sbr.training.trained import reason
 
-            click.echo(reason(folder, found.trained), err=True)
+            say(reason(folder, found.trained), err=True)
         if found.trained.refitted and refitted is None:
-            click.echo("refitted on all sessions; --no-refitted takes the model that was tested", err=True)
+            say("refitted on all sessions; --no-refitted takes the model that was tested", err=True)
         return found
     if refitted is not None:
         raise InputError("--refitted: an exported model is one or the other already; leave it out")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llm4sbr.commands.options import common, print_json
+from llm4sbr.commands.options import common, print_json, say
 
 
 @click.command()
@@ -36,7 +36,7 @@ def refit(
         print_json(record)
     else:
         facts = record["facts"]
-        click.echo(
+        say(
             f"{facts['variant']}, seed {facts['seed']}, refitted on {facts['samples']:,} samples, "
             f"{facts['epochs']} epochs; it has no test of its own"
         )

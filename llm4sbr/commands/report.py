@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llm4sbr.commands.options import common, print_json
+from llm4sbr.commands.options import common, print_json, say
 
 
 @click.command()
@@ -20,4 +20,4 @@ def report(folder: Path, as_json: bool, quiet: bool, debug: bool) -> None:
     from llm4sbr.report.page.write import write
 
     path = write(folder)
-    print_json({"report": str(path)}) if as_json else click.echo(f"Report: {path}")
+    print_json({"report": str(path)}) if as_json else say(f"Report: {path}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from llm4sbr.commands.options import common, print_json
+from llm4sbr.commands.options import common, print_json, say
 from llm4sbr.errors import ConfigError
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -65,9 +65,9 @@ def tune(
     from llm4sbr.report.terminal.tuning import show_tuning
 
     show_tuning(content)
-    click.echo(f"\nReport: {content['report']}")
+    say(f"\nReport: {content['report']}")
     if not keep:
-        click.echo(f"Next: llm4sbr tune {run} --trials {trials} --keep, which saves the best in the run")
+        say(f"Next: llm4sbr tune {run} --trials {trials} --keep, which saves the best in the run")
 
 
 def _seconds(text: str | None) -> float | None:

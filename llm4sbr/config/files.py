@@ -7,13 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llm4sbr import registry
+from llm4sbr import registry, store
 from llm4sbr.config import Config, Settings, flatten, merge, nest, to_settings
 from llm4sbr.errors import ConfigError, DataError, RegistryError
 from llm4sbr.system import models
 
 MODELS = {"infer": ("llms", "infer.llm"), "localize": ("encoders", "localize.encoder")}
 """Stage that may use a local model folder -> kind of the model, and the setting that names it."""
+
+HASHED = 64 << 20
+"""Data files up to so many bytes are hashed by every command: a tenth of a second at most."""
 
 CONTENT = "content of "
 """Prefix of such a setting in a stamp; its value is a hash of the folder's content."""
@@ -51,7 +54,11 @@ def _file_options(flat: dict[str, Any]) -> list[str]:
 
 
 def data_files(config: Config) -> list[list[Any]]:
-    """Name, size and time of the files that the reader says it reads, else of all files in its path."""
+    """Name, size and content of the files that the reader says it reads, else of all files in its path.
+
+    Content is the hash of a file up to `HASHED` bytes, and of a larger one the times of its last change, of
+    which one cannot be set by hand.
+    """
     path = config.data.path
     if path and not path.exists():
         raise ConfigError(f"data.path: {path} does not exist")
@@ -63,9 +70,16 @@ def data_files(config: Config) -> list[list[Any]]:
     else:
         files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     try:
-        return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+        return [[path.name, path.stat().st_size, _content(path)] for path in files]
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}") from None
+
+
+def _content(path: Path) -> str:
+    status = store.regular(path)
+    if status.st_size <= HASHED:
+        return store.file_sha256(path)
+    return f"{status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def model_content(stage: str, config: Config) -> dict[str, str]:

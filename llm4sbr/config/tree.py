@@ -112,7 +112,8 @@ class LocalizeConfig(Section):
     """Stage `localize`."""
 
     encoder: str = "bert"
-    """Text encoder: an installed name of kind `encoders`, or `transformers:FOLDER_OR_HUB_ID`."""
+    """Text encoder: an installed name of kind `encoders`, or `transformers:FOLDER_OR_HUB_ID`. If nobody
+    chose one and the default cannot be had, one of an installed package is taken."""
     encoder_options: dict[str, Any] = {}
     """Further keyword arguments of the encoder."""
     localizer: str = "nearest"
@@ -148,8 +149,8 @@ class TrainConfig(Section):
     fuser_options: dict[str, Any] = {}
     """Further keyword arguments of the fuser."""
     neighbours: int = Field(100, ge=0, lt=LARGEST)
-    """Entries per item of a fixed item-item model whose scores are added to a model's; 0 for none. The plain
-    backbone is trained without, and as `item-item` with it."""
+    """Entries per item of a fixed item-item model whose scores are added to a model's, 20 million in all at
+    most; 0 for none. The plain backbone is trained without, and as `item-item` with it."""
     counted: Names = ("near", "lift", "titles")
     """What is added to a trained model's scores, but the plain backbone's, with weights fitted to validation
     samples: counts of what stands `near` each other in sessions and of what does beyond chance (`lift`), the

@@ -97,8 +97,11 @@ def cut(raw: RawData, rule: Rule, *, seconds: float) -> tuple[ClickLog, int]:
     return (log if raw.ordered_only else take(log, np.argsort(log.end, kind="stable"))), repeats
 
 
-def ties(raw: RawData, rule: Rule) -> str:
-    """A line if many clicks have the time of another one and only the file orders them; else empty."""
+def ties(raw: RawData, rule: Rule, *, advise: bool = True) -> str:
+    """A line if many clicks have the time of another one and only the file orders them; else empty.
+
+    `advise`: whether the reader has an option for a column with their order.
+    """
     owner = "session" if rule == "session" else "user"
     if raw.ordered_only or "order" in raw.interactions.columns or owner not in raw.interactions.columns:
         return ""
@@ -116,8 +119,8 @@ def ties(raw: RawData, rule: Rule) -> str:
     sorted_by_item = tied.height >= 20 and isinstance(rises, float) and (rises > 0.95 or rises < 0.05)
     danger = ", AND IT IS SORTED BY ITEM THERE, which says nothing about time" if sorted_by_item else ""
     return (
-        f"{share:.1%} of the clicks have the time of the click before: the file's order decides{danger}; "
-        "a column with their order: --set data.options.order=COLUMN"
+        f"{share:.1%} of the clicks have the time of the click before: the file's order decides{danger}"
+        + ("; a column with their order: --set data.options.order=COLUMN" if advise else "")
     )
 
 

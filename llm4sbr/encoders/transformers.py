@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from llm4sbr import store
 from llm4sbr.encoders.layout import Dense, Layout, read_layout
@@ -93,9 +94,11 @@ class TransformersEncoder:
     @cached_property
     def dim(self) -> int:
         """E, from the model's configuration; does not load weights."""
-        widths = [layer.width for layer in self.layout.layers if layer is not None]
-        hidden = int(self._config.get_text_config().hidden_size)
-        return widths[-1] if widths else hidden * len(self.layout.pooling)
+        width = int(self._config.get_text_config().hidden_size) * len(self.layout.pooling)
+        for layer in self.layout.layers:
+            if layer is not None:
+                width = min(width, layer) if isinstance(layer, int) else layer.width
+        return width
 
     @cached_property
     def fingerprint(self) -> str:
@@ -139,7 +142,7 @@ class TransformersEncoder:
 
     @cached_property
     def _layers(self) -> list[Callable[[Tensor], Tensor]]:
-        return [_map(layer).to(self.device) if layer else _unit for layer in self.layout.layers]
+        return [_step(layer, self.device) for layer in self.layout.layers]
 
     @cached_property
     def _config(self) -> Any:
@@ -199,6 +202,9 @@ class TransformersEncoder:
             raise _unavailable(self.model, error) from error
 
 
+MAP = ("linear.weight", "linear.bias")
+"""Tensors of a linear map."""
+
 bert = partial(TransformersEncoder, model="bert-base-uncased")
 """The paper's encoder (Eqs. 1 and 2), or a copy of it in the folder `model`."""
 
@@ -207,17 +213,34 @@ def _unit(vectors: Tensor) -> Tensor:
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
-def _map(layer: Dense) -> torch.nn.Module:
-    """A linear map and its activation, with the model's weights.
+def _step(layer: Dense | int | None, device: str) -> Callable[[Tensor], Tensor]:
+    """What a layer does to vectors (B, E).
 
     Raises:
-        StoreError: the file of the weights is damaged.
+        StoreError: the file of its weights is damaged.
+        ModelUnavailableError: a tensor is missing, or one is not understood.
     """
-    tensors = store.read_tensors(layer.weights)
-    weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
-    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    linear.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
-    return torch.nn.Sequential(linear, getattr(torch.nn, layer.activation)()).requires_grad_(False)
+    if layer is None:
+        return _unit
+    if isinstance(layer, int):
+        return lambda vectors: vectors[:, :layer]
+    tensors = {name: one.float().to(device) for name, one in store.read_tensors(layer.weights).items()}
+    names = {"linear.weight", "linear.bias", "residual.weight"} if layer.residual else set(MAP)
+    if "linear.weight" not in tensors or tensors.keys() - names:
+        raise ModelUnavailableError(f"{layer.weights}: its tensors are {', '.join(sorted(tensors))}")
+    weight, bias, beside = (tensors.get(name) for name in (*MAP, "residual.weight"))
+    assert weight is not None
+    if layer.residual and beside is None and weight.shape[0] != weight.shape[1]:
+        raise ModelUnavailableError(f"{layer.weights}: residual.weight is missing")
+    activation: Callable[[Tensor], Tensor] = getattr(torch.nn, layer.activation)()
+
+    def apply(vectors: Tensor) -> Tensor:
+        found = activation(linear(vectors, weight, bias))
+        if not layer.residual:
+            return found
+        return found + (vectors if beside is None else linear(vectors, beside))
+
+    return apply
 
 
 def _is_folder(model: str) -> bool:

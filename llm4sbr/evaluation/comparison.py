@@ -66,6 +66,7 @@ def table(
         without_intents=_change(values, _over_seeds(without_intents, ks), headline)
         if without_intents and LLM in values
         else None,
+        plain_rising=any(one.get("still_rising") for row in rows if row.name == PLAIN for one in row.facts),
     )
     return {
         "k": list(ks),

@@ -16,8 +16,9 @@ from llm4sbr.intents import IntentStore
 from llm4sbr.protocols import Samples, Sessions
 from llm4sbr.system import devices
 
-MOST_SCORES = 2**25
-"""Maximum number of scores in memory, 128 MB: a large catalogue gets smaller batches."""
+MOST_SCORES = 2**23
+"""Maximum number of a batch's scores, 32 MB: a large catalogue gets smaller batches. A model with everything
+that adds to scores has about a dozen such tensors in memory at a time."""
 
 
 class SampleIntents(NamedTuple):

@@ -53,6 +53,8 @@ class Evidence(NamedTuple):
     """Name of the baseline with the highest value of the metric."""
     without_intents: float | None = None
     """Relative change of the metric when the LLM's model gets no intents; None if not measured."""
+    plain_rising: bool = False
+    """Whether the epoch limit ended the training of the plain backbone while it was still improving."""
 
 
 def verdict(
@@ -99,7 +101,8 @@ def _finding(comparisons: Mapping[tuple[str, str], Comparison], llm: str, eviden
         return f"{start} make the backbone worse ({against_plain})"
     if not against_plain.better:
         return f"{start} change nothing that can be told from chance ({against_plain} against plain)"
-    gain = f"{start} raise the plain backbone ({against_plain})"
+    short = ", whose training train.epochs cut short," if evidence.plain_rising else ""
+    gain = f"{start} raise the plain backbone{short} ({against_plain})"
     if not controls:
         return f"{gain}, but without controls nothing shows that the gain is the LLM's"
     if llm in CONTROLS:

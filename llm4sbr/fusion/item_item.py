@@ -35,11 +35,20 @@ SMALL = 0.02
 """Initial e: log(1 + s / e) is about linear in s below e, and about logarithmic above."""
 
 
+MOST_ENTRIES = 20_000_000
+"""Entries of an item-item matrix that are kept, 160 MB: fewer per row in a catalogue of more than 200,000."""
+
+
+def entries_per_item(asked: int, num_items: int) -> int:
+    """M, the entries of a row that are kept if `asked` are wanted and memory allows as many."""
+    return min(asked, num_items, max(1, MOST_ENTRIES // num_items))
+
+
 class ItemItem(NamedTuple):
     """The M largest entries in each row of an item-item matrix; the row is the clicked item."""
 
     items: Tensor
-    """int64 (N, M), catalogue ids of the columns; 0 if a row has fewer than M entries."""
+    """int32 or int64 (N, M), catalogue ids of the columns; 0 if a row has fewer than M entries."""
     weights: Tensor
     """float32 (N, M), not negative; 0 where there is no entry."""
 
@@ -102,7 +111,7 @@ class ItemItemScores(nn.Module):
             weights = weights * (ids > 0)
         ages = self.log_ages.exp() * there
         weight, small = self.log_weight.exp(), self.log_small.exp()
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()):
             return fast.added((ids - 1).clamp(min=0), weights, ages, weight, small, size)
         summed = summed_in_turn if torch.onnx.is_in_onnx_export() else summed_at_once
         return weight * torch.log1p(summed(ids, weights * ages.unsqueeze(2), size) / small)
@@ -112,7 +121,8 @@ class ItemItemScores(nn.Module):
         if fold is None or self.parts is None:
             return self.items[rows].long(), self.weights[rows]
         rows = (rows + self.num_items * fold.unsqueeze(1)).to(self.parts.items.device)
-        return self.parts.items[rows].to(fold.device), self.parts.weights[rows].to(fold.device)
+        ids, weights = self.parts.items[rows].long(), self.parts.weights[rows]
+        return ids.to(fold.device), weights.to(fold.device)
 
 
 def latest(items: Tensor, mask: Tensor, ages: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from llm4sbr import registry
 from llm4sbr.fast import fusion
 from llm4sbr.fusion.counted import Counted
-from llm4sbr.fusion.item_item import ItemItemScores
+from llm4sbr.fusion.item_item import ItemItemScores, entries_per_item
 from llm4sbr.fusion.part import Part
 from llm4sbr.fusion.predictor import ItemIntents, Predictor
 from llm4sbr.protocols import Backbone, CatalogueFuser, Encoded, Fuser, Horizon
@@ -290,7 +290,7 @@ def build(recipe: Recipe) -> LLM4SBR:
         if needs_catalogue(recipe):
             options = {**options, "num_items": recipe.num_items, "text_dim": recipe.text_dim}
         fuser = registry.create("fusers", recipe.fuser, dim=recipe.dim, perspectives=count, **options)
-    count = min(recipe.neighbours, recipe.num_items)
+    count = entries_per_item(recipe.neighbours, recipe.num_items)
     item_item = ItemItemScores(recipe.num_items, count) if count else None
     model = LLM4SBR(backbone, fuser, recipe.horizons, recipe.text_dim, item_item=item_item)
     if recipe.counted:

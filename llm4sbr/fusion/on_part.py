@@ -85,8 +85,8 @@ def _declared(model: LLM4SBR, name: str) -> bool:
 
 def rows_read(model: nn.Module, tables: ItemTables, items: Tensor) -> Tensor:
     """Items whose rows encoding sessions of these reads, int64 (R,), of ids int64 (M,) of clicks; with 0."""
-    read = [items, *(model.get_buffer(name)[items - 1].flatten().long() for name in tables.ids)]
-    return torch.cat(read)
+    others = (model.get_buffer(name)[items - 1].flatten() for name in tables.ids)
+    return torch.cat([items, *(one.long().to(items.device) for one in others)])
 
 
 class OnPart(nn.Module):

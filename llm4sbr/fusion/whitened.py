@@ -12,6 +12,9 @@ from llm4sbr.fusion.titles import FIRST_WEIGHT, IntentWeights, TitleVectors
 OWN_ITEMS_RATE = 50.0
 """Factor on the learning rate of `repeats`, as `titles.WEIGHTS_RATE`."""
 
+BLOCK = 2**16
+"""Titles that are whitened at once."""
+
 MIN_DEVIATION = 1e-2
 """Lower limit of an axis' standard deviation, relative to the largest: below it, variation is noise."""
 
@@ -40,9 +43,13 @@ class Whitening(nn.Module):
 
     def fit(self, titles: Tensor) -> None:
         """Compute mean and axes of the titles float (N, E)."""
-        rows = titles.double()
-        mean = rows.mean(0)
-        squares, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean))  # ascending
+        blocks = torch.split(titles, BLOCK)
+        mean = sum((one.double().sum(0) for one in blocks[1:]), blocks[0].double().sum(0)) / len(titles)
+        products = torch.zeros(titles.shape[1], titles.shape[1], dtype=torch.float64)
+        for one in blocks:
+            rows = one.double() - mean
+            products += rows.T @ rows
+        squares, directions = torch.linalg.eigh(products)  # ascending
         deviation = squares.clamp(min=1e-12).sqrt()
         relative = (deviation / deviation[-1]).clamp(min=MIN_DEVIATION)
         self.mean.copy_(mean)
@@ -119,7 +126,9 @@ class Whitened(nn.Module):
     def fit(self, titles: Tensor, clicks: Tensor) -> None:
         """Store the catalogue's text vectors, float (N, E), and its clicks in training, int64 (N,)."""
         self.whitening.fit(titles)
-        self.titles.fit(self.whitening(titles.to(self.whitening.mean.dtype)))
+        for start in range(0, len(titles), BLOCK):
+            block = titles[start : start + BLOCK].to(self.whitening.mean.dtype)
+            self.titles.vectors[start : start + BLOCK] = self.whitening(block)
         logs = clicks.double().clamp(min=0.5).log()
         self.popularity.copy_(logs - logs.mean())
         self.keep.copy_(clicks / (clicks + self.shrinkage))

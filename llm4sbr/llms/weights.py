@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from functools import cached_property
@@ -107,6 +108,9 @@ class WeightFiles:
         with models.quiet():
             network.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+        usual = stat.S_IMODE((folder / "config.json").stat().st_mode)
+        for path in folder.glob("*.safetensors"):  # written for their owner alone
+            path.chmod(usual)
 
     def _whole(self, loaded: tuple[Any, Any]) -> Any:
         """The network, if all its weights were found; transformers initialises missing ones randomly."""

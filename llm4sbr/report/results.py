@@ -9,6 +9,9 @@ from llm4sbr.evaluation.verdict import CONTROLS
 from llm4sbr.report.formats import MISSING, count, duration, metric, p_value, percent, size
 from llm4sbr.report.table import Row, Table, TableCell, best_value, cells
 
+PLAIN = "plain"
+"""Name of the row with which gains are compared."""
+
 STILL_RISING = "still rising"
 """Note for a row whose training ended while its validation metric was still improving."""
 
@@ -90,7 +93,7 @@ def shorter_table(rows: Sequence[Row], ks: Sequence[int]) -> Table:
 
 def cost_table(rows: Sequence[Row]) -> Table:
     """Time and memory of every model, compared with the plain backbone (the paper's Table 3)."""
-    plain = next((row for row in rows if row["name"] == "plain"), {})
+    plain = next((row for row in rows if row["name"] == PLAIN), {})
     columns = {"parameters": count, "seconds": duration, "samples_per_second": count, "peak_memory": size}
     names = ["parameters", "training", "samples/s", "peak memory"]
     if any(row.get("device_memory") for row in rows):
@@ -131,6 +134,8 @@ def legend(rows: Sequence[Row]) -> str:
             f"{STILL_RISING}: for at least one seed, training ended at train.epochs while the validation "
             "metric was still rising; more epochs may give a better model."
         )
+        if any(row.get("still_rising") for row in rows if row["name"] == PLAIN):
+            lines.append("The plain backbone is one of these, so gains over it look larger than they are.")
     return " ".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: A
     raw = _read(data, progress)
     rule = data.sessions or rules.default_rule(raw)
     split_rule = _split_rule(data, raw, progress)
-    if doubt := rules.ties(raw, rule):
+    orders = "order" in inspect.signature(registry.load("readers", data.reader)).parameters
+    if doubt := rules.ties(raw, rule, advise=orders):
         progress.note(doubt)
     log, repeats = rules.cut(raw, rule, seconds=data.gap_seconds)
     log = rules.thin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import sys
@@ -13,7 +14,11 @@ from pathlib import Path
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt(3)
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # of madvise(2)
 _HUGE = 2**21  # bytes of a huge page
-_SHORT = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # in PyTorch's messages
+_SHORT = (
+    *("OutOfMemoryError", "can't allocate memory", "not enough memory"),  # in PyTorch's messages
+    *("Cannot allocate memory", "std::bad_alloc", "failed to map segment", "can't start new thread"),
+    *("memory allocation of", "Failed to allocate memory"),
+)
 
 
 def reset_peak() -> None:
@@ -59,10 +64,11 @@ def anonymous() -> int:
     return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1]) * 1024
 
 
-def shortage(error: Exception) -> str:
+def shortage(error: BaseException) -> str:
     """Advice for an out-of-memory error; "" for any other error."""
     message = f"{type(error).__name__}: {error}"
-    if not isinstance(error, MemoryError) and not any(sign in message for sign in _SHORT):
+    short = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if not short and not any(sign in message for sign in _SHORT):
         return ""
     wanted = re.search(r"allocate (\d[\d.]* ?\w+)", message)
     amount = f" to allocate {wanted[1]}" if wanted else ""

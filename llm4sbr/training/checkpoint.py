@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,7 +29,7 @@ class Checkpoint:
         best_epoch: epoch of the weights in `best`, counted from 1; 0 before the first.
         best_value: its value of the validation metric.
         worse: epochs that were no better than all before.
-        best: weights by name.
+        best: weights by name, none before the first epoch.
         writes: whether this process writes the file.
         history: one entry per epoch.
     """
@@ -39,7 +41,7 @@ class Checkpoint:
         self.model, self.optimizers, self.writes = model, optimizers, writes
         self.epoch, self.best_epoch, self.best_value = 0, 0, -1.0
         self.worse = 0
-        self.best = _copy(model.state_dict())
+        self.best: dict[str, Tensor] = {}
         self.history: list[dict[str, Any]] = []
 
     @classmethod
@@ -63,7 +65,10 @@ class Checkpoint:
         self.history.append(entry)
         if better:
             self.best_epoch, self.best_value = self.epoch, value
-            self.best = _copy(self.model.state_dict())  # of every process: training may go on from it
+            for name, tensor in self.model.state_dict().items():  # of every process: it may go on from it
+                self.best[name] = (
+                    tensor.detach().clone() if name not in self.best else self.best[name].copy_(tensor)
+                )
         else:
             self.worse += 1
         if self.writes:
@@ -77,7 +82,8 @@ class Checkpoint:
                 tensors |= {f"{kind}.{number}.{name}": tensor for name, tensor in moments.items()}
         names = ("epoch", "best_epoch", "best_value", "worse", "history")
         facts = {name: getattr(self, name) for name in names}
-        store.write_tensors(self.path, tensors, {"state": json.dumps(facts)})
+        state = json.dumps(facts)
+        store.write_tensors(self.path, tensors, {"state": state, "sha256": _digest(tensors, state)})
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         store.write_text(self.path.with_name(LOG), lines)
 
@@ -89,7 +95,11 @@ class Checkpoint:
         tensors = store.read_tensors(self.path)
         try:
             with safe_open(self.path, "pt") as file:
-                facts = json.loads(file.metadata()["state"])
+                metadata = file.metadata()
+            facts = json.loads(metadata["state"])
+            digest = _digest(tensors, metadata["state"])
+            if metadata.get("sha256", digest) != digest:
+                raise ValueError("it changed since it was written, its sha256 differs")
             self.epoch, self.best_epoch = facts["epoch"], facts["best_epoch"]
             self.best_value, self.worse = facts["best_value"], facts["worse"]
             self.history = facts["history"]
@@ -105,6 +115,15 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StoreError(f"{self.path}: not a checkpoint of this model ({reason}); delete it") from None
+
+
+def _digest(tensors: dict[str, Tensor], state: str) -> str:
+    """sha256 (hex) of names, values and state."""
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,12 +1,15 @@
 """Fits the weights of `fusion.counted` to validation sessions, which neither a model nor a table has seen.
 
-    minimise  mean over samples of v_i (log sum over j of exp f_j - f_target)     v_i ~ (1 + n_target)^-even
-    f_j = a score_j + b log n_j + sum over tables k of w_k log(1 + s_kj / e_k)
+    minimise  mean over samples of v_i (1 - p_i^q) / q; for q = 0, of -v_i log p_i
+    p_i = exp f_target / sum over j of exp f_j     v_i ~ (1 + n_target)^-even
+    f_j = a score_j + b log n_j + r_j + sum over tables k of w_k log(1 + s_kj / e_k)
 
 a, how far the model's own scores are to be trusted, is divided out afterwards: lists are the same. Most
-samples have popular targets; v makes up for that where it improves the lists (`EVEN`). Of the catalogue the
-model's best items, those that a table knows and a random rest take part; the rest counts as often as it
-stands for others (sampled softmax). A weak prior keeps weights where few sessions say otherwise.
+samples have popular targets; v makes up for that where it improves the lists (`EVEN`). The logarithm is ruled
+by targets that no list will show; q (Zhang & Sabuncu 2018, arXiv 1805.07836) leaves the head of the lists to
+those that one may (`BOUNDED`). Of the catalogue the model's best items, the session's own, those that a table
+knows and a random rest take part; the rest counts as often as it stands for others (sampled softmax). A weak
+prior keeps weights where few sessions say otherwise.
 
 What the result is worth is measured with weights of the other half of the sessions, and it is taken only if
 that is no worse than the model alone.
@@ -16,67 +19,39 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from llm4sbr.data.batches import Batch, batches
+from llm4sbr.data.batches import batches
 from llm4sbr.data.repeats import without_own
 from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.ranking import MOST_SCORES, SampleIntents, scorer
-from llm4sbr.fusion.counted import PRIOR, Counted
+from llm4sbr.fusion.counted import OWN, PRIOR, Counted
 from llm4sbr.fusion.model import LLM4SBR
 from llm4sbr.protocols import Samples, Sessions
 from llm4sbr.training import SELECT_BY
+from llm4sbr.training.candidates import BATCH, Candidates, Scores, candidates
 from llm4sbr.training.material import Material
 
 EVEN = (0.0, 0.25)
 """Exponents of v to choose from: 0 counts every sample alike, 1 every target item."""
+
+BOUNDED = (0.0, 0.4)
+"""Values of q to choose from."""
 
 SAMPLES = 4_000
 """Most validation samples that weights are fitted to."""
 LEAST = 40
 """Fewest; with less nothing is fitted."""
 
-BEST, RANDOM = 300, 200
-"""Items of a session that take part: the model's best, and others."""
-
-BATCH = 64
 STEPS = 40
 
 FARTHEST = 4.0
 """Bound on how far log a, b, log w and log e move in a fit, which few sessions could drive away."""
-
-Scores = Callable[[Batch], Tensor]
-
-
-class Candidates(NamedTuple):
-    """Items of M sessions, C each; where a session has fewer, `share` is -inf."""
-
-    scores: Tensor
-    """float32 (M, C), the model's."""
-    popularity: Tensor
-    """float32 (M, C)."""
-    sums: Tensor
-    """float32 (M, C, K), what the tables say."""
-    share: Tensor
-    """float32 (M, C), log of the number of items that this one stands for."""
-    target: Tensor
-    """int64 (M,), where the target is among them."""
-    weight: Tensor
-    """float32 (M,), v, of mean 1."""
-
-    def evened(self, clicks: Tensor, even: float) -> Candidates:
-        """With v by the targets' clicks in training, int64 (M,)."""
-        weight = (1.0 + clicks) ** -even
-        return self._replace(weight=weight / weight.mean())
-
-    def some(self, which: Tensor) -> Candidates:
-        """Some of the sessions."""
-        return Candidates(*(field[which] for field in self))
 
 
 def add_counted(
@@ -97,7 +72,9 @@ def add_counted(
     if weights is None and material.selected_on != "valid":
         return {}
     clicks = torch.bincount(material.fit.items, minlength=len(model.backbone.item_embeddings()) + 1)[1:]
-    counted = Counted(len(clicks), list(material.tables)).to(next(model.parameters()).device)
+    own = material.repeats if weights is None else OWN in weights
+    names = [*material.tables, *([OWN] if own else [])]
+    counted = Counted(len(clicks), names).to(next(model.parameters()).device)
     counted.fit(material.tables, clicks)
     if weights is not None:
         counted.weigh(weights)
@@ -152,12 +129,13 @@ def fit_counted(
         return scorer(model, own, device)
 
     found = candidates(scoring(chosen), counted, sessions, part, repeats=repeats)
-    names, half = list(counted.tables), _half(sessions, samples)
+    names, half = counted.names, _half(sessions, samples)
     if not 0 < int(half[chosen].sum()) < len(chosen):
         return None
     popular = clicks[sessions.items[part.end] - 1]
     found = max(
-        (found.evened(popular, even) for even in EVEN), key=lambda one: _worth(one, half[chosen], names)
+        (found.evened(popular, even)._replace(bounded=q) for even in EVEN for q in BOUNDED),
+        key=lambda one: _worth(one, half[chosen], names),
     )
     ranks = []
     for which in (half.nonzero().squeeze(1), (~half).nonzero().squeeze(1)):
@@ -196,13 +174,15 @@ def _ranks(
     return found[0], found[1]
 
 
-def _worth(found: Candidates, half: Tensor, names: list[str]) -> float:
+def _worth(found: Candidates, half: Tensor, names: Sequence[str]) -> float:
     """Mean of 1 / rank up to 20 among the candidates, each half with weights fitted to the other."""
     total = 0.0
     for which in (half, ~half):
         told, own = fitted(found.some(~which), names), found.some(which)
         scores = own.scores + told[PRIOR][0] * own.popularity
-        for number, name in enumerate(names):
+        if OWN in names:
+            scores = scores + own.own @ torch.tensor(told[OWN])
+        for number, name in enumerate(_tables(names)):
             weight, small = told[name]
             scores = scores + weight * torch.log1p(own.sums[:, :, number] / small)
         scores = scores.masked_fill(own.share == -torch.inf, -torch.inf)
@@ -211,30 +191,33 @@ def _worth(found: Candidates, half: Tensor, names: list[str]) -> float:
     return total / max(1, len(half))
 
 
-def fitted(found: Candidates, names: list[str]) -> dict[str, list[float]]:
-    """The weights that minimise the loss, by table (w, e) and for `PRIOR` (b), divided by a."""
+def fitted(found: Candidates, names: Sequence[str]) -> dict[str, list[float]]:
+    """The weights that minimise the loss, by table (w, e), for `PRIOR` (b) and `OWN` (r), divided by a."""
     start = [float(one[one > 0].median().log()) if (one > 0).any() else 0.0 for one in found.sums.unbind(2)]
     first = torch.tensor(start)
     scale = torch.zeros((), requires_grad=True)  # log a
     prior = torch.zeros((), requires_grad=True)
+    own = torch.zeros(2, requires_grad=OWN in names)
     weight = torch.full_like(first, -1.0).requires_grad_()  # log w
     small = torch.zeros_like(first).requires_grad_()  # log e - start
-    parameters = [scale, prior, weight, small]
+    parameters = [scale, prior, weight, small, *([own] if OWN in names else [])]
     optimizer = torch.optim.LBFGS(parameters, max_iter=STEPS, line_search_fn="strong_wolfe")
 
-    def now() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        moved = (FARTHEST * torch.tanh(one / FARTHEST) for one in (scale, prior, weight + 1, small))
-        a, b, w, e = moved
-        return a.exp(), b, (w - 1).exp(), (first + e).exp()
+    def now() -> tuple[Tensor, ...]:
+        moved = (FARTHEST * torch.tanh(one / FARTHEST) for one in (scale, prior, own, weight + 1, small))
+        a, b, r, w, e = moved
+        return a.exp(), b, r, (w - 1).exp(), (first + e).exp()
 
     def loss() -> Tensor:
-        a, b, w, e = now()
+        a, b, r, w, e = now()
         told = torch.log1p(found.sums / e) @ w
-        logits = a * found.scores + b * found.popularity + told + found.share
+        logits = a * found.scores + b * found.popularity + found.own @ r + told + found.share
         entropy = functional.cross_entropy(logits, found.target, reduction="none")
         doubt = ((weight + 1) / 2).square().sum() + (small / 3).square().sum()
-        doubt = doubt + scale.square() + prior.square()
-        return (found.weight * entropy).mean() + doubt / (2 * len(logits))
+        doubt = doubt + scale.square() + prior.square() + (own / 3).square().sum()
+        q = found.bounded
+        lost = (1 - (-q * entropy).exp()) / q if q else entropy
+        return (found.weight * lost).mean() + doubt / (2 * len(logits))
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -244,64 +227,15 @@ def fitted(found: Candidates, names: list[str]) -> dict[str, list[float]]:
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        a, b, w, e = now()
+        a, b, r, w, e = now()
         pairs = torch.stack([w / a, e], 1).double().tolist()
-        return {PRIOR: [float(b / a)]} | dict(zip(names, pairs, strict=True))
+        told = {PRIOR: [float(b / a)]} | dict(zip(_tables(names), pairs, strict=True))
+        return told | ({OWN: (r / a).double().tolist()} if OWN in names else {})
 
 
-@torch.no_grad()
-def candidates(
-    score: Scores, counted: Counted, sessions: Sessions, samples: Samples, *, repeats: bool
-) -> Candidates:
-    """What the loss is computed from, for M samples whose targets lists may contain."""
-    random = torch.Generator().manual_seed(0)
-    parts = []
-    for batch in batches(sessions, samples, batch_size=BATCH):
-        parts.append(_of_batch(batch, score(batch).float(), counted, repeats, random))
-    width = max(part[0].shape[1] for part in parts)
-    order = torch.cat([part[-1] for part in parts]).argsort()
-    scores, popularity, sums, share = (
-        torch.cat([_wider(part[number], width, value) for part in parts])[order]
-        for number, value in enumerate((0.0, 0.0, 0.0, -torch.inf))
-    )
-    target = torch.cat([part[4] for part in parts])[order]
-    return Candidates(scores, popularity, sums, share, target, torch.ones(len(target)))
-
-
-def _of_batch(
-    batch: Batch, scores: Tensor, counted: Counted, repeats: bool, random: torch.Generator
-) -> tuple[Tensor, ...]:
-    """Scores, popularity, sums and share of a batch's candidates, the targets' places, and which they are."""
-    items, mask = batch.items.to(scores.device), batch.mask.to(scores.device)
-    sums = counted.sums(items, mask).cpu()
-    scores = scores.cpu()
-    if not repeats:
-        scores = without_own(scores, batch.items, batch.mask)
-    may = torch.isfinite(scores)
-    scores = scores - scores.logsumexp(1, keepdim=True)  # so that those of all models are alike
-    number = scores.shape[1]
-    whole = (sums > 0).any(2) & may
-    whole.scatter_(1, scores.topk(min(BEST, number)).indices, True)
-    drawn = torch.randint(number, (len(scores), RANDOM), generator=random)
-    rest = may & ~whole
-    some = torch.zeros_like(rest).scatter_(1, drawn, True) & rest
-    each = rest.sum(1, keepdim=True) / some.sum(1, keepdim=True).clamp(min=1)
-    share = torch.where(some, each, 0.0).masked_fill(whole & may, 1.0)
-    target = (batch.target - 1).unsqueeze(1)
-    share.scatter_(1, target, 1.0)
-    count = int((share > 0).sum(1).max())
-    share, where = share.topk(count)
-    place = (where == target).long().argmax(1)
-    popularity = counted.popularity.cpu()[where]
-    sums = sums.gather(1, where.unsqueeze(2).expand(-1, -1, sums.shape[2]))
-    scores = scores.gather(1, where).masked_fill(share == 0, 0.0)
-    return scores, popularity, sums, share.log(), place, batch.index
-
-
-def _wider(field: Tensor, width: int, value: float) -> Tensor:
-    """The field (B, C, ...) with more columns of one value, up to `width`."""
-    shape = (field.shape[0], width - field.shape[1], *field.shape[2:])
-    return torch.cat([field, field.new_full(shape, value)], 1)
+def _tables(names: Sequence[str]) -> list[str]:
+    """Those of the names that are tables."""
+    return [name for name in names if name != OWN]
 
 
 def _known(sessions: Sessions, samples: Samples, repeats: bool) -> Tensor:

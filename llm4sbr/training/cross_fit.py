@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr import registry
-from llm4sbr.fusion.item_item import CrossFit, ItemItem
+from llm4sbr.fusion.item_item import CrossFit, ItemItem, entries_per_item
 from llm4sbr.protocols import Samples, Sessions
 
 FOLDS = 4
@@ -38,14 +38,19 @@ def cross_fit(sessions: Sessions, train: Samples, num_items: int, *, neighbours:
     ends = starts.scatter_reduce(0, session, train.end + 1, "amax")
     fold = torch.randint(FOLDS, (len(starts),), generator=torch.Generator().manual_seed(0))
 
+    kept = entries_per_item(neighbours, num_items)
+
     def fitted(chosen: Tensor) -> ItemItem:
         model = cast(_Linear, registry.create("baselines", "slist", num_items=num_items))
         model.fit(_cut(sessions, torch.where(chosen, ends, starts)))
-        return ItemItem(*model.neighbours(min(neighbours, num_items)))
+        return ItemItem(*model.neighbours(kept))
 
-    parts = [fitted(fold != one) for one in range(FOLDS)]
-    below = ItemItem(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-    return CrossFit(fitted(fold >= 0), below, fold[session])
+    shape = (FOLDS * num_items, kept)
+    parts = ItemItem(torch.zeros(shape, dtype=torch.int32), torch.zeros(shape))
+    for one in range(FOLDS):
+        for whole, found in zip(parts, fitted(fold != one), strict=True):
+            whole[one * num_items : (one + 1) * num_items] = found
+    return CrossFit(fitted(fold >= 0), parts, fold[session])
 
 
 def _cut(sessions: Sessions, until: Tensor) -> Sessions:

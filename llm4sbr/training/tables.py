@@ -14,7 +14,7 @@ from llm4sbr.baselines import company
 from llm4sbr.baselines.item_to_item import padded
 from llm4sbr.errors import ConfigError
 from llm4sbr.fusion.counted import NEIGHBOURS
-from llm4sbr.fusion.item_item import ItemItem
+from llm4sbr.fusion.item_item import ItemItem, entries_per_item
 from llm4sbr.fusion.model import Recipe
 from llm4sbr.fusion.whitened import Whitening
 from llm4sbr.protocols import Sessions
@@ -57,7 +57,7 @@ def made(
 
 def table(name: str, sessions: Sessions, num_items: int) -> ItemItem:
     """The table `name` of training sessions, one of `NAMES` but `TITLES`."""
-    kept = min(NEIGHBOURS, num_items)
+    kept = entries_per_item(NEIGHBOURS, num_items)
     if name == LINEAR:
         model: Any = registry.create("baselines", name, num_items=num_items)
         model.fit(sessions)
@@ -74,7 +74,7 @@ def likeness(titles: Tensor) -> ItemItem:
     whitening = Whitening(dim, min(256, dim))
     whitening.fit(titles)
     unit = whitening(titles.to(whitening.mean.dtype))
-    kept = min(NEIGHBOURS, size)
+    kept = entries_per_item(NEIGHBOURS, size)
     ids, weights = torch.zeros(size, kept, dtype=torch.int64), torch.zeros(size, kept)
     for start in range(0, size, BLOCK):
         cosine = (unit[start : start + BLOCK] @ unit.T).clamp(min=0)

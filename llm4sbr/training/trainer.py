@@ -328,7 +328,7 @@ class _Trainer:
         source = self.model.own_source
         recipe = self.recipe._replace(predictor=source == "predictor", item_intents=source == "items")
         if self.model.counted is not None:
-            recipe = recipe._replace(counted=tuple(self.model.counted.tables))
+            recipe = recipe._replace(counted=self.model.counted.names)
         save_model(self.folder, self.model, recipe=recipe, catalogue=catalogue, facts=facts | measured)
         return measured
 

@@ -171,7 +171,10 @@ def _table(path: Path, rejected: list[str]) -> pl.DataFrame:
         table, bad = read_csv(part)
         rejected += bad
         found = [name for name in table.columns if name != columns.ROW]
-        named = {role: columns.require([role], found, columns.Names(), where=part)[role] for role in _FIELDS}
+        named = {
+            role: columns.require([role], found, columns.Names(fixed=True), where=part)[role]
+            for role in _FIELDS
+        }
         tables.append(table.select(columns.ROW, *(pl.col(name).alias(role) for role, name in named.items())))
     return pl.concat(tables)
 

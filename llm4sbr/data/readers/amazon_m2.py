@@ -89,7 +89,7 @@ class AmazonM2:
             table = table.filter(pl.col("locale").is_in(self.locales))
         kept = [name for name in _ATTRIBUTES if name in table.columns]
         item = "id" if "id" in table.columns else None
-        return columns.items(table, Names(items_item=item, attributes=kept), where=path), rejected
+        return columns.items(table, Names(items_item=item, attributes=kept, fixed=True), where=path), rejected
 
     def _of_locale(self, table: pl.DataFrame, file: Path) -> tuple[pl.DataFrame, str]:
         """The sessions of the locales that were chosen, and how many sessions each locale has."""

@@ -84,6 +84,8 @@ class Names(NamedTuple):
     """The items table's item column; None: as `item`, or recognised by its name."""
     only: str | None = None
     """`COLUMN=VALUE`: which rows of the interactions are clicks; None, empty or `all`: every row."""
+    fixed: bool = False
+    """The reader has no options with these names, so that messages advise none."""
 
 
 def find(role: str, found: Sequence[str], names: Names, *, where: Path) -> str | None:
@@ -121,6 +123,12 @@ def require(
                 "Amazon to --dataset amazon"
             )
         data = any(name.strip().isdigit() for name in found)
+        if names.fixed:
+            expected = ", ".join(ALIASES[roles[0]][:4])
+            raise DataError(
+                f"{where}:1: no column for the {' or '.join(roles)} ({expected} ...); "
+                f"found: {', '.join(found)}; --dataset csv takes columns of any name"
+            )
         raise DataError(
             f"{where}:1: no column for the {' or '.join(roles)}; found: {', '.join(found)}; "
             f"name it with --set data.options.{option or roles[0]}=COLUMN{_NONE_AT_ALL.get(roles[0], '')}"
@@ -148,7 +156,7 @@ def interactions(
     Raises:
         DataError: a column's type cannot be used, or no row is valid.
     """
-    clock, own = "time" in columns, names or Names()
+    clock, own = "time" in columns, names or Names(fixed=True)
     when = columns["time" if clock else "order"]
     table = table.filter(~pl.all_horizontal(pl.col(*dict.fromkeys(columns.values())).is_null()))
     order = columns.get("order") if clock else None
@@ -166,7 +174,9 @@ def interactions(
             table, place = table[by], [found[by].alias("order")]
             if own.order is None:
                 ordered.append(f"clicks of one {when} are ordered by {order}")
-    seconds, notes = times(table[when], clock=clock, form=own.time_format, where=f"{where}: {when}")
+    seconds, notes = times(
+        table[when], clock=clock, form=own.time_format, where=f"{where}: {when}", advise=not own.fixed
+    )
     keys = [role for role in ("session", "user", "item") if role in columns]
     ids = {role: _ids(table[columns[role]], f"{where}: {columns[role]}") for role in keys}
     for role, column in ids.items():
@@ -203,7 +213,7 @@ def interactions(
     )
     if not good.any():
         first = f"; the first: {rejected[0]}" if rejected else ""
-        hint = f"; {_FORM}" if names and clock and f"{when}: cannot read" in first else ""
+        hint = f"; {_FORM}" if clock and not own.fixed and f"{when}: cannot read" in first else ""
         raise DataError(f"{where}: none of its {table.height} rows can be read{first}{hint}")
     none = pl.DataFrame(schema={"item": pl.String, "title": pl.String})
     return RawData(out.filter(good), none, not clock, rejected, [f"{where.name}: {note}" for note in notes])

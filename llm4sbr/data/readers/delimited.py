@@ -29,7 +29,12 @@ class Dialect(NamedTuple):
     names: tuple[str, ...] = ()
     """Column names, for a file without a header."""
     option: str = "columns"
-    """The reader's option with these names; empty if they are its own."""
+    """The reader's option with these names; empty if it has none, nor the options of this class."""
+
+    @property
+    def advises(self) -> bool:
+        """Whether the reader has these options, so that messages may advise them."""
+        return bool(self.option)
 
     def checked(self) -> Dialect:
         r"""The dialect with words replaced by what they mean; raises `DataError` if an option is invalid."""
@@ -53,19 +58,23 @@ class Dialect(NamedTuple):
         return {"delimiter": self.separator, "quotechar": self.quote or None, "quoting": quoting}
 
 
-_PLAIN = Dialect()
+PLAIN = Dialect(option="")
+"""Of readers without options for it."""
 
 
-def header(path: Path, dialect: Dialect = _PLAIN) -> list[str]:
+def header(path: Path, dialect: Dialect = PLAIN) -> list[str]:
     """The column names of a file.
 
     Raises:
         DataError: it has no header, or the number of columns differs from that of the given names.
     """
-    line = files.first_line(path, encoding=dialect.encoding)
+    line = files.first_line(path, encoding=dialect.encoding, advise=dialect.advises)
     if not line.strip():
         raise DataError(f"{path}: no header: its first line is empty")
-    found = next(csv.reader([line], **dialect.for_line(line).fields()))
+    try:
+        found = next(csv.reader([line], **dialect.for_line(line).fields()))
+    except csv.Error as error:
+        raise DataError(f"{path}:1: its first line is no header of a table: {error}") from None
     if dialect.names and len(found) != len(dialect.names):
         option = f" (data.options.{dialect.option})" if dialect.option else ""
         raise DataError(f"{path}:1: {len(found)} fields, but names for {len(dialect.names)}{option}")
@@ -73,7 +82,7 @@ def header(path: Path, dialect: Dialect = _PLAIN) -> list[str]:
 
 
 def read_csv(
-    path: Path, wanted: list[str] | None = None, dialect: Dialect = _PLAIN
+    path: Path, wanted: list[str] | None = None, dialect: Dialect = PLAIN
 ) -> tuple[pl.DataFrame, list[str]]:
     """The file as text columns and `ROW`; and one line per row with a wrong number of fields.
 
@@ -81,16 +90,18 @@ def read_csv(
         DataError: the file is missing, empty, in another encoding, or not a table.
     """
     data = files.content(path, encoding=dialect.encoding)
-    dialect = dialect.for_line(files.first_line(path, encoding=dialect.encoding))
+    line = files.first_line(path, encoding=dialect.encoding, advise=dialect.advises)
+    dialect = dialect.for_line(line)
     try:
         return _parse(data, wanted, dialect, ragged=False), []
-    except pl.exceptions.PolarsError:
-        files.check_utf8(path, data)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        files.check_utf8(path, data, advise=dialect.advises)
     rejected = _wrong_rows(path, data, dialect)
     try:
         table = _parse(data, wanted, dialect, ragged=True)
-    except pl.exceptions.PolarsError as error:
-        hint = "" if not dialect.quote else "; if quotes mean nothing in it: --set data.options.quote=none"
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        quoted = dialect.quote and dialect.advises
+        hint = "; if quotes mean nothing in it: --set data.options.quote=none" if quoted else ""
         raise DataError(
             f"{path}: not a table separated by {dialect.separator!r}: {str(error).splitlines()[0]}{hint}"
         ) from None

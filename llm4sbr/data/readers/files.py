@@ -128,8 +128,10 @@ def each_line(path: Path) -> Iterator[bytes]:
                 yield line
 
 
-def content(path: Path, *, encoding: str | None = None) -> bytes:
+def content(path: Path, *, encoding: str | None = None, advise: bool = True) -> bytes:
     """A file's bytes, unpacked if gzipped, and converted to UTF-8 from `encoding`.
+
+    `advise`: whether the reader has an option for the encoding, which a message may name.
 
     Raises:
         DataError: the file is missing, unreadable, empty, a truncated gzip file, or not in `encoding`.
@@ -141,11 +143,11 @@ def content(path: Path, *, encoding: str | None = None) -> bytes:
         raise DataError(f"{path}: {error.strerror or error}") from None
     if not data.strip():
         raise DataError(f"{path}: the file is empty")
-    data = data if encoding is None else _recoded(path, data, encoding)
+    data = data if encoding is None else _recoded(path, data, encoding, advise=advise)
     return data if b"\n" in data else data.replace(b"\r", b"\n")  # line ends of old Macs
 
 
-def first_line(path: Path, *, encoding: str | None = None) -> str:
+def first_line(path: Path, *, encoding: str | None = None, advise: bool = True) -> str:
     """The first line of a text file, without byte order mark and line end; raises the errors of `content`."""
     if encoding is not None:
         return content(path, encoding=encoding).split(b"\n", 1)[0].decode().lstrip("\ufeff").rstrip("\r")
@@ -155,13 +157,13 @@ def first_line(path: Path, *, encoding: str | None = None) -> str:
         line = content(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
-    check_utf8(path, line)
+    check_utf8(path, line, advise=advise)
     return line.decode("utf-8-sig").rstrip("\r\n").partition("\r")[0]
 
 
-def check_utf8(path: Path, data: bytes) -> None:
-    """Raise a `DataError` with the first row of `data` that is not UTF-8, if there is one."""
-    _recoded(path, data, "utf-8")
+def check_utf8(path: Path, data: bytes, *, advise: bool = True) -> None:
+    """Raise a `DataError` with the first row that is not UTF-8; with `advise` it names an option for that."""
+    _recoded(path, data, "utf-8", advise=advise)
 
 
 def _packed(path: Path, stream: BinaryIO) -> bool:
@@ -190,14 +192,13 @@ def _unpacked(path: Path, stream: BinaryIO) -> bytes:
     return bytes(pieces)
 
 
-def _recoded(path: Path, data: bytes, encoding: str) -> bytes:
+def _recoded(path: Path, data: bytes, encoding: str, *, advise: bool = True) -> bytes:
     try:
         return data.decode(codecs.lookup(encoding).name).encode()
     except LookupError:
         raise DataError(f"{path}: no encoding {encoding!r}; for instance utf-8, latin-1, utf-16") from None
     except UnicodeError as error:
         row = data.count(b"\n", 0, getattr(error, "start", 0)) + 1
-        raise DataError(
-            f"{path}:{row}: the text is not {encoding}; name its encoding, for instance "
-            "--set data.options.encoding=latin-1"
-        ) from None
+        named = "name its encoding, for instance --set data.options.encoding=latin-1"
+        what = named if advise else "convert the file to UTF-8"
+        raise DataError(f"{path}:{row}: the text is not {encoding}; {what}") from None

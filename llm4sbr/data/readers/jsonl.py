@@ -150,7 +150,7 @@ def _raw(clicks: list[Click], clock: bool, file: Path) -> RawData:
         turned = table.filter(pl.col("time") < late).select(pl.col("session").n_unique()).item()
         table = table.with_columns(late.alias("time"), pl.int_range(pl.len()).alias("order"))
         roles = {"session": "session", "item": "item", "time": "time", "order": "order"}
-        raw = columns.interactions(table, roles, where=file, names=Names(order="order"))
+        raw = columns.interactions(table, roles, where=file, names=Names(order="order", fixed=True))
         said = f"{file.name}: {turned:,} sessions have times against the order of their lists, which counts"
         return raw._replace(notes=[*raw.notes, *([said] if turned else [])])
     order = pl.int_range(pl.len()).alias("time")
@@ -162,14 +162,14 @@ def _raw(clicks: list[Click], clock: bool, file: Path) -> RawData:
 def _items(path: Path) -> tuple[pl.DataFrame, list[str]]:
     if ".csv" in path.suffixes:
         table, rejected = read_csv(path)
-        return columns.items(table, Names(), where=path), rejected
+        return columns.items(table, Names(fixed=True), where=path), rejected
     rejected = []
     rows = [{key: _text(one) for key, one in value.items()} for _, value in lines.read(path, rejected)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pl.DataFrame(
         {name: [row.get(name) for row in rows] for name in names}, schema=dict.fromkeys(names, pl.String)
     )
-    return columns.items(table, Names(), where=path), rejected
+    return columns.items(table, Names(fixed=True), where=path), rejected
 
 
 def _text(value: Any) -> str | None:

@@ -79,14 +79,16 @@ class Mind:
         clicks = pl.concat([one.select("user", "item", "time", ROW) for one in (before, clicked)])
         clicks = clicks.with_columns(pl.int_range(pl.len()).alias("order"))
         roles = {"user": "user", "item": "item", "time": "time", "order": "order"}
-        raw = columns.interactions(clicks, roles, where=file, names=Names(time_format=_TIME, order="order"))
+        raw = columns.interactions(
+            clicks, roles, where=file, names=Names(time_format=_TIME, order="order", fixed=True)
+        )
         raw = raw._replace(notes=[*notes, *said, *raw.notes], rejected=rejected + raw.rejected)
         if not self.titles:
             return raw
         news = self._news()
         header(news, _NEWS)
         items, bad = read_csv(news, dialect=_NEWS)
-        kept = Names(attributes=("category", "subcategory"))
+        kept = Names(attributes=("category", "subcategory"), fixed=True)
         return raw._replace(items=columns.items(items, kept, where=news), rejected=raw.rejected + bad)
 
     def _behaviors(self) -> Path:

@@ -199,7 +199,7 @@ def _content(path: Path, name: str, file: str, encoding: str) -> bytes | None:
         found = next(
             (one for one in (path / file, *sorted(path.glob(f"{name}/{file}"))) if one.is_file()), None
         )
-        return None if found is None else files.content(found, encoding=encoding)
+        return None if found is None else files.content(found, encoding=encoding, advise=False)
     try:
         data = download.read_member(path, f"{name}/{file}", limit=files.allowed(path.stat().st_size))
     except DataError as error:

@@ -22,8 +22,7 @@ from llm4sbr.data.readers.tables import Csv
 from llm4sbr.errors import DataError
 from llm4sbr.protocols import RawData
 
-_ATOMIC = Dialect("\t", "")
-_LIST = "itemidlist"
+_ATOMIC = Dialect("\t", "", option="")
 _TIMES = "timestamplist"
 _PARTS = ("train", "valid", "test")
 
@@ -44,7 +43,8 @@ class RecBole:
         path: a folder with one `NAME.inter` or its parts, or one of these files, which stands for all parts.
         items: the file of items, if it is not `NAME.item` beside them.
         titles: false to work without titles.
-        title: the column of the titles, if it has no common name.
+        user, session, item, time, title, items_item: column names without their types; common names are
+            recognised without. `items_item` is the item column of the file of items.
         attributes: columns of the items to keep as attributes; by default all.
     """
 
@@ -54,13 +54,18 @@ class RecBole:
         *,
         items: Path | None = None,
         titles: bool = True,
+        user: str | None = None,
+        session: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
         title: str | None = None,
+        items_item: str | None = None,
         attributes: Sequence[str] | None = None,
     ) -> None:
         self.path = path
         self.items = items
         self.titles = titles
-        self.names = Names(title=title, attributes=attributes)
+        self.names = Names(user, session, item, time, None, title, attributes, None, items_item)
 
     def files(self) -> list[Path]:
         """The files that `read` reads."""
@@ -75,12 +80,13 @@ class RecBole:
         other = next((part for part in parts if set(heads[part]) != set(found)), None)
         if other is not None:
             raise DataError(f"{other}:1: other columns than {parts[0].name}: {', '.join(heads[other])}")
-        lists = next((name for name in found if columns.plain(name) == _LIST), None)
+        item = columns.plain(self.names.item or "item_id")
+        lists = next((name for name in found if columns.plain(name) == f"{item}list"), None)
         if lists is None:
             return self._single_clicks(log)
         rejected: list[str] = []
-        rows = list(chain.from_iterable(_rows(part, lists, rejected) for part in parts))
-        raw = _raw(rows, _role(found, parts[0]), log)
+        rows = list(chain.from_iterable(self._rows(part, lists, rejected) for part in parts))
+        raw = _raw(rows, self._role(found, parts[0]), log)
         items, bad = self._read_items()
         return raw._replace(items=items, rejected=rejected + raw.rejected + bad)
 
@@ -90,7 +96,12 @@ class RecBole:
             interactions=log,
             items=items,
             titles=self.titles,
+            user=self.names.user,
+            session=self.names.session,
+            item=self.names.item,
+            time=self.names.time,
             title=self.names.title,
+            items_item=self.names.items_item,
             attributes=self.names.attributes,
             separator="\t",
             quote="",
@@ -101,6 +112,38 @@ class RecBole:
             return pl.DataFrame(schema={"item": pl.String, "title": pl.String}), []
         table, rejected = read_csv(self._items(), dialect=_ATOMIC)
         return columns.items(table, self.names, where=self._items()), rejected
+
+    def _rows(self, part: Path, lists: str, rejected: list[str]) -> list[_Sample]:
+        """The samples of a file; messages about rows without items are added to `rejected`."""
+        table, bad = read_csv(part, dialect=_ATOMIC)
+        rejected += bad
+        found = [name for name in table.columns if name != ROW]
+        names, role = self.names, self._role(found, part)
+        owner = columns.require([role], found, names, where=part)[role]
+        item = columns.require(["item"], [name for name in found if name != lists], names, where=part)["item"]
+        time = columns.find("time", found, names, where=part)
+        times = next((name for name in found if columns.plain(name) == _TIMES), None)
+        number = (pl.col(time) if time else pl.lit(None)).cast(pl.Float64, strict=False).alias("at")
+        split = (
+            pl.col(times).str.split(" ").cast(pl.List(pl.Float64), strict=False) if times else pl.lit(None)
+        )
+        listed = split.alias("earlier")
+        samples = table.select(
+            pl.col(owner), pl.col(lists).str.split(" "), pl.col(item), number, listed, pl.col(ROW)
+        )
+        out = []
+        for who, before, target, at, earlier, row in samples.iter_rows():
+            items = [one for one in (before or []) if one]
+            if who is None or target is None:
+                rejected.append(f"{part}:{row}: {owner if who is None else item}: missing")
+                continue
+            known = earlier if earlier is not None and len(earlier) == len(items) else [None] * len(items)
+            out.append(_Sample(who, [*zip(items, known, strict=True), (target, at)], row))
+        return out
+
+    def _role(self, found: Sequence[str], part: Path) -> str:
+        """Whether samples belong to sessions or users."""
+        return next(iter(columns.require(["session", "user"], found, self.names, where=part)))
 
     def _log(self) -> Path:
         """`NAME.inter`, or `NAME.*.inter` for its parts."""
@@ -135,38 +178,6 @@ def _whole(file: Path) -> Path:
     """The log that a part belongs to, `NAME.*.inter`; any other file is its own log."""
     name, _, part = file.name.removesuffix(".inter").rpartition(".")
     return file.with_name(f"{name}.*.inter") if name and part in _PARTS else file
-
-
-def _rows(part: Path, lists: str, rejected: list[str]) -> list[_Sample]:
-    """The samples of a file; messages about rows without items are added to `rejected`."""
-    table, bad = read_csv(part, dialect=_ATOMIC)
-    rejected += bad
-    found = [name for name in table.columns if name != ROW]
-    names, role = Names(), _role(found, part)
-    owner = columns.require([role], found, names, where=part)[role]
-    item = columns.require(["item"], [name for name in found if name != lists], names, where=part)["item"]
-    time = columns.find("time", found, names, where=part)
-    times = next((name for name in found if columns.plain(name) == _TIMES), None)
-    number = (pl.col(time) if time else pl.lit(None)).cast(pl.Float64, strict=False).alias("at")
-    split = pl.col(times).str.split(" ").cast(pl.List(pl.Float64), strict=False) if times else pl.lit(None)
-    listed = split.alias("earlier")
-    samples = table.select(
-        pl.col(owner), pl.col(lists).str.split(" "), pl.col(item), number, listed, pl.col(ROW)
-    )
-    out = []
-    for who, before, target, at, earlier, row in samples.iter_rows():
-        items = [one for one in (before or []) if one]
-        if who is None or target is None:
-            rejected.append(f"{part}:{row}: {owner if who is None else item}: missing")
-            continue
-        known = earlier if earlier is not None and len(earlier) == len(items) else [None] * len(items)
-        out.append(_Sample(who, [*zip(items, known, strict=True), (target, at)], row))
-    return out
-
-
-def _role(found: Sequence[str], part: Path) -> str:
-    """Whether samples belong to sessions or users."""
-    return next(iter(columns.require(["session", "user"], found, Names(), where=part)))
 
 
 def joined(samples: Sequence[list[Click]], longest: int) -> list[list[Click]]:
@@ -237,5 +248,5 @@ def _raw(samples: list[_Sample], role: str, log: Path) -> RawData:
         table = table.with_columns(filled.over("session")).with_columns(
             pl.col("time").cum_max().over("session")
         )
-    raw = columns.interactions(table, roles, where=log, names=Names(order="order"))
+    raw = columns.interactions(table, roles, where=log, names=Names(order="order", fixed=True))
     return raw._replace(notes=[said, *raw.notes])

@@ -243,7 +243,7 @@ def _texts(locations: Locations, clicks: Path, found: list[str], names: Names) -
 def _read_parquet(path: Path, wanted: list[str] | None) -> pl.DataFrame:
     try:
         table = pl.read_parquet(path, columns=wanted)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _not_parquet(path, error) from None
     return table.with_row_index(ROW, offset=1)
 
@@ -251,10 +251,10 @@ def _read_parquet(path: Path, wanted: list[str] | None) -> pl.DataFrame:
 def _parquet_header(path: Path) -> list[str]:
     try:
         return list(pl.read_parquet_schema(path))
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _not_parquet(path, error) from None
 
 
-def _not_parquet(path: Path, error: Exception) -> DataError:
+def _not_parquet(path: Path, error: BaseException) -> DataError:
     reason = str(error).splitlines()[0]
     return DataError(f"{path}: not a whole Parquet file: {reason}")

@@ -29,7 +29,7 @@ _EARLY = 31_536_000
 
 
 def times(
-    column: pl.Series, *, clock: bool, form: str | None = None, where: str
+    column: pl.Series, *, clock: bool, form: str | None = None, where: str, advise: bool = True
 ) -> tuple[pl.Series, list[str]]:
     """Seconds (Float64) or an order (Int64), null if missing; and one line per decision taken.
 
@@ -38,6 +38,7 @@ def times(
         clock: true for times, false for an order.
         form: format for strptime, or the unit that numbers count; None recognises numbers and ISO 8601.
         where: file and column, for messages.
+        advise: whether the reader has the option `time_format`.
 
     Raises:
         DataError: the column has another type, or `form` is not a format.
@@ -63,7 +64,7 @@ def times(
         if first.cast(pl.Float64, strict=False).null_count() > len(first) / 2:
             return _dates(column), []
     numbers = pl.select(pl.when(numbers.is_finite()).then(numbers)).to_series()
-    return _seconds(numbers) if clock else (_order(numbers), [])
+    return _seconds(numbers, advise=advise) if clock else (_order(numbers), [])
 
 
 def places(column: pl.Series, *, where: str) -> tuple[pl.Series, list[str]]:
@@ -98,7 +99,7 @@ def _order(numbers: pl.Series) -> pl.Series:
     return numbers.cast(pl.Int64, strict=False)
 
 
-def _seconds(numbers: pl.Series) -> tuple[pl.Series, list[str]]:
+def _seconds(numbers: pl.Series, *, advise: bool) -> tuple[pl.Series, list[str]]:
     for length, form in _DIGITS:
         dates = _as_dates(numbers, length, form)
         if dates is not None:
@@ -115,9 +116,10 @@ def _seconds(numbers: pl.Series) -> tuple[pl.Series, list[str]]:
             odd = int((~fits).sum())
             notes = [] if unit == "seconds" else [f"timestamps are {unit}"]
             if unit == "seconds" and 0 < _largest(numbers) < _EARLY:
+                how = "Say so by --set data.options.time_format=days (or hours ...)"
                 notes.append(
                     "timestamps read as seconds all lie in 1970: do they count days, hours, minutes or "
-                    "milliseconds? Say so by --set data.options.time_format=days (or hours ...)"
+                    f"milliseconds? {how if advise else 'Times are seconds here'}"
                 )
             if odd:
                 notes.append(f"{odd:,} timestamps are not {unit}, as the others are, by their size")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from markupsafe import Markup, escape
 
 from llm4sbr import stamps, store
 from llm4sbr.config import read_toml, to_toml
@@ -79,7 +80,7 @@ def run_page(run: Path) -> dict[str, Any]:
         if rows and prepared
         else None,
         "data": gather.get("data", lambda: data(prepared)) if prepared else None,
-        "settings": to_toml(settings) if settings else "",
+        "settings": Markup(escape(to_toml(settings))) if settings else "",  # the whole of it
         "versions": gather.get("versions", lambda: store.read_record(run / "versions.json")),
     }
     return page | {"warnings": _warnings(metrics, prepared), "gaps": list(dict.fromkeys(gather.gaps))}

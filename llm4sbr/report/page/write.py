@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llm4sbr import registry, store
+from llm4sbr.printable import LINE, short
 from llm4sbr.report import REPORT
 from llm4sbr.report.page.experiment import RECORD, experiment_page
 from llm4sbr.report.page.run import run_page
@@ -61,6 +62,7 @@ def environment() -> Environment:
         loader=PackageLoader("llm4sbr.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: short(value, LINE) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

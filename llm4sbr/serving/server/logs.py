@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from llm4sbr.printable import escaped
+
 log = logging.getLogger("llm4sbr.serving")
 
 
@@ -26,7 +28,7 @@ class JsonFormatter(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return escaped(orjson.dumps(line, default=str).decode())
 
 
 def say(event: str, level: int = logging.INFO, **fields: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -27,6 +28,7 @@ from prometheus_client.metrics_core import (
 from llm4sbr.serving.server.http import Reply
 
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+LASTED = "llm4sbr_request_seconds"
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -50,12 +52,14 @@ class Histogram:
         self.sum += value
 
     def collect(self) -> HistogramMetricFamily:
-        """Prometheus' buckets: how many values were at most each bound."""
-        total, buckets = 0, []
-        for bound, count in zip((*map(float, self.bounds), "+Inf"), self.counts, strict=True):
-            total += count
-            buckets.append((str(bound), total))
-        return HistogramMetricFamily(self.name, self.text, buckets=buckets, sum_value=self.sum)
+        """As Prometheus has it."""
+        return HistogramMetricFamily(self.name, self.text, buckets=self.buckets, sum_value=self.sum)
+
+    @property
+    def buckets(self) -> list[tuple[str, int]]:
+        """How many values were at most each bound."""
+        bounds = (*map(str, map(float, self.bounds)), "+Inf")
+        return list(zip(bounds, accumulate(self.counts), strict=True))
 
 
 class Metrics:
@@ -69,7 +73,8 @@ class Metrics:
         """Number of requests by route and status."""
         self.reloads: Counter[str] = Counter()
         """By result."""
-        self.seconds = Histogram("llm4sbr_request_seconds", "From a request's head to its answer.", SECONDS)
+        self.seconds: dict[str, Histogram] = {}
+        """By route, so that a scrape of these metrics hides no slow list."""
         self.computing = Histogram("llm4sbr_batch_seconds", "Computing one batch.", SECONDS)
         self.waiting = Histogram("llm4sbr_wait_seconds", "The longest wait of a batch's sessions.", SECONDS)
         self.rows = Histogram("llm4sbr_batch_rows", "Sessions in a batch.", ROWS)
@@ -87,7 +92,9 @@ class Metrics:
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is one of a few fixed names."""
         self.requests[route, status] += 1
-        self.seconds.observe(seconds)
+        if route not in self.seconds:
+            self.seconds[route] = Histogram(LASTED, "", SECONDS)
+        self.seconds[route].observe(seconds)
 
     def serves(self, version: str, variant: str, queued: Callable[[], int]) -> None:
         """Record the version that is now served, and how to get the queue's length."""
@@ -119,7 +126,12 @@ class Metrics:
         )
         queue = GaugeMetricFamily("llm4sbr_queue_rows", "Sessions that wait.", value=self._queued())
         yield from (requests, reloads, model, refused, queue)
-        yield from (one.collect() for one in (self.seconds, self.computing, self.waiting, self.rows))
+        told = "From a request's head to its answer."
+        lasted = HistogramMetricFamily(LASTED, told, labels=("route",))
+        for route, one in self.seconds.items():
+            lasted.add_metric((route,), buckets=one.buckets, sum_value=one.sum)
+        yield lasted
+        yield from (one.collect() for one in (self.computing, self.waiting, self.rows))
 
     def page(self) -> Reply:
         """All metrics in Prometheus' text format."""

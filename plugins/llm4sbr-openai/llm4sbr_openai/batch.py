@@ -20,6 +20,7 @@ from llm4sbr.asking.cache import Answer
 from llm4sbr.asking.questions import missing_prompts, open_answer_cache
 from llm4sbr.config import in_force
 from llm4sbr.errors import ConfigError, DataError, Llm4sbrError, ModelUnavailableError
+from llm4sbr.printable import printable, short
 from llm4sbr.secrets import mask
 from llm4sbr.store import open_for_reading, writing
 from llm4sbr_openai.reply import said
@@ -74,13 +75,13 @@ def answers(run: Path, file: Path) -> None:
             found[key] = answer
         elif key in wanted:
             failed, reason, hint = failed + 1, str(answer), getattr(answer, "hint", "")
-    why = f" ({mask(reason)})" if reason else ""
+    why = f" ({short(mask(reason))})" if reason else ""
     if failed and not found:
         raise ModelUnavailableError(f"{file}: {failed:,} results and no answer{why}; {hint or ASK}")
     with open_answer_cache(config.infer) as cache:
         new = cache.put_many(found, llm=llm.fingerprint)
     said = f"{new:,} new answers, {failed:,} failed{why}, {foreign:,} not of this run"
-    click.echo(f"{file}: {said}; {len(wanted) - len(found):,} missing")
+    click.echo(printable(f"{file}: {said}; {len(wanted) - len(found):,} missing"))
 
 
 def _llm(name: str, options: dict[str, Any]) -> Any:
@@ -131,5 +132,5 @@ def main() -> None:
         click.echo("interrupted; run the same command again", err=True)
         sys.exit(130)
     except Llm4sbrError as error:
-        click.echo(mask(f"error: {error}"), err=True)
+        click.echo(printable(f"error: {error}"), err=True)
         sys.exit(2)

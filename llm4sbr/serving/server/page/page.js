@@ -26,7 +26,7 @@ async function ask(path, body) {
 function entry(title, press, { score, isNew, label } = {}) {
   const button = document.createElement("button");
   button.type = "button";
-  button.textContent = title;
+  button.textContent = title.length > 300 ? `${title.slice(0, 300)} ...` : title;
   if (label) button.setAttribute("aria-label", label);
   if (isNew) button.classList.add("new");
   if (score !== undefined) {
