@@ -49,7 +49,7 @@ def model_with_everything(items: int = N, *, dim: int = 8, fuser: str | None = "
     both = ("long", "short") if fuser else ()
     options = {"rank": 4} if fuser else {}
     recipe = Recipe(items, dim, "sr-gnn", {}, fuser, options, both, both, WIDTH if fuser else 0,
-                    predictor=bool(fuser), neighbours=6, counted=("near", "lift"))  # fmt: skip
+                    predictor=bool(fuser), neighbours=6, counted=("near", "lift", "own"))  # fmt: skip
     model = build(recipe).eval()
     with torch.no_grad():
         if fuser:
@@ -63,6 +63,7 @@ def model_with_everything(items: int = N, *, dim: int = 8, fuser: str | None = "
             table.weight.fill_(0.7)
             table.small.fill_(0.2)
         model.counted.prior.fill_(0.3)
+        model.counted.own.copy_(torch.tensor([1.5, -0.5]))
         model.counted.popularity.normal_(generator=generator)
     return recipe, model
 

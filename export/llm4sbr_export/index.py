@@ -96,6 +96,17 @@ def added_of(model: LLM4SBR) -> list[Added]:
     return found
 
 
+@torch.no_grad()
+def own_of(model: LLM4SBR) -> tuple[float, float] | None:
+    """What is added to the score of a session's last item, and of its others; None if nothing is."""
+    counted = None if model.counted is None else model.counted.own
+    if model.repeats is None and counted is None:
+        return None
+    fuser = 0.0 if model.repeats is None else model.repeats.item()
+    last, others = (0.0, 0.0) if counted is None else counted.tolist()
+    return fuser + last, fuser + others
+
+
 def built(rows: NDArray[np.float32]) -> Any:
     """An index over rows float32 (N, Q): inverted lists of 8-bit rows, by inner product."""
     library = faiss()
@@ -118,9 +129,8 @@ def write_index(graph: Graph, path: Path, example: Mapping[str, Tensor], spec: E
     from llm4sbr.serving.search import INDEX
 
     rows = rows_of(graph).numpy()
-    repeats = None if graph.model.repeats is None else graph.model.repeats.item()
     count = max(CANDIDATES, 4 * spec.k) + spec.max_length
-    search = Search(built(rows), rows, added_of(graph.model), repeats=repeats, count=count)
+    search = Search(built(rows), rows, added_of(graph.model), own=own_of(graph.model), count=count)
     session = open_session(path, provider="cpu")
     inputs = {name: value[:MEASURED] for name, value in example.items() if name != "exclude_seen"}
     queries = session.run(["query"], {name: value.numpy() for name, value in inputs.items()})[0]

@@ -6,6 +6,7 @@ starts fast and stays small. Every file is checked against its recorded hash bef
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -303,7 +304,12 @@ def provider_of(session: InferenceSession) -> str:
 
 
 def onnxruntime() -> Any:
-    """The module; `ModelUnavailableError` if it is not installed."""
+    """The module; `ModelUnavailableError` if it is not installed.
+
+    From 1.32 on its import writes a device identifier and events to upload into the user's cache folder,
+    unless a variable is set before; whoever wants that sets it to 0.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime as runtime
     except ModuleNotFoundError:

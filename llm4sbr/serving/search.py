@@ -55,17 +55,23 @@ class Search:
         index: of faiss, over the rows.
         rows: float32 (N, Q).
         added: item-item tables.
-        repeats: added to the scores of a session's own items.
+        own: added to the scores of a session's own items: of the last one, of all others; None if nothing is.
         count: candidates that the index finds.
     """
 
     def __init__(
-        self, index: Any, rows: Floats, added: Sequence[Added], *, repeats: float | None, count: int
+        self,
+        index: Any,
+        rows: Floats,
+        added: Sequence[Added],
+        *,
+        own: tuple[float, float] | None,
+        count: int,
     ) -> None:
         self.index = index
         self.rows = rows
         self.added = added
-        self.repeats = repeats
+        self.own = own
         self.count = min(count, len(rows))
 
     @classmethod
@@ -88,8 +94,9 @@ class Search:
             index = faiss().deserialize_index(np.array(tensors["index"]))
             tables = range(int(facts["tables"]))
             added = [_table(tensors, number) for number in tables]
-            repeats = None if facts["repeats"] == "" else float(facts["repeats"])
-            found = cls(index, tensors["rows"], added, repeats=repeats, count=int(facts["count"]))
+            last, others = (float(number) for number in facts["own"].split()) if facts["own"] else (0.0, 0.0)
+            own = (last, others) if facts["own"] else None
+            found = cls(index, tensors["rows"], added, own=own, count=int(facts["count"]))
         except (KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise StoreError(f"{path}: not a whole index ({reason}); export again") from None
@@ -111,7 +118,7 @@ class Search:
             tensors[f"{number}.numbers"] = np.array([one.weight, one.small])
         facts = {key: about[key] for key in ("fingerprint", "catalogue")}
         facts |= {"tables": str(len(self.added)), "count": str(self.count)}
-        facts["repeats"] = "" if self.repeats is None else repr(self.repeats)
+        facts["own"] = "" if self.own is None else f"{self.own[0]!r} {self.own[1]!r}"
         save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, path, facts)
 
     def top(
@@ -130,14 +137,16 @@ class Search:
         scores = np.full((len(queries), k), -np.inf, np.float32)
         candidates = self.index.search(queries, self.count)[1] + 1  # 0 for none
         for row, (query, near) in enumerate(zip(queries, candidates, strict=True)):
-            own = np.unique(items[row])
-            found, values = self._scored(query, near, items[row][mask[row]], own)
+            clicks, own = items[row][mask[row]], np.unique(items[row])
+            found, values = self._scored(query, near, clicks, own)
             if not len(found):
                 continue
             if exclude[row, 0]:
                 values[np.isin(found, own)] = -np.inf
-            elif self.repeats is not None:
-                values[np.isin(found, own)] += np.float32(self.repeats)
+            elif self.own is not None:
+                last, others = self.own
+                values[found == clicks[-1]] += np.float32(last)
+                values[np.isin(found, own) & (found != clicks[-1])] += np.float32(others)
             best = np.argpartition(-values, min(k, len(values)) - 1)[:k]
             best = best[np.lexsort((found[best], -values[best]))]
             best = best[values[best] > -np.inf]
@@ -145,10 +154,10 @@ class Search:
         return ids, scores
 
     def _scored(self, query: Floats, near: Ids, clicks: Ids, own: Ids) -> tuple[Ids, Floats]:
-        """Ascending candidates int64 (C,) and their scores float32 (C,), without `repeats`."""
+        """Ascending candidates int64 (C,) and their scores float32 (C,), without `own`."""
         told = [one.of(clicks) for one in self.added]
         many = [near, *(_largest(*one, self.count) for one in told)]
-        found = np.unique(np.concatenate([*many, own] if self.repeats is not None else many))
+        found = np.unique(np.concatenate([*many, own] if self.own is not None else many))
         found = found[found > 0]
         values: Floats = self.rows[found - 1] @ query
         for ids, more in told:
