@@ -37,7 +37,8 @@ CPU_ONLY = ("MatMulInteger",)
 """Operators of 8-bit tables that TensorRT does not support."""
 
 MAPPED = 2**26
-"""Maximum size of weights inside the file where only some of their rows are read: outside they are mapped."""
+"""Weights above this size in bytes are mapped from a file of their own: opening does not parse and copy them,
+and of tables that are read row by row only the rows that were read count as memory."""
 
 MOST_INSIDE = 2**31 - 2**24
 """Maximum size of weights inside the ONNX file in bytes; protobuf is limited to 2 GiB."""
@@ -58,7 +59,7 @@ class Onnx:
     def __init__(
         self,
         *,
-        most_inside: int = MOST_INSIDE,
+        most_inside: int = MAPPED,
         provider: Provider = "auto",
         threads: int | None = None,
     ) -> None:
@@ -79,7 +80,7 @@ class Onnx:
         )
         indexed = spec.precision == "index"
         written = QueryGraph(graph) if indexed else graph
-        write(written, path, about=spec.about, most_inside=MAPPED if indexed else self.most_inside)
+        write(written, path, about=spec.about, most_inside=self.most_inside)
         if indexed:
             write_index(graph, path, example, spec)
         check_operators(path, allowed=(ADDING, *(CPU_ONLY if spec.precision == "int8" else ())))
