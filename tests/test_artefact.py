@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -154,3 +156,12 @@ def test_a_fall_back_to_the_cpu_is_an_error(exported, monkeypatch):
     with pytest.raises(InputError, match="provider cuda: ONNX Runtime fell back to cpu"):
         Artefact.open(exported / "onnx-input", provider="cuda")
     assert Artefact.open(exported / "onnx-input").provider == "cpu"
+
+
+def test_the_runtime_leaves_nothing_in_a_users_home(tmp_path):
+    """Its telemetry would write a device identifier there as soon as it is imported."""
+    quiet = ("CI", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    home = {key: value for key, value in os.environ.items() if key not in quiet}
+    command = [sys.executable, "-c", "from llm4sbr.serving.artefact import onnxruntime; onnxruntime()"]
+    subprocess.run(command, env=home | {"HOME": str(tmp_path)}, check=True)
+    assert [path for path in tmp_path.rglob("*") if "icrosoft" in str(path)] == []

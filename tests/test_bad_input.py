@@ -72,7 +72,7 @@ def test_data_too_small_for_a_temporal_split(
     assert run("prepare", sessions=sessions) == 2
     line = error_of(capsys)
     assert f"(0 training sessions, 0 items) of {sessions} sessions under data.split=temporal" in line
-    assert "choose data.split=random" in line
+    assert "choose --set data.split=random" in line
     assert not (tmp_path / "run" / "prepare").exists()
 
 

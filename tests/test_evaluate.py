@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,9 @@ from llm4sbr.stages.evaluate import evaluate
 from llm4sbr.stages.train import train
 from llm4sbr.store import read_tensors
 from llm4sbr.testing.toy_run import toy_run
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_runs import sign
 
 QUIET = Progress(quiet=True)
 K = (1, 5, 10)
@@ -182,6 +187,7 @@ def test_model_of_another_catalogue(tmp_path):
     train(run, run / "train", settings(), QUIET)
     record = run / "train/plain/seed-0/model.json"
     record.write_text(record.read_text().replace('"catalogue": "', '"catalogue": "0'))
+    sign(record.parent)
     with pytest.raises(StoreError, match=r"another catalogue .* run train again"):
         evaluate(run, run, settings(), QUIET)
 

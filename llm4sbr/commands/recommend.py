@@ -102,15 +102,16 @@ def recommend(
     if (session is None) == (source_file is None):
         raise InputError("give either --session, or --in with a file of sessions")
     exclude_seen = None if include_seen is None else not include_seen
-    options = {"k": k, "exclude_seen": exclude_seen, "source": source, "unknown": unknown}
+    options: dict[str, Any] = {"k": k, "exclude_seen": exclude_seen, "source": source, "unknown": unknown}
     load = partial(_load, folder, variant, exported, refitted)
     if source_file is not None:
         wanted = (source_file, target_file, fields, options, engine)
         _whole_set(wanted, load, as_json=as_json, quiet=quiet)
         return
+    assert session is not None
     recommender = load(quiet=quiet)
     recommender.check(k, source)
-    answer = partial(recommender.recommend, **options)
+    answer: Callable[..., Recommendation] = partial(recommender.recommend, **options)
     if session == "-":
         _stream(answer)
     elif as_json:
