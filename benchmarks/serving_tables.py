@@ -50,7 +50,8 @@ def serving_table(found: dict[str, Any]) -> str:
     for row in found["rows"]:
         rates = [f"{row['highest_rate'][name]:,.0f}/s" for name in LIMITS]
         memory = f"{row['server_peak_memory'] / 2**20:.0f} MB"
-        cells = [f"{row['items']:,}", row["precision"], *rates, f"{row['seconds_to_ready']:.1f}", memory]
+        named = f"{row['precision']}, recall {row['recall']:.4f}" if "recall" in row else row["precision"]
+        cells = [f"{row['items']:,}", named, *rates, f"{row['seconds_to_ready']:.1f}", memory]
         lines.append([*cells, _sustained(row.get("sustained"))])
     return table(heads, lines)
 

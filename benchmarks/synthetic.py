@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from llm4sbr.data.prepared import catalogue_hash
 from llm4sbr.exporting import ExportSpec
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.protocols import Catalogue, Horizon
 from llm4sbr.serving.artefact import FORMAT, ITEMS, RECORD, write_items
+from llm4sbr.serving.search import INDEX
 from llm4sbr.store import file_sha256
 from llm4sbr_export.onnx import Onnx
 
@@ -52,8 +54,22 @@ def write_artefact(
     backbone: str = "sr-gnn",
     k: int = 20,
     seed: int = 0,
+    model: LLM4SBR | None = None,
+    sessions: Tensor | None = None,
 ) -> Path:
-    """Write an export folder with a randomly initialised model and return it."""
+    """Write an export folder and return it.
+
+    Args:
+        folder: created if missing.
+        items: N.
+        variant: `plain` or another intent mode.
+        precision: of the exporter `onnx`.
+        backbone: of a randomly initialised model.
+        k: K.
+        seed: of its weights.
+        model: the model itself.
+        sessions: that an index is tuned on, right-padded int64 (B, T).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     perspectives = PERSPECTIVES if variant != "plain" else ()
     whole = catalogue(items)
@@ -65,10 +81,13 @@ def write_artefact(
     facts |= {"k": k, "num_items": items, "max_length": LONGEST}
     spec = ExportSpec(k, variant, precision, 64, LONGEST, {key: str(value) for key, value in facts.items()})
     inputs = ["items", "mask", "exclude_seen", *(["intents"] if variant == "intents" else [])]
-    model = random_model(items, variant, backbone=backbone, seed=seed)
-    Onnx(provider="cpu").export(model, {}, folder / "model.onnx", spec=spec)
+    model = model or random_model(items, variant, backbone=backbone, seed=seed)
+    example = {} if sessions is None else {"items": sessions, "mask": sessions > 0}
+    Onnx(provider="cpu").export(model, example, folder / "model.onnx", spec=spec)
+    if precision == "index":
+        inputs.remove("exclude_seen")
     write_items(folder / ITEMS, whole)
-    files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", ITEMS))]
+    files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", ITEMS, INDEX))]
     record = facts | {"format": FORMAT, "kind": "onnx", "precision": precision}
     record |= {"perspectives": list(perspectives), "text_dim": TEXT if perspectives else 0}
     record |= {"verified": {}, "versions": {}}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from llm4sbr.errors import InputError
 from llm4sbr.fusion.linear import Linear
 from llm4sbr.fusion.predictor import ItemIntents
-from llm4sbr_export.heads import Exact, ReRanked, without
+from llm4sbr_export.heads import COARSE, Exact, ReRanked, without
 
 if TYPE_CHECKING:
     from llm4sbr.fusion.model import LLM4SBR, Output
@@ -34,7 +34,8 @@ class Graph(nn.Module):
         model: in evaluation mode, on the CPU; it is modified.
         k: K.
         intent_mode: one of `INTENT_MODES`.
-        precision: `fp32`, or one of `heads.COARSE`, which select candidates and score those exactly.
+        precision: `fp32`, or one of `heads.COARSE`, which select candidates and score those exactly; with
+            `index` the scores are not the graph's, see `index.QueryGraph`.
         query_range: largest absolute value in a query, for a precision that also rounds queries.
         with_intents: also return the predicted intents, in the intent mode `predictor`.
         most_clicks: maximum T, for a runtime whose scatter cannot add: sums over clicks are then computed one
@@ -74,7 +75,7 @@ class Graph(nn.Module):
             )
         self.exact = Exact(tables, repeats=self.model.repeats) if tables else None
         self.coarse = None
-        if self.exact and precision != "fp32":
+        if self.exact and precision in COARSE:
             self.coarse = ReRanked(self.exact, precision, k=k, query_range=query_range)
 
     def forward(

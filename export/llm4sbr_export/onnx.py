@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from llm4sbr.exporting import ExportSpec
-from llm4sbr.serving.artefact import Provider, open_session, provider_of
+from llm4sbr.serving.artefact import Provider, open_session, opened_index, provider_of, searched
 from llm4sbr.system import installation
 from llm4sbr_export.checks import check_operators
 from llm4sbr_export.graph import Graph
 from llm4sbr_export.heads import OPSET
+from llm4sbr_export.index import QueryGraph, write_index
 
 if TYPE_CHECKING:
     from llm4sbr.fusion.model import LLM4SBR
@@ -35,6 +36,10 @@ ADDING = "ScatterElements with reduction = add"
 CPU_ONLY = ("MatMulInteger",)
 """Operators of 8-bit tables that TensorRT does not support."""
 
+MAPPED = 2**26
+"""Weights above this size in bytes are mapped from a file of their own: opening does not parse and copy them,
+and of tables that are read row by row only the rows that were read count as memory."""
+
 MOST_INSIDE = 2**31 - 2**24
 """Maximum size of weights inside the ONNX file in bytes; protobuf is limited to 2 GiB."""
 
@@ -49,12 +54,12 @@ class Onnx:
     """
 
     suffix = ".onnx"
-    precisions = ("fp32", "int8")
+    precisions = ("fp32", "int8", "index")
 
     def __init__(
         self,
         *,
-        most_inside: int = MOST_INSIDE,
+        most_inside: int = MAPPED,
         provider: Provider = "auto",
         threads: int | None = None,
     ) -> None:
@@ -73,7 +78,11 @@ class Onnx:
         graph = Graph(
             model, k=spec.k, intent_mode=spec.intent_mode, precision=spec.precision, with_intents=True
         )
-        write(graph, path, about=spec.about, most_inside=self.most_inside)
+        indexed = spec.precision == "index"
+        written = QueryGraph(graph) if indexed else graph
+        write(written, path, about=spec.about, most_inside=self.most_inside)
+        if indexed:
+            write_index(graph, path, example, spec)
         check_operators(path, allowed=(ADDING, *(CPU_ONLY if spec.precision == "int8" else ())))
 
     def load(self, path: Path) -> OnnxScorer:
@@ -93,15 +102,21 @@ class OnnxScorer:
     def __init__(self, path: Path, *, provider: Provider = "auto", threads: int | None = None) -> None:
         self.session = open_session(path, provider=provider, threads=threads)
         self.provider = provider_of(self.session)
+        self.search, self.k = opened_index(path.parent, self.session)
 
     def score(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Item ids int64 (B, K) and scores float32 (B, K) for the graph's inputs by name."""
         feed = {name: value.numpy() for name, value in inputs.items()}
-        ids, scores = self.session.run(list(OUTPUTS), feed)
+        if self.search is None:
+            ids, scores = self.session.run(list(OUTPUTS), feed)
+        else:
+            ids, scores = searched(self.session, self.search, feed, self.k)
         return torch.from_numpy(np.asarray(ids)), torch.from_numpy(np.asarray(scores))
 
 
-def write(graph: Graph, path: Path, *, about: Mapping[str, str], most_inside: int = MOST_INSIDE) -> None:
+def write(
+    graph: Graph | QueryGraph, path: Path, *, about: Mapping[str, str], most_inside: int = MOST_INSIDE
+) -> None:
     """Write a graph to `path` with `about` as metadata; weights above `most_inside` bytes are external."""
     program = _trace(graph)
     ends = (*program.model.graph.inputs, *program.model.graph.outputs)
@@ -110,7 +125,7 @@ def write(graph: Graph, path: Path, *, about: Mapping[str, str], most_inside: in
     _save(program.model, path, most_inside=most_inside)
 
 
-def _trace(graph: Graph) -> Any:
+def _trace(graph: Graph | QueryGraph) -> Any:
     try:
         import onnxscript  # noqa: F401  needed by torch's exporter
     except ModuleNotFoundError as error:

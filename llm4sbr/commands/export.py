@@ -18,7 +18,15 @@ from llm4sbr.commands.options import common, print_json, refitted_option
     "--precision",
     "precisions",
     metavar="NAMES",
-    help="fp32, int8, fp16.  [the format's own]",
+    help="fp32, int8, fp16, index.  [the format's own]",
+)
+@click.option(
+    "--recall",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.99,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the K best items that an index must find on test sessions.",
 )
 @click.option(
     "-k",
@@ -60,6 +68,7 @@ def export(
     run: Path,
     formats: str,
     precisions: str | None,
+    recall: float,
     k: int,
     variant: str | None,
     seed: int | None,
@@ -82,6 +91,7 @@ def export(
     wanted = Export(
         formats=_names(formats),
         precisions=_names(precisions or ""),
+        recall=recall,
         k=k,
         variant=variant,
         seed=seed,

@@ -108,9 +108,10 @@ def recommend(
         wanted = (source_file, target_file, fields, options, engine)
         _whole_set(wanted, load, as_json=as_json, quiet=quiet)
         return
+    assert session is not None
     recommender = load(quiet=quiet)
     recommender.check(k, source)
-    answer: Callable[[Any], Any] = partial(recommender.recommend, **options)
+    answer: Callable[..., Recommendation] = partial(recommender.recommend, **options)
     if session == "-":
         _stream(answer)
     elif as_json:

@@ -38,6 +38,8 @@ class ExportSpec(NamedTuple):
     """Maximum number of clicks per session."""
     about: Mapping[str, str]
     """Metadata to store in the artefact: `fingerprint`, `catalogue` and more."""
+    recall: float = 0.99
+    """Least share of the K best items that an index finds, for the precision `index`."""
 
 
 @runtime_checkable

@@ -54,6 +54,8 @@ class Agreement(NamedTuple):
     """int64 (B, K), the trained model's list."""
     artefact: Tensor
     """int64 (B, K)."""
+    found: Tensor
+    """float (B,), share of the K best items that the artefact's list has, or equally good ones."""
     tied: Tensor
     """bool (B,), whether the trained model gives the target's score to other items too."""
 
@@ -66,6 +68,7 @@ def verify(
     samples: Samples,
     k: int,
     exact: bool,
+    recall: float | None = None,
     exclude: bool = False,
     max_batch: int = 64,
     advance: Callable[..., None] = lambda count: None,
@@ -78,6 +81,7 @@ def verify(
         sessions: the sessions that the samples refer to.
         samples: the test samples.
         k: K.
+        recall: least share of the K best items that lists must have, instead of agreeing, for an index.
         exact: every list must agree; otherwise (with rounded weights) a few may differ.
         exclude: leave the sessions' own items out of the lists of `samples`, as in the run's table.
         max_batch: maximum number of sessions per call.
@@ -93,10 +97,11 @@ def verify(
         difference = max(one.difference for one in both)
         sizes = {"sessions": len(batch.items), "clicks": batch.items.shape[1]}
         shapes.append(sizes | {"max_difference": difference})
-    agree, positions, worst = [], [], 0.0
+    agree, positions, found_shares, worst = [], [], [], 0.0
     for batch in batches(sessions, samples, batch_size=max_batch):
         one = compare(scorer, reference, reference.inputs(batch), batch.target, k=k, exclude=exclude)
         agree.append(one.agree)
+        found_shares.append(one.found)
         trained, found = position(one.trained, batch), position(one.artefact, batch)
         positions.append(torch.stack([trained, torch.where(one.tied & one.agree, trained, found)]))
         worst = max(worst, one.difference)
@@ -115,7 +120,10 @@ def verify(
             "metric_change": METRIC_CHANGE,
         },
     }
-    _judge(result)
+    if recall is not None:
+        result[f"recall@{k}"] = float(torch.cat(found_shares).mean())
+        result["tolerance"] = {"max_difference": TOLERANCE, f"recall@{k}": recall}
+    _judge(result, k)
     return result
 
 
@@ -154,7 +162,9 @@ def compare(
     good = (own >= best.values[:, -1:] - TOLERANCE * scale) | ~real
     equal = (full - full.gather(1, targets.unsqueeze(1) - 1)).abs() <= TOLERANCE * scale
     agree = good.all(1) & complete & ~twice
-    return Agreement(float(gap.max()), agree, best.indices + 1, ids, equal.sum(1) > 1)
+    wanted = best.values.isfinite().sum(1).clamp(min=1)
+    share = (good & real).sum(1) / wanted
+    return Agreement(float(gap.max()), agree, best.indices + 1, ids, share, equal.sum(1) > 1)
 
 
 def position(lists: Tensor, batch: Batch) -> Tensor:
@@ -172,8 +182,13 @@ def _metrics(positions: Tensor, k: int) -> dict[str, dict[str, float]]:
     return result
 
 
-def _judge(result: dict[str, Any]) -> None:
+def _judge(result: dict[str, Any], k: int) -> None:
     allowed = result["tolerance"]
+    recall = f"recall@{k}"
+    if recall in allowed and result["max_difference"] <= allowed["max_difference"]:
+        if result[recall] < allowed[recall]:
+            raise ExportError(f"{recall} of the index is {result[recall]:.4f}, asked was {allowed[recall]}")
+        return
     share = result["lists_that_agree"] / result["lists"]
     change = max(abs(metric["change"]) for metric in result["metrics"].values())
     if result["max_difference"] > allowed["max_difference"]:

@@ -53,6 +53,11 @@ class Table(nn.Module):
         self.weight = nn.Parameter(torch.zeros(()))  # w
         self.small = nn.Parameter(torch.ones(()))  # e
 
+    @staticmethod
+    def fading() -> Tensor:
+        """How much a click counts, float (`CLICKS`,), the latest first."""
+        return (-torch.arange(CLICKS) / FADING).exp()
+
     def sums(self, items: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """s, float (B, N), of int64 (B, T) under bool (B, T), and where it may differ from 0, int64 (B, C).
 
@@ -60,7 +65,7 @@ class Table(nn.Module):
         """
         rows, there = latest(items, mask, CLICKS)
         ids = self.items[rows].long()
-        fading = (-torch.arange(CLICKS, device=items.device) / FADING).exp() * there
+        fading = self.fading().to(items.device) * there
         weights = self.weights[rows] * fading.unsqueeze(2)
         summed = summed_in_turn if torch.onnx.is_in_onnx_export() else summed_at_once
         return summed(ids, weights, self.num_items), (ids - 1).clamp(min=0).flatten(1)

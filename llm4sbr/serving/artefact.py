@@ -7,6 +7,7 @@ starts fast and stays small. Every file is checked against its recorded hash bef
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ from llm4sbr.errors import DamagedError, InputError, StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.external import external_files
 from llm4sbr.serving.recommendation import Source
+from llm4sbr.serving.search import INDEX, Search
 from llm4sbr.system import installation, memory
 
 if TYPE_CHECKING:
@@ -54,11 +56,18 @@ class Artefact:
         exclude_seen: whether lists exclude a session's own items by default, as in training.
     """
 
-    def __init__(self, record: dict[str, Any], catalogue: Catalogue, session: InferenceSession) -> None:
+    def __init__(
+        self,
+        record: dict[str, Any],
+        catalogue: Catalogue,
+        session: InferenceSession,
+        search: Search | None = None,
+    ) -> None:
         self.record = record
         self.keys = catalogue.keys
         self.titles = catalogue.titles
         self.session = session
+        self.search = search
         self.provider = provider_of(session)
         self.intent_mode: str = record["variant"]  # so called in files since the first version
         self.k: int = record["k"]
@@ -93,7 +102,8 @@ class Artefact:
         items = read_items(folder / ITEMS, record["num_items"])
         session = open_session(folder / GRAPH, threads=threads, provider=provider)
         _check_graph(folder, record, session)
-        return cls(record, items, session)
+        search, _ = opened_index(folder, session)
+        return cls(record, items, session, search)
 
     def top(
         self,
@@ -139,6 +149,8 @@ class Artefact:
         feed: dict[str, NDArray[Any]] = {"items": items, "mask": mask, "exclude_seen": exclude_seen}
         if self.takes_intents:
             feed["intents"] = self._intents(None, len(items)) if intents is None else intents
+        if self.search is not None:
+            return searched(self.session, self.search, feed, self.k)
         ids, scores = self.session.run(["item_ids", "scores"], feed)
         return ids, scores
 
@@ -154,6 +166,8 @@ class Artefact:
         options = onnxruntime().RunOptions()
         options.only_execute_path_to_fetches = True
         feed = {"items": items, "mask": mask, "exclude_seen": np.ones((len(items), 1), np.bool_)}
+        if self.search is not None:
+            del feed["exclude_seen"]
         found: NDArray[np.float32] = self.session.run(["intents"], feed, options)[0]
         return found
 
@@ -255,6 +269,31 @@ def open_session(path: Path, *, threads: int | None = None, provider: Provider =
         raise InputError(f"provider {provider}: ONNX Runtime fell back to {found}; llm4sbr doctor shows why")
     memory.use_huge_pages()  # for the tables, which every request reads
     return session
+
+
+def opened_index(folder: Path, session: InferenceSession) -> tuple[Search | None, int]:
+    """The index of a graph that ends with the session's query, None for other graphs, and K.
+
+    Raises:
+        StoreError: it is missing, damaged, or another model's.
+    """
+    about = session.get_modelmeta().custom_metadata_map
+    if "query" not in {one.name for one in session.get_outputs()}:
+        return None, 0
+    try:
+        record = {**about, "num_items": int(about["num_items"])}
+        return Search.open(folder / INDEX, record), int(about["k"])
+    except (KeyError, ValueError):
+        raise StoreError(f"{folder / GRAPH}: does not say what it was exported from; export again") from None
+
+
+def searched(
+    session: InferenceSession, search: Search, feed: Mapping[str, NDArray[Any]], k: int
+) -> tuple[Ids, Scores]:
+    """Ids int64 (B, K) and scores (B, K) by an index, for all inputs of a graph that scores by itself."""
+    given = {name: value for name, value in feed.items() if name != "exclude_seen"}
+    query = session.run(["query"], given)[0]
+    return search.top(query, feed["items"], feed["mask"], feed["exclude_seen"], k)
 
 
 def provider_of(session: InferenceSession) -> str:

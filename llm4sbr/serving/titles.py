@@ -100,10 +100,16 @@ class TitleIndex:
         return _first([_fold(title) for title in self.catalogue.titles])
 
     @cached_property
-    def _names(self) -> dict[str, list[int]]:
-        names: dict[str, list[int]] = {}
+    def _names(self) -> dict[str, int | list[int]]:
+        """The ids by name; a single one without a list, which would be most of the memory."""
+        names: dict[str, int | list[int]] = {}
         for id, title in enumerate(self.catalogue.titles, 1):
-            names.setdefault(_bare(title).name, []).append(id)
+            name = _bare(title).name
+            known = names.setdefault(name, id)
+            if isinstance(known, list):
+                known.append(id)
+            elif known != id:
+                names[name] = [known, id]
         return names
 
     def as_written(self) -> TitleIndex:
@@ -165,7 +171,7 @@ class TitleIndex:
         folded = self._folded.get(_fold(text))
         if folded:
             return self._resolved(text, folded, "letter case")
-        return self._one(text, self._names.get(_bare(text).name, []), "year or article")
+        return self._one(text, _listed(self._names.get(_bare(text).name, [])), "year or article")
 
     def close(self, text: str) -> Resolved | None:
         """The item whose title differs only in spelling; numbers must be equal.
@@ -178,7 +184,7 @@ class TitleIndex:
         name = _bare(text).name
         for near in self._matches(name, self._names, 3, CLOSE):
             if _NUMBER.findall(near) == _NUMBER.findall(name):
-                found = self._one(text.strip(), self._names[near], "spelling")
+                found = self._one(text.strip(), _listed(self._names[near]), "spelling")
                 if found:
                     return found
         return None
@@ -289,6 +295,10 @@ def _longest(pieces: list[str], titles: TitleIndex) -> tuple[str, int]:
             if joined and look(joined):
                 return joined, length
     return pieces[0], 1
+
+
+def _listed(ids: int | list[int]) -> list[int]:
+    return [ids] if isinstance(ids, int) else ids
 
 
 def _first(texts: Sequence[str]) -> dict[str, int]:

@@ -55,6 +55,8 @@ class Export:
     """Execution provider for the verification; `auto` also allows the CPU."""
     max_batch: int = 64
     """Maximum number of sessions per request, for formats that need it."""
+    recall: float = 0.99
+    """Least recall@k of an index, on test sessions."""
     options: Mapping[str, Any] | None = None
     """Further options of the exporters."""
 
@@ -208,7 +210,9 @@ def _spec(original: ReferenceModel, precision: str, wanted: Export) -> ExportSpe
         "trained": f"{original.trained.variant}/seed-{original.trained.seed}",
         "llm4sbr": registry.core_version(),
     }
-    return ExportSpec(wanted.k, original.intent_mode, precision, wanted.max_batch, original.longest, about)
+    return ExportSpec(
+        wanted.k, original.intent_mode, precision, wanted.max_batch, original.longest, about, wanted.recall
+    )
 
 
 def _verified(
@@ -223,6 +227,7 @@ def _verified(
                 samples=original.test,
                 k=spec.k,
                 exact=spec.precision == "fp32",
+                recall=spec.recall if spec.precision == "index" else None,
                 exclude=not original.prepared.repeats,
                 max_batch=spec.max_batch,
                 advance=advance,
@@ -244,10 +249,14 @@ def _record(
     if original.intent_mode == "intents":
         shape = ["batch", len(recipe.perspectives), recipe.text_dim]
         inputs["intents"] = {"dtype": "float32", "shape": shape}
-    outputs = {
+    if spec.precision == "index":
+        del inputs["exclude_seen"]
+    outputs: dict[str, Any] = {
         "item_ids": {"dtype": "int64", "shape": ["batch", spec.k]},
         "scores": {"dtype": "float32", "shape": ["batch", spec.k]},
     }
+    if spec.precision == "index":
+        outputs = {"query": {"dtype": "float32", "shape": ["batch", "query"]}}
     if original.intent_mode == "predictor" and kind == "onnx":
         shape = ["batch", len(recipe.perspectives), recipe.text_dim]
         outputs["intents"] = {"dtype": "float32", "shape": shape}

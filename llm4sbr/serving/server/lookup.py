@@ -44,7 +44,6 @@ class Lookup:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
         self.titles = TitleIndex(catalogue, matches=close_matches)
-        self._lower = [title.lower() for title in catalogue.titles]
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lookup")
         self._waiting = 0
 
@@ -84,7 +83,8 @@ class Lookup:
         if not text:
             return list(range(1, min(FOUND, self.catalogue.size) + 1))
         wanted = text.lower()
-        return list(islice((id for id, title in enumerate(self._lower, 1) if wanted in title), FOUND))
+        titles = enumerate(self.catalogue.titles, 1)
+        return list(islice((id for id, title in titles if wanted in title.lower()), FOUND))
 
     def _quick(self, item: str | int) -> Resolved | None:
         return self.titles.resolve(item) if isinstance(item, int) else self.titles.exact(item.strip())

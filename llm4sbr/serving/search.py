@@ -1,0 +1,210 @@
+"""Finds the best items of a large catalogue without reading all of it: an index, then exact scores.
+
+    query --index, a part of its lists--> candidates --their exact rows--> scores --> top K
+
+The index (faiss, inverted lists of 8-bit rows) and the exact rows are one file of the artefact. Where
+item-item tables add to a model's scores, they add to those of the candidates, and the items with the largest
+additions are candidates, too; popularity is one more column of the rows. How many of the K best items this
+finds is measured at export.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm4sbr.errors import StoreError
+from llm4sbr.system import installation
+
+INDEX = "index.safetensors"
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class Added(NamedTuple):
+    """An item-item table of which w log(1 + s / e) is added to the scores, see `fusion.counted`."""
+
+    items: NDArray[np.int32]
+    """int32 (N, M), catalogue ids of the neighbours, 0 for none."""
+    weights: Floats
+    """float32 (N, M)."""
+    fading: Floats
+    """float32 (A,), the weight of the latest click, the one before, ..."""
+    weight: float
+    small: float
+
+    def of(self, clicks: Ids) -> tuple[Ids, NDArray[np.float64]]:
+        """Ascending catalogue ids of items that get something, and what, for clicks int64 (T,) in order."""
+        rows = clicks[::-1][: len(self.fading)] - 1
+        ids, place = np.unique(self.items[rows], return_inverse=True)
+        faded = self.weights[rows] * self.fading[: len(rows), None]
+        sums = np.bincount(place.reshape(-1), faded.reshape(-1), len(ids))
+        return ids.astype(np.int64), self.weight * np.log1p(sums / self.small)
+
+
+class Search:
+    """An index, the exact rows, and what is added to their products.
+
+    Args:
+        index: of faiss, over the rows.
+        rows: float32 (N, Q).
+        added: item-item tables.
+        own: added to the scores of a session's own items: of the last one, of all others; None if nothing is.
+        count: candidates that the index finds.
+    """
+
+    def __init__(
+        self,
+        index: Any,
+        rows: Floats,
+        added: Sequence[Added],
+        *,
+        own: tuple[float, float] | None,
+        count: int,
+    ) -> None:
+        self.index = index
+        self.rows = rows
+        self.added = added
+        self.own = own
+        self.count = min(count, len(rows))
+
+    @classmethod
+    def open(cls, path: Path, about: Mapping[str, Any]) -> Search:
+        """Read the file at `path`.
+
+        Args:
+            path: written by `write`.
+            about: the record of the artefact, to which the file must belong.
+
+        Raises:
+            StoreError: the file is damaged, or another model's.
+            ModelUnavailableError: faiss is not installed.
+        """
+        tensors, facts = _read(path)
+        for key in ("fingerprint", "catalogue"):
+            if facts.get(key) != about[key]:
+                raise StoreError(f"{path}: the index of another {key}: {facts.get(key)!r}; export again")
+        try:
+            index = faiss().deserialize_index(np.array(tensors["index"]))
+            tables = range(int(facts["tables"]))
+            added = [_table(tensors, number) for number in tables]
+            last, others = (float(number) for number in facts["own"].split()) if facts["own"] else (0.0, 0.0)
+            own = (last, others) if facts["own"] else None
+            found = cls(index, tensors["rows"], added, own=own, count=int(facts["count"]))
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise StoreError(f"{path}: not a whole index ({reason}); export again") from None
+        sizes = {len(found.rows), index.ntotal, *(len(one.items) for one in added)}
+        if sizes != {about["num_items"]} or index.d != found.rows.shape[1]:
+            raise StoreError(
+                f"{path}: the index of {index.ntotal} items of {about['num_items']}; export again"
+            )
+        return found
+
+    def write(self, path: Path, about: Mapping[str, str]) -> None:
+        """Write a file that `open` reads, with the `fingerprint` and `catalogue` that it belongs to."""
+        from safetensors.numpy import save_file
+
+        tensors: dict[str, NDArray[Any]] = {"index": faiss().serialize_index(self.index), "rows": self.rows}
+        for number, one in enumerate(self.added):
+            tensors |= {f"{number}.items": one.items, f"{number}.weights": one.weights}
+            tensors[f"{number}.fading"] = one.fading
+            tensors[f"{number}.numbers"] = np.array([one.weight, one.small])
+        facts = {key: about[key] for key in ("fingerprint", "catalogue")}
+        facts |= {"tables": str(len(self.added)), "count": str(self.count)}
+        facts["own"] = "" if self.own is None else f"{self.own[0]!r} {self.own[1]!r}"
+        save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, path, facts)
+
+    def top(
+        self, queries: Floats, items: Ids, mask: NDArray[np.bool_], exclude: NDArray[np.bool_], k: int
+    ) -> tuple[Ids, Floats]:
+        """The best items found, ids int64 (B, K), 0 for none, and their exact scores float32 (B, K).
+
+        Args:
+            queries: float32 (B, Q).
+            items: int64 (B, T), as for the graph: where `mask` is false there is an older click or padding.
+            mask: bool (B, T).
+            exclude: bool (B, 1).
+            k: K.
+        """
+        ids = np.zeros((len(queries), k), np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        candidates = self.index.search(queries, self.count)[1] + 1  # 0 for none
+        for row, (query, near) in enumerate(zip(queries, candidates, strict=True)):
+            clicks, own = items[row][mask[row]], np.unique(items[row])
+            found, values = self._scored(query, near, clicks, own)
+            if not len(found):
+                continue
+            if exclude[row, 0]:
+                values[np.isin(found, own)] = -np.inf
+            elif self.own is not None:
+                last, others = self.own
+                values[found == clicks[-1]] += np.float32(last)
+                values[np.isin(found, own) & (found != clicks[-1])] += np.float32(others)
+            best = np.argpartition(-values, min(k, len(values)) - 1)[:k]
+            best = best[np.lexsort((found[best], -values[best]))]
+            best = best[values[best] > -np.inf]
+            ids[row, : len(best)], scores[row, : len(best)] = found[best], values[best]
+        return ids, scores
+
+    def _scored(self, query: Floats, near: Ids, clicks: Ids, own: Ids) -> tuple[Ids, Floats]:
+        """Ascending candidates int64 (C,) and their scores float32 (C,), without `own`."""
+        told = [one.of(clicks) for one in self.added]
+        many = [near, *(_largest(*one, self.count) for one in told)]
+        found = np.unique(np.concatenate([*many, own] if self.own is not None else many))
+        found = found[found > 0]
+        values: Floats = self.rows[found - 1] @ query
+        for ids, more in told:
+            place = np.searchsorted(ids, found).clip(max=len(ids) - 1)
+            values = values + np.where(ids[place] == found, more[place], 0.0).astype(np.float32)
+        return found, values
+
+
+def _largest(ids: Ids, values: NDArray[np.float64], count: int) -> Ids:
+    """The ids with the largest values, at most `count`."""
+    return ids if len(ids) <= count else ids[np.argpartition(-values, count - 1)[:count]]
+
+
+def _table(tensors: Mapping[str, NDArray[Any]], number: int) -> Added:
+    items, weights, fading = (tensors[f"{number}.{name}"] for name in ("items", "weights", "fading"))
+    weight, small = tensors[f"{number}.numbers"].tolist()
+    return Added(items, weights, fading, weight, small)
+
+
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Tensors and facts of a safetensors file; the tensors stay on disk until they are read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:  # checks sizes and offsets
+            names, facts = set(file.keys()), file.metadata() or {}
+        with path.open("rb") as stream:
+            start = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(start))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise StoreError(f"{path}: not a whole safetensors file ({error}); export again") from None
+    kinds = {"U8": "u1", "I32": "<i4", "F32": "<f4", "F64": "<f8"}
+    found: dict[str, NDArray[Any]] = {}
+    for name in names:
+        about = header[name]
+        if about["dtype"] not in kinds:
+            raise StoreError(f"{path}: {name} is {about['dtype']}; export again")
+        offset = 8 + start + about["data_offsets"][0]
+        shape = tuple(about["shape"])
+        found[name] = np.memmap(path, kinds[about["dtype"]], "r", offset, shape)
+    return found, facts
+
+
+def faiss() -> Any:
+    """The module; `ModelUnavailableError` if it is not installed."""
+    try:
+        import faiss as module
+    except ModuleNotFoundError:
+        raise installation.not_installed("faiss", "index") from None
+    return module
