@@ -18,13 +18,14 @@ from memory_tables import memory_section
 from peers_tables import peers_section
 from serving_tables import serving_section
 from store_tables import store_section
-from training_tables import training_section
+from training_tables import scale_section, training_section
 
 HERE = Path(__file__).parent
 
 
 SECTIONS = {
     "training": training_section,
+    "scale": scale_section,
     "peers": peers_section,
     "experiments": experiment_section,
     "intents": intents_section,

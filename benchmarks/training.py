@@ -294,7 +294,7 @@ def main() -> None:
     if options.items:
         found = scale.results(options, lambda text: print(text, file=sys.stderr))
         if options.results:
-            keep(options.results / "training-scale.json", found)
+            keep(options.results / "scale.json", found)
         print(scale_part(found))
     for given in options.runs:
         name, _, run = given.rpartition("=")

@@ -36,6 +36,11 @@ def training_part(name: str, found: dict[str, Any]) -> str:
     )
 
 
+def scale_section() -> str:
+    """The committed measurement of catalogues up to a million items."""
+    return scale_part(json.loads((RESULTS / "scale.json").read_text("utf-8")))
+
+
 def scale_part(found: dict[str, Any]) -> str:
     """How training grows with the catalogue; ratios are medians of the rounds' ratios."""
     versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
