@@ -20,6 +20,7 @@ from llm4sbr.exporting.trained_model import ReferenceModel
 from llm4sbr.exporting.verification import verify
 from llm4sbr.fusion.model import Recipe
 from llm4sbr.progress import Progress
+from llm4sbr.report import card
 from llm4sbr.serving.artefact import FORMAT, ITEMS, RECORD, write_items
 from llm4sbr.serving.predicted import write_titles
 from llm4sbr.training.trained import reason
@@ -166,6 +167,9 @@ def _artefact(job: ExportJob, original: ReferenceModel, wanted: Export, progress
         if original.trained.refitted:
             record["chosen"] = original.saved.facts["chosen"]
         store.write_record(fresh / RECORD, record)
+        facts, recipe = original.saved.facts, original.saved.recipe
+        asked = {"llm": facts.get("llm") or "none", "backbone": facts.get("baseline", recipe.backbone)}
+        store.write_text(fresh / card.NAME, card.card(job.folder.parents[1], record, **asked))
     return record
 
 
