@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr.exporting import ExportSpec
-from llm4sbr.serving.artefact import Provider, open_session, opened_index, provider_of, searched
+from llm4sbr.serving.artefact import Provider, open_session, opened_index, provider_of
 from llm4sbr.system import installation
 from llm4sbr_export.checks import check_operators
 from llm4sbr_export.graph import Graph
@@ -110,7 +110,7 @@ class OnnxScorer:
         if self.search is None:
             ids, scores = self.session.run(list(OUTPUTS), feed)
         else:
-            ids, scores = searched(self.session, self.search, feed, self.k)
+            ids, scores = self.search.answer(self.session, feed, self.k)
         return torch.from_numpy(np.asarray(ids)), torch.from_numpy(np.asarray(scores))
 
 

@@ -7,7 +7,6 @@ starts fast and stays small. Every file is checked against its recorded hash bef
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -150,7 +149,7 @@ class Artefact:
         if self.takes_intents:
             feed["intents"] = self._intents(None, len(items)) if intents is None else intents
         if self.search is not None:
-            return searched(self.session, self.search, feed, self.k)
+            return self.search.answer(self.session, feed, self.k)
         ids, scores = self.session.run(["item_ids", "scores"], feed)
         return ids, scores
 
@@ -285,15 +284,6 @@ def opened_index(folder: Path, session: InferenceSession) -> tuple[Search | None
         return Search.open(folder / INDEX, record), int(about["k"])
     except (KeyError, ValueError):
         raise StoreError(f"{folder / GRAPH}: does not say what it was exported from; export again") from None
-
-
-def searched(
-    session: InferenceSession, search: Search, feed: Mapping[str, NDArray[Any]], k: int
-) -> tuple[Ids, Scores]:
-    """Ids int64 (B, K) and scores (B, K) by an index, for all inputs of a graph that scores by itself."""
-    given = {name: value for name, value in feed.items() if name != "exclude_seen"}
-    query = session.run(["query"], given)[0]
-    return search.top(query, feed["items"], feed["mask"], feed["exclude_seen"], k)
 
 
 def provider_of(session: InferenceSession) -> str:

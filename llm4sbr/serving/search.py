@@ -121,6 +121,12 @@ class Search:
         facts["own"] = "" if self.own is None else f"{self.own[0]!r} {self.own[1]!r}"
         save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, path, facts)
 
+    def answer(self, session: Any, feed: Mapping[str, NDArray[Any]], k: int) -> tuple[Ids, Floats]:
+        """The result of `top`, for all inputs of a graph that scores by itself; `session` has the queries."""
+        given = {name: value for name, value in feed.items() if name != "exclude_seen"}
+        queries = session.run(["query"], given)[0]
+        return self.top(queries, feed["items"], feed["mask"], feed["exclude_seen"], k)
+
     def top(
         self, queries: Floats, items: Ids, mask: NDArray[np.bool_], exclude: NDArray[np.bool_], k: int
     ) -> tuple[Ids, Floats]:
