@@ -49,6 +49,7 @@ FAULTS = [
         FitsOnTestSessions  test_sessions_leave_no_trace  test sessions changed these tensors.*backbone.counts
         LoopsOverRows  can_be_traced  planted_models.py:\d+: lengths
         GraphOutsideTheFile  saved_model_scores_the_same  the loaded model scores differently
+        ReadsEveryRow  on_a_part_of_the_catalogue  a score on a part of the catalogue differs by
         FirstClickOnly  learns_a_rule  of the next items are ranked first
         SuggestsNonsense  claims_make_sense  has unknown settings.*train.widht
         LacksWhatIsRequired  claims_make_sense  has what is not optional
@@ -78,6 +79,7 @@ FAULTS = [
         NotANumberWithoutIntents  missing_intents  without intents, values that are not finite
         AllAlikeWithoutIntents  missing_intents  without intents, sessions get equal vectors
         IdleGate  gradient_reaches_every_parameter  no gradient reaches these.*gate.weight
+        ComparesAllItems  on_a_part_of_the_catalogue  a score on a part of the catalogue differs by
         NoneIsNotZero  scores_of_text  no intents equal zero intents
         """,
     ),

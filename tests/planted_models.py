@@ -59,13 +59,13 @@ class WritesIntoSessions(MyBackbone):
 class MeanOverPadding(MyBackbone):
     def forward(self, items, mask):
         found = super().forward(items, mask)
-        return found._replace(long=(self.items(items) * mask.unsqueeze(2)).mean(1))
+        return found._replace(long=(self.items[items - 1] * mask.unsqueeze(2)).mean(1))
 
 
 class ReadsBehindTheMask(MyBackbone):
     def forward(self, items, mask):
         found = super().forward(items, mask)
-        return found._replace(short=self.short(self.items(items[:, -1])))
+        return found._replace(short=self.short(self.items[items[:, -1] - 1]))
 
 
 class BatchNormalised(MyBackbone):
@@ -111,6 +111,12 @@ class LearnsWhileScoring(MyBackbone):
     def forward(self, items, mask):
         self.seen += torch.bincount(items[mask], minlength=len(self.seen))
         return super().forward(items, mask)
+
+
+class ReadsEveryRow(MyBackbone):
+    def forward(self, items, mask):
+        found = super().forward(items, mask)
+        return found._replace(long=found.long + self.item_embeddings().mean(0))
 
 
 class DropoutAlways(MyBackbone):
@@ -267,6 +273,12 @@ class AllAlikeWithoutIntents(MyFuser):
 class IdleGate(MyFuser):
     def forward(self, behavioural, semantic):
         return self.out((behavioural + semantic).flatten(1))
+
+
+class ComparesAllItems(CatalogueFuser):
+    def rescore(self, scores, fused, intents):
+        found = super().rescore(scores, fused, intents)
+        return found - found.mean(1, keepdim=True)
 
 
 class NoneIsNotZero(CatalogueFuser):

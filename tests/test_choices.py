@@ -77,7 +77,7 @@ def test_options_go_with_the_component_that_they_were_for():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"infer.llm": "transformers:x", "infer.options.api_key": "sk-secret"}, "no option 'api_key'"),
+        ({"infer.llm": "transformers:x", "infer.options.colour": 1}, "no option 'colour'"),
         ({"infer.llm": "transformers:x", "infer.options.batch_size": "many"}, "option batch_size = 'many'"),
         ({"localize.localizer": "title", "localize.options.near": 1}, "no option 'near'"),
         ({"train.options.layers": 3}, "no option 'layers'"),

@@ -12,6 +12,7 @@ import pytest
 
 from llm4sbr import cli, pipeline
 from llm4sbr.config import Config, flatten, nest, read_toml
+from llm4sbr.config.layers import SEAL
 from llm4sbr.errors import Llm4sbrError, StoreError
 from llm4sbr.progress import Progress
 from llm4sbr.testing.toy import toy_log
@@ -139,7 +140,7 @@ def test_a_kept_choice_is_named_and_taken_back(
     finished: Path, tmp_path: Path, way: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    text = (run / "config.toml").read_text()
+    text = (run / "config.toml").read_text().rpartition(SEAL)[0]  # edited by hand
     (run / "config.toml").write_text(f"{text}\n[localize.options]\ncolour = 1\n".replace("f = 5\n", ""))
     assert "localize.options.colour" in flatten(read_toml(run / "config.toml"))
     assert ends(["localize", str(run), "--set", "localize.f=3", "-q"]) == 2

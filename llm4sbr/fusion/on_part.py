@@ -47,6 +47,12 @@ def item_tables(recipe: Recipe) -> ItemTables:
     with torch.random.fork_rng(devices=[]):
         small, large = (build(recipe._replace(num_items=size, neighbours=0)) for size in SIZES)
     found = _with_rows(small, large)
+    padded = _with_rows(small, large, more=1) & dict(small.named_parameters()).keys()
+    if padded:
+        raise ConfigError(
+            f"{min(padded)} has a row more than there are items, so the model cannot be trained on sampled "
+            "items: a table needs a row per item, without one for padding"
+        )
     buffers, ids = dict(small.named_buffers()), _named_ids(small)
     for name, buffer in buffers.items():
         whole = not (buffer.is_floating_point() or buffer.dtype == torch.bool)
@@ -62,12 +68,14 @@ def item_tables(recipe: Recipe) -> ItemTables:
     )
 
 
-def _with_rows(small: LLM4SBR, large: LLM4SBR) -> set[str]:
-    """Tensors that have a row per item in both models."""
+def _with_rows(small: LLM4SBR, large: LLM4SBR, more: int = 0) -> set[str]:
+    """Tensors that have a row per item in both models, and `more` rows."""
     two = large.state_dict(keep_vars=True) | dict(large.named_buffers())
     one = small.state_dict(keep_vars=True) | dict(small.named_buffers())
     sizes = {name: (tensor.shape[:1], two[name].shape[:1]) for name, tensor in one.items()}
-    return {name for name, both in sizes.items() if both == tuple(torch.Size([size]) for size in SIZES)}
+    return {
+        name for name, both in sizes.items() if both == tuple(torch.Size([size + more]) for size in SIZES)
+    }
 
 
 def _named_ids(model: LLM4SBR) -> tuple[str, ...]:
