@@ -1,12 +1,7 @@
 """Sphinx settings of the documentation: `make docs`."""
 
-import sys
 from importlib.metadata import version as installed_version
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import generate
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
 project = "llm4sbr"
@@ -29,8 +24,7 @@ html_show_sourcelink = False
 
 
 def setup(app):
-    """Put what is generated from the code into the pages, and read docstrings in Google's style."""
-    app.connect("source-read", lambda app, page, source: source.__setitem__(0, generate.fill(source[0])))
+    """Read docstrings in Google's style."""
     app.connect("autodoc-process-docstring", google)
     app.connect("autodoc-process-signature", without_placeholders)
     return {"parallel_read_safe": True}

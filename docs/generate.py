@@ -1,7 +1,10 @@
 """What pages take from the code, so that it cannot drift.
 
-A page has a line such as `<!-- generated: settings -->`; `fill` puts the generated Markdown in its place.
-Components are read from entry points and sources without importing them.
+    python docs/generate.py
+
+writes into every page, behind a line such as `<!-- generated: settings -->`, what is generated for it, so
+that pages can be read in the repository, too; a test compares both. Components are read from entry points and
+sources without importing them.
 """
 
 from __future__ import annotations
@@ -21,12 +24,26 @@ from llm4sbr.registry import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".md": "markdown"}
-MARK = re.compile(r"^<!-- generated: ([a-z]+)(?: (.+))? -->$", re.MULTILINE)
+END = "<!-- end of what is generated -->"
+MARK = re.compile(
+    rf"^<!-- generated: ([a-z]+)(?: ([^\n]+))? -->$(?:\n\n(?:(?!<!-- generated: ).)*?^{END}$)?",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def fill(page: str) -> str:
-    """The page with every mark replaced; a `KeyError` or `OSError` for one that means nothing."""
-    return MARK.sub(lambda mark: PARTS[mark[1]](*(mark[2] or "").split()), page)
+    """The page with what is generated now; a `KeyError` or `OSError` for a mark that means nothing."""
+    return MARK.sub(_filled, page)
+
+
+def pages() -> list[Path]:
+    """The pages of this folder."""
+    return sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
+
+
+def _filled(mark: re.Match[str]) -> str:
+    begin = mark[0].partition("\n")[0]
+    return f"{begin}\n\n{PARTS[mark[1]](*(mark[2] or '').split())}\n\n{END}"
 
 
 def commands() -> str:
@@ -45,7 +62,7 @@ def walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Command
 
 
 def _command(name: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=name, max_content_width=100)
+    context = click.Context(command, info_name=name, terminal_width=100)
     usage = command.get_usage(context).removeprefix("Usage: ")
     texts = [re.sub(r"\s+", " ", part) for part in (command.help or "").split("\n\n")]
     records = [param.get_help_record(context) for param in command.get_params(context)]
@@ -257,3 +274,13 @@ PARTS = {
     "columns": columns,
     "template": template,
 }
+
+
+def main() -> None:
+    """Bring all pages up to date."""
+    for path in pages():
+        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -27,6 +27,8 @@ from llm4sbr.config import Config, build, flatten, nest, parse_set
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```([\w+-]+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+GENERATED = re.compile(r"^<!-- generated: .*?^<!-- end of what is generated -->$", re.MULTILINE | re.DOTALL)
+
 KIND_OF = {
     "data.reader": "readers",
     "infer.llm": "llms",
@@ -82,8 +84,8 @@ class Step(NamedTuple):
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order."""
-    found = FENCE.findall(page.read_text(encoding="utf-8"))
+    """The fenced blocks of a page, in order, without those that are generated."""
+    found = FENCE.findall(GENERATED.sub("", page.read_text(encoding="utf-8")))
     return [Block(language, tuple(tags.split()), text) for language, tags, text in found]
 
 
