@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from llm4sbr.errors import InputError
-from llm4sbr.serving.server import inference, recommend
+from llm4sbr.serving.server import about, inference, recommend
 from llm4sbr.serving.server.http import (
     Bodies,
     Receive,
@@ -55,7 +55,10 @@ SAFE = (
 STICKY = b"x-sticky-key"
 """The header with a key whose requests all get the same model."""
 
-POSTED = {"infer", "recommend"}
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
+"""Triton's names for what `/v2` has beyond the protocol."""
+
+POSTED = {"infer", "recommend", "index"}
 """Routes that take POST; all others take GET."""
 
 
@@ -121,6 +124,10 @@ class App:
             asked.models = self.served.choose(given, header(scope, STICKY))
             asked.work = partial(_recommend, given)
             return await asked.work(asked.models)
+        if route == "index":
+            body = await self.bodies.read(scope, receive)
+            ready = parse_json(body).get("ready", False) if body.strip() else False
+            return reply_json(about.index(self.served, ready=ready is True))
         if route == "items":
             query = recommend.parse_query(scope["query_string"])
             asked.models = self.served.named(query["model"]) if "model" in query else self.served.answering[0]
@@ -135,8 +142,7 @@ class App:
         if route == "metrics":
             return self.metrics.page()
         if route == "server":
-            about: dict[str, Any] = {"name": "llm4sbr", "version": version("llm4sbr")}
-            return reply_json(about | {"extensions": ["binary_tensor_data"]})
+            return reply_json({"name": "llm4sbr", "version": version("llm4sbr"), "extensions": EXTENSIONS})
         if route == "live":
             return reply_json({"live": True})
         if route == "ready":
@@ -145,11 +151,16 @@ class App:
             return reply_json({"ready": served.ready} | refused, 200 if served.ready else 503)
         if route == "models":
             return reply_json({"models": [*served.models]})
+        if route == "all stats":
+            ready = [one for one in served.models.values() if one.ready]
+            return reply_json({"model_stats": [about.statistics(one, one.current) for one in ready]})
         asked.models, model = served.version(*asked.target)
-        name = asked.models.name
         if route == "model ready":
-            return reply_json({"name": name, "ready": True})
-        return inference.metadata(model.artefact, name, model.version)
+            return reply_json({"name": asked.models.name, "ready": True})
+        if route == "stats":
+            return reply_json({"model_stats": [about.statistics(asked.models, model)]})
+        told = about.configuration if route == "config" else about.metadata
+        return reply_json(told(asked.models, model))
 
 
 async def _infer(body: bytes, length: bytes | None, models: Models) -> Reply:
@@ -192,7 +203,7 @@ def find_route(path: str) -> tuple[str, tuple[str, ...]]:
     rest = parts[4:]
     if rest[:1] == ["versions"] and len(rest) > 1:
         target, rest = (parts[3], rest[1]), rest[2:]
-    asked = {(): "model", ("ready",): "model ready", ("infer",): "infer"}
+    asked = {(): "model", ("ready",): "model ready"} | {(one,): one for one in ("infer", "config", "stats")}
     return asked.get(tuple(rest), "unknown"), target
 
 
@@ -202,6 +213,8 @@ ROUTES = dict.fromkeys(PAGE, "page") | {
     "/metrics": "metrics",
     "/v2": "server",
     "/v2/models": "models",
+    "/v2/models/stats": "all stats",
+    "/v2/repository/index": "index",
     "/v2/health/live": "live",
     "/v2/health/ready": "ready",
 }

@@ -6,6 +6,7 @@ Prometheus' types only when the metrics are requested.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +85,8 @@ class ModelMetrics:
         self.computing = Histogram("llm4sbr_batch_seconds", SECONDS)
         self.waiting = Histogram("llm4sbr_wait_seconds", SECONDS)
         self.rows = Histogram("llm4sbr_batch_rows", ROWS)
+        self.last = 0.0
+        """When the last batch was computed, seconds since 1970."""
         self.now: tuple[str, str] | None = None
         """Version and variant that answer."""
         self.queued: Callable[[], int] = lambda: 0
@@ -91,6 +94,7 @@ class ModelMetrics:
 
     def batch(self, rows: int, wait: float, seconds: float) -> None:
         """Count a computed batch; times in seconds."""
+        self.last = time.time()
         self.rows.observe(rows)
         self.waiting.observe(wait)
         self.computing.observe(seconds)

@@ -85,7 +85,8 @@ class Model:
 
 def compute(artefact: Artefact, job: PendingRequest) -> ScoredList:
     """The model's result; runs in the batcher's thread."""
-    return ScoredList(*artefact.run(job.items, job.mask, job.exclude_seen, job.intents))
+    told = artefact.predict(job.items, job.mask) if job.tell_intents else None
+    return ScoredList(*artefact.run(job.items, job.mask, job.exclude_seen, job.intents), told)
 
 
 class Models:

@@ -65,10 +65,13 @@ class Served:
         return found
 
     def version(self, name: str, wanted: str = "") -> tuple[Models, Model]:
-        """The model of that name and, if one is named, of that version; `Refusal` 404 if there is none."""
+        """The model of that name and, if one is named, of that version; `Refusal` 404 if there is none.
+
+        `1` is every model's current version, for clients that number versions.
+        """
         models = self.named(name)
         model = models.current
-        if wanted and wanted != model.version:
+        if wanted not in ("", "1", model.version):
             raise Refusal(404, f"version {wanted!r:.60}: not served; there is {model.version!r}")
         return models, model
 
