@@ -18,8 +18,8 @@ FIELDS: dict[str, Callable[[Recommendation], Any]] = {
     SESSION: lambda found: [one.key for one in found.session],
     "left_out": lambda found: found.left_out,
 }
-"""Name -> value: of the list, best first; its session's items as recognised, or how a file of clicks calls it,
-and what no item is called."""
+"""Name -> value: of the list, best first; the session's items as recognised, or its id in a file of clicks;
+what no item is called."""
 
 ROW, ERROR = "row", "error"
 """Further names: the row's number, and why it has no list."""
