@@ -28,6 +28,7 @@ from llm4sbr.commands.recommend import recommend
 from llm4sbr.commands.refit import refit
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
+from llm4sbr.commands.sharing import pack, pull, push, unpack
 from llm4sbr.commands.tune import tune
 from llm4sbr.errors import Llm4sbrError, PeerError
 from llm4sbr.printable import printable
@@ -180,6 +181,10 @@ cli.add_command(refit)
 cli.add_command(export)
 cli.add_command(recommend)
 cli.add_command(serve)
+cli.add_command(pack)
+cli.add_command(unpack)
+cli.add_command(push)
+cli.add_command(pull)
 
 
 @cli.command("config")
