@@ -117,7 +117,7 @@ def highest(found: Sequence[LoadResult], limit: float) -> float:
 
 def gauge(server: LiveServer, name: str) -> float:
     """A value of the server's own metrics."""
-    found = re.search(rf"^{name} (\S+)$", server.ask("/metrics").body.decode(), re.MULTILINE)
+    found = re.search(rf"^{name}(?:{{[^}}]*}})? (\S+)$", server.ask("/metrics").body.decode(), re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 

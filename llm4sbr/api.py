@@ -148,17 +148,28 @@ def export(
     return export_run(Path(folder).expanduser(), wanted, Progress(quiet=quiet))
 
 
-def serve(folder: str | Path, **options: Any) -> None:
-    """Serve recommendations over HTTP until SIGTERM, from a run or an export folder.
+def serve(
+    folder: str | Path | Mapping[str, str | Path],
+    *,
+    shares: Mapping[str, float] | None = None,
+    shadows: Sequence[str] = (),
+    **options: Any,
+) -> None:
+    """Serve recommendations over HTTP until SIGTERM, from run or export folders.
 
     Args:
-        folder: the run folder or the export folder.
+        folder: the run folder or the export folder; of several models, name -> folder.
+        shares: name -> share of the requests for recommendations; by default the first model has all.
+        shadows: names of models that compute what others answer, and answer nothing.
         **options: fields of `llm4sbr.serving.server.settings.Settings`: `host`, `port`, `max_batch` ...
     """
     from llm4sbr.serving.server.run import serve as serve_folder
     from llm4sbr.serving.server.settings import Settings
 
-    serve_folder(Path(folder).expanduser(), Settings(**options))
+    settings = Settings(**options)
+    folders = folder if isinstance(folder, Mapping) else {settings.name: folder}
+    paths = {name: Path(path).expanduser() for name, path in folders.items()}
+    serve_folder(paths, settings, shares=shares, shadows=shadows)
 
 
 def write_report(folder: str | Path) -> Path:

@@ -133,8 +133,8 @@ def test_nothing_runs_as_root_or_writes() -> None:
 
 def test_the_dashboard_shows_metrics_that_there_are() -> None:
     metrics = Metrics()
-    metrics.request("infer", 200, 0.001)
-    metrics.serves("1", "plain", lambda: 0)
+    metrics.of("llm4sbr").request("infer", 200, 0.001)
+    metrics.of("llm4sbr").serves("1", "plain", lambda: 0)
     page = metrics.page().body.decode()
     there = set(re.findall(r"^(\w+)", page, re.MULTILINE))
     board = json.loads((DEPLOY / "grafana/dashboard.json").read_text())

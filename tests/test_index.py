@@ -49,7 +49,7 @@ def model_with_everything(items: int = N, *, dim: int = 8, fuser: str | None = "
     torch.manual_seed(0)
     both = ("long", "short") if fuser else ()
     options = {"rank": 4} if fuser else {}
-    recipe = Recipe(items, dim, "sr-gnn", {}, fuser, options, both, both, WIDTH if fuser else 0,
+    recipe = Recipe(items, dim, "stamp", {}, fuser, options, both, both, WIDTH if fuser else 0,
                     predictor=bool(fuser), neighbours=6, counted=("near", "lift", "own"))  # fmt: skip
     model = build(recipe).eval()
     with torch.no_grad():
@@ -257,6 +257,7 @@ def test_a_recall_that_is_not_reached_is_one_line_and_nothing_is_kept(tmp_path, 
         written(tmp_path, recall=0.999)
 
 
+@pytest.mark.slow
 def test_a_recall_missed_on_test_sessions_fails_the_export(run, monkeypatch, capfd):
     scored = Search._scored
 

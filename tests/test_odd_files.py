@@ -74,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "run"
 
 
-@pytest.mark.parametrize("make", ODD)
+@pytest.mark.parametrize("make", [pipe, *(pytest.param(one, marks=pytest.mark.slow) for one in ODD[1:])])
 def test_no_command_waits_for_a_file_of_a_run(
     whole: Path, tmp_path: Path, capsys: Output, make: Callable[[Path], None]
 ) -> None:
@@ -135,13 +135,13 @@ def test_a_version_with_a_pipe_is_refused_and_the_next_good_one_is_taken(tmp_pat
             bad.rename(folder)
             assert "not a file" in server.wait_for("new version refused", count=count)["error"]
         assert "refused" in server.ask("/v2/health/ready").json
-        assert b"llm4sbr_version_refused 1.0" in server.ask("/metrics").body
+        assert b'llm4sbr_version_refused{model="llm4sbr"} 1.0' in server.ask("/metrics").body
         assert server.ask("/recommend", {"session": [3], "k": 1}).json["items"][0]["id"] == 4
         shutil.rmtree(folder)
         toy_export(folder, step=3)
         server.wait_for("model ready", count=2)
         assert server.ask("/v2/health/ready").json == {"ready": True}
-        assert b"llm4sbr_version_refused 0.0" in server.ask("/metrics").body
+        assert b'llm4sbr_version_refused{model="llm4sbr"} 0.0' in server.ask("/metrics").body
         started = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - started < 10
@@ -164,18 +164,18 @@ def panics(*_, **__): raise pl.exceptions.PanicException("a library's fault")
 def hangs(*_, **__): time.sleep(1000)
 
 async def main():
-    found = models.Models(folder, Settings(), metrics := Metrics())
+    found = models.Models(folder, Settings(), Metrics())
     await found.load()
     models.OPENING = 0.2
     for fault in (panics, hangs):
         models.Model.open = fault
-        await found._reload()
+        await found.reload()
         assert found.refused and found.current
     models.Model.open = opened
     models.OPENING = 60
-    await found._reload()
+    await found.reload()
     assert not found.refused
-    print(dict(metrics.reloads))
+    print(dict(found.metrics.reloads))
 
 asyncio.run(main())
 """

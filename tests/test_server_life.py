@@ -18,6 +18,7 @@ import pytest
 from llm4sbr.serving.server.app import App
 from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.models import Models
+from llm4sbr.serving.server.served import Served
 from llm4sbr.serving.server.settings import Settings
 from llm4sbr.testing.live_server import live_server
 from llm4sbr.testing.toy_export import toy_export
@@ -77,7 +78,7 @@ def test_it_listens_on_this_machine_only_unless_told(tmp_path):
 
 def test_not_ready_before_the_model_is_warm(tmp_path):
     settings, metrics = Settings(), Metrics()
-    app = App(Models(toy_export(tmp_path), settings, metrics), settings, metrics)
+    app = App(Served({"llm4sbr": Models(toy_export(tmp_path), settings, metrics)}), settings, metrics)
 
     def status(path: str, method: str = "GET", body: bytes = b"") -> int:
         sent = []
@@ -96,7 +97,7 @@ def test_not_ready_before_the_model_is_warm(tmp_path):
     assert status("/v2/health/ready") == 503
     assert status("/v2/models/llm4sbr/ready") == 503
     assert status("/recommend", "POST", b'{"session": [1]}') == 503
-    asyncio.run(app.models.load())
+    asyncio.run(app.served.answering[0].load())
     assert status("/v2/health/ready") == 200
     assert status("/v2/models/llm4sbr/ready") == 200
 

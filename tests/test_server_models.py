@@ -151,8 +151,8 @@ def test_a_new_version_drops_no_request_and_a_bad_one_changes_nothing(tmp_path):
         assert server.ask(f"/v2/models/llm4sbr/versions/{old}").status == 404
         assert server.ask(f"/v2/models/llm4sbr/versions/{new}").status == 200
         metrics = server.ask("/metrics").body.decode()
-        assert f'llm4sbr_reloads_total{{result="failed"}} {len(BROKEN):.1f}' in metrics
-        assert 'llm4sbr_reloads_total{result="done"} 1.0' in metrics
+        assert f'llm4sbr_reloads_total{{model="llm4sbr",result="failed"}} {len(BROKEN):.1f}' in metrics
+        assert 'llm4sbr_reloads_total{model="llm4sbr",result="done"} 1.0' in metrics
 
 
 def test_files_that_are_still_being_copied_are_waited_for(tmp_path):

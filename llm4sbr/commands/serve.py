@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -34,10 +33,12 @@ class _Name(click.types.StringParamType):
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN_OR_EXPORT")
+@click.argument("models", nargs=-1, required=True, metavar="RUN_OR_EXPORT | NAME=RUN_OR_EXPORT...")
+@click.option("--split", metavar="NAME=SHARE,...", help="Shares of /recommend.  [all to the first model]")
+@click.option("--shadow", metavar="NAMES", default="", help="Models that compute along and answer nothing.")
 @_option("--host", "127.0.0.1", "Address to listen on.", _Name())
 @_option("--port", 8000, "Port; 0 takes a free one.", click.IntRange(0, 65535))
-@_option("--name", "llm4sbr", "The model's name in /v2/models/NAME.", _Name())
+@_option("--name", "llm4sbr", "The model's name in /v2/models/NAME, if it is the only one.", _Name())
 @_option("--threads", 1, "Compute a batch with so many.", click.IntRange(1))
 @_option("--max-batch", 32, "Sessions computed at once.", click.IntRange(1))
 @_option("--max-delay", 0.0, "Milliseconds to wait for more sessions while idle.", _Amount(0, 1000))
@@ -56,7 +57,10 @@ class _Name(click.types.StringParamType):
 @click.option("--access-log", is_flag=True, help="Log every request.")
 @common
 def serve(
-    folder: Path,
+    models: tuple[str, ...],
+    split: str | None,
+    shadow: str,
+    name: str,
     max_delay: float,
     max_body: float,
     allowed_hosts: str,
@@ -65,16 +69,23 @@ def serve(
     debug: bool,
     **options: Any,
 ) -> None:
-    """Answer live sessions over HTTP with an exported model.
+    """Answer live sessions over HTTP with exported models.
 
     RUN_OR_EXPORT is a run directory, or the folder that export wrote, which is all a serving machine needs.
     Open Inference Protocol at /v2, plain JSON at /recommend, metrics at /metrics, a page to try it at /.
+    Several models have names, A=RUN_OR_EXPORT B=RUN_OR_EXPORT, and share the requests: --split A=90,B=10.
     A new version in the folder is taken up as soon as it is whole; SIGTERM stops the server when every open
     request is answered. Logs are lines of JSON on standard error.
     """
     from llm4sbr.serving.server.run import serve as run
+    from llm4sbr.serving.server.served import parse_models
     from llm4sbr.serving.server.settings import MIB, Settings
+    from llm4sbr.serving.server.split import parse_split
 
+    paths = parse_models(models, name)
+    shares = None if split is None else parse_split(split)
+    shadows = [one.strip() for one in shadow.split(",") if one.strip()]
     hosts = tuple(name.strip(" []").lower() for name in allowed_hosts.split(",") if name.strip())
     limits: dict[str, Any] = {"max_delay": max_delay / 1000, "max_body": int(max_body * MIB)}
-    run(folder, Settings(allowed_hosts=hosts, **limits, **options))
+    settings = Settings(name=name, allowed_hosts=hosts, **limits, **options)
+    run(paths, settings, shares=shares, shadows=shadows)

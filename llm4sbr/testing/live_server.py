@@ -101,12 +101,12 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(folder: Path, *options: str, ready: bool = True) -> Iterator[LiveServer]:
+def live_server(folder: Path | str, *options: str, ready: bool = True) -> Iterator[LiveServer]:
     """Serve an export folder on a free port; the server is stopped at the end of the block.
 
     Args:
-        folder: as `llm4sbr serve` takes it.
-        options: further options of `llm4sbr serve`.
+        folder: as `llm4sbr serve` takes it, alone or as NAME=FOLDER.
+        options: further arguments of `llm4sbr serve`.
         ready: whether to wait until the model is loaded.
     """
     command = [sys.executable, "-m", "llm4sbr", "serve", str(folder), "--port", "0", *options]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
 from llm4sbr.errors import InputError
-from llm4sbr.serving.server import inference, recommend
+from llm4sbr.serving.server import about, inference, recommend
 from llm4sbr.serving.server.http import (
     Bodies,
     Receive,
@@ -20,13 +22,16 @@ from llm4sbr.serving.server.http import (
     busy,
     check_host,
     header,
+    parse_json,
     refuse,
     reply_json,
 )
 from llm4sbr.serving.server.logs import log, say
-from llm4sbr.serving.server.metrics import Metrics
-from llm4sbr.serving.server.models import Model, Models
+from llm4sbr.serving.server.metrics import Metrics, ModelMetrics
+from llm4sbr.serving.server.models import Models
+from llm4sbr.serving.server.served import Served
 from llm4sbr.serving.server.settings import Settings
+from llm4sbr.serving.server.shadow import Shadows, Work
 
 PAGE = {
     "/": ("index.html", b"text/html; charset=utf-8"),
@@ -47,15 +52,22 @@ SAFE = (
     (b"cache-control", b"no-cache"),
 )
 
-POSTED = {"infer", "recommend"}
+STICKY = b"x-sticky-key"
+"""The header with a key whose requests all get the same model."""
+
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
+"""Triton's names for what `/v2` has beyond the protocol."""
+
+POSTED = {"infer", "recommend", "index"}
 """Routes that take POST; all others take GET."""
 
 
 class App:
-    """Answers requests with the current model."""
+    """Answers requests with the current version of a model."""
 
-    def __init__(self, models: Models, settings: Settings, metrics: Metrics) -> None:
-        self.models = models
+    def __init__(self, served: Served, settings: Settings, metrics: Metrics) -> None:
+        self.served = served
+        self.shadows = Shadows(served.shadows)
         self.settings = settings
         self.metrics = metrics
         self.bodies = Bodies(settings)
@@ -67,9 +79,9 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI's entry."""
         started = time.perf_counter()
-        route, target = find_route(scope["path"])
+        asked = Asked(*find_route(scope["path"]))
         try:
-            reply = await self._reply(route, target, scope, receive)
+            reply = await self._reply(asked, scope, receive)
         except Refusal as error:
             reply = refuse(error)
         except InputError as error:
@@ -77,11 +89,13 @@ class App:
         except asyncio.CancelledError:  # the drain time is over
             reply = refuse(busy(503, "the server stopped before this was answered; try again"))
         except Exception:
-            log.exception("request failed", extra={"fields": {"route": route}})
+            log.exception("request failed", extra={"fields": {"route": asked.route}})
             reply = refuse(Refusal(500, "internal error; the server's log says more"))
         await _send(reply, send)
         seconds = time.perf_counter() - started
-        self.metrics.request(route, reply.status, seconds)
+        asked.metrics(self.metrics).request(asked.route, reply.status, seconds)
+        if reply.status == 200 and asked.models is not None and asked.work is not None:
+            self.shadows.follow(asked.models, reply, asked.work)
         if self.settings.access_log:
             say(
                 "request",
@@ -91,7 +105,8 @@ class App:
                 ms=round(1000 * seconds, 3),
             )
 
-    async def _reply(self, route: str, target: tuple[str, ...], scope: Scope, receive: Receive) -> Reply:
+    async def _reply(self, asked: Asked, scope: Scope, receive: Receive) -> Reply:
+        route = asked.route
         check_host(scope, self.settings.allowed_hosts)
         if route == "unknown":
             raise Refusal(404, f"{scope['path']:.100}: no such path")
@@ -100,50 +115,81 @@ class App:
             headers = ((b"allow", ", ".join(allowed).encode()),)
             raise Refusal(405, f"{scope['method']}: expected {allowed[0]}", headers=headers)
         if route == "infer":
-            return await self._infer(self._model(*target), scope, receive)
-        if route == "recommend":
+            asked.models, _ = self.served.version(*asked.target)
             body = await self.bodies.read(scope, receive)
-            model = self.models.current
-            request = recommend.read(body, model, self.settings)
-            return await recommend.recommend(request, model, self.settings.name)
+            asked.work = partial(_infer, body, header(scope, inference.LENGTH))
+            return await asked.work(asked.models)
+        if route == "recommend":
+            given = parse_json(await self.bodies.read(scope, receive))
+            asked.models = self.served.choose(given, header(scope, STICKY))
+            asked.work = partial(_recommend, given)
+            return await asked.work(asked.models)
+        if route == "index":
+            body = await self.bodies.read(scope, receive)
+            ready = parse_json(body).get("ready", False) if body.strip() else False
+            return reply_json(about.index(self.served, ready=ready is True))
         if route == "items":
-            return await recommend.search(scope["query_string"], self.models.current)
-        return self._told(route, target, scope["path"])
+            query = recommend.parse_query(scope["query_string"])
+            asked.models = self.served.named(query["model"]) if "model" in query else self.served.answering[0]
+            return await recommend.search(query, asked.models.current, asked.models.name)
+        return self._told(asked, scope["path"])
 
-    def _told(self, route: str, target: tuple[str, ...], path: str) -> Reply:
+    def _told(self, asked: Asked, path: str) -> Reply:
         """Replies that need no computation."""
-        name = self.settings.name
+        route, served = asked.route, self.served
         if route == "page":
             return self._page[path]
         if route == "metrics":
             return self.metrics.page()
         if route == "server":
-            about: dict[str, Any] = {"name": "llm4sbr", "version": version("llm4sbr")}
-            return reply_json(about | {"extensions": ["binary_tensor_data"]})
+            return reply_json({"name": "llm4sbr", "version": version("llm4sbr"), "extensions": EXTENSIONS})
         if route == "live":
             return reply_json({"live": True})
         if route == "ready":
-            refused = {"refused": "a newer version; the log says why"} if self.models.refused else {}
-            return reply_json({"ready": self.models.ready} | refused, 200 if self.models.ready else 503)
-        model = self._model(*target)
+            which = f" of {', '.join(served.refused)}" if len(served.models) > 1 else ""
+            refused = {"refused": f"a newer version{which}; the log says why"} if served.refused else {}
+            return reply_json({"ready": served.ready} | refused, 200 if served.ready else 503)
+        if route == "models":
+            return reply_json({"models": [*served.models]})
+        if route == "all stats":
+            ready = [one for one in served.models.values() if one.ready]
+            return reply_json({"model_stats": [about.statistics(one, one.current) for one in ready]})
+        asked.models, model = served.version(*asked.target)
         if route == "model ready":
-            return reply_json({"name": name, "ready": True})
-        return inference.metadata(model.artefact, name, model.version)
+            return reply_json({"name": asked.models.name, "ready": True})
+        if route == "stats":
+            return reply_json({"model_stats": [about.statistics(asked.models, model)]})
+        told = about.configuration if route == "config" else about.metadata
+        return reply_json(told(asked.models, model))
 
-    async def _infer(self, model: Model, scope: Scope, receive: Receive) -> Reply:
-        body = await self.bodies.read(scope, receive)
-        query = inference.read(body, header(scope, inference.LENGTH), model.artefact, self.settings)
-        answer = await model.batcher.submit(query.job)
-        return inference.write(query, answer, self.settings.name, model.version)
 
-    def _model(self, name: str, wanted: str = "") -> Model:
-        """The model of that name and version; any version if none is named."""
-        if name != self.settings.name:
-            raise Refusal(404, f"model {name!r:.60}: unknown; this server has {self.settings.name!r}")
-        model = self.models.current
-        if wanted and wanted != model.version:
-            raise Refusal(404, f"version {wanted!r:.60}: not served; there is {model.version!r}")
-        return model
+async def _infer(body: bytes, length: bytes | None, models: Models) -> Reply:
+    model = models.current
+    query = inference.read(body, length, model.artefact, models.settings)
+    answer = await model.batcher.submit(query.job)
+    return inference.write(query, answer, models.name, model.version)
+
+
+async def _recommend(given: dict[str, Any], models: Models) -> Reply:
+    model = models.current
+    request = recommend.read(given, model, models.settings)
+    return await recommend.recommend(request, model, models.name)
+
+
+@dataclass
+class Asked:
+    """A request: what it asks for, and which model answers."""
+
+    route: str
+    target: tuple[str, ...] = ()
+    """The model and version that the path names."""
+    models: Models | None = None
+    work: Work | None = None
+    """What shadows compute along."""
+
+    def metrics(self, all_: Metrics) -> ModelMetrics:
+        """Where the request is counted."""
+        return all_.of("" if self.models is None else self.models.name)
 
 
 def find_route(path: str) -> tuple[str, tuple[str, ...]]:
@@ -157,7 +203,7 @@ def find_route(path: str) -> tuple[str, tuple[str, ...]]:
     rest = parts[4:]
     if rest[:1] == ["versions"] and len(rest) > 1:
         target, rest = (parts[3], rest[1]), rest[2:]
-    asked = {(): "model", ("ready",): "model ready", ("infer",): "infer"}
+    asked = {(): "model", ("ready",): "model ready"} | {(one,): one for one in ("infer", "config", "stats")}
     return asked.get(tuple(rest), "unknown"), target
 
 
@@ -166,6 +212,9 @@ ROUTES = dict.fromkeys(PAGE, "page") | {
     "/items": "items",
     "/metrics": "metrics",
     "/v2": "server",
+    "/v2/models": "models",
+    "/v2/models/stats": "all stats",
+    "/v2/repository/index": "index",
     "/v2/health/live": "live",
     "/v2/health/ready": "ready",
 }

@@ -32,6 +32,8 @@ class PendingRequest(NamedTuple):
     """bool (B, 1)."""
     intents: Floats | None = None
     """float32 (B, P, E); None if the model takes none."""
+    tell_intents: bool = False
+    """Whether the graph's own intents are wanted, too."""
 
     @property
     def rows(self) -> int:
@@ -46,6 +48,12 @@ class ScoredList(NamedTuple):
     """int64 (B, K), best first."""
     scores: Floats
     """float32 (B, K)."""
+    intents: Floats | None = None
+    """The graph's own, float32 (B, P, E), if they are wanted."""
+
+    def rows(self, part: slice) -> ScoredList:
+        """The result for some of the sessions."""
+        return ScoredList(*(None if one is None else one[part] for one in self))  # type: ignore[arg-type]
 
 
 class _Waiting(NamedTuple):
@@ -67,7 +75,8 @@ def join(jobs: Sequence[PendingRequest]) -> PendingRequest:
         at += job.rows
     exclude_seen = np.concatenate([job.exclude_seen for job in jobs])
     intents = [job.intents for job in jobs if job.intents is not None]
-    return PendingRequest(items, mask, exclude_seen, np.concatenate(intents) if intents else None)
+    tell = any(job.tell_intents for job in jobs)
+    return PendingRequest(items, mask, exclude_seen, np.concatenate(intents) if intents else None, tell)
 
 
 class Batcher:
@@ -183,10 +192,10 @@ class Batcher:
         _deliver(batch, found)
 
     def _run(self, jobs: list[PendingRequest]) -> list[ScoredList]:
-        ids, scores = self.compute(join(jobs))
+        found = self.compute(join(jobs))
         answers, at = [], 0
         for job in jobs:
-            answers.append(ScoredList(ids[at : at + job.rows], scores[at : at + job.rows]))
+            answers.append(found.rows(slice(at, at + job.rows)))
             at += job.rows
         return answers
 

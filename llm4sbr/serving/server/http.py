@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ Send = Callable[[Any], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON = b"application/json"
+
+CODINGS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+"""Content coding -> zlib's `wbits`."""
 
 
 class Refusal(Exception):
@@ -86,6 +90,28 @@ def parse_json(text: bytes) -> dict[str, Any]:
     return value
 
 
+def unpack(body: bytes, coding: bytes, most: int) -> bytes:
+    """A body that was sent as gzip or deflate; no more of it is unpacked than is allowed.
+
+    Raises:
+        Refusal: 400 not of that kind, cut off, or followed by something; 413 larger than `most` bytes.
+    """
+    kind = CODINGS[coding]
+    if coding == b"deflate" and body[:1] and (body[0] & 15 != 8 or int.from_bytes(body[:2]) % 31):
+        kind = -zlib.MAX_WBITS  # without zlib's header, as some clients send it
+    reader = zlib.decompressobj(kind)
+    try:
+        found = reader.decompress(body, most + 1)
+    except zlib.error:
+        raise Refusal(400, f"the body is not {coding.decode()}, as its Content-Encoding says") from None
+    if len(found) > most:
+        raise Refusal(413, f"the body is larger than {most:,} bytes when unpacked")
+    if not reader.eof or reader.unused_data:
+        wrong = "is cut off" if not reader.eof else "has something behind its end"
+        raise Refusal(400, f"the {coding.decode()} body {wrong}")
+    return found
+
+
 class Bodies:
     """Reads request bodies, and tracks how many bytes of them are in memory."""
 
@@ -97,16 +123,24 @@ class Bodies:
         """The whole body.
 
         Raises:
-            Refusal: 408 too slow, 413 too large, 415 compressed, 503 too many at once.
+            Refusal: 408 too slow, 413 too large (packed or not), 415 packed in an unknown way, 503 too many
+                at once.
         """
-        if (header(scope, b"content-encoding") or b"identity").lower() != b"identity":
-            raise Refusal(415, "compressed bodies are not read; send it as it is")
+        coding = (header(scope, b"content-encoding") or b"identity").strip().lower()
+        if coding not in (b"identity", *CODINGS):
+            known = ((b"accept-encoding", b"gzip, deflate"),)
+            raise Refusal(
+                415,
+                f"content coding {coding.decode('latin-1')!r:.60}: expected gzip, deflate or none",
+                headers=known,
+            )
         announced = header(scope, b"content-length")
         if announced and int(announced) > self.settings.max_body:
             raise self._too_large()
         try:
             async with asyncio.timeout(self.settings.timeout):
-                return await self._whole(receive)
+                body = await self._whole(receive)
+            return body if coding == b"identity" else unpack(body, coding, self.settings.max_body)
         except TimeoutError:
             seconds = f"{self.settings.timeout:g} seconds"
             close = ((b"connection", b"close"),)

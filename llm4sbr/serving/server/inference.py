@@ -7,6 +7,7 @@ header `Inference-Header-Content-Length` says where the JSON ends.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from llm4sbr.serving.artefact import Artefact
 from llm4sbr.serving.server.batching import PendingRequest, ScoredList
-from llm4sbr.serving.server.http import Refusal, Reply, parse_json, reply_json
+from llm4sbr.serving.server.http import Refusal, Reply, parse_json
 from llm4sbr.serving.server.settings import Settings
 
 LENGTH = b"inference-header-content-length"
@@ -24,6 +25,13 @@ DIGITS = 18
 """Maximum number of digits of an integer; Python refuses to parse thousands of digits."""
 
 OUTPUTS = {"item_ids": "INT64", "scores": "FP32"}
+"""Outputs of every model."""
+
+INTENTS = "intents"
+"""The output of models that predict or look up intents."""
+
+KIND = OUTPUTS | {INTENTS: "FP32"}
+"""Output -> data type."""
 
 DTYPES: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4"), "BOOL": np.dtype("?")}
 """Data type of the protocol -> numpy dtype."""
@@ -60,14 +68,12 @@ def inputs_of(artefact: Artefact) -> dict[str, tuple[str, list[int]]]:
     return found
 
 
-def metadata(artefact: Artefact, name: str, version: str) -> Reply:
-    """Name, inputs and outputs of the model."""
-    inputs = [
-        {"name": key, "datatype": kind, "shape": shape} for key, (kind, shape) in inputs_of(artefact).items()
-    ]
-    outputs = [{"name": key, "datatype": kind, "shape": [-1, artefact.k]} for key, kind in OUTPUTS.items()]
-    about = {"name": name, "versions": [version], "platform": "onnxruntime_onnx"}
-    return reply_json(about | {"inputs": inputs, "outputs": outputs})
+def outputs_of(artefact: Artefact) -> dict[str, tuple[str, list[int]]]:
+    """Name -> data type and shape of what the model can give; `intents` only if a request names it."""
+    found = {name: (kind, [-1, artefact.k]) for name, kind in OUTPUTS.items()}
+    if artefact.tells_intents:
+        found[INTENTS] = ("FP32", [-1, len(artefact.perspectives), artefact.text_dim])
+    return found
 
 
 def read(body: bytes, length: bytes | None, artefact: Artefact, settings: Settings) -> Query:
@@ -77,32 +83,42 @@ def read(body: bytes, length: bytes | None, artefact: Artefact, settings: Settin
         Refusal: 400, and what is wrong where.
     """
     end = _json_end(length, len(body))
-    request = parse_json(body[:end])
-    tensors = _tensors(request, memoryview(body)[end:], inputs_of(artefact))
+    return query(parse_json(body[:end]), memoryview(body)[end:], artefact, settings)
+
+
+def query(request: dict[str, Any], binary: memoryview, artefact: Artefact, settings: Settings) -> Query:
+    """The request in a JSON object and the binary data that follows it; errors as for `read`."""
+    tensors = _tensors(request, binary, inputs_of(artefact))
     asked = request.get("id")
     if asked is not None and not isinstance(asked, str):
         raise Refusal(400, "id: expected a text")
-    return Query(_job(tensors, artefact, settings), asked, _outputs(request))
+    outputs = _outputs(request, outputs_of(artefact))
+    job = _job(tensors, artefact, settings)
+    return Query(job._replace(tell_intents=INTENTS in outputs), asked, outputs)
 
 
-def write(query: Query, answer: ScoredList, name: str, version: str) -> Reply:
-    """The reply to a request.
+def arrays(query: Query, answer: ScoredList) -> dict[str, Array]:
+    """The requested outputs by name.
 
     Raises:
         Refusal: 400, finite intents were so large that the scores are not.
     """
+    if query.job.intents is not None and not (answer.scores < np.inf).all():  # nor NaN
+        raise Refusal(400, "intents: too large, the scores are no numbers; vectors of length 1 are expected")
+    values = {"item_ids": answer.ids, "scores": answer.scores, INTENTS: answer.intents}
+    return {name: np.ascontiguousarray(values[name], DTYPES[KIND[name]]) for name in query.outputs}
+
+
+def write(query: Query, answer: ScoredList, name: str, version: str) -> Reply:
+    """The reply to a request; errors as for `arrays`."""
     head: dict[str, Any] = {"model_name": name, "model_version": version}
     if query.id is not None:
         head["id"] = query.id
-    if query.job.intents is not None and not (answer.scores < np.inf).all():  # nor NaN
-        raise Refusal(400, "intents: too large, the scores are no numbers; vectors of length 1 are expected")
-    values: dict[str, Array] = {"item_ids": answer.ids, "scores": answer.scores}
     outputs, binary = [], []
-    for key, as_bytes in query.outputs.items():
-        value = np.ascontiguousarray(values[key])
-        output: dict[str, Any] = {"name": key, "datatype": OUTPUTS[key], "shape": list(value.shape)}
-        if as_bytes:
-            binary.append(value.astype(DTYPES[OUTPUTS[key]], copy=False).tobytes())
+    for key, value in arrays(query, answer).items():
+        output: dict[str, Any] = {"name": key, "datatype": KIND[key], "shape": list(value.shape)}
+        if query.outputs[key]:
+            binary.append(value.tobytes())
             outputs.append(output | {"parameters": {"binary_data_size": len(binary[-1])}})
         else:
             if key == "scores":
@@ -241,18 +257,26 @@ def _job(tensors: dict[str, Array], artefact: Artefact, settings: Settings) -> P
 
 
 def _check_clicks(items: Array, mask: Array, size: int) -> None:
-    if not mask[:, 0].all():
-        raise Refusal(400, f"items: session {int(mask[:, 0].argmin())} is empty")
-    if (mask[:, 1:] & ~mask[:, :-1]).any():
-        raise Refusal(400, "items: clicks must come before the padding, which is id 0 or a false mask")
+    some = mask.any(1)
+    if not some.all():
+        raise Refusal(400, f"items: session {int(some.argmin())} is empty")
+    gaps = (mask[:, 1:] & ~mask[:, :-1]).any(1)
+    if gaps.any():
+        row = int(gaps.argmax())
+        where = "in between" if mask[row, 0] else "on the left"
+        raise Refusal(
+            400,
+            f"items: session {row} is padded {where}; clicks go oldest first, padding (id 0 or a false mask) "
+            "to the right of them",
+        )
     wrong = mask & ((items < 1) | (items > size))
     if wrong.any():
         row = int(wrong.any(1).argmax())
         raise Refusal(400, f"items: session {row}: {items[wrong][0]} is not a catalogue id in 1..{size}")
 
 
-def _outputs(request: dict[str, Any]) -> dict[str, bool]:
-    """The requested outputs, all if none is named, and which are in binary."""
+def _outputs(request: dict[str, Any], known: Collection[str]) -> dict[str, bool]:
+    """The requested outputs, ids and scores if none is named, and which are in binary."""
     default = _flag(_parameters(request), "binary_data_output", False)
     given = request.get("outputs")
     if given is None or given == []:
@@ -262,8 +286,8 @@ def _outputs(request: dict[str, Any]) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for one in given:
         name = one.get("name")
-        if not isinstance(name, str) or name not in OUTPUTS:
-            raise Refusal(400, f"outputs: {_short(name)} is not one of {', '.join(OUTPUTS)}")
+        if not isinstance(name, str) or name not in known:
+            raise Refusal(400, f"outputs: {_short(name)} is not one of {', '.join(known)}")
         parameters = _parameters(one)
         if "shared_memory_region" in parameters:
             raise Refusal(400, f"{name}: shared memory is not supported; leave shared_memory_region out")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -82,7 +85,8 @@ class Model:
 
 def compute(artefact: Artefact, job: PendingRequest) -> ScoredList:
     """The model's result; runs in the batcher's thread."""
-    return ScoredList(*artefact.run(job.items, job.mask, job.exclude_seen, job.intents))
+    told = artefact.predict(job.items, job.mask) if job.tell_intents else None
+    return ScoredList(*artefact.run(job.items, job.mask, job.exclude_seen, job.intents), told)
 
 
 class Models:
@@ -90,17 +94,32 @@ class Models:
 
     A request takes `current` once and stays with it, so that a swap in between does not touch it; the
     old model goes when the last request has let go of it.
+
+    Args:
+        folder: the export folder.
+        settings: the server's, with this model's name.
+        metrics: the server's.
+        run: as for `Model.open`.
+        shadow: whether nobody waits for the model, so that it computes at a lower priority.
     """
 
     def __init__(
-        self, folder: Path, settings: Settings, metrics: Metrics, *, run: Path | None = None
+        self,
+        folder: Path,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        run: Path | None = None,
+        shadow: bool = False,
     ) -> None:
         self.folder = folder
         self.run = run
         self.settings = settings
-        self.metrics = metrics
-        metrics.watches(lambda: self.refused)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.name = settings.name
+        self.metrics = metrics.of(settings.name)
+        self.metrics.watches(lambda: self.refused)
+        initializer = yield_to_others if shadow else None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="model", initializer=initializer)
         self._current: Model | None = None
         self._seen: Stamp = ()
         self.refused = False
@@ -137,6 +156,7 @@ class Models:
         artefact = model.artefact
         say(
             "model ready",
+            model=self.name,
             version=model.version,
             variant=artefact.intent_mode,
             items=artefact.num_items,
@@ -157,9 +177,10 @@ class Models:
             now = stamp(self.folder)
             settled, last = now == last, now
             if settled and now and now != self._seen:
-                await self._reload()
+                await self.reload()
 
-    async def _reload(self) -> None:
+    async def reload(self) -> None:
+        """Load the model; if it cannot be used, log why, and keep the old one if there is one."""
         try:
             await self.load()
             self.metrics.reloads["done"] += 1
@@ -171,8 +192,15 @@ class Models:
             self.metrics.reloads["failed"] += 1
             self.refused = True
             known = isinstance(error, Llm4sbrError)
-            fields = {"error": str(error), "serving": self.current.version}
+            serving = self._current.version if self._current is not None else None
+            fields = {"model": self.name, "error": str(error), "serving": serving}
             log.error("new version refused", exc_info=not known, extra={"fields": fields})
+
+
+def yield_to_others() -> None:
+    """Give this thread a lower priority where threads have one (Linux)."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def find_folder(path: Path) -> Path:

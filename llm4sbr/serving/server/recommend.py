@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from llm4sbr.serving.answering import Answerer, Clicks, answer
 from llm4sbr.serving.recommendation import UNKNOWN
 from llm4sbr.serving.server.batching import PendingRequest
-from llm4sbr.serving.server.http import Refusal, Reply, parse_json, reply_json
+from llm4sbr.serving.server.http import Refusal, Reply, reply_json
 from llm4sbr.serving.server.models import Model
 from llm4sbr.serving.server.settings import Settings
 
@@ -20,7 +21,7 @@ LONGEST = 200
 """Maximum length of a title or a search text in characters."""
 
 
-FIELDS = ("session", "k", "exclude_seen", "explain", "unknown")
+FIELDS = ("session", "k", "exclude_seen", "explain", "unknown", "model", "sticky_key")
 """What a request may hold."""
 
 
@@ -36,13 +37,14 @@ class RecommendRequest(NamedTuple):
     """What to do with items that the model does not know: `skip` or `fail`."""
 
 
-def read(body: bytes, model: Model, settings: Settings) -> RecommendRequest:
+def read(given: dict[str, Any], model: Model, settings: Settings) -> RecommendRequest:
     """`{"session": [...], "k": 10, "exclude_seen": true, "explain": false, "unknown": "skip"}`.
+
+    `model` and `sticky_key` have done their part when the model is chosen, see `Served.choose`.
 
     Raises:
         Refusal: 400, and what is wrong where.
     """
-    given = parse_json(body)
     others = given.keys() - set(FIELDS)
     if others:
         raise Refusal(400, f"{min(others)!r:.60}: unknown; there are {', '.join(FIELDS)}")
@@ -79,7 +81,7 @@ async def recommend(request: RecommendRequest, model: Model, name: str) -> Reply
         model.artefact.attributes,
     )
     found = await answer(answerer, request.session, k=request.k, exclude_seen=request.exclude_seen)
-    return reply_json({"model": name, "version": model.version} | vars(found))
+    return reply_json({"model": name, "model_name": name, "version": model.version} | vars(found))
 
 
 async def _best(
@@ -90,12 +92,18 @@ async def _best(
     return list(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True))
 
 
-async def search(query: bytes, model: Model) -> Reply:
-    """`?search=part of a title`: the first items that match."""
+def parse_query(query: bytes) -> dict[str, str]:
+    """The first value of every name; `Refusal` 400 if the query is none."""
     try:
-        text = parse_qs(query.decode("ascii"), errors="strict", max_num_fields=4).get("search", [""])[0]
+        found = parse_qs(query.decode("ascii"), errors="strict", max_num_fields=4)
     except ValueError:
         raise Refusal(400, "search: expected percent-encoded UTF-8") from None
+    return {name: values[0] for name, values in found.items()}
+
+
+async def search(query: Mapping[str, str], model: Model, name: str) -> Reply:
+    """`?search=part of a title`: the first items that match."""
+    text = query.get("search", "")
     if len(text) > LONGEST:
         raise Refusal(400, f"search: longer than {LONGEST} characters")
     artefact = model.artefact
@@ -103,7 +111,7 @@ async def search(query: bytes, model: Model) -> Reply:
         {"id": id, "key": artefact.keys[id - 1], "title": artefact.titles[id - 1]}
         for id in await model.lookup.apart(model.lookup.search, text)
     ]
-    return reply_json({"items": found})
+    return reply_json({"model_name": name, "items": found})
 
 
 def _session(given: object, settings: Settings) -> list[str | int]:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from llm4sbr.serving.server.connections import protocol
 from llm4sbr.serving.server.logs import say, to_standard_error
 from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.models import Models, find_folder
+from llm4sbr.serving.server.served import Served
 from llm4sbr.serving.server.settings import Settings
 
 SWITCH = 0.0001
@@ -33,12 +35,21 @@ OTHER_FILES = 64
 """Maximum number of open files besides connections."""
 
 
-def serve(path: Path, settings: Settings) -> None:
+def serve(
+    paths: Mapping[str, Path],
+    settings: Settings,
+    *,
+    shares: Mapping[str, float] | None = None,
+    shadows: Sequence[str] = (),
+) -> None:
     """Serve until SIGTERM or SIGINT; open requests are then still answered.
 
     Args:
-        path: an export folder, or a run directory that has one; the run's known sessions then have intents.
+        paths: name -> an export folder, or a run directory that has one; the run's known sessions then have
+            intents.
         settings: where to listen, and the limits.
+        shares: as for `Served`.
+        shadows: as for `Served`.
 
     Raises:
         InputError: the address cannot be listened on.
@@ -47,18 +58,25 @@ def serve(path: Path, settings: Settings) -> None:
     to_standard_error()
     sys.setswitchinterval(SWITCH)
     gc.set_threshold(GARBAGE)
-    folder = find_folder(path)
+    folders = {name: find_folder(path) for name, path in paths.items()}
+    metrics = Metrics()
+    models = {}
+    for name, folder in folders.items():
+        run = paths[name] if folder != paths[name] else None
+        named = replace(settings, name=name)
+        models[name] = Models(folder, named, metrics, run=run, shadow=name in shadows)
+    served = Served(models, shares, shadows)
     listening = listen(settings)
     settings = replace(settings, connections=most_connections(settings.connections))
-    metrics = Metrics()
-    models = Models(folder, settings, metrics, run=path if folder != path else None)
-    server = Server(_config(App(models, settings, metrics), settings), models)
+    app = App(served, settings, metrics)
+    server = Server(_config(app, settings), app)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn first finishes open requests, then raises the signal again for earlier handlers, of which
         # there are none.
         signal.signal(number, lambda *_: None)
+    told = {"folder": str(*folders.values())} if len(folders) == 1 else {"folders": folders}
     host, port = listening.getsockname()[:2]
-    say("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", folder=str(folder))
+    say("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", **told)
     server.run(sockets=[listening])
     if server.failed is not None:
         raise server.failed
@@ -66,31 +84,39 @@ def serve(path: Path, settings: Settings) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which opens the model once it listens and stops if that fails."""
+    """uvicorn's server, which opens the models once it listens and stops if one that answers fails."""
 
-    def __init__(self, config: uvicorn.Config, models: Models) -> None:
+    def __init__(self, config: uvicorn.Config, app: App) -> None:
         super().__init__(config)
-        self.models = models
+        self.app = app
         self.failed: Exception | None = None
 
     async def main_loop(self) -> None:
         """Run until a signal stops it."""
-        working = asyncio.create_task(self._work())
+        served = self.app.served
+        working = [
+            asyncio.create_task(self._work(one, one in served.shadows)) for one in served.models.values()
+        ]
         await super().main_loop()
         say("draining")
-        working.cancel()
-        with suppress(asyncio.CancelledError):
-            await working
+        for task in working:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.app.shadows.stop()
 
-    async def _work(self) -> None:
-        try:
-            await self.models.load()
-        except Exception as error:
-            self.failed = error
-            self.should_exit = True
-            return
-        if self.models.settings.watch:
-            await self.models.watch()
+    async def _work(self, models: Models, shadow: bool) -> None:
+        if shadow:
+            await models.reload()
+        else:
+            try:
+                await models.load()
+            except Exception as error:
+                self.failed = self.failed or error
+                self.should_exit = True
+                return
+        if models.settings.watch:
+            await models.watch()
 
 
 def _config(app: App, settings: Settings) -> uvicorn.Config:
