@@ -88,7 +88,7 @@ def test_every_format_has_the_lists_of_recommend(ask, export, tmp_path, source, 
 
 
 def test_standard_input_to_standard_output_names_broken_rows_and_what_is_unknown(ask):
-    lines = '["i02"]\n\n["i03", "newer"]\n[1.5]\n["i02"\n{"other": 1}\n\xff'
+    lines = '["i02"]\n\n["i03", "newer"]\n[1.5]\n[]\n{"other": 1}\n\xff'
     told = ask("--in", "-", "-k", 1, given=lines.encode("latin-1"))
     rows = [json.loads(line) for line in told.stdout.splitlines()]
     assert told.exit_code == 2
