@@ -71,7 +71,8 @@ def _bring(
     chosen = chosen_settings(file, assignments, options)
     run = (run or in_force.default_run(chosen)).expanduser()
     new = new or bool(chosen.get("data", {}).keys() & {"reader", "path"})
-    pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force, new=new)
+    progress, start = Progress(quiet=quiet), options.get("start")
+    pipeline.execute(run, chosen, until=until, progress=progress, force=force, new=new, start=start)
     return run
 
 

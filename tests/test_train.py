@@ -37,6 +37,7 @@ def test_every_variant_and_seed(tmp_path):
             "log.jsonl",
             "model.json",
             "model.safetensors",
+            "moments.safetensors",
             "stage.json",
         ]
     facts = record(out, "llm", 6)["facts"]

@@ -102,6 +102,11 @@ SETTINGS = (
 )
 """Settings with their own options; all others are set by `--set`."""
 
+START = (
+    "An older run whose models this one's start from; a new RUN takes its settings. none: start anew.  [as "
+    "before]"
+)
+
 LISTS = frozenset({"infer.perspectives", "infer.controls"})
 """Settings whose option takes a comma-separated list."""
 
@@ -155,6 +160,8 @@ def stage_options(until: str, *, required: bool = True) -> Callable[[Command], C
     def decorate(command: Command) -> Command:
         command = sources(common(command))
         command = click.option("--force", is_flag=True, help=f"Redo {until} even if it is fresh.")(command)
+        if "train" in reached:
+            command = click.option("--from", "start", metavar="OLD", help=START)(command)
         for setting in reversed([s for s in SETTINGS if s.stage in reached]):
             command = _option(setting)(command)
         return click.argument("run", type=click.Path(path_type=Path), required=required)(command)

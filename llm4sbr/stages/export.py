@@ -192,6 +192,8 @@ def _artefact(
         record = _record(fresh, job.kind, original=original, spec=spec, verified=verified)
         if original.trained.refitted:
             record["chosen"] = original.saved.facts["chosen"]
+        if warm := original.saved.facts.get("warm"):
+            record["warm"] = warm
         store.write_record(fresh / RECORD, record)
         facts, recipe = original.saved.facts, original.saved.recipe
         asked = {"llm": facts.get("llm") or "none", "backbone": facts.get("baseline", recipe.backbone)}
