@@ -12,7 +12,8 @@ from llm4sbr.data.prepared import catalogue_hash
 from llm4sbr.exporting import ExportSpec
 from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.protocols import Catalogue, Horizon
-from llm4sbr.serving.artefact import FORMAT, ITEMS, RECORD, write_items
+from llm4sbr.serving.artefact import FORMAT, RECORD
+from llm4sbr.serving.items import ITEMS, write_items
 from llm4sbr.serving.search import INDEX
 from llm4sbr.store import file_sha256
 from llm4sbr_export.onnx import Onnx

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -48,20 +49,23 @@ class Understood(NamedTuple):
     """A session as it was recognised."""
 
     items: list[Resolved]
-    """At least one, oldest first."""
+    """Oldest first; none if nothing in the session is known."""
     left_out: list[str]
     """Keys or titles that no item has, such as those of items that are newer than the model."""
+    unknown: UnknownItem | None = None
+    """Why there are no items."""
 
     @classmethod
     def of(
         cls, found: Sequence[Resolved | UnknownItem], given: Sequence[str | int], unknown: str
     ) -> Understood:
-        """The items found; `UnknownItem` if there are none, or one is missing and `unknown` is `fail`."""
+        """The items found; `UnknownItem` if one is missing and `unknown` is `fail`."""
         errors = [one for one in found if isinstance(one, UnknownItem)]
-        if errors and (unknown == "fail" or len(errors) == len(found)):
+        if errors and unknown == "fail":
             raise errors[0]
         left_out = [str(text) for text, one in zip(given, found, strict=True) if isinstance(one, UnknownItem)]
-        return cls([one for one in found if isinstance(one, Resolved)], left_out)
+        known = [one for one in found if isinstance(one, Resolved)]
+        return cls(known, left_out, None if known else errors[0])
 
 
 class _Bare(NamedTuple):
@@ -94,6 +98,12 @@ class TitleIndex:
     def bars(self) -> int:
         """Maximum number of bars in a title."""
         return max((title.count("|") for title in self.catalogue.titles), default=0)
+
+    @cached_property
+    def repeated(self) -> frozenset[str]:
+        """Titles that several items have."""
+        counts = Counter(self.catalogue.titles)
+        return frozenset(title for title, count in counts.items() if count > 1)
 
     @cached_property
     def _folded(self) -> dict[str, int]:
@@ -239,7 +249,7 @@ def resolve_session(
     Args:
         session: what a user gave.
         titles: of the catalogue.
-        unknown: `skip` leaves out what no item is called, as long as something remains; `fail` refuses it.
+        unknown: `skip` leaves out what no item is called; `fail` refuses it.
 
     Raises:
         InputError: an empty session, an ambiguous title, or an unknown one that is not left out.
