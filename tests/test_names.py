@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,8 +15,10 @@ from safetensors.numpy import load_file, save_file
 from llm4sbr.errors import InputError, StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.artefact import RECORD, Artefact
+from llm4sbr.serving.attributes import Attributes
 from llm4sbr.serving.exported import ExportedRecommender
 from llm4sbr.serving.names import NAMES, Column, open_names, write_names
+from llm4sbr.serving.search import Search
 from llm4sbr.serving.server.lookup import Lookup
 from llm4sbr.serving.titles import TitleIndex, parse_session
 from llm4sbr.store import file_sha256
@@ -104,6 +107,19 @@ def test_an_artefact_of_a_large_catalogue_answers_from_it(tmp_path: Path) -> Non
     expected = ExportedRecommender.load(toy_export(tmp_path / "other")).recommend("i03, i07", k=3)
     assert found.items == expected.items
     assert found.session == expected.session
+
+
+def test_others_may_read_what_an_artefact_has(tmp_path: Path) -> None:
+    """A server often runs as another user than the one who exported."""
+    (tmp_path / "usual").touch()
+    write_names(tmp_path / NAMES, CATALOGUE)
+    Attributes.of({"colour": TITLES}).write(tmp_path / "attributes.safetensors")
+    index = faiss.index_factory(4, "IVF2,SQ8", faiss.METRIC_INNER_PRODUCT)
+    index.train(np.random.default_rng(0).standard_normal((99, 4), np.float32))
+    search = Search(index, np.zeros((9, 4), np.float32), [], own=None, count=1)
+    search.write(tmp_path / "index.safetensors", {"fingerprint": "", "catalogue": ""})
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def damaged(tensors: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

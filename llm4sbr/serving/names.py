@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4sbr import store
 from llm4sbr.errors import StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.mapped import mapped_tensors
@@ -216,7 +217,9 @@ def write_names(path: Path, catalogue: Catalogue) -> None:
         "folded": Column.parts(map(fold, titles)),
         "bare": Column.parts(bare(title).name for title in titles),
     }
-    save_file({f"{name}.{part}": one for name, parts in columns.items() for part, one in parts.items()}, path)
+    tensors = {f"{name}.{part}": one for name, parts in columns.items() for part, one in parts.items()}
+    with store.writing(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def open_names(path: Path, size: int) -> Catalogue:

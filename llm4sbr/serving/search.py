@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4sbr import store
 from llm4sbr.errors import StoreError
 from llm4sbr.serving.mapped import mapped_tensors
 from llm4sbr.system import installation
@@ -127,7 +128,8 @@ class Search:
         facts = {key: about[key] for key in ("fingerprint", "catalogue")}
         facts |= {"tables": str(len(self.added)), "count": str(self.count)}
         facts["own"] = "" if self.own is None else f"{self.own[0]!r} {self.own[1]!r}"
-        save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, path, facts)
+        with store.writing(path) as temporary:
+            save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, temporary, facts)
 
     def answer(self, session: Any, feed: Mapping[str, NDArray[Any]], k: int) -> tuple[Ids, Floats]:
         """The result of `top`, for all inputs of a graph that scores by itself; `session` has the queries."""
