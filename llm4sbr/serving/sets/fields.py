@@ -25,7 +25,7 @@ FIELDS: dict[str, Callable[[Recommendation], Any]] = {
     "notes": lambda found: found.notes,
 }
 """Name -> value: of the list, best first; the session's items as recognised, or its id in a file of clicks;
-what no item is called; how many items pass filters, and why a list is empty or is not made for the session."""
+what no item is called; how many items pass filters; why a list is empty or is not made for the session."""
 
 ROW, ERROR = "row", "error"
 """Further names: the row's number, and why it has no list."""
