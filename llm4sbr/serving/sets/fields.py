@@ -10,6 +10,9 @@ from llm4sbr.errors import InputError
 from llm4sbr.serving.recommendation import Recommendation
 from llm4sbr.serving.sets.read import SESSION, Row, are_clicks
 
+ATTRIBUTES = "attributes"
+"""Of the list's items, as far as they are known."""
+
 FIELDS: dict[str, Callable[[Recommendation], Any]] = {
     "key": lambda found: [one.key for one in found.items],
     "id": lambda found: [one.id for one in found.items],
@@ -17,14 +20,17 @@ FIELDS: dict[str, Callable[[Recommendation], Any]] = {
     "score": lambda found: [one.score for one in found.items],
     SESSION: lambda found: [one.key for one in found.session],
     "left_out": lambda found: found.left_out,
+    ATTRIBUTES: lambda found: [getattr(one, ATTRIBUTES) for one in found.items],
+    "passing": lambda found: found.passing,
+    "notes": lambda found: found.notes,
 }
 """Name -> value: of the list, best first; the session's items as recognised, or its id in a file of clicks;
-what no item is called."""
+what no item is called; how many items pass filters; why a list is empty or is not made for the session."""
 
 ROW, ERROR = "row", "error"
 """Further names: the row's number, and why it has no list."""
 
-DEFAULT = (ROW, "key", "score", "left_out", ERROR)
+DEFAULT = (ROW, "key", "score", "left_out", "notes", ERROR)
 
 
 def parse(text: str | None, path: Path, columns: Mapping[str, Any] | None) -> tuple[str, ...]:
