@@ -128,7 +128,7 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     if start := Start.of(job.run):
         part, without = f"{job.variant}/seed-{job.seed}", job.variant in (PLAIN, ITEM_ITEM)
         texts = None if without else _titles(job, (recipe.num_items, None))
-        material = material._replace(warm=WarmStart.of(start, part, recipe, prepared, texts))
+        material = material._replace(warm=WarmStart.of(start, part, recipe, job.run, prepared, texts))
     if job.chosen is not None:
         material = material._replace(rates=tuple(job.chosen["rates"]))
     elif material.warm:
