@@ -209,6 +209,7 @@ def test_other_old_weights_train_what_started_from_them_only(runs: Path) -> None
     assert not (runs / "new/start").exists()
 
 
+@pytest.mark.slow
 def test_epochs_of_a_start_concern_only_those_that_have_one(runs: Path) -> None:
     assert "train: 3 of 3 models are there already" in execute(
         runs / "old", {"train.warm_epochs": 2}, until="train"
@@ -257,6 +258,7 @@ def test_damaged_weights_to_start_from(runs: Path) -> None:
         shutil.copy(runs / "old/train" / PART / name, path)
 
 
+@pytest.mark.slow
 def test_the_command(runs: Path, base: Path) -> None:
     found = CliRunner().invoke(
         cli, ["train", str(runs / "two"), "--from", str(runs / "old"), "--data", str(base / "more"), "--json"]
