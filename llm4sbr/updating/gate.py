@@ -83,7 +83,7 @@ def compare(old: Path, new: Path, *, k: int, newest: float, tolerance: float) ->
     names = (f"HR@{k}", f"MRR@{k}")
     found = [{name: metrics.summary(one, (k,))[name] for name in names} for one in (ranks, own)]
     only_new = int((known[prepared.sessions.items[samples.end]] == 0).sum())
-    return Gate(tolerance, len(own), len(owners.unique()), since, only_new, *found)
+    return Gate(tolerance, len(own), len(set(owners.tolist())), since, only_new, *found)
 
 
 def translated(sessions: Sessions, samples: Samples, known: Tensor) -> tuple[Sessions, Samples, Tensor]:
