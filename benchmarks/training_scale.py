@@ -45,9 +45,9 @@ def sessions(items: int, count: int, seed: int) -> Sessions:
     return Sessions(named[ranks], torch.arange(count + 1) * (CLICKS + 1))
 
 
-def trained(items: int, loss: str, batches: int, seed: int) -> dict[str, float]:
-    """Samples/s and memory of a training of so many batches."""
-    config = TrainConfig(epochs=1, device="cpu", loss=loss)
+def trained(items: int, loss: str, batches: int, seed: int, **changes: Any) -> dict[str, float]:
+    """Samples/s and memory of a training of so many batches, with other settings of `train`."""
+    config = TrainConfig(**({"epochs": 1, "device": "cpu", "loss": loss} | changes))
     made = sessions(items, batches * config.batch_size, seed)
     start, end = made.offsets[:-1], made.offsets[1:] - 1
     samples = Samples(start, end, sample_keys(made, start, end))

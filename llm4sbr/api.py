@@ -25,6 +25,7 @@ def run(
     until: str = "evaluate",
     force: bool = False,
     quiet: bool = True,
+    start: str | Path | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Bring a run up to date and return the result of its last stage.
@@ -34,6 +35,7 @@ def run(
         until: last stage to run.
         force: run that stage again even if it is fresh.
         quiet: print no progress.
+        start: an older run whose models this one's start from, see `llm4sbr.pipeline.execute`.
         **settings: sections of the configuration as dictionaries (`train={"dim": 64}`) or dotted keys
             (`**{"train.dim": 64}`).
 
@@ -43,7 +45,8 @@ def run(
     """
     chosen = merge(*(nest({key: value}) for key, value in settings.items()))
     run = Path(folder).expanduser()
-    pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force)
+    progress = Progress(quiet=quiet)
+    pipeline.execute(run, chosen, until=until, progress=progress, force=force, start=start)
     return summary(run, until)
 
 

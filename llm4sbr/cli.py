@@ -28,6 +28,7 @@ from llm4sbr.commands.recommend import recommend
 from llm4sbr.commands.refit import refit
 from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
+from llm4sbr.commands.sharing import pack, pull, push, unpack
 from llm4sbr.commands.tune import tune
 from llm4sbr.errors import Llm4sbrError, PeerError
 from llm4sbr.printable import printable
@@ -71,7 +72,8 @@ def _bring(
     chosen = chosen_settings(file, assignments, options)
     run = (run or in_force.default_run(chosen)).expanduser()
     new = new or bool(chosen.get("data", {}).keys() & {"reader", "path"})
-    pipeline.execute(run, chosen, until=until, progress=Progress(quiet=quiet), force=force, new=new)
+    progress, start = Progress(quiet=quiet), options.get("start")
+    pipeline.execute(run, chosen, until=until, progress=progress, force=force, new=new, start=start)
     return run
 
 
@@ -213,6 +215,10 @@ cli.add_command(refit)
 cli.add_command(export)
 cli.add_command(recommend)
 cli.add_command(serve)
+cli.add_command(pack)
+cli.add_command(unpack)
+cli.add_command(push)
+cli.add_command(pull)
 
 
 @cli.command("config")

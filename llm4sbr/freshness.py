@@ -43,9 +43,13 @@ WHICH_MODELS = (
 """Settings that decide which models and baselines there are, not what a model learns."""
 FUSION = ("train.fuser", "train.fuser_options", "train.tau", "train.intent_dropout", "version of fusers/")
 """What only models with intents depend on."""
+START = "start/start.json"
+"""The record of what a run's models start from, see `training.start`; the folder is the run's."""
+WARM = "train.warm_epochs"
+"""What only models that start from older ones depend on."""
 LINEAR = ("train.neighbours", "train.counted")
 """What all models but `plain` and `text-init` depend on."""
-BRIEF = ("train.epochs", "train.patience", *LINEAR, *WHICH_MODELS, *FUSION)
+BRIEF = (WARM, "train.epochs", "train.patience", *LINEAR, *WHICH_MODELS, *FUSION)
 """What the backbone for `infer.select = "uncertain"` does not depend on."""
 ASKED = ("infer.llm", "infer.options", "infer.budget", "infer.select", "content of infer.llm", "train.")
 """Entries in the stamp of `infer` that only concern the LLM."""
@@ -131,6 +135,8 @@ def stamp_for(run: Path, stage: Stage, config: Config) -> stamps.Stamp:
         parts["files of data.path"] = files
     if stage.name in MODELS:
         parts |= model_content(stage.name, config)
+    if stage.name == "train" and (run / START).exists():
+        parts["start"] = store.read_record(run / START)["fingerprint"]
     wording = Path(config.infer.wording)
     if stage.name == "infer" and wording.is_file():
         parts["text of infer.wording"] = store.file_sha256(wording)
@@ -225,8 +231,12 @@ def _model(run: Path, part: str, stage: Parts, out: Path) -> Parts:
     ablation. A fused model that never sees an intent depends on their shape only.
     """
     variant = part.partition("/")[0]
-    ignored = (*WHICH_MODELS, "output of localize", *(FUSION if variant in ALONE else ()))
+    ignored = (*WHICH_MODELS, "output of localize", "start", *(FUSION if variant in ALONE else ()))
     kept = {key: value for key, value in stage.items() if not key.startswith(ignored)}
+    if start := _start(run, part):
+        kept |= {"start": start}
+    else:
+        kept.pop(WARM, None)
     if variant in (PLAIN, TEXT_INIT):
         kept = {key: value for key, value in kept.items() if key not in LINEAR}
     if variant in (PLAIN, ITEM_ITEM):
@@ -237,6 +247,13 @@ def _model(run: Path, part: str, stage: Parts, out: Path) -> Parts:
     if variant == NONE:
         return kept | {"shape of intents": _shape(run / "localize")}
     return kept | {"intents": _content(run / "localize" / variant)}
+
+
+def _start(run: Path, part: str) -> str | None:
+    """Hash of what a model starts from; None if it starts anew."""
+    record = store.read_record(run / START) if (run / START).exists() else {"models": {}}
+    own = record["models"].get(part)
+    return store.fingerprint([own, record["items"]]) if own else None
 
 
 def _baseline(run: Path, part: str, stage: Parts, out: Path) -> Parts:

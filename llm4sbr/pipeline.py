@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from llm4sbr import available, folders, registry, stamps, store
-from llm4sbr.config import Config, Settings, components, merge, to_settings, to_toml
-from llm4sbr.config.in_force import RESOLVED, check_run, naming_kept, request
+from llm4sbr.config import Config, Settings, components, merge, read_toml, to_settings, to_toml
+from llm4sbr.config.in_force import CHOSEN, RESOLVED, check_run, naming_kept, request
 from llm4sbr.config.layers import write_settings
 from llm4sbr.config.types import check_lengths
-from llm4sbr.errors import ConfigError, RegistryError, StoreError
+from llm4sbr.errors import ConfigError, Llm4sbrError, RegistryError, StoreError
 from llm4sbr.freshness import STAGES, Stage, adopt_models, asked, stamp_now, why
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
@@ -31,6 +31,7 @@ def execute(
     progress: Progress | None = None,
     force: bool = False,
     new: bool = True,
+    start: str | Path | None = None,
 ) -> Config:
     """Bring a run up to date up to and including the stage `until`, redoing only what is not fresh.
 
@@ -42,9 +43,12 @@ def execute(
         progress: shows the progress.
         force: redo the stage `until` even if it is fresh.
         new: whether to create the run if it does not exist.
+        start: an older run whose models this run's start from; a new run takes its settings, too. `none`:
+            they start anew. By default as the run did before.
 
     Raises:
         ConfigError: a setting is wrong.
+        InputError: the older run is of other components or of another data set.
         StoreError: the directory is in use by another process, not a run, or cannot be written.
     """
     installation.require("train")
@@ -53,8 +57,13 @@ def execute(
     if until not in STAGE_NAMES:
         raise ConfigError(f"no stage {until!r}; there are {', '.join(STAGE_NAMES)}")
     run = run.expanduser()
+    old = None if start in (None, ANEW) else Path(start).expanduser()
+    if old is not None and not (run / CHOSEN).exists():
+        check_run(old)
+        chosen, new = merge(read_toml(old / CHOSEN), chosen), True
     if not new:
         check_run(run)
+    there = run.exists()
     asked_for = request(run, chosen)
     if encoder := available.encoder_instead(run, asked_for.chosen(), asked_for.config, until, progress):
         asked_for = request(run, merge(chosen, encoder))
@@ -69,12 +78,33 @@ def execute(
                 _bring_up_to_date(run, stage, config, progress, redo=redo, accepted=accepted, ready=ready)
                 if stage.name == "prepare":
                     _check_lengths(run, config, chosen, until)
+                    _begin_from(run, start, old, config, progress, remove=not there)
             asked_for.keep()
             write_settings(run / RESOLVED, to_toml(to_settings(config)))
             store.write_record(run / "versions.json", used)
             if until == STAGE_NAMES[-1] and not (run / REPORT).exists():
                 _write_report(run)
     return config
+
+
+def _begin_from(
+    run: Path, start: str | Path | None, old: Path | None, config: Config, progress: Progress, *, remove: bool
+) -> None:
+    """Take what the models start from; if that is refused, a run that was begun for it is removed."""
+    from llm4sbr.training import start as starts
+
+    if old is None:
+        if start == ANEW:
+            starts.drop(run)
+        return
+    try:
+        found = starts.take(run, old, config)
+    except Llm4sbrError:
+        for path in run.iterdir() if remove else ():
+            if path.name != folders.LOCK:  # which goes when it is no longer held
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+    progress.note(f"start: {len(found.record['models'])} models of {old}")
 
 
 def choose(run: Path, chosen: Settings) -> Config:
@@ -99,6 +129,10 @@ def _check_lengths(run: Path, config: Config, chosen: Settings, until: str) -> N
     stats = run / "prepare" / "stats.json"
     if stats.exists() and (until == STAGE_NAMES[-1] or "k" in chosen.get("evaluate", {})):
         check_lengths(config.evaluate.k, int(store.read_json(stats)["catalogue"]))
+
+
+ANEW = "none"
+"""As an older run to start from: no one."""
 
 
 def timings(run: Path) -> dict[str, dict[str, float]]:

@@ -55,8 +55,8 @@ class Item(NamedTuple):
 class Catalogue(NamedTuple):
     """All items of a run, in catalogue order: row i describes item i + 1."""
 
-    keys: list[str]
-    titles: list[str]
+    keys: Sequence[str]
+    titles: Sequence[str]
     attributes: dict[str, list[str]] = {}
     """Column name -> one text per item, "" where unknown."""
 

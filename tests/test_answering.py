@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     run = toy_run(tmp_path_factory.mktemp("runs") / "run", items=N, sources=())
     catalogue = load(run / "prepare").catalogue
     torch.manual_seed(0)
-    recipe = Recipe(N, 8, "sr-gnn")
+    recipe = Recipe(N, 8, "stamp")
     facts = {"seed": 0, "valid": {"MRR@20": 0.5}}
     folder = run / "train" / "plain" / "seed-0"
     save_model(folder, build(recipe), recipe=recipe, catalogue=catalogue_hash(catalogue), facts=facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,34 @@ def test_what_intents_cost_is_the_median_of_whole_epochs_in_turns(monkeypatch):
         "| plain | 100% | 1,000 | 10.0 | 10.000 | 1.00 |",
         "| intents | 100% | 1,000 | 11.0 | 11.000 | 1.20 |",
     ]
+
+
+def test_parts_of_the_gpu_script_fail_alone(tmp_path):
+    (tmp_path / "python").write_text('#!/bin/sh\necho ran "$@"\ncase "$*" in *training*) exit 3;; esac\n')
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "nvidia-smi").symlink_to("/bin/true")
+    environment = os.environ | {
+        "PYTHON": str(tmp_path / "python"),
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+    script = [BENCHMARKS / "gpu.sh", tmp_path / "found"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    log = (tmp_path / "found" / "log.txt").read_text()
+    assert "== training failed with 3" in log
+    assert "latency.py --sizes 10k,100k,1m" in log.split("== training failed")[1]
+    assert subprocess.run([BENCHMARKS / "gpu.sh"], capture_output=True, check=False).returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_combination_that_fails_is_a_row(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import training_device
+
+    task = training_device.combinations([30])[0] | {"batches": 2, "device": "cuda"}
+    assert "cuda" in training_device.measured(task, 60)["failed"].lower()
+    assert training_device.measured(task, 0.01)["failed"] == "took longer than 0.01 seconds"
+    losses = [(one["loss"], one["compile"]) for one in training_device.combinations([300_000])]
+    assert losses.count(("popularity", False)) == 2
+    assert ("popularity", True) not in losses

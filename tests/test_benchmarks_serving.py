@@ -110,6 +110,7 @@ def test_an_unknown_engine_is_refused(latency, capsys):
     assert "unknown: abacus" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_engines_take_turns_in_processes_of_their_own(latency):
     given = ["--sizes", "60", "--batches", "1,2", "--threads", "1", "--engines", "eager,onnx-cuda"]
     given += ["--variants", "plain", "--samples", "20", "--minutes", "0.02"]
@@ -197,6 +198,7 @@ def test_another_experiment_is_refused(tmp_path):
         list(memory.training_rows(experiment(tmp_path, experiment="table2")))
 
 
+@pytest.mark.slow
 def test_serving_memory_is_measured_or_said_to_be_missing(tmp_path):
     import memory
     from memory_tables import memory_part, serving_table

@@ -80,7 +80,7 @@ def test_recommend(finished: Path, capsys: Output) -> None:
 
 
 def test_recommend_unknown_title(finished: Path, capsys: Output) -> None:
-    assert _guarded(["recommend", str(finished), "--session", "Casablanca"]) == 2
+    assert _guarded(["recommend", str(finished), "--session", "Casablanca", "--unknown", "fail"]) == 2
     assert_one_line(capsys, "Casablanca")
 
 
@@ -158,6 +158,7 @@ def test_every_option_has_help(command: str, capsys: Output) -> None:
     assert not [line for line in options if re.fullmatch(r"-\S+(, --\S+)?( \S+)?", line) and len(line) < 25]
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_130_and_the_run_goes_on(tmp_path: Path) -> None:
     log, encoder, run = toy_log(tmp_path / "log"), tiny_bert(tmp_path / "bert"), tmp_path / "run"
     arguments = [sys.executable, "-m", "llm4sbr", "run", str(run), "--dataset", "csv", "--data", str(log)]

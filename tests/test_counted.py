@@ -217,7 +217,9 @@ def test_it_is_saved_with_the_model(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("fuser", "variant"), [(None, "plain"), ("whitened", "predictor")])
+@pytest.mark.parametrize(
+    ("fuser", "variant"), [pytest.param(None, "plain", marks=pytest.mark.slow), ("whitened", "predictor")]
+)
 def test_the_exported_graph_adds_it(tmp_path, fuser, variant, precision):
     _, model = toy_model(fuser)
     exporter = registry.create("exporters", "onnx")

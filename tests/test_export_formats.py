@@ -83,7 +83,9 @@ def test_what_cannot_be_compiled_is_said(tmp_path):
 
 
 @RTX
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "qdq"])
+@pytest.mark.parametrize(
+    "precision", ["fp32", *(pytest.param(one, marks=pytest.mark.slow) for one in ("fp16", "qdq"))]
+)
 def test_tensorrt_rtx_compiles_the_graph_for_sm80(tmp_path, precision):
     made = Graph(toy_model(), k=5, intent_mode="intents", precision=precision, query_range=1.0)
     write(made, tmp_path / "model.onnx", about={})

@@ -57,6 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = settings(base)
     given["infer"]["controls"] = ["shuffled", "none"]
     given["train"]["neighbours"] = 4
+    given["train"]["backbone"] = "stamp"
     config = pipeline.execute(run, given, progress=QUIET)
     refit(run, config, QUIET, variant="llm")
     export(run, Export(k=5, variant="llm"), QUIET)

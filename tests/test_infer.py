@@ -271,6 +271,7 @@ infer(run, out, build(read_toml(settings)), Progress(quiet=True))
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_the_batch_in_flight_and_nothing_else(run, tmp_path, parrot):
     expected = _infer(run, tmp_path / "undisturbed", parrot(cache="other"))
     distinct = len(_asked(tmp_path))

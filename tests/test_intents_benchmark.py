@@ -47,6 +47,7 @@ def options(intents, run, *, seeds=1, controls="shuffled"):
     return intents.arguments([*given, "--plain", "train.epochs=1"])
 
 
+@pytest.mark.slow
 def test_measures_the_rows_and_goes_on(intents, run):
     said = []
     found = intents.measure(options(intents, run), said.append)

@@ -187,7 +187,8 @@ def test_it_is_saved_with_the_model(tmp_path):
 VARIANTS = ((None, "plain"), ("gated", "intents"), ("whitened", "none"), ("whitened", "predictor"))
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize(("fuser", "variant"), VARIANTS)
 def test_the_exported_graph_adds_it(tmp_path, fuser, variant, precision):
     _, model = toy_model(fuser)
@@ -204,6 +205,7 @@ def test_the_exported_graph_adds_it(tmp_path, fuser, variant, precision):
     torch.testing.assert_close(found, best.values, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_tensorrt_takes_the_graph(tmp_path):
     pytest.importorskip("tensorrt_rtx")
     from llm4sbr_export.checks import compile_ahead

@@ -92,7 +92,7 @@ def scatters(path: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["slist", "ar"])
+@pytest.mark.parametrize("name", ["slist", pytest.param("ar", marks=pytest.mark.slow)])
 def test_graphs_for_tensorrt_hold_no_scatter_that_adds(run, name):
     export(run, Export(formats=("triton",), variant=name, k=5), QUIET)
     models = run / "export" / f"triton-{name}" / "models"
@@ -108,6 +108,7 @@ def test_graphs_for_tensorrt_hold_no_scatter_that_adds(run, name):
     torch.testing.assert_close(one[1], other[1])
 
 
+@pytest.mark.slow
 def test_tensorrt_cannot_add_in_a_scatter_but_click_by_click(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="needs the extra rtx")
     path = tmp_path / "model.onnx"

@@ -48,6 +48,7 @@ def test_anonymous_memory_is_what_tensors_take():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_freed_memory_is_used_again():
     """The fewest page faults of a round of equal allocations; it takes some until all find a free place.

@@ -74,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "run"
 
 
-@pytest.mark.parametrize("make", ODD)
+@pytest.mark.parametrize("make", [pipe, *(pytest.param(one, marks=pytest.mark.slow) for one in ODD[1:])])
 def test_no_command_waits_for_a_file_of_a_run(
     whole: Path, tmp_path: Path, capsys: Output, make: Callable[[Path], None]
 ) -> None:

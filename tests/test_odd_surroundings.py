@@ -172,6 +172,7 @@ def without_home(arguments: list[str], place: Path, **more: str) -> subprocess.C
     return subprocess.run(command, cwd=place, env=kept | more, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_no_home_is_one_line(tmp_path: Path) -> None:
     toy_log(tmp_path / "log")
     prepare = ["prepare", "run", "--dataset", "csv", "--data", "log"]

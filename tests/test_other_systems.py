@@ -43,11 +43,16 @@ def elsewhere(arguments: list[str], cwd: Path, code: str = "") -> subprocess.Com
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["doctor"], ["plugins", "list"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["plugins", "list"]])
 def test_commands_that_need_no_run(arguments, tmp_path):
     done = elsewhere(arguments, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.mark.slow
+def test_the_doctor(tmp_path):
+    assert elsewhere(["doctor"], tmp_path).returncode == 0
 
 
 def test_recommend_from_an_export(tmp_path):

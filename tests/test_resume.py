@@ -76,6 +76,7 @@ def children(pid):
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_killed_training_ends_with_the_same_weights(tmp_path):
     """kill -9 in the middle of the second model; resumed, it has the very bits of an undisturbed one."""
     run = toy_run(tmp_path / "run", sources=("llm",))
@@ -98,7 +99,7 @@ def test_killed_training_ends_with_the_same_weights(tmp_path):
         assert facts[0]["best_epoch"] == facts[1]["best_epoch"]
         assert epochs_done(killed, variant) == LONG["epochs"]
         left = sorted(path.name for path in (killed / variant / "seed-0").iterdir())
-        assert left == ["log.jsonl", "model.json", "model.safetensors", "stage.json"]
+        assert left == ["log.jsonl", "model.json", "model.safetensors", "moments.safetensors", "stage.json"]
 
 
 @pytest.mark.slow

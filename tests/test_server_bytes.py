@@ -85,6 +85,7 @@ BESIDE = {
     "blank lines": b"\r\n" * (MIB // 2),
     "extensions": CHUNKED + b"5;" + b"a=b;" * MIB + b"\r\nhello\r\n0\r\n\r\n",
     "many extensions": CHUNKED + b"1;a=%s\r\nx\r\n" % (b"b" * 1000) * 4000,
+    "tiny chunks": CHUNKED + b"1\r\nx\r\n" * MIB,
     "zeros": CHUNKED + b"0" * 4 * MIB + b"5\r\nhello\r\n0\r\n\r\n",
     "trailers": CHUNKED + b"0\r\n" + b"a: b\r\n" * MIB + b"\r\n",
     "one trailer": CHUNKED + b"0\r\na: " + b"b" * 6 * MIB + b"\r\n\r\n",

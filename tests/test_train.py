@@ -37,6 +37,7 @@ def test_every_variant_and_seed(tmp_path):
             "log.jsonl",
             "model.json",
             "model.safetensors",
+            "moments.safetensors",
             "stage.json",
         ]
     facts = record(out, "llm", 6)["facts"]
@@ -69,6 +70,7 @@ def test_which_variants(tmp_path):
     assert variants(bare, settings(neighbours=0, counted=())) == ["plain"]
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_side_by_side_or_not(tmp_path):
     run = toy_run(tmp_path / "run", sources=("llm",))
     one = trained(run, settings(intent_dropout=0.3), "one")
@@ -129,6 +131,7 @@ def test_jobs_in_fresh_processes(tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_dead_worker_is_one_line(tmp_path, monkeypatch, capfd):
     (tmp_path / "work_functions.py").write_text(
         "import os, signal\nfrom llm4sbr.errors import TrainingError\n"

@@ -127,6 +127,7 @@ def test_bf16_trains_and_keeps_float32(tmp_path, backbone):
         }
 
 
+@pytest.mark.slow
 def test_bf16_learns_the_toy_rule(tmp_path):
     run = toy_run(tmp_path / "run", sources=())
     some = {"dim": 16, "epochs": 40, "learning_rate": 0.02, "decay": 1, "patience": 40}
@@ -178,6 +179,7 @@ save_file(scores, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_every_backbone_scores_the_same_in_a_fresh_process(tmp_path, monkeypatch):
     """What `train_model` had in its hands when it saved, against what another process loads."""
     run = toy_run(tmp_path / "run", sources=("llm",))
@@ -203,7 +205,10 @@ def test_every_backbone_scores_the_same_in_a_fresh_process(tmp_path, monkeypatch
     assert not differ
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+SEVERAL = [one if one == "sr-gnn" else pytest.param(one, marks=pytest.mark.slow) for one in BACKBONES]
+
+
+@pytest.mark.parametrize("backbone", SEVERAL)
 def test_every_backbone_is_the_same_for_a_seed(tmp_path, backbone):
     run = toy_run(tmp_path / "run", sources=("llm",))
     some = settings(backbone=backbone, epochs=1, controls=(), intent_dropout=0.2)

@@ -123,6 +123,7 @@ def begun(run: Path, log: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_an_interrupted_and_a_killed_search_go_on(run: Path, tmp_path: Path) -> None:
     pipeline.choose(run, nest({"train.epochs": 400, "train.patience": 400}))
     process = begun(run, tmp_path / "first")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from llm4sbr.errors import InputError
 from llm4sbr.printable import escaped, printable
 from llm4sbr.stamps import SECTIONS, STAGE_NAMES
 
@@ -101,6 +102,11 @@ SETTINGS = (
 )
 """Settings with their own options; all others are set by `--set`."""
 
+START = (
+    "An older run whose models this one's start from; a new RUN takes its settings. none: start anew.  [as "
+    "before]"
+)
+
 LISTS = frozenset({"infer.perspectives", "infer.controls"})
 """Settings whose option takes a comma-separated list."""
 
@@ -154,6 +160,8 @@ def stage_options(until: str, *, required: bool = True) -> Callable[[Command], C
     def decorate(command: Command) -> Command:
         command = sources(common(command))
         command = click.option("--force", is_flag=True, help=f"Redo {until} even if it is fresh.")(command)
+        if "train" in reached:
+            command = click.option("--from", "start", metavar="OLD", help=START)(command)
         for setting in reversed([s for s in SETTINGS if s.stage in reached]):
             command = _option(setting)(command)
         return click.argument("run", type=click.Path(path_type=Path), required=required)(command)
@@ -185,3 +193,39 @@ def _option(setting: Setting) -> Callable[[Command], Command]:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _filters(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for one in given:
+        name, sign, path = one.partition("=")
+        if not sign or not path:
+            raise InputError(f"--filter {one}: expected NAME=FILE, such as in_stock=stock.txt")
+        found[name.strip()] = Path(path).expanduser()
+    return found
+
+
+filter_option = click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="NAME=FILE",
+    callback=_filters,
+    help="A named filter, such as in_stock: FILE has the keys of the items that pass, one per line.",
+)
+"""The option `--filter`, as a dictionary `filters`."""
+
+
+def items_of(name: str, given: str | None) -> list[str | int] | None:
+    """Keys from a text with commas, or from `@FILE` with a key per line; None if there is no text.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    from llm4sbr.serving.filters import items, keys_of
+
+    if given is None:
+        return None
+    if given.startswith("@"):
+        return [*keys_of(Path(given[1:]).expanduser())]
+    return [*items(name, given)]

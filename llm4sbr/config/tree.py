@@ -159,6 +159,8 @@ class TrainConfig(Section):
     """D, the hidden size."""
     epochs: int = Field(30, ge=1)
     """Maximum number of epochs."""
+    warm_epochs: int = Field(3, ge=1)
+    """Maximum number of epochs of a model that starts from an older run's (`train --from`)."""
     patience: int = Field(2, ge=1)
     """Early stopping: number of epochs without a better validation MRR@20."""
     batch_size: int = Field(100, ge=2, lt=LARGEST)

@@ -43,6 +43,8 @@ def table(
 ) -> dict[str, Any]:
     """The content of `metrics.json`, plain values only; `against` has the LLM's gains over each control.
 
+    `warm` says from which older run the models start, and which of them start anew; None if all do.
+
     Args:
         rows: what to compare, in the table's order.
         ks: list lengths.
@@ -73,6 +75,7 @@ def table(
         "llm": llm,
         **evidence._asdict(),
         "sampled": sorted({one.get("loss", "full") for row in rows for one in row.facts} - {"full"}),
+        "warm": _warm(rows),
         "rows": [_line(row, ks, values, tested.get((row.name, PLAIN))) for row in rows],
         "against": {
             other: {"gain": {name: _gain(values, (LLM, other), name) for name in p}, "p": p}
@@ -81,6 +84,14 @@ def table(
         },
         "verdict": verdict(found, evidence, llm=llm, metric=headline),
     }
+
+
+def _warm(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The run whose models these start from, and which of them start anew; None if all do."""
+    trained = [(row.name, facts.get("warm")) for row in rows for facts in row.facts if "seed" in facts]
+    origins = [warm["from"] for _, warm in trained if warm]
+    anew = sorted({name for name, warm in trained if not warm})
+    return {"from": origins[0], "anew": anew} if origins else None
 
 
 def _change(values: Values, other: Mapping[str, Tensor], metric: str) -> float | None:

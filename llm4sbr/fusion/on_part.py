@@ -68,6 +68,15 @@ def item_tables(recipe: Recipe) -> ItemTables:
     )
 
 
+def tables_of(recipe: Recipe) -> dict[str, int]:
+    """Parameters of the models that `build` makes that have a row per item: rows before the first item's."""
+    with torch.random.fork_rng(devices=[]):
+        small, large = (build(recipe._replace(num_items=size, neighbours=0)) for size in SIZES)
+    names = [name for name, _ in small.named_parameters()]
+    padded, found = _with_rows(small, large, more=1), _with_rows(small, large)
+    return {name: int(name in padded) for name in names if name in found | padded}
+
+
 def _with_rows(small: LLM4SBR, large: LLM4SBR, more: int = 0) -> set[str]:
     """Tensors that have a row per item in both models, and `more` rows."""
     two = large.state_dict(keep_vars=True) | dict(large.named_buffers())

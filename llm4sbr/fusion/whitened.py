@@ -124,8 +124,12 @@ class Whitened(nn.Module):
         self.register_buffer("keep", torch.ones(num_items))
 
     def fit(self, titles: Tensor, clicks: Tensor) -> None:
-        """Store the catalogue's text vectors, float (N, E), and its clicks in training, int64 (N,)."""
-        self.whitening.fit(titles)
+        """Store the catalogue's text vectors, float (N, E), and its clicks in training, int64 (N,).
+
+        Axes that a warm start brought stay, since `to_text` and `metric` refer to them.
+        """
+        if not self.whitening.axes.any():
+            self.whitening.fit(titles)
         for start in range(0, len(titles), BLOCK):
             block = titles[start : start + BLOCK].to(self.whitening.mean.dtype)
             self.titles.vectors[start : start + BLOCK] = self.whitening(block)

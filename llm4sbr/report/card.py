@@ -68,6 +68,7 @@ def _model(record: Mapping[str, Any], llm: str, backbone: str) -> list[tuple[str
     source = record["source"] if record["source"] in SOURCES else record["variant"]
     rows: list[tuple[str, Any]] = [
         ("trained model", record["trained"] + (", refitted on all sessions" if record["refitted"] else "")),
+        *([("started from", _started(record["warm"]))] if record.get("warm") else []),
         ("backbone", backbone),
         ("LLM, asked once, offline", llm),
     ]
@@ -81,6 +82,13 @@ def _model(record: Mapping[str, Any], llm: str, backbone: str) -> list[tuple[str
         ("clicks that are read", f"the last {record['max_length']}"),
         ("the session's own items", "left out of lists" if record["exclude_seen"] else "may be in lists"),
     ]
+
+
+def _started(warm: Mapping[str, Any]) -> str:
+    return (
+        f"the model of the run {warm['from']} (sha256 {warm['weights'][:12]}); "
+        f"{formats.count(warm['new_items'])} of the items are new since"
+    )
 
 
 def _data(stats: Mapping[str, Any]) -> list[tuple[str, Any]]:

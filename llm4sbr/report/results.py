@@ -52,6 +52,9 @@ def setting(metrics: Mapping[str, Any]) -> str:
         facts.append("last epoch kept, since there are no validation samples")
     if metrics.get("sampled"):
         facts.append(f"trained on sampled items ({'; '.join(metrics['sampled'])})")
+    if warm := metrics.get("warm"):
+        anew = f" ({', '.join(warm['anew'])}: trained anew)" if warm["anew"] else ""
+        facts.append(f"models started from those of {warm['from']}{anew}")
     return f"{_protocol(metrics)}Percent over {', '.join(facts)}; {ranking(metrics)}."
 
 

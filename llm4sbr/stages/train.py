@@ -20,6 +20,7 @@ from llm4sbr.progress import Progress
 from llm4sbr.stamps import Attempt, Stamp
 from llm4sbr.system.processes import run as run_jobs
 from llm4sbr.training.job import TrainingJob, follow, selection, train_job, try_out, variants
+from llm4sbr.training.start import Start
 from llm4sbr.training.team import current
 from llm4sbr.training.trained import write_models
 
@@ -80,6 +81,7 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
 
     Raises:
         TrainingError: nothing to train on, or a loss that is not a number.
+        InputError: the models that the run starts from are of other components or of another data set.
         StoreError: a file is missing or belongs to another catalogue.
         RegistryError: a component is unknown.
     """
@@ -88,6 +90,9 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
     samples = len(prepared.samples["train"].key)
     if not samples:
         raise TrainingError(f"{run / 'prepare'}: no training samples; use more sessions or smaller data.test")
+    start = Start.of(run)
+    if start:
+        start.check(run, config, prepared)
     wanted = models(run, config, attempt)
     missing = {name: stamp for name, stamp in wanted.items() if not attempt.has(name, stamp)}
     jobs = [job_of(run, out, name, config) for name in missing]
@@ -97,6 +102,9 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
     attempt.begin()
     for name, stamp in missing.items():
         stamps.begin_part(out / name, stamp)
+    if start and missing:
+        known = [name for name in missing if name in start.record["models"]]
+        progress.note(f"train: {len(known)} of {len(missing)} models start from those of {start.origin}")
     if selection(prepared)[1] == "none":
         progress.note(
             "train: no validation samples, so the last epoch is kept; raise data.valid to have some"

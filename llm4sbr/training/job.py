@@ -17,7 +17,7 @@ from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.data.whole import whole
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device
-from llm4sbr.freshness import ALONE, NONE, PLAIN, TEXT_INIT, asked
+from llm4sbr.freshness import ALONE, ITEM_ITEM, NONE, PLAIN, TEXT_INIT, asked
 from llm4sbr.fusion.item_item import CrossFit
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.model import build as build_model
@@ -30,9 +30,11 @@ from llm4sbr.training import tables
 from llm4sbr.training.cross_fit import cross_fit
 from llm4sbr.training.material import Material
 from llm4sbr.training.negatives import chosen_loss
+from llm4sbr.training.start import Start
 from llm4sbr.training.team import Team, current
 from llm4sbr.training.text_init import start_from_text
 from llm4sbr.training.trainer import train_model
+from llm4sbr.training.warm import WarmStart
 
 
 class TrainingJob(NamedTuple):
@@ -123,8 +125,14 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     if job.kept and job.variant not in (PLAIN, TEXT_INIT):
         names = settings.counted if job.chosen is None else job.chosen.get("counted", ())
         material = material._replace(tables=tables.made(names, recipe, material.fit, material.titles))
+    if start := Start.of(job.run):
+        part, without = f"{job.variant}/seed-{job.seed}", job.variant in (PLAIN, ITEM_ITEM)
+        texts = None if without else _titles(job, (recipe.num_items, None))
+        material = material._replace(warm=WarmStart.of(start, part, recipe, prepared, texts))
     if job.chosen is not None:
         material = material._replace(rates=tuple(job.chosen["rates"]))
+    elif material.warm:
+        settings = settings.model_copy(update={"epochs": min(settings.epochs, settings.warm_epochs)})
     return train_model(
         job.folder,
         recipe,

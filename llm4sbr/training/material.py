@@ -10,6 +10,7 @@ from torch import Tensor
 from llm4sbr.evaluation.ranking import SampleIntents
 from llm4sbr.fusion.item_item import CrossFit, ItemItem
 from llm4sbr.protocols import Samples, Sessions
+from llm4sbr.training.warm import WarmStart
 
 
 class Material(NamedTuple):
@@ -37,5 +38,7 @@ class Material(NamedTuple):
     """For a model with an item-item part."""
     tables: Mapping[str, ItemItem] = {}
     """What is added to the scores of the trained model, with weights fitted to `select`."""
+    warm: WarmStart | None = None
+    """What the model starts from, if that is an older one."""
     rates: tuple[float, ...] = ()
     """The learning rate of each epoch, where it is known from an earlier training."""

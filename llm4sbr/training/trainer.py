@@ -41,6 +41,7 @@ from llm4sbr.training.negatives import Negatives, chosen_loss
 from llm4sbr.training.step import Step
 from llm4sbr.training.team import ALONE, BatchShare, Team
 from llm4sbr.training.text_init import start_from_text
+from llm4sbr.training.warm import save_moments
 
 SHOWN = (5, 10, 20)
 """K of the validation metrics that are logged."""
@@ -116,6 +117,7 @@ class _Trainer:
         self.model = build(recipe)
         if material.start is not None:
             start_from_text(self.model.backbone, material.start, name=recipe.backbone)
+        self.cold = material.warm.load(self.model) if material.warm else []
         self.model.backbone.fit(material.fit)
         clicks = torch.bincount(material.fit.items, minlength=recipe.num_items + 1)[1:]
         if material.titles is not None:
@@ -129,6 +131,8 @@ class _Trainer:
         self.step = Step(
             self.model, config, team=team, device=self.device, repeats=material.repeats, tables=self.tables
         )
+        if material.warm:
+            material.warm.resume(self.model, self.step.optimizers)
         self.negatives = None
         if self.tables is not None:
             targets = material.sessions.items[material.train.end]
@@ -316,6 +320,10 @@ class _Trainer:
             "device_memory": self._device_peak(),
             "processes": self.team.size,
         }
+        if self.material.warm:
+            measured["warm"] = self.material.warm.facts | {"own": self.cold}
+        if "chosen" not in facts:  # models start from tested ones only
+            save_moments(self.folder, self.model, self.step.optimizers)
         material, catalogue = self.material, self.material.catalogue
         if material.tables:
             weights = facts.get("chosen", {}).get("counted")

@@ -78,11 +78,12 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received data, and set or remove the deadline depending on the request's progress."""
-        while data and not self.transport.is_closing():
+        at = 0
+        while at < len(data) and not self.transport.is_closing():
             if self._lingering:
-                self._drop(len(data))
+                self._drop(len(data) - at)
                 return
-            data = self._body_received(data) if self._part == "body" else self._head_received(data)
+            at = self._body_received(data, at) if self._part == "body" else self._head_received(data, at)
         if self.transport.is_closing() or self._lingering:
             return
         if self._part == "head" or (self._held and self._part == "none"):
@@ -91,9 +92,9 @@ class Connection(HttpToolsProtocol):
         elif self._deadline is not None and not self._body_is_dropped():
             self._disarm()
 
-    def _head_received(self, data: bytes) -> bytes:
-        """Parse whole lines of a head; returns what follows it."""
-        before, held = len(self._held), self._held + data
+    def _head_received(self, data: bytes, at: int) -> int:
+        """Parse whole lines of a head; returns where what follows it begins."""
+        before, held = len(self._held), self._held + data[at:]
         blank = 2 if self._at_line and held.startswith(b"\r\n") else held.find(b"\r\n\r\n") + 4
         end = blank if blank > 3 or (blank == 2 and self._at_line) else held.rfind(b"\n") + 1
         rest = held[end:] if blank == end else b""
@@ -103,38 +104,49 @@ class Connection(HttpToolsProtocol):
         self._head += len(held) - before - len(rest)
         if self._head > self.settings.max_head:
             self._refuse(431, f"the headers are larger than {self.settings.max_head:,} bytes")
-            return b""
+            return len(data)
         if end:
             super().data_received(UPGRADE.sub(b"x-upgrade", held[:end]))
             self._at_line = self._part == "head"
         if self._part == "body" and self._held:
             rest, self._held = self._held + rest, b""
-        return rest
+        return len(data) - len(rest)
 
-    def _body_received(self, data: bytes) -> bytes:
-        """Parse a piece of a body, its frame included; returns what follows."""
-        if self._left:
-            piece, rest = data[: self._left], data[self._left :]
-            self._left -= len(piece)
-        else:  # the line before a chunk, or one behind the last
-            text = self._held + data
-            end = text.find(b"\n") + 1
-            piece, rest = text[:end], text[end:] if end else b""
-            self._held = b"" if end else text
-            size = CHUNK.match(piece)
-            if size and not self._trailers:
-                self._left = int(size[1], 16) + 2 if int(size[1], 16) else 0
-                self._trailers = not self._left
-        self._body += len(data) - len(rest)
+    def _body_received(self, data: bytes, at: int) -> int:
+        """Parse what came of a body, its frame included; returns where what follows it begins."""
+        start = at
+        while at < len(data):
+            if self._left:
+                end = min(at + self._left, len(data))
+                self._left -= end - at
+                ended = not self._chunked and not self._left
+            else:  # the line before a chunk, or one behind the last
+                found = data.find(b"\n", at) + 1
+                end = found or len(data)
+                line = self._held + data[at:end]
+                self._held = b"" if found else line
+                ended = bool(found) and self._line_ends_body(line)
+            at = end
+            if ended:
+                break
+        self._body += at - start
         over = self._body > self.settings.max_body + self.settings.max_head
         if self._chunked and (over or len(self._held) > self.settings.max_head):
             if not self._body_is_dropped():
                 self._refuse(413, f"the body is larger than {self.settings.max_body:,} bytes")
-                return b""
+                return len(data)
             self._held = b""
-        if piece:
-            super().data_received(piece)
-        return rest
+        super().data_received(data[start:at])
+        return at
+
+    def _line_ends_body(self, line: bytes) -> bool:
+        """Whether a line between chunks is the last, or one that the parser will refuse."""
+        if self._trailers:
+            return line == b"\r\n"
+        size = CHUNK.match(line)
+        self._left = int(size[1], 16) + 2 if size and int(size[1], 16) else 0
+        self._trailers = bool(size) and not self._left
+        return not size
 
     def _drop(self, size: int) -> None:
         self._left -= size

@@ -62,15 +62,19 @@ class NullSpace(nn.Module):
             nn.init.uniform_(layer.weight, -(dim**-0.5), dim**-0.5)
 
     def fit(self, titles: Tensor, clicks: Tensor) -> None:
-        """Decompose the catalogue's text vectors, float (N, E); `clicks` is not used."""
+        """Decompose the catalogue's text vectors, float (N, E); `clicks` is not used.
+
+        Axes that a warm start brought stay, since `query` refers to them.
+        """
         rows = titles.double()
-        mean = rows.mean(0)
-        squares, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))  # ascending
-        rank = self.axes.shape[1]
-        deviation = squares[-rank:].clamp(min=1e-12).sqrt()
-        self.mean.copy_(mean)
-        self.axes.copy_(directions[:, -rank:] / deviation)
-        self.titles.copy_((rows - mean) @ self.axes.double())
+        if not self.axes.any():
+            mean = rows.mean(0)
+            squares, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))  # ascending
+            rank = self.axes.shape[1]
+            deviation = squares[-rank:].clamp(min=1e-12).sqrt()
+            self.mean.copy_(mean)
+            self.axes.copy_(directions[:, -rank:] / deviation)
+        self.titles.copy_((rows - self.mean.double()) @ self.axes.double())
 
     def forward(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
         """(B, P, D) and (B, P, D) -> (B, D)."""

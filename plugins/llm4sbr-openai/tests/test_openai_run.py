@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from bad_server import Handler, Server
 
 from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.testing.toy import toy_log
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_wait_for_a_server_and_keeps_what_it_said(server: Server, tmp_path: Path) -> None:
     def hang(handler: Handler, prompt: str, times: int) -> bool:
         if len(server.seen) > 20:

@@ -125,6 +125,7 @@ def test_a_server_that_lists_other_models_is_asked_once(server: Server) -> None:
     assert OpenAILLM("m", url=server.url).generate(MANY) == [f"You said {one}" for one in MANY]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_busy_at_first_is_waited_for(server: Server) -> None:
     def busy(handler: Handler, prompt: str, times: int) -> bool:
         if times > 3:
