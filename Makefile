@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
+RPC := llm4sbr/serving/server/rpc
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 EMBEDDED := plugins/llm4sbr-embedded
 # vLLM itself needs a GPU and gigabytes; its plugin is tested with a stand-in.
 ALONE := plugins/llm4sbr-vllm
 PLUGINS := $(filter-out $(EMBEDDED) $(ALONE),$(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 
-.PHONY: help demo install test test-slow lowest lint types imports check docs format clean
+.PHONY: help demo install test test-slow lowest lint types imports check docs proto format clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +43,9 @@ imports: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-docs ## The documentation site, docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+
+proto: $(VENV)/installed-dev ## The description of the gRPC messages, compiled
+	cd $(RPC) && $(abspath $(BIN))/python -m grpc_tools.protoc -I . --descriptor_set_out=open_inference.binpb open_inference.proto
 
 format: $(VENV)/installed-dev ## Bring the code into shape
 	$(BIN)/ruff check --fix .

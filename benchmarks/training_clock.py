@@ -21,7 +21,7 @@ class Throughput:
     def __call__(self, samples: int, note: str) -> None:
         """Called after every batch; the first one is warm-up."""
         if samples:
-            if torch.cuda.is_initialized():
+            if torch.cuda.is_available():
                 torch.cuda.synchronize()  # what was asked of the device is done, not only queued
             self.samples += samples if self.marks else 0
             self.marks.append((time.perf_counter(), time.process_time()))

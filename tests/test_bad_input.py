@@ -97,8 +97,10 @@ def test_session_with_unknown_items(run: Command, tmp_path: Path, capsys: Output
     assert run("train", "--epochs", "1", "--quiet") == 0
     capsys.readouterr()
     recommend = ["recommend", str(tmp_path / "run"), "--session"]
-    assert _guarded([*recommend, "Casablanca"]) == 2
+    assert _guarded([*recommend, "Casablanca", "--unknown", "fail"]) == 2
     assert "Casablanca" in error_of(capsys)
+    assert _guarded([*recommend, "Casablanca"]) == 0
+    assert "these are the items with most clicks" in capsys.readouterr().out
     for session in ("Red Lamp (1990) | Casablanca", "Casablanca | i01"):
         assert _guarded([*recommend, session, "--unknown", "fail"]) == 2
         assert "Casablanca" in error_of(capsys)

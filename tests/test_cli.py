@@ -80,7 +80,7 @@ def test_recommend(finished: Path, capsys: Output) -> None:
 
 
 def test_recommend_unknown_title(finished: Path, capsys: Output) -> None:
-    assert _guarded(["recommend", str(finished), "--session", "Casablanca"]) == 2
+    assert _guarded(["recommend", str(finished), "--session", "Casablanca", "--unknown", "fail"]) == 2
     assert_one_line(capsys, "Casablanca")
 
 

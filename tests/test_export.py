@@ -41,7 +41,7 @@ def exported(run) -> Path:
 
 def test_artefact_is_whole_and_says_what_it_is(run, exported):
     record = store.read_json(exported / "onnx-input" / RECORD)
-    assert set(record["files"]) == {"model.onnx", "items.json"}
+    assert set(record["files"]) == {"model.onnx", "items.json", "attributes.safetensors"}
     assert (record["kind"], record["variant"], record["precision"]) == ("onnx", "intents", "fp32")
     assert (record["num_items"], record["k"], record["text_dim"]) == (ITEMS, 5, WIDTH)
     assert record["perspectives"] == ["long", "short"]
@@ -120,7 +120,7 @@ def test_where_everything_was_seen_ids_are_zero(run):
 def test_large_weights_stand_beside_the_graph(run):
     wanted = Export(k=3, variant="plain", options={"most_inside": 100})
     record = export(run, wanted, QUIET)["onnx-plain"]
-    assert set(record["files"]) == {"model.onnx", "model.onnx.data", "items.json"}
+    assert set(record["files"]) == {"model.onnx", "model.onnx.data", "items.json", "attributes.safetensors"}
     folder = run / "export" / "onnx-plain"
     assert (folder / "model.onnx.data").stat().st_size >= 20 * 8 * 4
     assert (asked(Artefact.open(folder, threads=1), [[1]])[0] > 0).all()

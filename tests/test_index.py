@@ -20,6 +20,7 @@ from llm4sbr.fusion.item_item import ItemItemScores
 from llm4sbr.fusion.model import Recipe, build
 from llm4sbr.fusion.saved import save_model
 from llm4sbr.progress import Progress
+from llm4sbr.serving import search
 from llm4sbr.serving.artefact import Artefact
 from llm4sbr.serving.exported import ExportedRecommender
 from llm4sbr.serving.recommend import Recommender
@@ -126,6 +127,42 @@ def test_lists_are_those_of_the_trained_model(run, exclude_seen):
         np.testing.assert_allclose([item.score for item in found], scores, rtol=1e-4)
 
 
+@pytest.mark.parametrize("few", [0, 5000])
+@pytest.mark.parametrize("where", ["category in Lamp, Rug, Chair", "category != Lamp", "category = Vase"])
+def test_filtered_lists_are_those_of_the_trained_model(run, where, few, monkeypatch):
+    """Whether the index looks for the items that pass, or all of them are scored."""
+    monkeypatch.setattr(search, "FEW", few)
+    trained = Recommender.load(run)
+    for name in ("onnx", "onnx-index"):
+        exported = ExportedRecommender.load(run / "export" / name)
+        for one in ([3], [5, 5, 2], [20, 19], list(range(1, 18))):
+            for exclude_seen in (True, False):
+                options = {"exclude_seen": exclude_seen, "source": "predictor", "where": where}
+                expected = trained.recommend(one, k=K, **options)
+                found = exported.recommend(one, **options)
+                assert [item.id for item in found.items] == [item.id for item in expected.items]
+                assert found.passing == expected.passing > 0
+
+
+def test_an_index_finds_as_many_as_pass(monkeypatch):
+    """One item in fifty passes, far away from what the query looks for."""
+    monkeypatch.setattr(search, "FEW", 10)
+    generator = np.random.default_rng(0)
+    rows = np.concatenate([generator.normal(0, 1, (4900, 8)), generator.normal(-9, 1, (100, 8))])
+    rows = rows.astype(np.float32)
+    found = Search(writing.built(rows), rows, [], own=None, count=50)
+    found.index.nprobe = 1
+    allowed = np.where(np.arange(5000) < 4900, -np.inf, 0)[None].astype(np.float32)
+    query = np.ones((2, 8), np.float32)
+    items = np.array([[1], [4901]])
+    ids, scores = found.top(query, items, items > 0, np.ones((2, 1), np.bool_), 20, allowed)
+    exact = np.argsort(-(rows[4900:] @ query[0]))[:20] + 4901
+    assert ids[0].tolist() == exact.tolist()
+    assert (ids > 4900).all()
+    assert 4901 not in ids[1]
+    assert np.isfinite(scores).all()
+
+
 def test_the_recall_is_in_the_summary(run):
     known = store.read_json(run / "export/export.json")["onnx-index"]["verified"]
     assert known["recall@5"] == 1.0
@@ -225,9 +262,9 @@ def test_a_recall_missed_on_test_sessions_fails_the_export(run, monkeypatch, cap
     scored = Search._scored
 
     def without_the_two_best(self, *given):
-        found, values = scored(self, *given)
-        worse = np.argsort(-values)[2:]
-        return found[worse], values[worse]
+        values = scored(self, *given)
+        values[np.argsort(-values)[:2]] = -np.inf
+        return values
 
     monkeypatch.setattr(Search, "_scored", without_the_two_best)
     monkeypatch.setattr(writing, "_choose", lambda *_: None)

@@ -153,7 +153,8 @@ def test_as_dict_is_json(run: Path) -> None:
     found = Recommender.load(run).recommend("blue chair, i03", k=3).as_dict()
     assert json.loads(json.dumps(found)) == found
     assert [item["how"] for item in found["session"]] == ["year or article", "key"]
-    assert set(found) == {"items", "session", "variant", "seed", "intents", "engine", "left_out"}
+    expected = {"items", "session", "variant", "seed", "intents", "engine", "left_out", "passing", "notes"}
+    assert set(found) == expected
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_as_dict_is_json(run: Path) -> None:
     [
         ([], {}, "the session is empty"),
         ("", {}, "the session is empty"),
-        ("Casablanca", {}, "no item is called 'Casablanca'"),
+        ("Casablanca", {"unknown": "fail"}, "no item is called 'Casablanca'"),
         ([99], {}, "ids are 1 to 20"),
         ("i01", {"k": 0}, "k = 0"),
         ("i01", {"source": "oracle"}, "source = 'oracle'"),

@@ -81,7 +81,7 @@ def test_who_says_nothing_gets_lists_as_in_training(export: Path) -> None:
 @pytest.mark.parametrize(
     ("session", "options", "message"),
     [
-        ("Casablanca", {}, "no item is called 'Casablanca'"),
+        ("Casablanca", {"unknown": "fail"}, "no item is called 'Casablanca'"),
         ([], {}, "the session is empty"),
         ([21], {}, "ids are 1 to 20"),
         ([1], {"k": 6}, "the exported list has 5 items; export with a larger -k"),
@@ -181,7 +181,7 @@ def test_lines_that_come_one_by_one_are_answered_one_by_one(export: Path) -> Non
         assert child.stdin
         assert child.stdout
         answers = []
-        for line in ("i01", "no such thing", "Blue Chair (1991) | i05"):
+        for line in ("i01", "[1.5]", "Blue Chair (1991) | i05"):
             child.stdin.write(line + "\n")
             child.stdin.flush()
             answers.append(json.loads(child.stdout.readline()))  # before the next line is written
@@ -189,7 +189,7 @@ def test_lines_that_come_one_by_one_are_answered_one_by_one(export: Path) -> Non
         assert child.stdout.read() == ""
         assert child.wait(timeout=20) == 2  # one line was bad
     assert [item["id"] for item in answers[0]["items"]] == [2, 3]
-    assert "no item is called 'no such thing'" in answers[1]["error"]
+    assert "a session is a text" in answers[1]["error"]
     assert [item["id"] for item in answers[2]["items"]] == [6, 7]
 
 

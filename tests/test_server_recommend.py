@@ -78,8 +78,11 @@ def test_misspelt_titles_are_few(server):
         ({"session": ["x" * 201]}, "1 to 200 characters"),
         ({"session": [1] * 1001}, "1001 items, at most 1000"),
         ({"session": [0]}, "no item has the catalogue id 0; ids are 1 to 20"),
-        ({"session": ["Casablanca"]}, "no item is called 'Casablanca'; the nearest titles are"),
-        ({"session": ["a\nb"]}, "no item is called"),
+        (
+            {"session": ["Casablanca"], "unknown": "fail"},
+            "no item is called 'Casablanca'; the nearest titles are",
+        ),
+        ({"session": ["a\nb"], "unknown": "fail"}, "no item is called"),
         ({"session": [1], "k": 0}, "k: expected a number from 1 to 5"),
         ({"session": [1], "k": 6}, "k: expected a number from 1 to 5"),
         ({"session": [1], "k": True}, "k: expected a number"),

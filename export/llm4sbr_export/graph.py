@@ -22,6 +22,9 @@ from llm4sbr_export.heads import COARSE, Exact, ReRanked, without
 if TYPE_CHECKING:
     from llm4sbr.fusion.model import LLM4SBR, Output
 
+ALLOWED = "allowed"
+"""Name of the input for filters, which need not be given: by default all items may be in the list."""
+
 INTENT_MODES = ("plain", "intents", "predictor", "none")
 """Where a graph's intents come from: a model without fuser has none; they are an input; the model predicts
 them; or a model with a fuser uses none."""
@@ -37,6 +40,7 @@ class Graph(nn.Module):
         precision: `fp32`, or one of `heads.COARSE`, which select candidates and score those exactly; with
             `index` the scores are not the graph's, see `index.QueryGraph`.
         query_range: largest absolute value in a query, for a precision that also rounds queries.
+        filtered: also take which items may be in the list.
         with_intents: also return the predicted intents, in the intent mode `predictor`.
         most_clicks: maximum T, for a runtime whose scatter cannot add: sums over clicks are then computed one
             click after the other. None for a runtime that can.
@@ -54,6 +58,7 @@ class Graph(nn.Module):
         precision: str = "fp32",
         query_range: float | None = None,
         with_intents: bool = False,
+        filtered: bool = False,
         most_clicks: int | None = None,
     ) -> None:
         super().__init__()
@@ -65,6 +70,7 @@ class Graph(nn.Module):
         self.num_items = len(model.backbone.item_embeddings())
         self.k, self.intent_mode, self.precision = k, intent_mode, precision
         self.with_intents = with_intents and intent_mode == "predictor"
+        self.filtered = filtered
         self._check()
         tables = self._tables()
         if not tables and precision != "fp32":
@@ -79,7 +85,12 @@ class Graph(nn.Module):
             self.coarse = ReRanked(self.exact, precision, k=k, query_range=query_range)
 
     def forward(
-        self, items: Tensor, mask: Tensor, exclude_seen: Tensor, intents: Tensor | None = None
+        self,
+        items: Tensor,
+        mask: Tensor,
+        exclude_seen: Tensor,
+        intents: Tensor | None = None,
+        allowed: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Item ids int64 (B, K), best first, 0 for none, and their scores float32 (B, K).
 
@@ -91,15 +102,18 @@ class Graph(nn.Module):
                 does not read it, but it is excluded like the others.
             exclude_seen: bool (B, 1), exclude the session's own items.
             intents: float32 (B, P, E), only in the intent mode `intents`.
+            allowed: float32 (B or 1, N or 1), 0 for items that may be in the list, minus infinity for
+                others; only with `filtered`.
         """
         read = torch.where(mask, items, 0)
         output = self.model.represent(read, mask, intents, predict=self.intent_mode == "predictor")
         clicked = torch.where(items > 0, items, items[:, :1]) - 1  # padding repeats the first click
         if self.exact is None:
-            values, rows = torch.topk(without(output.scores, clicked, exclude_seen), self.k)
+            scores = output.scores if allowed is None else output.scores + allowed
+            values, rows = torch.topk(without(scores, clicked, exclude_seen), self.k)
         else:
             head = self.coarse or self.exact
-            values, rows = head(self.queries(output), clicked, exclude_seen, self.k, output.added)
+            values, rows = head(self.queries(output), clicked, exclude_seen, self.k, output.added, allowed)
         found = (torch.where(values == -torch.inf, 0, rows + 1), values)
         return (*found, cast(Tensor, output.intents)) if self.with_intents else found
 
@@ -124,6 +138,8 @@ class Graph(nn.Module):
         inputs = {"items": items, "mask": items > 0, "exclude_seen": torch.ones(2, 1, dtype=torch.bool)}
         if self.intent_mode == "intents":
             inputs["intents"] = torch.ones(2, len(self.model.horizons), self.model.text_dim)
+        if self.filtered:
+            inputs[ALLOWED] = torch.zeros(1, 1)
         return inputs
 
     def _tables(self) -> list[Tensor]:

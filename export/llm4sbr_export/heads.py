@@ -65,12 +65,17 @@ class Exact(nn.Module):
         exclude: Tensor,
         k: int,
         added: Tensor | None = None,
+        allowed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Queries float (B, Q_i), plus `added` (B, N) -> scores (B, K), rows int64 (B, K), best first."""
+        """Queries float (B, Q_i), plus `added` (B, N) -> scores (B, K), rows int64 (B, K), best first.
+
+        `allowed`, 0 or minus infinity, is added, too.
+        """
         scores = added
         for query, table in zip(queries, self.tables, strict=True):
             scores = product(query, table, scores)
-        best = torch.topk(without(cast(Tensor, scores), clicked, exclude, self.repeats), k)
+        known = cast(Tensor, scores) if allowed is None else cast(Tensor, scores) + allowed
+        best = torch.topk(without(known, clicked, exclude, self.repeats), k)
         return best.values, best.indices
 
 
@@ -106,9 +111,11 @@ class ReRanked(nn.Module):
         exclude: Tensor,
         k: int,
         added: Tensor | None = None,
+        allowed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `Exact.forward`."""
+        """As `Exact.forward`; of candidates, too, there are as many as are allowed."""
         first = self.first(torch.cat(list(queries), 1), added)
+        first = first if allowed is None else first + allowed
         coarse = torch.topk(without(first, clicked, exclude), self.count)
         scores = torch.stack(
             [

@@ -17,7 +17,7 @@ from llm4sbr.exporting import ExportSpec
 from llm4sbr.serving.artefact import Provider, open_session, opened_index, provider_of
 from llm4sbr.system import installation
 from llm4sbr_export.checks import check_operators
-from llm4sbr_export.graph import Graph
+from llm4sbr_export.graph import ALLOWED, Graph
 from llm4sbr_export.heads import OPSET
 from llm4sbr_export.index import QueryGraph, write_index
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llm4sbr.fusion.model import LLM4SBR
 
 INPUTS = {"items": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}}
-INPUTS |= {"exclude_seen": {0: "batch"}, "intents": {0: "batch"}}
+INPUTS |= {"exclude_seen": {0: "batch"}, "intents": {0: "batch"}, ALLOWED: {}}
 """Dynamic dimensions, by input."""
 
 OUTPUTS = ("item_ids", "scores")
@@ -75,10 +75,9 @@ class Onnx:
             InputError: the model has no such intent mode or precision, or K is larger than the catalogue.
             ModelUnavailableError: a package is not installed.
         """
-        graph = Graph(
-            model, k=spec.k, intent_mode=spec.intent_mode, precision=spec.precision, with_intents=True
-        )
         indexed = spec.precision == "index"
+        ends = {"with_intents": True, "filtered": not indexed}
+        graph = Graph(model, k=spec.k, intent_mode=spec.intent_mode, precision=spec.precision, **ends)
         written = QueryGraph(graph) if indexed else graph
         write(written, path, about=spec.about, most_inside=self.most_inside)
         if indexed:
@@ -125,6 +124,17 @@ def write(
     _save(program.model, path, most_inside=most_inside)
 
 
+def _optional(model: Any) -> None:
+    """Give the input for filters, if there is one, its default and sizes of its own."""
+    import onnx_ir as ir
+
+    value = next((one for one in model.graph.inputs if one.name == ALLOWED), None)
+    if value is not None:
+        value.const_value = ir.tensor(np.zeros((1, 1), np.float32), name=ALLOWED)
+        value.shape = ir.Shape(["filters", "filtered"])
+        model.graph.register_initializer(value)
+
+
 def _trace(graph: Graph | QueryGraph) -> Any:
     try:
         import onnxscript  # noqa: F401  needed by torch's exporter
@@ -149,6 +159,7 @@ def _save(model: Any, path: Path, *, most_inside: int) -> None:
     from onnx_ir.passes.common import DeduplicateInitializersPass
 
     DeduplicateInitializersPass()(model)
+    _optional(model)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     outside = f"{path.name}.data" if size > most_inside else None
     ir.save(model, path, external_data=outside)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llm4sbr.commands.options import common, print_json, refitted_option
+from llm4sbr.commands.options import common, filter_option, print_json, refitted_option
 
 
 @click.command()
@@ -49,6 +49,12 @@ from llm4sbr.commands.options import common, print_json, refitted_option
 )
 @refitted_option
 @click.option(
+    "--attributes",
+    metavar="NAMES",
+    help="Attributes of the items that the export carries, comma-separated.  [all]",
+)
+@filter_option
+@click.option(
     "--provider",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
@@ -74,6 +80,8 @@ def export(
     seed: int | None,
     intents: str | None,
     refitted: bool | None,
+    attributes: str | None,
+    filters: dict[str, Path],
     provider: str,
     max_batch: int,
     as_json: bool,
@@ -97,6 +105,8 @@ def export(
         seed=seed,
         intents=intents,
         refitted=refitted,
+        attributes=None if attributes is None else _names(attributes),
+        filters=filters,
         provider=provider,
         max_batch=max_batch,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from llm4sbr.errors import InputError
 from llm4sbr.printable import escaped, printable
 from llm4sbr.stamps import SECTIONS, STAGE_NAMES
 
@@ -192,3 +193,39 @@ def _option(setting: Setting) -> Callable[[Command], Command]:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _filters(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for one in given:
+        name, sign, path = one.partition("=")
+        if not sign or not path:
+            raise InputError(f"--filter {one}: expected NAME=FILE, such as in_stock=stock.txt")
+        found[name.strip()] = Path(path).expanduser()
+    return found
+
+
+filter_option = click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="NAME=FILE",
+    callback=_filters,
+    help="A named filter, such as in_stock: FILE has the keys of the items that pass, one per line.",
+)
+"""The option `--filter`, as a dictionary `filters`."""
+
+
+def items_of(name: str, given: str | None) -> list[str | int] | None:
+    """Keys from a text with commas, or from `@FILE` with a key per line; None if there is no text.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    from llm4sbr.serving.filters import items, keys_of
+
+    if given is None:
+        return None
+    if given.startswith("@"):
+        return [*keys_of(Path(given[1:]).expanduser())]
+    return [*items(name, given)]

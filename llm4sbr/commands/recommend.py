@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm4sbr.commands.options import common, json_text, print_json, refitted_option, say
+from llm4sbr.commands.options import (
+    common,
+    filter_option,
+    items_of,
+    json_text,
+    print_json,
+    refitted_option,
+    say,
+)
 from llm4sbr.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,8 +52,8 @@ if TYPE_CHECKING:
 @click.option(
     "--fields",
     metavar="NAMES",
-    help="What is written of a set: row, key, id, title, score, session, left_out, error, and columns of "
-    "the sessions' file.  [row,key,score,left_out,error]",
+    help="What is written of a set: row, key, id, title, score, session, left_out, attributes, passing, "
+    "notes, error, and columns of the sessions' file.  [row,key,score,left_out,notes,error]",
 )
 @click.option("--engine", default="local", show_default=True, help="Where a set is computed: local, ray.")
 @click.option("-k", type=int, help="Length of the list.  [10, or what was exported]")
@@ -75,6 +83,21 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to do with items that the model does not know, such as new ones: leave them out, or fail.",
 )
+@click.option(
+    "--only",
+    metavar="KEYS",
+    help="Recommend none but these items: keys, comma-separated, or @FILE with a key per line.",
+)
+@click.option("--without", metavar="KEYS", help="Recommend none of these items, given in the same way.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="Recommend only items for which it holds, such as 'price <= 30; category in Lamps, Rugs', a named "
+    "filter or 'not' and one of both; can be repeated.",
+)
+@filter_option
+@click.option("--attributes", is_flag=True, help="Also tell the attributes of the items.")
 @refitted_option
 @common
 def recommend(
@@ -90,6 +113,11 @@ def recommend(
     source: str,
     include_seen: bool | None,
     unknown: str,
+    only: str | None,
+    without: str | None,
+    where: tuple[str, ...],
+    filters: dict[str, Path],
+    attributes: bool,
     refitted: bool | None,
     as_json: bool,
     quiet: bool,
@@ -103,8 +131,14 @@ def recommend(
         raise InputError("give either --session, or --in with a file of sessions")
     exclude_seen = None if include_seen is None else not include_seen
     options: dict[str, Any] = {"k": k, "exclude_seen": exclude_seen, "source": source, "unknown": unknown}
-    load = partial(_load, folder, variant, exported, refitted)
+    options |= {"only": items_of("only", only), "without": items_of("without", without) or ()}
+    options |= {"where": where, "attributes": attributes}
+    load = partial(_load, folder, variant, exported, refitted, filters)
     if source_file is not None:
+        if attributes:
+            from llm4sbr.serving.sets.fields import ATTRIBUTES, DEFAULT
+
+            fields = f"{','.join(DEFAULT) if fields is None else fields},{ATTRIBUTES}"
         wanted = (source_file, target_file, fields, options, engine)
         _whole_set(wanted, load, as_json=as_json, quiet=quiet)
         return
@@ -119,7 +153,7 @@ def recommend(
     else:
         from llm4sbr.report.terminal.recommendation import show_recommendation
 
-        show_recommendation(answer(session))
+        show_recommendation(answer(session), recommender.titles.repeated)
 
 
 def _whole_set(given: tuple[Any, ...], load: Callable[..., Any], *, as_json: bool, quiet: bool) -> None:
@@ -137,6 +171,24 @@ def _whole_set(given: tuple[Any, ...], load: Callable[..., Any], *, as_json: boo
 
 
 def _load(
+    folder: Path,
+    variant: str | None,
+    exported: str | None,
+    refitted: bool | None,
+    filters: dict[str, Path],
+    *,
+    quiet: bool,
+) -> Recommender | ExportedRecommender:
+    """The model, with the named filters that are given."""
+    found = _opened(folder, variant, exported, refitted, quiet=quiet)
+    for name, path in filters.items():
+        unknown = found.filters.define(name, path)
+        if unknown and not quiet:
+            say(f"filter {name}: no item has {unknown:,} of the keys in {path}", err=True)
+    return found
+
+
+def _opened(
     folder: Path, variant: str | None, exported: str | None, refitted: bool | None, *, quiet: bool
 ) -> Recommender | ExportedRecommender:
     from llm4sbr.serving.exported import ExportedRecommender, is_artefact

@@ -38,6 +38,9 @@ class _Name(click.types.StringParamType):
 @click.option("--shadow", metavar="NAMES", default="", help="Models that compute along and answer nothing.")
 @_option("--host", "127.0.0.1", "Address to listen on.", _Name())
 @_option("--port", 8000, "Port; 0 takes a free one.", click.IntRange(0, 65535))
+@click.option(
+    "--grpc-port", type=click.IntRange(0, 65535), help="Port for gRPC; 0 takes a free one.  [no gRPC]"
+)
 @_option("--name", "llm4sbr", "The model's name in /v2/models/NAME, if it is the only one.", _Name())
 @_option("--threads", 1, "Compute a batch with so many.", click.IntRange(1))
 @_option("--max-batch", 32, "Sessions computed at once.", click.IntRange(1))
@@ -72,7 +75,8 @@ def serve(
     """Answer live sessions over HTTP with exported models.
 
     RUN_OR_EXPORT is a run directory, or the folder that export wrote, which is all a serving machine needs.
-    Open Inference Protocol at /v2, plain JSON at /recommend, metrics at /metrics, a page to try it at /.
+    Open Inference Protocol at /v2, and over gRPC with --grpc-port; plain JSON at /recommend, metrics at
+    /metrics, a page to try it at /.
     Several models have names, A=RUN_OR_EXPORT B=RUN_OR_EXPORT, and share the requests: --split A=90,B=10.
     A new version in the folder is taken up as soon as it is whole; SIGTERM stops the server when every open
     request is answered. Logs are lines of JSON on standard error.

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.attributes import Attributes
+from llm4sbr.serving.filters import Allowed
 from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, recommended
-from llm4sbr.serving.titles import Understood
+from llm4sbr.serving.titles import Understood, UnknownItem
 
 Found = TypeVar("Found")
 Session = str | Sequence[str | int]
@@ -42,6 +44,8 @@ class Clicks(NamedTuple):
     """bool (1, T), true at the clicks that are used."""
     exclude_seen: bool
     """Whether to exclude the session's items from the list."""
+    allowed: NDArray[np.float32] | None = None
+    """float32 (1, N), 0 for items that may be in the list, else minus infinity; None if all may."""
 
 
 class Answerer(NamedTuple):
@@ -62,41 +66,83 @@ class Answerer(NamedTuple):
 
     A list that was exported may be longer than k, and ends with id 0 where no items are left.
     """
+    attributes: Attributes
+    """Of the catalogue; its clicks are the list of a session without known items."""
 
 
 async def answer(
-    model: Answerer, session: Session, *, k: int | None = None, exclude_seen: bool = True
+    model: Answerer,
+    session: Session,
+    *,
+    k: int | None = None,
+    exclude_seen: bool = True,
+    allowed: Allowed | None = None,
+    described: bool = False,
 ) -> Recommendation:
-    """Recommend the k best items; fewer only if the catalogue does not have as many.
+    """Recommend the k best items; fewer only if the catalogue, or what passes filters, has not as many.
+
+    If nothing in the session is known, they are the items with most clicks.
 
     Args:
         model: the model.
         session: item keys, titles or catalogue ids (int), oldest first, or one text with them.
         k: by default `LENGTH`, or the length of the model's lists.
         exclude_seen: exclude the session's items, including those that are too old for the model.
+        allowed: the items that pass filters; None allows all.
+        described: tell the items' attributes.
 
     Raises:
         InputError: an empty session, an ambiguous title, or an unknown one that is not left out.
     """
     understood = await model.resolve(session)
+    notes = [*allowed.notes] if allowed else []
+    intents: Explanation | None = None
+    variant, seed, kept = model.variant, model.seed, []
+    if understood.unknown is not None:
+        kept = _most_clicked(model, understood.unknown, k or LENGTH, allowed)
+        variant, seed = "popularity", None
+        notes = [str(understood.unknown), "these are the items with most clicks", *notes]
+    elif allowed is None or allowed.passing:
+        kept, intents = await _own(model, understood, k or LENGTH, exclude_seen, allowed)
+    items = recommended(model.catalogue, kept, model.attributes if described else None)
+    passing = allowed.passing if allowed else None
+    about = (variant, seed, intents, model.engine, understood.left_out, passing, notes)
+    return Recommendation(items, understood.items, *about)
+
+
+async def _own(
+    model: Answerer, understood: Understood, wanted: int, exclude_seen: bool, allowed: Allowed | None
+) -> tuple[list[tuple[int, float]], Explanation | None]:
+    """The list of a session with known items, and where its intents come from."""
     ids = [one.id for one in understood.items]
     recent = ids[-model.longest :]
     older = sorted(set(ids) - set(recent)) if exclude_seen else []
     intents, explained = await model.intents(recent)
-    wanted = k or LENGTH
-    found = await _list(model, _clicks(recent, [], exclude_seen), intents, wanted + len(older))
+    about = (exclude_seen, allowed.added if allowed else None)
+    found = await _list(model, _clicks(recent, [], *about), intents, wanted + len(older))
     kept = [pair for pair in found if pair[0] not in older]
     if len(kept) < wanted and len(kept) < len(found):  # rare: compute a longer list only now
-        kept = await _list(model, _clicks(recent, older, exclude_seen), intents, wanted)
-    items = recommended(model.catalogue, kept[:wanted])
-    return Recommendation(
-        items, understood.items, model.variant, model.seed, explained, model.engine, understood.left_out
-    )
+        kept = await _list(model, _clicks(recent, older, *about), intents, wanted)
+    return kept[:wanted], explained
 
 
-def _clicks(recent: list[int], older: list[int], exclude_seen: bool) -> Clicks:
+def _most_clicked(
+    model: Answerer, unknown: UnknownItem, wanted: int, allowed: Allowed | None
+) -> list[tuple[int, float]]:
+    """The items with most clicks, and their clicks; the error if clicks are not known."""
+    order, clicks = model.attributes.most_clicked, model.attributes.clicks
+    if order is None or clicks is None:
+        raise unknown
+    if allowed is not None:
+        order = order[allowed.added[0, order - 1] == 0]
+    return [(id, float(clicks[id - 1])) for id in order[:wanted].tolist()]
+
+
+def _clicks(
+    recent: list[int], older: list[int], exclude_seen: bool, allowed: NDArray[np.float32] | None
+) -> Clicks:
     items = np.array([recent + older], np.int64)
-    return Clicks(items, np.arange(items.shape[1])[None] < len(recent), exclude_seen)
+    return Clicks(items, np.arange(items.shape[1])[None] < len(recent), exclude_seen, allowed)
 
 
 async def _list(model: Answerer, clicks: Clicks, intents: Any, k: int) -> list[tuple[int, float]]:
@@ -169,10 +215,10 @@ def in_batches(
 
 
 def padded(wanted: Sequence[Wanted]) -> Clicks:
-    """The clicks of several sessions, int64 and bool (B, T); `exclude_seen` is the first session's."""
+    """The clicks of several sessions, int64 and bool (B, T); all else is the first session's."""
     length = max(one.clicks.items.shape[1] for one in wanted)
     items, mask = np.zeros((len(wanted), length), np.int64), np.zeros((len(wanted), length), np.bool_)
     for row, one in enumerate(wanted):
         width = one.clicks.items.shape[1]
         items[row, :width], mask[row, :width] = one.clicks.items[0], one.clicks.mask[0]
-    return Clicks(items, mask, wanted[0].clicks.exclude_seen)
+    return wanted[0].clicks._replace(items=items, mask=mask)

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from llm4sbr import store
 from llm4sbr.errors import DamagedError, InputError, StoreError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.attributes import ATTRIBUTES, Attributes
 from llm4sbr.serving.external import external_files
+from llm4sbr.serving.items import ITEMS, read_items
+from llm4sbr.serving.names import NAMES, open_names
 from llm4sbr.serving.recommendation import Source
 from llm4sbr.serving.search import INDEX, Search
 from llm4sbr.system import installation, memory
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Version of `artefact.json`."""
 
-RECORD, GRAPH, ITEMS = "artefact.json", "model.onnx", "items.json"
+RECORD, GRAPH = "artefact.json", "model.onnx"
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 PROVIDERS = {
@@ -51,6 +54,7 @@ class Artefact:
         record: the content of `artefact.json`.
         keys: the items' ids in the user's own data, in catalogue order.
         titles: their titles.
+        attributes: their attributes, clicks and named filters, none in exports of earlier versions.
         provider: the execution provider in use: `cpu`, `cuda` or `tensorrt`.
         exclude_seen: whether lists exclude a session's own items by default, as in training.
     """
@@ -61,10 +65,12 @@ class Artefact:
         catalogue: Catalogue,
         session: InferenceSession,
         search: Search | None = None,
+        attributes: Attributes | None = None,
     ) -> None:
         self.record = record
         self.keys = catalogue.keys
         self.titles = catalogue.titles
+        self.attributes = attributes or Attributes({})
         self.session = session
         self.search = search
         self.provider = provider_of(session)
@@ -80,6 +86,9 @@ class Artefact:
         """What the graph's own intents are: `predictor`, or `items`, looked up by the last item."""
         self.takes_intents = "intents" in record["inputs"]
         self.tells_intents = "intents" in {one.name for one in session.get_outputs()}
+        optional = {one.name for one in session.get_overridable_initializers()}
+        filtered = search is not None or "allowed" in optional
+        self.lacks_filters = "" if filtered else "this artefact takes no filters; export again"
 
     @classmethod
     def open(cls, folder: Path, *, threads: int | None = None, provider: Provider = "auto") -> Artefact:
@@ -98,11 +107,15 @@ class Artefact:
         """
         record = read_record(folder)
         check_files(folder, record)
-        items = read_items(folder / ITEMS, record["num_items"])
+        size = record["num_items"]
+        large = NAMES in record["files"]
+        items = open_names(folder / NAMES, size) if large else read_items(folder / ITEMS, size)
         session = open_session(folder / GRAPH, threads=threads, provider=provider)
         _check_graph(folder, record, session)
         search, _ = opened_index(folder, session)
-        return cls(record, items, session, search)
+        known = ATTRIBUTES in record["files"]  # in the exports of earlier versions it is not
+        attributes = Attributes.open(folder / ATTRIBUTES, record["num_items"]) if known else None
+        return cls(record, items, session, search, attributes)
 
     def top(
         self,
@@ -143,11 +156,14 @@ class Artefact:
         mask: NDArray[np.bool_],
         exclude_seen: NDArray[np.bool_],
         intents: NDArray[np.float32] | None = None,
+        allowed: NDArray[np.float32] | None = None,
     ) -> tuple[Ids, Scores]:
-        """As `top`, for checked inputs: `exclude_seen` is bool (B, 1)."""
+        """As `top`, for checked inputs: `exclude_seen` is bool (B, 1), `allowed` float32 (B or 1, N)."""
         feed: dict[str, NDArray[Any]] = {"items": items, "mask": mask, "exclude_seen": exclude_seen}
         if self.takes_intents:
             feed["intents"] = self._intents(None, len(items)) if intents is None else intents
+        if allowed is not None:
+            feed["allowed"] = allowed
         if self.search is not None:
             return self.search.answer(self.session, feed, self.k)
         ids, scores = self.session.run(["item_ids", "scores"], feed)
@@ -211,25 +227,6 @@ def read_record(folder: Path) -> dict[str, Any]:
         if type(record.get(key)) is not type_:
             raise StoreError(f"{path}: {key} is {record.get(key)!r}, expected {type_.__name__}; export again")
     return record
-
-
-def write_items(path: Path, catalogue: Catalogue) -> None:
-    """Write the catalogue's keys and titles as two lists, in the order of ids."""
-    store.write_json(path, {"key": catalogue.keys, "title": catalogue.titles})
-
-
-def read_items(path: Path, size: int) -> Catalogue:
-    """Keys and titles written by `write_items`; `StoreError` if there are not `size` of them."""
-    content = store.read_json(path)
-    columns: dict[str, Any] = content if isinstance(content, dict) else {}
-    for name in ("key", "title"):
-        column = columns.get(name)
-        if not isinstance(column, list) or len(column) != size:
-            found = f"{len(column)} of them" if isinstance(column, list) else "none"
-            raise StoreError(f"{path}: {name}: {found}, {RECORD} says {size} items; export again")
-        if not all(isinstance(one, str) for one in column):
-            raise StoreError(f"{path}: {name}: an item has none, or one that is no text; export again")
-    return Catalogue(columns["key"], columns["title"])
 
 
 def check_files(folder: Path, record: dict[str, Any]) -> None:

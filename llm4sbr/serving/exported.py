@@ -24,8 +24,9 @@ from llm4sbr.serving.answering import (
     together,
 )
 from llm4sbr.serving.artefact import RECORD, Artefact
+from llm4sbr.serving.filters import Allowed, Choice, Filters
 from llm4sbr.serving.predicted import Predicted
-from llm4sbr.serving.recommendation import Explanation, Recommendation, check
+from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, check
 from llm4sbr.serving.titles import TitleIndex, Understood, resolve_session
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ExportedRecommender:
         self.live = live
         self.catalogue = Catalogue(artefact.keys, artefact.titles)
         self.titles = TitleIndex(self.catalogue)
+        self.filters = Filters(self.titles, artefact.attributes, lacks=artefact.lacks_filters)
         self.predicted = (
             Predicted(artefact, folder) if folder and artefact.intent_mode == "predictor" else None
         )
@@ -68,7 +70,7 @@ class ExportedRecommender:
         opened = cls(Artefact.open(folder), folder=folder)
         if run is not None and opened.artefact.intent_mode == "intents":
             from llm4sbr.data.prepared import catalogue_hash, load
-            from llm4sbr.serving.recommend import live_intents
+            from llm4sbr.serving.intents import live_intents
 
             prepared = load(run / "prepare")
             if catalogue_hash(prepared.catalogue) != opened.artefact.record["catalogue"]:
@@ -84,12 +86,17 @@ class ExportedRecommender:
         exclude_seen: bool | None = None,
         source: str = "auto",
         unknown: str = "skip",
+        only: Sequence[str | int] | None = None,
+        without: Sequence[str | int] = (),
+        where: str | Sequence[str] = (),
+        attributes: bool = False,
     ) -> Recommendation:
         """The k best next items; arguments and errors as in `Recommender.recommend`.
 
         A k longer than the list that was exported is an error, too; without a k, 10 items or the whole list.
         """
         self.check(k, source, unknown)
+        chosen = self._chosen(Choice.of(only, without, where), unknown)
 
         async def resolve(session: Session) -> Understood:
             return resolve_session(session, self.titles, unknown=unknown)
@@ -100,7 +107,17 @@ class ExportedRecommender:
             return self._intents(ids, source)
 
         answerer = self._answerer(resolve, intents, self._best)
-        return at_once(answer(answerer, session, k=k, exclude_seen=self._excluded(exclude_seen)))
+        excluded = self._excluded(exclude_seen)
+        return at_once(
+            answer(
+                answerer,
+                session,
+                k=self._length(k),
+                exclude_seen=excluded,
+                allowed=chosen,
+                described=attributes,
+            )
+        )
 
     def recommend_all(
         self,
@@ -110,9 +127,14 @@ class ExportedRecommender:
         exclude_seen: bool | None = None,
         source: str = "auto",
         unknown: str = "skip",
+        only: Sequence[str | int] | None = None,
+        without: Sequence[str | int] = (),
+        where: str | Sequence[str] = (),
+        attributes: bool = False,
     ) -> list[Recommendation | InputError]:
         """The lists of many sessions, as `Recommender.recommend_all`."""
         self.check(k, source, unknown)
+        chosen = self._chosen(Choice.of(only, without, where), unknown)
         titles = self.titles.as_written()
 
         async def resolve(session: Session) -> Understood:
@@ -125,14 +147,16 @@ class ExportedRecommender:
             return await Wanted(clicks, intents, k)
 
         answerer, excluded = self._answerer(resolve, intents, best), self._excluded(exclude_seen)
-        answers = (answer(answerer, one, k=k, exclude_seen=excluded) for one in sessions)
+        about: dict[str, Any] = {"k": self._length(k), "exclude_seen": excluded, "allowed": chosen}
+        answers = (answer(answerer, one, **about, described=attributes) for one in sessions)
         return together(answers, lambda lists: in_batches(lists, self.artefact.num_items, self._lists))
 
     @property
     def fingerprint(self) -> str:
         """What decides the lists: changes with the model and with the intents that are at hand."""
         stored = self.live.intents.manifest if self.live else None
-        return store.fingerprint([self.artefact.record["files"], self.artefact.provider, stored])
+        about = (self.artefact.record["files"], self.artefact.provider, stored)
+        return store.fingerprint([*about, self.filters.fingerprint])
 
     def check(self, k: int | None, source: str, unknown: str = "skip") -> None:
         """Raise `InputError` if this artefact cannot give k items, or intents from `source`."""
@@ -152,7 +176,13 @@ class ExportedRecommender:
         artefact = self.artefact
         engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"
         about = (self.catalogue, artefact.max_length, self.variant, self.seed, engine)
-        return Answerer(*about, resolve, intents, best)
+        return Answerer(*about, resolve, intents, best, artefact.attributes)
+
+    def _chosen(self, choice: Choice | None, unknown: str) -> Allowed | None:
+        return None if choice is None else self.filters.allowed(choice, unknown=unknown)
+
+    def _length(self, k: int | None) -> int:
+        return k or min(LENGTH, self.artefact.k)
 
     def _excluded(self, exclude_seen: bool | None) -> bool:
         return self.artefact.exclude_seen if exclude_seen is None else exclude_seen
@@ -167,7 +197,7 @@ class ExportedRecommender:
         if self.artefact.intent_mode == "intents":
             nothing = np.zeros((1, len(self.artefact.perspectives), self.artefact.text_dim), np.float32)
             intents = np.concatenate([nothing if one.intents is None else one.intents for one in wanted])
-        ids, scores = self.artefact.run(clicks.items, clicks.mask, exclude, intents)
+        ids, scores = self.artefact.run(clicks.items, clicks.mask, exclude, intents, clicks.allowed)
         return [list(zip(*row, strict=True)) for row in zip(ids.tolist(), scores.tolist(), strict=True)]
 
     def _intents(self, ids: list[int], source: str) -> tuple[NDArray[Any] | None, Explanation | None]:

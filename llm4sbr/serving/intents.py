@@ -12,8 +12,9 @@ from torch.nn.functional import normalize
 
 from llm4sbr import store
 from llm4sbr.data.batches import item_sessions
-from llm4sbr.data.prepared import Prepared
-from llm4sbr.intents import IntentStore
+from llm4sbr.data.prepared import Prepared, catalogue_hash
+from llm4sbr.errors import StoreError
+from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.intents.nearest import NearestSession, usable
 from llm4sbr.protocols import Catalogue, Samples
 from llm4sbr.serving.recommendation import SOURCES, Explanation, PerspectiveIntent, Source, tied
@@ -120,3 +121,23 @@ def explain_predicted(
         for name, row, cosine in zip(perspectives, rows, cosines, strict=True)
     ]
     return Explanation(source, [], meanings)
+
+
+def live_intents(run: Path, variant: str, prepared: Prepared) -> LiveIntents | None:
+    """The stored intents of a run's variant; None if it has none.
+
+    Raises:
+        StoreError: they were made for another catalogue.
+    """
+    folder = run / "localize" / variant
+    if not (folder / MANIFEST).exists():
+        return None
+    intents = IntentStore.open(folder)
+    same_catalogue(prepared, intents.catalogue_hash, folder)
+    return LiveIntents(intents, prepared, run / "infer" / variant)
+
+
+def same_catalogue(prepared: Prepared, found: str, folder: Path) -> None:
+    """Raise `StoreError` if what is in a folder was made for another catalogue than the run's."""
+    if found != catalogue_hash(prepared.catalogue):
+        raise StoreError(f"{folder}: made for another catalogue than prepare has now; run its stage again")

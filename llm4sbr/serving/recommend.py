@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from llm4sbr import stamps, store
-from llm4sbr.data.prepared import Prepared, catalogue_hash, load
-from llm4sbr.errors import InputError, StoreError
+from llm4sbr.data.prepared import Prepared, load
+from llm4sbr.errors import InputError
 from llm4sbr.fusion.model import LLM4SBR
 from llm4sbr.fusion.saved import SavedModel
-from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.intents.texts import items_of
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.answering import (
@@ -29,7 +29,9 @@ from llm4sbr.serving.answering import (
     padded,
     together,
 )
-from llm4sbr.serving.intents import LiveIntents, explain_predicted, tried
+from llm4sbr.serving.attributes import Attributes
+from llm4sbr.serving.filters import Allowed, Choice, Filters
+from llm4sbr.serving.intents import LiveIntents, explain_predicted, live_intents, same_catalogue, tried
 from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
 from llm4sbr.serving.titles import TitleIndex, Understood, resolve_session
 from llm4sbr.training.linear import Opened, open_model
@@ -67,6 +69,7 @@ class Recommender:
         self.trained = trained
         self.vectors = vectors
         self.titles = TitleIndex(prepared.catalogue)
+        self.filters = Filters(self.titles, attributes_of(prepared))
         every = prepared.samples.values()
         self.longest = max(int((one.end - one.start).max()) for one in every if len(one.key))
         """Maximum number of clicks used, the longest prefix in the data; earlier ones are ignored."""
@@ -103,7 +106,7 @@ class Recommender:
     @classmethod
     def _of(cls, run: Path, prepared: Prepared, opened: Opened) -> Recommender:
         trained, saved = opened
-        _same_catalogue(prepared, saved.catalogue, trained.folder)
+        same_catalogue(prepared, saved.catalogue, trained.folder)
         live = live_intents(run, trained.variant, prepared) if saved.recipe.fuser else None
         path = items_of(run / "localize", trained.variant)
         vectors = (
@@ -124,6 +127,10 @@ class Recommender:
         exclude_seen: bool | None = None,
         source: str = "auto",
         unknown: str = "skip",
+        only: Sequence[str | int] | None = None,
+        without: Sequence[str | int] = (),
+        where: str | Sequence[str] = (),
+        attributes: bool = False,
     ) -> Recommendation:
         """The k best next items.
 
@@ -133,14 +140,19 @@ class Recommender:
             exclude_seen: leave out what is in the session; by default as the model was trained and tested.
             source: the only place to take intents from, one of `SOURCES`; `auto` takes the first of them that
                 has something.
-            unknown: `skip` leaves out items that the model does not know, as long as it knows one; `fail`
-                refuses the session.
+            unknown: `skip` leaves out items that the model does not know, and lists the items with most
+                clicks if it knows none; `fail` refuses the session.
+            only: keys, titles or ids of the only items that may be in the list.
+            without: those of items that may not.
+            where: conditions on items, such as `price <= 30` (`serving.conditions` has the grammar).
+            attributes: tell the items' attributes.
 
         Raises:
             InputError: an empty session, an unknown or ambiguous title, k below 1, an unknown source, or one
-                that this model cannot have.
+                that this model cannot have; an unknown attribute or filter, or an invalid condition.
         """
         self.check(k, source, unknown)
+        chosen = self._chosen(Choice.of(only, without, where), unknown)
 
         async def resolve(session: Session) -> Understood:
             return resolve_session(session, self.titles, unknown=unknown)
@@ -149,7 +161,10 @@ class Recommender:
             return self.intents(ids, source)
 
         answerer = self._answerer(resolve, intents, self._best)
-        return at_once(answer(answerer, session, k=k, exclude_seen=self._excluded(exclude_seen)))
+        excluded = self._excluded(exclude_seen)
+        return at_once(
+            answer(answerer, session, k=k, exclude_seen=excluded, allowed=chosen, described=attributes)
+        )
 
     def recommend_all(
         self,
@@ -159,6 +174,10 @@ class Recommender:
         exclude_seen: bool | None = None,
         source: str = "auto",
         unknown: str = "skip",
+        only: Sequence[str | int] | None = None,
+        without: Sequence[str | int] = (),
+        where: str | Sequence[str] = (),
+        attributes: bool = False,
     ) -> list[Recommendation | InputError]:
         """The lists of many sessions, computed in batches; an invalid session's error in its place.
 
@@ -172,11 +191,16 @@ class Recommender:
             exclude_seen: leave out what is in the session.
             source: where intents come from.
             unknown: what to do with unknown items.
+            only: the only items for all lists.
+            without: items for none of them.
+            where: conditions for all lists.
+            attributes: tell the items' attributes.
 
         Raises:
-            InputError: k, `source` or `unknown` are invalid.
+            InputError: an argument other than a session is invalid.
         """
         self.check(k, source, unknown)
+        chosen = self._chosen(Choice.of(only, without, where), unknown)
         titles = self.titles.as_written()
 
         async def resolve(session: Session) -> Understood:
@@ -190,7 +214,8 @@ class Recommender:
 
         answerer, excluded = self._answerer(resolve, intents, best), self._excluded(exclude_seen)
         predict = self.model.own_source in tried(source)
-        answers = (answer(answerer, one, k=k, exclude_seen=excluded) for one in sessions)
+        about: dict[str, Any] = {"k": k, "exclude_seen": excluded, "allowed": chosen}
+        answers = (answer(answerer, one, **about, described=attributes) for one in sessions)
         lists = lambda wanted: self._lists(wanted, predict=predict)  # noqa: E731
         return together(answers, lambda wanted: in_batches(wanted, self.catalogue.size, lists))
 
@@ -198,7 +223,7 @@ class Recommender:
     def fingerprint(self) -> str:
         """What decides the lists: changes with the model and with the intents that are at hand."""
         stored = self.live.intents.manifest if self.live else None
-        return store.fingerprint([self._opened.fingerprint(self.prepared), stored])
+        return store.fingerprint([self._opened.fingerprint(self.prepared), stored, self.filters.fingerprint])
 
     def check(self, k: int | None, source: str, unknown: str = "skip") -> None:
         """Raise `InputError` if this model cannot give k items, or intents from `source`."""
@@ -216,7 +241,10 @@ class Recommender:
     def _answerer(self, resolve: Any, intents: Any, best: Any) -> Answerer:
         trained = self.trained
         about = (self.catalogue, self.longest, trained.variant, trained.seed, "pytorch")
-        return Answerer(*about, resolve, intents, best)
+        return Answerer(*about, resolve, intents, best, self.filters.attributes)
+
+    def _chosen(self, choice: Choice | None, unknown: str) -> Allowed | None:
+        return None if choice is None else self.filters.allowed(choice, unknown=unknown)
 
     def _excluded(self, exclude_seen: bool | None) -> bool:
         return not self.prepared.repeats if exclude_seen is None else exclude_seen
@@ -249,6 +277,8 @@ class Recommender:
         scores = self.model(
             torch.where(mask, items, 0)[:, :width], mask[:, :width], intents, predict=predict
         )  # (B, N)
+        if clicks.allowed is not None:
+            scores = scores + torch.from_numpy(clicks.allowed)
         if clicks.exclude_seen:
             own = torch.where(items > 0, items, items[:, :1]) - 1  # padding repeats the first click
             scores = scores.scatter(1, own, -torch.inf)
@@ -303,20 +333,8 @@ class Recommender:
         return None, Explanation("none")
 
 
-def live_intents(run: Path, variant: str, prepared: Prepared) -> LiveIntents | None:
-    """The stored intents of a run's variant; None if it has none.
-
-    Raises:
-        StoreError: they were made for another catalogue.
-    """
-    folder = run / "localize" / variant
-    if not (folder / MANIFEST).exists():
-        return None
-    intents = IntentStore.open(folder)
-    _same_catalogue(prepared, intents.catalogue_hash, folder)
-    return LiveIntents(intents, prepared, run / "infer" / variant)
-
-
-def _same_catalogue(prepared: Prepared, found: str, folder: Path) -> None:
-    if found != catalogue_hash(prepared.catalogue):
-        raise StoreError(f"{folder}: made for another catalogue than prepare has now; run its stage again")
+def attributes_of(prepared: Prepared) -> Attributes:
+    """The attributes of a run's items, and their clicks in training."""
+    size = prepared.catalogue.size
+    clicks = np.bincount(prepared.train.items.numpy(), minlength=size + 1)[1:]
+    return Attributes.of(prepared.catalogue.attributes, clicks)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.attributes import Attributes, Value
 from llm4sbr.serving.titles import Resolved
 
 Source = Literal["cache", "items", "predictor", "nearest", "none"]
@@ -40,6 +41,14 @@ class Recommended:
     key: str
     title: str
     score: float
+
+
+@dataclass(frozen=True)
+class Described(Recommended):
+    """One recommended item with its attributes, for those who ask for them."""
+
+    attributes: dict[str, Value]
+    """Without those that are unknown."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +99,24 @@ class Recommendation:
     """What computed it: `pytorch`, or an artefact's kind and provider, such as `onnx, cpu`."""
     left_out: list[str] = field(default_factory=list)
     """Keys or titles of the session that no item has."""
+    passing: int | None = None
+    """How many items of the catalogue pass the filters; None if there are none."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences for the user: why a list is empty, or is not made for the session."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and dictionaries, for JSON."""
         return asdict(self)
 
 
-def recommended(catalogue: Catalogue, pairs: Iterable[tuple[int, float]]) -> list[Recommended]:
-    """Catalogue ids and scores as items with their titles."""
+def recommended(
+    catalogue: Catalogue, pairs: Iterable[tuple[int, float]], attributes: Attributes | None = None
+) -> list[Recommended]:
+    """Catalogue ids and scores as items with their titles, and attributes where they are given."""
     keys, titles = catalogue.keys, catalogue.titles
-    return [Recommended(id, keys[id - 1], titles[id - 1], score) for id, score in pairs]
+    if attributes is None:
+        return [Recommended(id, keys[id - 1], titles[id - 1], score) for id, score in pairs]
+    return [Described(id, keys[id - 1], titles[id - 1], score, attributes.item(id)) for id, score in pairs]
 
 
 def tied(catalogue: Catalogue, pairs: Iterable[tuple[int, float]]) -> list[Tied]:

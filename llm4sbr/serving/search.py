@@ -6,11 +6,13 @@ The index (faiss, inverted lists of 8-bit rows) and the exact rows are one file 
 item-item tables add to a model's scores, they add to those of the candidates, and the items with the largest
 additions are candidates, too; popularity is one more column of the rows. How many of the K best items this
 finds is measured at export.
+
+Of a part of the catalogue that a filter leaves, all items are candidates if they are few; of more, the index
+finds those that pass, and as many more lists are read as items do not.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +20,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4sbr import store
 from llm4sbr.errors import StoreError
+from llm4sbr.serving.mapped import mapped_tensors
 from llm4sbr.system import installation
 
 INDEX = "index.safetensors"
 
+FEW = 5000
+"""Items that are all scored exactly when a filter leaves no more."""
+
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Told = list[tuple[Ids, NDArray[np.float64]]]
+"""Of every item-item table: items that get something, and what, see `Added.of`."""
 
 
 class Added(NamedTuple):
@@ -86,7 +95,7 @@ class Search:
             StoreError: the file is damaged, or another model's.
             ModelUnavailableError: faiss is not installed.
         """
-        tensors, facts = _read(path)
+        tensors, facts = mapped_tensors(path)
         for key in ("fingerprint", "catalogue"):
             if facts.get(key) != about[key]:
                 raise StoreError(f"{path}: the index of another {key}: {facts.get(key)!r}; export again")
@@ -119,16 +128,23 @@ class Search:
         facts = {key: about[key] for key in ("fingerprint", "catalogue")}
         facts |= {"tables": str(len(self.added)), "count": str(self.count)}
         facts["own"] = "" if self.own is None else f"{self.own[0]!r} {self.own[1]!r}"
-        save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, path, facts)
+        with store.writing(path) as temporary:
+            save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, temporary, facts)
 
     def answer(self, session: Any, feed: Mapping[str, NDArray[Any]], k: int) -> tuple[Ids, Floats]:
         """The result of `top`, for all inputs of a graph that scores by itself; `session` has the queries."""
-        given = {name: value for name, value in feed.items() if name != "exclude_seen"}
+        given = {name: value for name, value in feed.items() if name not in ("exclude_seen", "allowed")}
         queries = session.run(["query"], given)[0]
-        return self.top(queries, feed["items"], feed["mask"], feed["exclude_seen"], k)
+        return self.top(queries, feed["items"], feed["mask"], feed["exclude_seen"], k, feed.get("allowed"))
 
     def top(
-        self, queries: Floats, items: Ids, mask: NDArray[np.bool_], exclude: NDArray[np.bool_], k: int
+        self,
+        queries: Floats,
+        items: Ids,
+        mask: NDArray[np.bool_],
+        exclude: NDArray[np.bool_],
+        k: int,
+        allowed: Floats | None = None,
     ) -> tuple[Ids, Floats]:
         """The best items found, ids int64 (B, K), 0 for none, and their exact scores float32 (B, K).
 
@@ -138,15 +154,22 @@ class Search:
             mask: bool (B, T).
             exclude: bool (B, 1).
             k: K.
+            allowed: float32 (B or 1, N), 0 for items that may be found, minus infinity for others.
         """
         ids = np.zeros((len(queries), k), np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        candidates = self.index.search(queries, self.count)[1] + 1  # 0 for none
-        for row, (query, near) in enumerate(zip(queries, candidates, strict=True)):
+        if allowed is None:
+            candidates = self.index.search(queries, self.count)[1] + 1  # 0 for none
+        for row, query in enumerate(queries):
             clicks, own = items[row][mask[row]], np.unique(items[row])
-            found, values = self._scored(query, near, clicks, own)
+            told = [one.of(clicks) for one in self.added]
+            if allowed is None:
+                found = self._candidates(candidates[row], told, own)
+            else:
+                found = self._passing(query, allowed[row % len(allowed)] == 0, told, own, k)
             if not len(found):
                 continue
+            values = self._scored(query, found, told)
             if exclude[row, 0]:
                 values[np.isin(found, own)] = -np.inf
             elif self.own is not None:
@@ -159,17 +182,38 @@ class Search:
             ids[row, : len(best)], scores[row, : len(best)] = found[best], values[best]
         return ids, scores
 
-    def _scored(self, query: Floats, near: Ids, clicks: Ids, own: Ids) -> tuple[Ids, Floats]:
-        """Ascending candidates int64 (C,) and their scores float32 (C,), without `own`."""
-        told = [one.of(clicks) for one in self.added]
-        many = [near, *(_largest(*one, self.count) for one in told)]
-        found = np.unique(np.concatenate([*many, own] if self.own is not None else many))
+    def _candidates(self, near: Ids, told: Told, own: Ids, passing: NDArray[np.bool_] | None = None) -> Ids:
+        """Ascending candidates int64 (C,): those near the query, those with large additions, and `own`."""
+        many = [near, own] if self.own is not None else [near]
+        for ids, values in told:
+            kept = slice(None) if passing is None else passing[ids - 1]
+            many.append(_largest(ids[kept], values[kept], self.count))
+        found = np.unique(np.concatenate(many))
         found = found[found > 0]
+        return found if passing is None else found[passing[found - 1]]
+
+    def _passing(self, query: Floats, passing: NDArray[np.bool_], told: Told, own: Ids, k: int) -> Ids:
+        """Ascending candidates int64 (C,) among the items that pass, bool (N,): at least k, or all."""
+        every = int(passing.sum())
+        if every > FEW:
+            module = faiss()
+            lists = min(-(-self.index.nprobe * len(passing) // every), self.index.nlist)
+            bits = np.packbits(passing, bitorder="little")
+            chosen = module.IDSelectorBitmap(bits)
+            wanted = module.SearchParametersIVF(sel=chosen, nprobe=lists)
+            near = self.index.search(query[None], self.count, params=wanted)[1][0] + 1
+            found = self._candidates(near, told, own, passing)
+            if len(found) - len(own) >= k:
+                return found
+        return np.flatnonzero(passing) + 1
+
+    def _scored(self, query: Floats, found: Ids, told: Told) -> Floats:
+        """The scores float32 (C,) of ascending candidates int64 (C,), without `own`."""
         values: Floats = self.rows[found - 1] @ query
         for ids, more in told:
             place = np.searchsorted(ids, found).clip(max=len(ids) - 1)
             values = values + np.where(ids[place] == found, more[place], 0.0).astype(np.float32)
-        return found, values
+        return values
 
 
 def _largest(ids: Ids, values: NDArray[np.float64], count: int) -> Ids:
@@ -181,30 +225,6 @@ def _table(tensors: Mapping[str, NDArray[Any]], number: int) -> Added:
     items, weights, fading = (tensors[f"{number}.{name}"] for name in ("items", "weights", "fading"))
     weight, small = tensors[f"{number}.numbers"].tolist()
     return Added(items, weights, fading, weight, small)
-
-
-def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Tensors and facts of a safetensors file; the tensors stay on disk until they are read."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "numpy") as file:  # checks sizes and offsets
-            names, facts = set(file.keys()), file.metadata() or {}
-        with path.open("rb") as stream:
-            start = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(start))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise StoreError(f"{path}: not a whole safetensors file ({error}); export again") from None
-    kinds = {"U8": "u1", "I32": "<i4", "F32": "<f4", "F64": "<f8"}
-    found: dict[str, NDArray[Any]] = {}
-    for name in names:
-        about = header[name]
-        if about["dtype"] not in kinds:
-            raise StoreError(f"{path}: {name} is {about['dtype']}; export again")
-        offset = 8 + start + about["data_offsets"][0]
-        shape = tuple(about["shape"])
-        found[name] = np.memmap(path, kinds[about["dtype"]], "r", offset, shape)
-    return found, facts
 
 
 def faiss() -> Any:

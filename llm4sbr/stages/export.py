@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,14 @@ from llm4sbr.exporting.verification import verify
 from llm4sbr.fusion.model import Recipe
 from llm4sbr.progress import Progress
 from llm4sbr.report import card
-from llm4sbr.serving.artefact import FORMAT, ITEMS, RECORD, write_items
+from llm4sbr.serving.artefact import FORMAT, RECORD
+from llm4sbr.serving.attributes import ATTRIBUTES, Attributes
+from llm4sbr.serving.filters import Filters
+from llm4sbr.serving.items import ITEMS, write_items
+from llm4sbr.serving.names import LARGE, NAMES, write_names
 from llm4sbr.serving.predicted import write_titles
+from llm4sbr.serving.recommend import attributes_of
+from llm4sbr.serving.titles import TitleIndex
 from llm4sbr.training.trained import reason
 
 SUMMARY = "export.json"
@@ -57,6 +63,10 @@ class Export:
     """Maximum number of sessions per request, for formats that need it."""
     recall: float = 0.99
     """Least recall@k of an index, on test sessions."""
+    attributes: tuple[str, ...] | None = None
+    """Attributes of the items that artefacts carry, for filters and answers; by default all."""
+    filters: Mapping[str, Path] = field(default_factory=dict)
+    """Named filters: name -> file with the keys of the items that pass, one per line."""
     options: Mapping[str, Any] | None = None
     """Further options of the exporters."""
 
@@ -108,6 +118,7 @@ def _written(
 ) -> dict[str, Any]:
     """Records of the jobs' artefacts, by name, once all are done."""
     _summary(jobs[0].folder.with_name(SUMMARY))  # check it before the work, not after
+    attributes = _attributes(original, wanted, progress)
     done: dict[str, Any] = {}
     missing: list[DeviceError] = []
     for job in jobs:
@@ -116,7 +127,7 @@ def _written(
             f"export: {job.folder.name}: {original.trained.variant} model{refitted}, {original.intent_mode}"
         )
         try:
-            record = _artefact(job, original, wanted, progress)
+            record = _artefact(job, original, wanted, attributes, progress)
             shown = {key: record[key] for key in SUMMARIZED}
         except DeviceError as error:
             missing.append(error)
@@ -149,16 +160,34 @@ def _precisions(name: str, wanted: Export) -> tuple[str, ...]:
     return wanted.precisions or offered[:1]
 
 
-def _artefact(job: ExportJob, original: ReferenceModel, wanted: Export, progress: Progress) -> dict[str, Any]:
+def _attributes(original: ReferenceModel, wanted: Export, progress: Progress) -> Attributes:
+    """What artefacts tell of their items, with the named filters."""
+    found = attributes_of(original.prepared)
+    if wanted.attributes is not None:
+        found = found.chosen(wanted.attributes)
+    filters = Filters(TitleIndex(original.prepared.catalogue), found)
+    for name, path in wanted.filters.items():
+        unknown = filters.define(name, path)
+        if unknown:
+            progress.note(f"export: filter {name}: no item has {unknown:,} of the keys in {path}")
+    return Attributes(found.columns, found.clicks, filters.named)
+
+
+def _artefact(
+    job: ExportJob, original: ReferenceModel, wanted: Export, attributes: Attributes, progress: Progress
+) -> dict[str, Any]:
     """Write and verify one artefact; its record."""
     options = wanted.options or {}
     exporter: Exporter = registry.create("exporters", job.kind, provider=wanted.provider, **options)
-    spec = _spec(original, job.precision, wanted)
+    spec, catalogue = _spec(original, job.precision, wanted), original.prepared.catalogue
     with _folder(job.folder) as fresh:
         path = fresh / f"model{exporter.suffix}"
         exporter.export(original.saved.model, original.example(), path, spec=spec)
         verified = _verified(exporter.load(path), original, spec, job.folder.name, progress)
-        write_items(fresh / ITEMS, original.prepared.catalogue)
+        write_items(fresh / ITEMS, catalogue)
+        if catalogue.size >= LARGE:
+            write_names(fresh / NAMES, catalogue)
+        attributes.write(fresh / ATTRIBUTES)
         if job.kind == "onnx" and original.texts is not None:
             write_titles(fresh, original.texts.numpy())
         if original.trained.refitted:  # its training data includes the test samples

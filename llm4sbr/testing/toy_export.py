@@ -12,7 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from llm4sbr.serving.artefact import FORMAT, ITEMS, write_items
+from llm4sbr.serving.artefact import FORMAT
+from llm4sbr.serving.attributes import ATTRIBUTES, Attributes
+from llm4sbr.serving.items import ITEMS, write_items
 from llm4sbr.serving.predicted import TITLES, write_titles
 from llm4sbr.testing.toy import toy_catalogue
 
@@ -53,7 +55,7 @@ def toy_export(
     facts: dict[str, Any] = {"fingerprint": f"toy-{step}", "catalogue": "toy", "variant": variant}
     facts |= {"k": k, "num_items": items, "max_length": LONGEST}
     model = _model(items, k, step, intents)
-    names = ["model.onnx", ITEMS]
+    names = ["model.onnx", ITEMS, ATTRIBUTES]
     if predictor:
         _add_intents(model, titles(items), step)
         write_titles(folder, titles(items))
@@ -61,12 +63,21 @@ def toy_export(
     helper.set_model_props(model, {key: str(value) for key, value in facts.items()})
     onnx.save(model, folder / "model.onnx")
     write_items(folder / ITEMS, catalogue)
+    toy_attributes(items).write(folder / ATTRIBUTES)
     record = facts | {"format": FORMAT, "kind": "onnx", "precision": "fp32", "perspectives": perspectives}
     record |= {"text_dim": TEXT if perspectives else 0, "verified": {}, "versions": {}}
-    record |= {"inputs": {one.name: {} for one in model.graph.input}, "outputs": {}}
+    required = [one.name for one in model.graph.input if one.name != "allowed"]
+    record |= {"inputs": {key: {} for key in required}, "outputs": {}}
     record["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     (folder / "artefact.json").write_text(json.dumps(record))
     return folder
+
+
+def toy_attributes(items: int) -> Attributes:
+    """Item i has its `category`, the `price` i, and i clicks; those with an even id are `in_stock`."""
+    ids = np.arange(1, items + 1)
+    found = Attributes.of({**toy_catalogue(items).attributes, "price": [str(id) for id in ids]}, ids)
+    return Attributes(found.columns, ids, {"in_stock": ids % 2 == 0})
 
 
 def titles(items: int) -> NDArray[np.float32]:
@@ -92,6 +103,7 @@ def _model(items: int, k: int, step: int, intents: bool) -> onnx.ModelProto:
         "one": np.array([1]),
         "zero": np.array([0]),
         "k": np.array([k]),
+        "allowed": np.zeros((1, 1), np.float32),
         "lowest": np.array([-np.inf], np.float32),
     }
     nodes = [
@@ -107,12 +119,13 @@ def _model(items: int, k: int, step: int, intents: bool) -> onnx.ModelProto:
         helper.make_node("Cast", ["whole"], ["known"], to=TensorProto.FLOAT),
         *_with_intents(intents),
         helper.make_node("Slice", ["items", "zero", "one", "one"], ["first"]),
+        helper.make_node("Add", ["all", "allowed"], ["open to all"]),
         helper.make_node("Greater", ["items", "zero"], ["clicks"]),
         helper.make_node("Where", ["clicks", "items", "first"], ["filled"]),
         helper.make_node("Sub", ["filled", "one"], ["seen"]),
-        helper.make_node("GatherElements", ["all", "seen"], ["own"], axis=1),
+        helper.make_node("GatherElements", ["open to all", "seen"], ["own"], axis=1),
         helper.make_node("Where", ["exclude_seen", "lowest", "own"], ["left"]),
-        helper.make_node("ScatterElements", ["all", "seen", "left"], ["open"], axis=1),
+        helper.make_node("ScatterElements", ["open to all", "seen", "left"], ["open"], axis=1),
         helper.make_node("TopK", ["open", "k"], ["scores", "best"]),
         helper.make_node("Add", ["best", "one"], ["ids"]),
         helper.make_node("Equal", ["scores", "lowest"], ["none"]),
@@ -123,6 +136,7 @@ def _model(items: int, k: int, step: int, intents: bool) -> onnx.ModelProto:
         helper.make_tensor_value_info("mask", TensorProto.BOOL, ["B", "T"]),
         helper.make_tensor_value_info("exclude_seen", TensorProto.BOOL, ["B", 1]),
     ]
+    inputs.append(helper.make_tensor_value_info("allowed", TensorProto.FLOAT, ["filters", "filtered"]))
     if intents:
         inputs.append(helper.make_tensor_value_info("intents", TensorProto.FLOAT, ["B", 2, TEXT]))
     outputs = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from rich.console import RenderableType
@@ -22,23 +23,33 @@ class Result(Protocol):
         ...
 
 
-def show_recommendation(found: Result) -> None:
-    """Print a recommendation: the list, the LLM's answers, and the items that these were tied to."""
-    show(*recommendation_tables(found.as_dict()))
+def show_recommendation(found: Result, repeated: Container[str] = ()) -> None:
+    """Print a recommendation: the list, the LLM's answers, and the items that these were tied to.
+
+    Args:
+        found: the recommendation.
+        repeated: titles that several items have, which are shown with the item's key.
+    """
+    show(*recommendation_tables(found.as_dict(), repeated))
 
 
-def recommendation_tables(found: Mapping[str, Any]) -> list[RenderableType]:
+def recommendation_tables(found: Mapping[str, Any], repeated: Container[str] = ()) -> list[RenderableType]:
     """A recommendation's parts; `found` is `Recommendation.as_dict()` of `serving.recommendation`."""
-    session = " | ".join(item["title"] for item in found["session"])
+    named = partial(_named, repeated=repeated)
+    names = list(dict.fromkeys(name for item in found["items"] for name in item.get("attributes", ())))
     lines = [
-        [str(rank), item["title"], f"{item['score']:.3f}"] for rank, item in enumerate(found["items"], 1)
+        [str(rank), named(item), *_told(item, names), f"{item['score']:.3f}"]
+        for rank, item in enumerate(found["items"], 1)
     ]
+    session = " | ".join(map(named, found["session"])) or "no known item"
     parts: list[RenderableType] = [
-        *_understood(found["session"]),
+        *_understood(found["session"], repeated),
         *(Text(f"{text!r} left out: no item is called so") for text in found["left_out"]),
-        Text(f"After {session} ({_model(found)}):"),
-        grid(["", "title", "score"], lines, left=2),
+        *map(Text, found["notes"]),
+        Text(f"After {session} ({_model(found)}{_passing(found)}):"),
     ]
+    if lines:
+        parts.append(grid(["", "title", *names, "score"], lines, left=2 + len(names)))
     if found["intents"] is not None:
         parts += _intent_tables(
             found["intents"], "the LLM" if found["variant"] == "llm" else found["variant"]
@@ -52,12 +63,25 @@ def _model(found: Mapping[str, Any]) -> str:
     return f"model {found['variant']}{seed}{engine}"
 
 
-def _understood(session: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    """A line for each item whose text differs from the catalogue's, such as a misspelt title."""
+def _passing(found: Mapping[str, Any]) -> str:
+    return "" if found["passing"] is None else f", of {found['passing']:,} items that pass"
+
+
+def _named(item: Mapping[str, Any], repeated: Container[str]) -> str:
+    """An item's title, with its key if others have the same."""
+    return f"{item['title']} [{item['key']}]" if item["title"] in repeated else item["title"]
+
+
+def _told(item: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    return [str(item["attributes"].get(name, "")) for name in names]
+
+
+def _understood(session: Sequence[Mapping[str, Any]], repeated: Container[str]) -> list[RenderableType]:
+    """A line for each item whose text differs from the catalogue's, or is the title of others, too."""
     lines = [
-        f"{item['text']!r} taken for {item['title']} ({item['how']})"
+        f"{item['text']!r} taken for {_named(item, repeated)} ({item['how']})"
         for item in session
-        if item["how"] not in AS_TYPED
+        if item["how"] not in AS_TYPED or (item["how"] == "title" and item["title"] in repeated)
     ]
     return [Text("\n".join(lines))] if lines else []
 

@@ -52,10 +52,10 @@ def statistics(models: Models, model: Model) -> dict[str, Any]:
     their whole time; `queue` and `compute_infer` count batches, `queue` by the longest wait in each.
     """
     found: ModelMetrics = models.metrics
-    answered = {"infer", "recommend"}
-    good = sum(count for (route, status), count in found.requests.items() if (route, status // 100) in GOOD)
-    bad = sum(count for (route, _), count in found.requests.items() if route in answered) - good
-    spent = sum(one.sum for route, one in found.seconds.items() if route in answered)
+    answered = {key: count for key, count in found.requests.items() if key[0] in ANSWERED}
+    good = sum(count for (_, status), count in answered.items() if status < 300)
+    bad = sum(answered.values()) - good
+    spent = sum(one.sum for route, one in found.seconds.items() if route in ANSWERED)
     times = {"success": (good, spent), "fail": (bad, 0.0)}
     times |= {"queue": _of(found.waiting), "compute_infer": _of(found.computing)}
     times |= dict.fromkeys(("compute_input", "compute_output", "cache_hit", "cache_miss"), (0, 0.0))
@@ -72,8 +72,8 @@ def statistics(models: Models, model: Model) -> dict[str, Any]:
     }
 
 
-GOOD = {("infer", 2), ("recommend", 2)}
-"""Routes and the first digit of their status."""
+ANSWERED = {"infer", "recommend", "grpc infer"}
+"""Routes that compute."""
 
 
 def index(served: Served, *, ready: bool = False) -> list[dict[str, str]]:

@@ -78,6 +78,7 @@ async def recommend(request: RecommendRequest, model: Model, name: str) -> Reply
         partial(model.lookup.resolve, unknown=request.unknown),
         partial(model.intents, explain=request.explain),
         partial(_best, model),
+        model.artefact.attributes,
     )
     found = await answer(answerer, request.session, k=request.k, exclude_seen=request.exclude_seen)
     return reply_json({"model": name, "model_name": name, "version": model.version} | vars(found))

@@ -22,6 +22,7 @@ from llm4sbr.serving.server.connections import protocol
 from llm4sbr.serving.server.logs import say, to_standard_error
 from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.models import Models, find_folder
+from llm4sbr.serving.server.rpc.service import Service
 from llm4sbr.serving.server.served import Served
 from llm4sbr.serving.server.settings import Settings
 
@@ -89,10 +90,17 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: App) -> None:
         super().__init__(config)
         self.app = app
+        self.rpc: Service | None = Service(app) if app.settings.grpc_port is not None else None
         self.failed: Exception | None = None
 
     async def main_loop(self) -> None:
         """Run until a signal stops it."""
+        if self.rpc is not None:
+            try:
+                await self.rpc.start()
+            except InputError as error:
+                self.failed = error
+                return
         served = self.app.served
         working = [
             asyncio.create_task(self._work(one, one in served.shadows)) for one in served.models.values()
@@ -105,6 +113,11 @@ class Server(uvicorn.Server):
                 await task
         await self.app.shadows.stop()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is open, over HTTP and gRPC."""
+        stops = [super().shutdown(sockets)] + ([self.rpc.stop()] if self.rpc is not None else [])
+        await asyncio.gather(*stops)
+
     async def _work(self, models: Models, shadow: bool) -> None:
         if shadow:
             await models.reload()
@@ -115,6 +128,8 @@ class Server(uvicorn.Server):
                 self.failed = self.failed or error
                 self.should_exit = True
                 return
+        if self.rpc is not None:
+            await self.rpc.tell()
         if models.settings.watch:
             await models.watch()
 

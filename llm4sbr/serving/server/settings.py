@@ -14,6 +14,8 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     """0 takes a free one, which the log names."""
+    grpc_port: int | None = None
+    """Port for gRPC on the same host; 0 takes a free one, None listens on none."""
     name: str = "llm4sbr"
     """Name of the model in the URLs of the Open Inference Protocol."""
     threads: int = 1

@@ -8,36 +8,44 @@ from typing import Any
 
 from llm4sbr.errors import InputError
 from llm4sbr.serving.recommendation import Recommendation
-from llm4sbr.serving.sets.read import Row
+from llm4sbr.serving.sets.read import SESSION, Row, are_clicks
+
+ATTRIBUTES = "attributes"
+"""Of the list's items, as far as they are known."""
 
 FIELDS: dict[str, Callable[[Recommendation], Any]] = {
     "key": lambda found: [one.key for one in found.items],
     "id": lambda found: [one.id for one in found.items],
     "title": lambda found: [one.title for one in found.items],
     "score": lambda found: [one.score for one in found.items],
-    "session": lambda found: [one.key for one in found.session],
+    SESSION: lambda found: [one.key for one in found.session],
     "left_out": lambda found: found.left_out,
+    ATTRIBUTES: lambda found: [getattr(one, ATTRIBUTES) for one in found.items],
+    "passing": lambda found: found.passing,
+    "notes": lambda found: found.notes,
 }
-"""Name -> value: of the list, best first; the session's items as recognised; what no item is called."""
+"""Name -> value: of the list, best first; the session's items as recognised, or its id in a file of clicks;
+what no item is called; how many items pass filters; why a list is empty or is not made for the session."""
 
 ROW, ERROR = "row", "error"
 """Further names: the row's number, and why it has no list."""
 
-DEFAULT = (ROW, "key", "score", "left_out", ERROR)
+DEFAULT = (ROW, "key", "score", "left_out", "notes", ERROR)
 
 
 def parse(text: str | None, path: Path, columns: Mapping[str, Any] | None) -> tuple[str, ...]:
     """The fields in a comma-separated text: `FIELDS`, `ROW`, `ERROR`, columns of the sessions' file.
 
     Args:
-        text: by default `DEFAULT`.
+        text: by default `DEFAULT`, of a file of clicks also its sessions.
         path: the file, for the message.
         columns: its columns; None if they are not known.
 
     Raises:
         InputError: a field is unknown or named twice.
     """
-    names = DEFAULT if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+    default = (ROW, SESSION, *DEFAULT[1:]) if are_clicks(columns or ()) else DEFAULT
+    names = default if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
     for place, name in enumerate(names):
         if name in names[:place]:
             raise InputError(f"--fields: {name!r} is named twice")
@@ -70,9 +78,9 @@ def record(fields: Sequence[str], row: Row, found: Recommendation | InputError) 
 
 
 def _value(name: str, row: Row, found: Recommendation) -> Any:
-    if name in FIELDS:
-        return FIELDS[name](found)
-    return row.number if name == ROW else row.others.get(name)
+    if name in row.others:  # also the session that clicks are of
+        return row.others[name]
+    return row.number if name == ROW else FIELDS[name](found) if name in FIELDS else None
 
 
 def _unknown(name: str, path: Path, columns: Mapping[str, Any] | Sequence[str]) -> InputError:

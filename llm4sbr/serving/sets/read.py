@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -24,6 +25,9 @@ FORMATS = (".jsonl", ".csv", ".parquet")
 SESSION = "session"
 """Name of the column, or the key, with the session."""
 
+ITEM = "item"
+"""Name of the column that makes a file one of clicks: a row each, `SESSION` says which belong together."""
+
 BLOCK = 4096
 """Rows read, answered and written at once."""
 
@@ -40,6 +44,15 @@ class Row(NamedTuple):
     """Its other columns, as far as they are asked for and there."""
 
 
+class Cells(NamedTuple):
+    """A row of a table as it stands there."""
+
+    number: int
+    given: Mapping[str, Any] | None
+    error: str = ""
+    """Why there are no cells."""
+
+
 def format_of(path: Path) -> str:
     """One of `FORMATS`; `InputError` if the file's name has another ending."""
     ending = ".jsonl" if path == STANDARD else path.suffix.lower()
@@ -52,7 +65,8 @@ def columns_of(path: Path) -> dict[str, Any] | None:
     """The columns of a file and, in Parquet, their polars types; None for JSON lines, which have none.
 
     Raises:
-        InputError: the file cannot be read, or has no column `session` with texts or lists.
+        InputError: the file cannot be read, or has no column `session`; it holds texts or lists, but in a
+            file of clicks.
     """
     kind = format_of(path)
     if kind == ".jsonl":
@@ -65,6 +79,11 @@ def columns_of(path: Path) -> dict[str, Any] | None:
     if SESSION not in found:
         raise InputError(f"{path}: no column {SESSION!r}; it has {', '.join(map(repr, found))}"[:500])
     return found
+
+
+def are_clicks(columns: Iterable[str]) -> bool:
+    """Whether a file with these columns has a click per row."""
+    return {SESSION, ITEM} <= set(columns)
 
 
 def count(path: Path) -> int:
@@ -88,36 +107,33 @@ def read(path: Path, others: Sequence[str] = ()) -> Iterator[list[Row]]:
     Raises:
         InputError: the file cannot be read.
     """
-    if format_of(path) == ".parquet":
-        yield from _parquet(path, others)
-        return
+    rows = _lines(path, others) if format_of(path) == ".jsonl" else _table(path, others)
+    while block := list(islice(rows, BLOCK)):
+        yield block
+
+
+def _lines(path: Path, others: Sequence[str]) -> Iterator[Row]:
     with _opened(path) as stream:
-        rows = _csv(stream, others) if format_of(path) == ".csv" else _lines(stream, others)
-        block: list[Row] = []
-        for row in rows:
-            block.append(row)
-            if len(block) == BLOCK:
-                yield block
-                block = []
-        if block:
-            yield block
+        for number, line in enumerate(_whole(stream), 1):
+            if not line.strip():
+                continue
+            try:
+                text = text_of(line)
+                given = json_of(text, "{")
+                if given is None:
+                    yield Row(number, session_of(text))
+                elif SESSION not in given:
+                    yield Row(number, None, f"the object has no {SESSION!r}")
+                else:
+                    yield _row(number, given[SESSION], given, others)
+            except InputError as error:
+                yield Row(number, None, str(error))
 
 
-def _lines(stream: IO[bytes], others: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(_whole(stream), 1):
-        if not line.strip():
-            continue
-        try:
-            text = text_of(line)
-            given = json_of(text, "{")
-            if given is None:
-                yield Row(number, session_of(text))
-            elif SESSION not in given:
-                yield Row(number, None, f"the object has no {SESSION!r}")
-            else:
-                yield _row(number, given[SESSION], given, others)
-        except InputError as error:
-            yield Row(number, None, str(error))
+def _table(path: Path, others: Sequence[str]) -> Iterator[Row]:
+    columns = columns_of(path) or {}
+    cells = _csv(path) if format_of(path) == ".csv" else _parquet(path, columns, others)
+    return (_sessions if are_clicks(columns) else _rows)(cells, others)
 
 
 def _whole(stream: IO[bytes]) -> Iterator[bytes]:
@@ -129,7 +145,12 @@ def _whole(stream: IO[bytes]) -> Iterator[bytes]:
         yield line
 
 
-def _csv(stream: IO[bytes], others: Sequence[str]) -> Iterator[Row]:
+def _csv(path: Path) -> Iterator[Cells]:
+    with _opened(path) as stream:
+        yield from _cells(stream)
+
+
+def _cells(stream: IO[bytes]) -> Iterator[Cells]:
     names = _header(stream)
     stream.seek(0)
     reader = csv.reader(_decoded(stream), delimiter=_separator(stream), strict=True)
@@ -143,15 +164,14 @@ def _csv(stream: IO[bytes], others: Sequence[str]) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Row(number, None, f"not CSV: {error}")
+            yield Cells(number, None, f"not CSV: {error}")
             continue
         if not cells:
             number -= 1
         elif len(cells) != len(names):
-            yield Row(number, None, f"{len(cells)} cells, the header has {len(names)}")
+            yield Cells(number, None, f"{len(cells)} cells, the header has {len(names)}")
         else:
-            given = dict(zip(names, cells, strict=True))
-            yield _row(number, given[SESSION], given, others)
+            yield Cells(number, dict(zip(names, cells, strict=True)))
 
 
 def _header(stream: IO[bytes]) -> list[str]:
@@ -173,6 +193,33 @@ def _decoded(stream: IO[bytes]) -> Iterator[str]:
     """Lines as text; what is not UTF-8 becomes lone surrogates, which `_row` refuses."""
     for number, line in enumerate(_whole(stream)):
         yield line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape")
+
+
+def _rows(table: Iterable[Cells], others: Sequence[str]) -> Iterator[Row]:
+    """A session per row of the table."""
+    for number, cells, error in table:
+        yield Row(number, None, error) if cells is None else _row(number, cells[SESSION], cells, others)
+
+
+def _sessions(table: Iterable[Cells], others: Sequence[str]) -> Iterator[Row]:
+    """A session for all consecutive clicks with equal `SESSION`; other columns are the first's."""
+    number, first, clicks = 0, None, list[str]()
+    for at, cells, error in table:
+        if cells is not None and cells[SESSION] in (None, ""):
+            cells, error = None, f"the click has no {SESSION}"
+        elif cells is not None and cells[ITEM] in (None, ""):
+            cells, error = None, f"the click has no {ITEM}"
+        if cells is None:
+            yield Row(at, None, error)
+            continue
+        if first is not None and cells[SESSION] != first[SESSION]:
+            yield _row(number, clicks, first, [SESSION, *others])
+            first = None
+        if first is None:
+            number, first, clicks = at, cells, []
+        clicks.append(str(cells[ITEM]))  # a number is a key here, as in the log
+    if first is not None:
+        yield _row(number, clicks, first, [SESSION, *others])
 
 
 def _row(number: int, session: object, given: Mapping[str, Any], others: Sequence[str]) -> Row:
@@ -199,6 +246,11 @@ def _parquet_columns(path: Path) -> dict[str, Any]:
     polars = polars_of()
     with _explained(path):
         found = dict(polars.scan_parquet(path).collect_schema())
+    if are_clicks(found):
+        kind = found[ITEM]
+        if kind != polars.String and not kind.is_integer():
+            raise InputError(f"{path}: {ITEM} is {kind}; expected texts or whole numbers, the items' keys")
+        return found
     kind = found.get(SESSION)
     listed = isinstance(kind, polars.List) and (kind.inner == polars.String or kind.inner.is_integer())
     if kind is not None and kind != polars.String and not listed:
@@ -206,16 +258,14 @@ def _parquet_columns(path: Path) -> dict[str, Any]:
     return found
 
 
-def _parquet(path: Path, others: Sequence[str]) -> Iterator[list[Row]]:
+def _parquet(path: Path, columns: Iterable[str], others: Sequence[str]) -> Iterator[Cells]:
     polars = polars_of()
-    scan = polars.scan_parquet(path).select(list(dict.fromkeys([SESSION, *others])))
+    needed = [SESSION, *([ITEM] if are_clicks(columns) else []), *others]
+    scan = polars.scan_parquet(path).select(list(dict.fromkeys(needed)))
     for start in range(0, count(path), BLOCK):
         with _explained(path):
             table = scan.slice(start, BLOCK).collect()
-        yield [
-            _row(start + number, given[SESSION], given, others)
-            for number, given in enumerate(table.iter_rows(named=True), 1)
-        ]
+        yield from (Cells(start + at, given) for at, given in enumerate(table.iter_rows(named=True), 1))
 
 
 def polars_of() -> Any:

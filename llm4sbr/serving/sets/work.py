@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llm4sbr import folders, registry, store
 from llm4sbr.errors import InputError
 from llm4sbr.progress import Progress
-from llm4sbr.serving.sets.fields import check_objects, others_of, parse, record
+from llm4sbr.serving.sets.fields import ATTRIBUTES, check_objects, others_of, parse, record
 from llm4sbr.serving.sets.read import STANDARD, Row, columns_of, content, count, format_of, read
 from llm4sbr.serving.sets.write import Records, Writer, as_lines
 
@@ -118,6 +118,7 @@ def recommend_set(
     gc.set_threshold(GARBAGE)
     columns = columns_of(wanted.source) if wanted.source != STANDARD else None
     fields = parse(wanted.fields, wanted.source, columns)
+    wanted = wanted._replace(options={**wanted.options, ATTRIBUTES: ATTRIBUTES in fields})
     types = {name: kind for name, kind in (columns or {}).items() if kind is not None}
     opened = load()
     opened.recommend_all([], **wanted.options)  # checks the options

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm4sbr import store
-from llm4sbr.serving.sets.fields import FIELDS, ROW
+from llm4sbr.serving.sets.fields import ATTRIBUTES, FIELDS, ROW
 from llm4sbr.serving.sets.read import polars_of
 
 Records = Sequence[Mapping[str, Any]]
@@ -73,10 +73,13 @@ class Writer:
         polars = polars_of()
         known: dict[str, Any] = dict.fromkeys(FIELDS, polars.List(polars.String))
         known |= {"id": polars.List(polars.Int64), "score": polars.List(polars.Float64), ROW: polars.Int64}
+        known["passing"] = polars.Int64
         return {name: known.get(name) or self.types.get(name) or polars.String for name in self.fields}
 
     def _fitted(self, name: str, value: Any) -> Any:
         """A value as its column holds it: JSON's own kinds become text, if they are of no Parquet file."""
+        if name == ATTRIBUTES and value is not None:
+            return [_cell(one) for one in value]
         text = name not in FIELDS and name != ROW and name not in self.types
         return _cell(value) if text and value is not None else value
 

@@ -1,0 +1,298 @@
+"""Which items a list may have: lists of items, conditions on attributes, and named filters.
+
+A choice becomes one float32 per item, 0 where it passes and minus infinity where it does not, which a model
+adds to its scores before it takes the K best. What conditions allow is kept for the requests to come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections import OrderedDict
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm4sbr import store
+from llm4sbr.errors import InputError
+from llm4sbr.serving import conditions
+from llm4sbr.serving.attributes import Attributes, Column, Numbers, Texts, no_such
+from llm4sbr.serving.conditions import Condition
+from llm4sbr.serving.titles import TitleIndex
+
+KEPT = 2**26
+"""Bytes of what conditions allow that are kept."""
+
+NAMED = 5
+"""Items that a note names."""
+
+NEAR = 10_000
+"""Distinct values among which a similar one is looked for."""
+
+Passing = NDArray[np.bool_]
+Added = NDArray[np.float32]
+
+_COMPARED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+class Choice(NamedTuple):
+    """What a list is chosen from; by default the whole catalogue."""
+
+    only: tuple[str | int, ...] | None = None
+    """Keys, titles or catalogue ids (int) of the only items that may be in the list."""
+    without: tuple[str | int, ...] = ()
+    """Those of items that may not be in it."""
+    where: tuple[Condition, ...] = ()
+    """Conditions, of which all must hold."""
+
+    @classmethod
+    def of(
+        cls,
+        only: Sequence[str | int] | None = None,
+        without: Sequence[str | int] = (),
+        where: str | Sequence[str] = (),
+    ) -> Choice | None:
+        """The choice that a user asks for, None if it is the whole catalogue; `InputError` if it is none."""
+        if only is None and not without and not where:
+            return None
+        given = None if only is None else items("only", only)
+        return cls(given, items("without", without), conditions.parse(where))
+
+
+class Allowed(NamedTuple):
+    """The items that pass."""
+
+    added: Added
+    """float32 (1, N): 0 for an item that passes, else minus infinity."""
+    passing: int
+    """How many do."""
+    notes: tuple[str, ...] = ()
+    """What the user should know: unknown items, or why none pass."""
+
+
+class Filters:
+    """Finds the items that pass.
+
+    Args:
+        titles: of the catalogue, by which items are recognised.
+        attributes: of the catalogue, with the named filters.
+        lacks: why the model cannot take filters, if it cannot.
+    """
+
+    def __init__(self, titles: TitleIndex, attributes: Attributes, *, lacks: str = "") -> None:
+        self.titles = titles
+        self.lacks = lacks
+        self.size = titles.catalogue.size
+        self.attributes = attributes
+        self.named = dict(attributes.filters)
+        self._kept: OrderedDict[tuple[Condition, ...], Allowed] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the named filters."""
+        found = hashlib.sha256()
+        for name, passing in sorted(self.named.items()):
+            found.update(name.encode() + b"\0" + np.packbits(passing).tobytes())
+        return found.hexdigest()
+
+    def kept(self, choice: Choice) -> bool:
+        """Whether what the conditions allow is at hand, so that `allowed` takes no time."""
+        return not choice.where or choice.where in self._kept
+
+    def allowed(self, choice: Choice, *, unknown: str = "skip") -> Allowed:
+        """The items that a choice leaves.
+
+        Args:
+            choice: what is asked for.
+            unknown: as for sessions: `skip` leaves items of `only` and `without` out that nothing is called,
+                `fail` refuses them.
+
+        Raises:
+            InputError: conditions name no attribute or filter, or compare what cannot be; the model takes
+                no filters.
+        """
+        if self.lacks:
+            raise InputError(self.lacks)
+        base = self._where(choice.where)
+        if choice.only is None and not choice.without:
+            return base
+        notes = list(base.notes)
+        added = base.added
+        if choice.only is not None:
+            ids = self._ids("only", choice.only, unknown, notes)
+            added = np.full_like(base.added, -np.inf)
+            added[0, ids - 1] = base.added[0, ids - 1]
+        elif choice.without:
+            added = base.added.copy()
+        if choice.without:
+            added[0, self._ids("without", choice.without, unknown, notes) - 1] = -np.inf
+        passing = int((added == 0).sum())
+        if not passing and base.passing:
+            notes.append("no item is left: none is in `only`, passes the conditions and is not in `without`")
+        return Allowed(added, passing, tuple(notes))
+
+    def replace(self, name: str, passing: Passing) -> None:
+        """Give a named filter, known or new, other items, bool (N,)."""
+        with self._lock:
+            self.named = {**self.named, name: passing}
+            self._kept.clear()
+
+    def passing(self, keys: Sequence[str]) -> tuple[Passing, int]:
+        """Bool (N,), true at the items of these keys, and how many of the keys no item has."""
+        found = [one.id for one in map(self.titles.exact, keys) if one]
+        passing = np.zeros(self.size, np.bool_)
+        passing[np.array(found, np.int64) - 1] = True
+        return passing, len(keys) - len(found)
+
+    def define(self, name: str, path: Path) -> int:
+        """Give a named filter the items whose keys are in a file; how many of the keys no item has.
+
+        Raises:
+            InputError: the name is no name, or the file cannot be read.
+        """
+        if not name.isidentifier():
+            raise InputError(f"filter {name!r:.60}: a name has letters, digits and _, such as in_stock")
+        passing, unknown = self.passing(keys_of(path))
+        self.replace(name, passing)
+        return unknown
+
+    def _where(self, where: tuple[Condition, ...]) -> Allowed:
+        with self._lock:
+            found = self._kept.get(where)
+            if found is not None:
+                self._kept.move_to_end(where)
+                return found
+            named = self.named
+        passing = np.ones(self.size, np.bool_)
+        for one in where:
+            passing &= self._passing(one)
+        count = int(passing.sum())
+        notes = () if count else (self._none_passes(where),)
+        added = np.where(passing, np.float32(0), np.float32(-np.inf))[None]
+        found = Allowed(added, count, notes)
+        with self._lock:
+            if named is self.named:  # else a filter was replaced meanwhile
+                self._kept[where] = found
+                while len(self._kept) > max(KEPT // added.nbytes, 1):
+                    self._kept.popitem(last=False)
+        return found
+
+    def _passing(self, one: Condition) -> Passing:
+        """Bool (N,), true where a condition holds."""
+        if not one.operator:
+            if one.name not in self.named:
+                known = one.name in self.attributes.columns
+                hint = "; an attribute is compared, as in 'price <= 30'" if known else ""
+                raise InputError(f"where: {no_such('filter', one.name, self.named)}{hint}")
+            found = self.named[one.name]
+        else:
+            column = self.attributes.columns.get(one.name)
+            if column is None:
+                raise InputError(f"where: {no_such('attribute', one.name, self.attributes.columns)}")
+            found = _compared(column, one)
+        return ~found if one.negated else found
+
+    def _ids(
+        self, what: str, given: tuple[str | int, ...], unknown: str, notes: list[str]
+    ) -> NDArray[np.int64]:
+        """Catalogue ids of items; what nothing is called is noted, or refused."""
+        found: list[int] = []
+        missing: list[str] = []
+        for item in given:
+            if isinstance(item, int):
+                found.append(self.titles.resolve(item).id)
+            elif one := self.titles.exact(item):
+                found.append(one.id)
+            else:
+                missing.append(item)
+        if missing:
+            more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+            text = f"{what}: no item is called {', '.join(f'{one!r:.60}' for one in missing[:NAMED])}{more}"
+            if unknown == "fail":
+                raise InputError(text)
+            notes.append(text)
+        return np.array(found, np.int64)
+
+    def _none_passes(self, where: tuple[Condition, ...]) -> str:
+        """Why no item passes, with a value that may have been meant."""
+        text = f"no item passes {'; '.join(map(str, where))}"
+        for one in where:
+            column = self.attributes.columns.get(one.name)
+            if isinstance(column, Texts) and one.operator in ("=", "in") and len(column.values) <= NEAR:
+                for value in one.values:
+                    near = get_close_matches(value, column.values, 1, 0.7)
+                    if value not in column.places and near:
+                        return f"{text[:400]}; did you mean {near[0]!r}?"
+        return text[:500]
+
+
+def items(name: str, given: Any) -> tuple[str | int, ...]:
+    """A list of items from a list, or from a text with commas between keys.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(given, str):
+        given = [one.strip() for one in given.split(",") if one.strip()]
+    if not isinstance(given, Sequence) or not all(type(one) in (str, int) for one in given):
+        raise InputError(f"{name}: expected a list of keys (texts) and catalogue ids (whole numbers)")
+    return tuple(given)
+
+
+def keys_of(path: Path) -> list[str]:
+    """The keys in a file, one per line; `InputError` if it cannot be read or is not UTF-8."""
+    with store.open_for_reading(path) as stream:
+        try:
+            text = stream.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}: not UTF-8 from byte {error.start} on; expected a key per line"
+            ) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _compared(column: Column, one: Condition) -> Passing:
+    if isinstance(column, Numbers):
+        return _numbers(column, one)
+    if one.operator in _COMPARED:
+        raise InputError(f"where: {one}: {one.name} has texts; compare them with =, !=, in or contains")
+    if one.operator == "contains":
+        wanted = one.values[0].casefold()
+        holds = np.array([wanted in value.casefold() for value in column.values], np.bool_)
+        return np.asarray(holds[column.codes])
+    codes = [column.places[value] for value in one.values if value in column.places]
+    found: Passing = column.codes == codes[0] if len(codes) == 1 else np.isin(column.codes, codes)
+    return ~found if one.operator == "!=" else found
+
+
+def _numbers(column: Numbers, one: Condition) -> Passing:
+    if one.operator == "contains":
+        raise InputError(f"where: {one}: {one.name} has numbers; compare them with =, !=, <, <=, >, >= or in")
+    numbers = [_number(value, one) for value in one.values]
+    if one.operator in _COMPARED:
+        if numbers[0] is None:
+            raise InputError(f"where: {one}: expected a number")
+        return np.asarray(_COMPARED[one.operator](column.numbers, numbers[0]))
+    found = np.isin(column.numbers, [number for number in numbers if number is not None])
+    if None in numbers:
+        found |= np.isnan(column.numbers)
+    return ~found if one.operator == "!=" else found
+
+
+def _number(value: str, one: Condition) -> float | None:
+    """The number in a text; None for "", which stands for unknown."""
+    if not value:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        raise InputError(f"where: {one}: {one.name} has numbers, {value!r:.60} is none") from None
+    if not np.isfinite(number):
+        raise InputError(f"where: {one}: {value!r:.60} is no number")
+    return number
