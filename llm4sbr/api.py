@@ -156,6 +156,7 @@ def serve(
     *,
     shares: Mapping[str, float] | None = None,
     shadows: Sequence[str] = (),
+    filters: Mapping[str, str | Path] | None = None,
     **options: Any,
 ) -> None:
     """Serve recommendations over HTTP until SIGTERM, from run or export folders.
@@ -164,6 +165,7 @@ def serve(
         folder: the run folder or the export folder; of several models, name -> folder.
         shares: name -> share of the requests for recommendations; by default the first model has all.
         shadows: names of models that compute what others answer, and answer nothing.
+        filters: named filters: name -> file with the keys of the items that pass, one per line.
         **options: fields of `llm4sbr.serving.server.settings.Settings`: `host`, `port`, `max_batch` ...
     """
     from llm4sbr.serving.server.run import serve as serve_folder
@@ -172,7 +174,8 @@ def serve(
     settings = Settings(**options)
     folders = folder if isinstance(folder, Mapping) else {settings.name: folder}
     paths = {name: Path(path).expanduser() for name, path in folders.items()}
-    serve_folder(paths, settings, shares=shares, shadows=shadows)
+    files = {name: Path(path).expanduser() for name, path in (filters or {}).items()}
+    serve_folder(paths, settings, shares=shares, shadows=shadows, filters=files)
 
 
 def write_report(folder: str | Path) -> Path:

@@ -24,6 +24,9 @@ ATTRIBUTES = "attributes.safetensors"
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,17})?")
 """No leading zeros: `007` is a code, not a number."""
 
+TOLD = 50
+"""Values of a column that are told."""
+
 Value = str | int | float
 
 
@@ -32,6 +35,14 @@ class Numbers(NamedTuple):
 
     numbers: NDArray[np.float64]
     """float64 (N,), NaN where unknown."""
+
+    def about(self) -> dict[str, Any]:
+        """The least and the largest number."""
+        return {
+            "kind": "number",
+            "least": float(np.nanmin(self.numbers)),
+            "most": float(np.nanmax(self.numbers)),
+        }
 
 
 class Texts:
@@ -45,6 +56,13 @@ class Texts:
     def __init__(self, values: Sequence[str], codes: NDArray[Any]) -> None:
         self.values = values
         self.codes = codes
+
+    def about(self) -> dict[str, Any]:
+        """How many values there are, and the `TOLD` most frequent ones."""
+        counts = np.bincount(self.codes, minlength=len(self.values))
+        order = np.argsort(-counts, kind="stable").tolist()
+        known = [self.values[code] for code in order if self.values[code]]
+        return {"kind": "text", "distinct": len(known), "values": known[:TOLD]}
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -95,6 +113,20 @@ class Attributes:
     def most_clicked(self) -> NDArray[np.int64] | None:
         """Catalogue ids int64 (N,), those with most clicks first; None if clicks are not known."""
         return None if self.clicks is None else np.argsort(-self.clicks.astype(np.int64), kind="stable") + 1
+
+    def popular(self, count: int, allowed: NDArray[np.float32] | None) -> list[tuple[int, float]] | None:
+        """The items with most clicks, and their clicks; None if clicks are not known.
+
+        Args:
+            count: at most so many.
+            allowed: float32 (1, N), 0 for items that may be among them; None if all may.
+        """
+        order = self.most_clicked
+        if order is None or self.clicks is None:
+            return None
+        if allowed is not None:
+            order = order[allowed[0, order - 1] == 0]
+        return [(id, float(self.clicks[id - 1])) for id in order[:count].tolist()]
 
     def chosen(self, names: Sequence[str]) -> Attributes:
         """The same with these columns only; `InputError` if there is no such column."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from threading import Lock
@@ -27,6 +27,9 @@ from llm4sbr.serving.titles import TitleIndex
 
 KEPT = 2**26
 """Bytes of what conditions allow that are kept."""
+
+SOON = 2**18
+"""Items of a catalogue whose attributes are compared in a fraction of a millisecond."""
 
 NAMED = 5
 """Items that a note names."""
@@ -101,9 +104,16 @@ class Filters:
             found.update(name.encode() + b"\0" + np.packbits(passing).tobytes())
         return found.hexdigest()
 
-    def kept(self, choice: Choice) -> bool:
-        """Whether what the conditions allow is at hand, so that `allowed` takes no time."""
-        return not choice.where or choice.where in self._kept
+    def about(self) -> dict[str, dict[str, Any]]:
+        """What can be asked: named filters with how many items pass, and attributes with their values."""
+        named = {name: {"passing": int(passing.sum())} for name, passing in self.named.items()}
+        columns = {name: column.about() for name, column in self.attributes.columns.items()}
+        return {"filters": named, "attributes": columns}
+
+    def quick(self, choice: Choice) -> bool:
+        """Whether `allowed` takes hardly any time: what conditions allow is kept, or soon found."""
+        slow = self.size > SOON or any(one.operator == "contains" for one in choice.where)
+        return not slow or not choice.where or choice.where in self._kept
 
     def allowed(self, choice: Choice, *, unknown: str = "skip") -> Allowed:
         """The items that a choice leaves.
@@ -143,7 +153,7 @@ class Filters:
             self.named = {**self.named, name: passing}
             self._kept.clear()
 
-    def passing(self, keys: Sequence[str]) -> tuple[Passing, int]:
+    def passing(self, keys: Collection[str]) -> tuple[Passing, int]:
         """Bool (N,), true at the items of these keys, and how many of the keys no item has."""
         found = [one.id for one in map(self.titles.exact, keys) if one]
         passing = np.zeros(self.size, np.bool_)
@@ -156,10 +166,8 @@ class Filters:
         Raises:
             InputError: the name is no name, or the file cannot be read.
         """
-        if not name.isidentifier():
-            raise InputError(f"filter {name!r:.60}: a name has letters, digits and _, such as in_stock")
         passing, unknown = self.passing(keys_of(path))
-        self.replace(name, passing)
+        self.replace(check_name(name), passing)
         return unknown
 
     def _where(self, where: tuple[Condition, ...]) -> Allowed:
@@ -243,6 +251,13 @@ def items(name: str, given: Any) -> tuple[str | int, ...]:
     if not isinstance(given, Sequence) or not all(type(one) in (str, int) for one in given):
         raise InputError(f"{name}: expected a list of keys (texts) and catalogue ids (whole numbers)")
     return tuple(given)
+
+
+def check_name(name: str) -> str:
+    """The name of a filter; `InputError` if it is none."""
+    if not name.isidentifier():
+        raise InputError(f"filter {name!r:.60}: a name has letters, digits and _, such as in_stock")
+    return name
 
 
 def keys_of(path: Path) -> list[str]:
