@@ -89,7 +89,7 @@ class NamedFilters:
             return {
                 model: {
                     "passing": int(one.named[name].sum()),
-                    "unknown": sum(one.titles.exact(key) is None for key in mentioned),
+                    "unknown": sum(one.titles.id_of(key) is None for key in mentioned),
                 }
                 for model, one in models.items()
             }

@@ -26,6 +26,7 @@ from llm4sbr.serving.server.named import NamedFilters
 from llm4sbr.serving.server.rpc.service import Service
 from llm4sbr.serving.server.served import Served
 from llm4sbr.serving.server.settings import Settings
+from llm4sbr.system import memory
 
 SWITCH = 0.0001
 """Seconds after which a thread yields to others; CPython's 0.005 is long compared to a response time."""
@@ -62,6 +63,7 @@ def serve(
     to_standard_error()
     sys.setswitchinterval(SWITCH)
     gc.set_threshold(GARBAGE)
+    memory.reuse_freed()  # a filter's values for every item, of one request after the other
     folders = {name: find_folder(path) for name, path in paths.items()}
     metrics, filtered = Metrics(), NamedFilters(filters)
     models = {}
