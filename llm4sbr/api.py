@@ -10,6 +10,7 @@ from llm4sbr.config import in_force, merge, nest
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 from llm4sbr.report.changes import RECORD
+from llm4sbr.stamps import SECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,12 +58,24 @@ def load(folder: str | Path, **options: Any) -> Recommender:
     return Recommender.load(Path(folder).expanduser(), **options)
 
 
-def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
-    """What `infer` of a prepared run would ask, and the estimated cost; None if no LLM is used."""
+def plan(folder: str | Path, *, quiet: bool = True, **settings: Any) -> Plan | None:
+    """What `infer` would ask, and the estimated cost; None if no LLM is used.
+
+    Args:
+        folder: the run folder; `prepare` is brought up to date first.
+        quiet: print no progress.
+        **settings: as those of `run`. Only those that `prepare` reads are kept in the run, so that the costs of
+            two LLMs can be compared without choosing one.
+    """
     from llm4sbr.asking.questions import plan_run
 
-    config = in_force.configure(Path(folder).expanduser())
-    return plan_run(Path(folder).expanduser(), config, Progress(quiet=quiet))
+    run, progress = Path(folder).expanduser(), Progress(quiet=quiet)
+    chosen = merge(*(nest({key: value}) for key, value in settings.items()))
+    config = pipeline.tried(run, chosen)
+    of_data = {key: value for key, value in chosen.items() if SECTIONS.get(key) == "prepare"}
+    new = bool(chosen.get("data", {}).keys() & {"reader", "path"})
+    pipeline.execute(run, of_data, until="prepare", progress=progress, new=new)
+    return plan_run(run, config, progress)
 
 
 def settings(folder: str | Path | None = None) -> Config:
