@@ -134,7 +134,11 @@ _stage_command("prepare", "Read a raw log: sessions, catalogue, splits.")
 
 @cli.command("infer")
 @stage_options("infer")
-@click.option("--dry-run", is_flag=True, help="Say what would be asked, and what it takes; ask nothing, and keep no setting but of data.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be asked, and what it takes; ask nothing, and keep no setting but of data.",
+)
 def infer_(
     run: Path,
     dry_run: bool,

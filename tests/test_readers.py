@@ -88,7 +88,9 @@ def test_session_and_user_order_and_own_names(tmp_path):
 
 def test_a_separator_holds_where_a_table_has_it(tmp_path):
     clicks = "user_id^item_id^timestamp\nu^a^5\n"
-    raw = Csv(write(tmp_path, interactions__csv=clicks, items__csv="item_id,title\na,A\n"), separator="^").read()
+    raw = Csv(
+        write(tmp_path, interactions__csv=clicks, items__csv="item_id,title\na,A\n"), separator="^"
+    ).read()
     assert raw.interactions.rows() == [("u", "a", 5.0, 2)]
     assert raw.items.to_dicts() == [{"item": "a", "title": "A"}]
 
