@@ -78,6 +78,14 @@ def plan(folder: str | Path, *, quiet: bool = True, **settings: Any) -> Plan | N
     return plan_run(run, config, progress)
 
 
+def plan_baselines(folder: str | Path, *, quiet: bool = True) -> dict[str, Plan]:
+    """What the baselines that ask an LLM would ask in `evaluate` of a prepared run, by name."""
+    from llm4sbr.asking import baselines
+
+    config = in_force.configure(Path(folder).expanduser())
+    return baselines.plan_baselines(Path(folder).expanduser(), config, Progress(quiet=quiet))
+
+
 def settings(folder: str | Path | None = None) -> Config:
     """All settings in use in a run, or the defaults."""
     return in_force.configure(None if folder is None else Path(folder).expanduser())

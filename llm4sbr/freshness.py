@@ -85,6 +85,11 @@ def _train_components(config: Config) -> list[tuple[str, str]]:
     return [("backbones", config.train.backbone), ("fusers", config.train.fuser)]
 
 
+def _evaluate_components(config: Config) -> list[tuple[str, str]]:
+    asked = [("llms", config.evaluate.llm)] if config.evaluate.llm != NONE else []
+    return [*(("baselines", name) for name in config.train.baselines), *asked]
+
+
 STAGES = (
     Stage("prepare", ("data",), (), lambda c: [("readers", c.data.reader)]),
     Stage("infer", ("infer",), ("prepare",), _infer_components),
@@ -99,7 +104,7 @@ STAGES = (
         "evaluate",
         ("evaluate", *BASELINES, "protocol", *PROTOCOLS["paper"]),  # its table names the protocol
         ("prepare", "localize", "train"),
-        lambda c: [("baselines", name) for name in c.train.baselines],
+        _evaluate_components,
     ),
 )
 """The pipeline, in order."""
@@ -262,6 +267,9 @@ def _baseline(run: Path, part: str, stage: Parts, out: Path) -> Parts:
         found["items"] = _items(run / "localize")
     if getattr(component, "needs_answers", False):
         found["intents"] = _content(run / "localize" / LLM)
+    if getattr(component, "asks", False):
+        asking = ("evaluate.llm", "evaluate.samples", "evaluate.budget", "version of llms/")
+        found |= {key: value for key, value in stage.items() if key.startswith(asking)}
     return found
 
 

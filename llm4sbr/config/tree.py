@@ -217,6 +217,15 @@ class EvaluateConfig(Section):
     """List lengths."""
     batch_size: int = Field(512, ge=1, lt=LARGEST)
     """Samples per batch."""
+    llm: str = "none"
+    """The LLM that baselines ask which ask one (llm4sbr-related): a name of kind `llms`, as `infer.llm`."""
+    llm_options: dict[str, Any] = {}
+    """Further keyword arguments of this LLM."""
+    samples: int = Field(200, ge=1)
+    """About how many test samples such a baseline asks: a random choice, the same for all of them and in
+    every run. The others keep the scores that it has without answers."""
+    budget: Amount = None
+    """Stop asking after a number of prompts or a time (as `infer.budget`), for each such baseline."""
 
 
 class EngineConfig(Section):
