@@ -64,8 +64,8 @@ def plan(folder: str | Path, *, quiet: bool = True, **settings: Any) -> Plan | N
     Args:
         folder: the run folder; `prepare` is brought up to date first.
         quiet: print no progress.
-        **settings: as those of `run`. Only those that `prepare` reads are kept in the run, so that the costs of
-            two LLMs can be compared without choosing one.
+        **settings: as those of `run`. Only those that `prepare` reads are kept in the run, so that the costs
+            of two LLMs can be compared without choosing one.
     """
     from llm4sbr.asking.questions import plan_run
 
