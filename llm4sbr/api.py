@@ -117,6 +117,40 @@ def refit(
     return refit_model(run, config, progress, variant=variant, seed=seed, force=force)
 
 
+def update(
+    folder: str | Path,
+    *,
+    serve: str | Path | None = None,
+    refitted: bool = False,
+    tolerance: float = 0.02,
+    newest: float = 86_400.0,
+    quiet: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train a run again on its log as it is now, and hand the model over if it is not worse.
+
+    Args:
+        folder: the run directory.
+        serve: the folder that a server watches; by default the run's own export.
+        refitted: hand over a refit on all sessions, the newest included.
+        tolerance: how much lower the new model's HR@K and MRR@K may be, relative to the old one's.
+        newest: seconds before the last click in which the sessions that are compared on began.
+        quiet: print no progress.
+        **settings: changes of the run's settings, as for `run`.
+
+    Returns:
+        `handed_over`; `gate` with both models' metrics; the folders `run`, `served` and `before`, or
+        `refused`.
+    """
+    from llm4sbr.updating.work import update as update_run
+
+    chosen = merge(*(nest({key: value}) for key, value in settings.items()))
+    run, target = Path(folder).expanduser(), None if serve is None else Path(serve).expanduser()
+    progress = Progress(quiet=quiet)
+    options: dict[str, Any] = {"refitted": refitted, "tolerance": tolerance, "newest": newest}
+    return update_run(run, chosen, progress=progress, serve=target, **options)
+
+
 def tune(
     folder: str | Path,
     *,

@@ -30,6 +30,7 @@ from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
 from llm4sbr.commands.sharing import pack, pull, push, unpack
 from llm4sbr.commands.tune import tune
+from llm4sbr.commands.update import update
 from llm4sbr.errors import Llm4sbrError, PeerError
 from llm4sbr.printable import printable
 from llm4sbr.system import memory
@@ -215,6 +216,7 @@ cli.add_command(experiment)
 cli.add_command(tune)
 cli.add_command(report)
 cli.add_command(refit)
+cli.add_command(update)
 cli.add_command(export)
 cli.add_command(recommend)
 cli.add_command(serve)
