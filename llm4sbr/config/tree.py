@@ -161,6 +161,9 @@ class TrainConfig(Section):
     """Maximum number of epochs."""
     warm_epochs: int = Field(3, ge=1)
     """Maximum number of epochs of a model that starts from an older run's (`train --from`)."""
+    replay: float = Field(1.0, ge=0)
+    """Old samples per new one in an epoch of such a model, drawn for the epoch, so that its time follows what
+    is new. A sample is old if the older run was trained on its session."""
     patience: int = Field(2, ge=1)
     """Early stopping: number of epochs without a better validation MRR@20."""
     batch_size: int = Field(100, ge=2, lt=LARGEST)
