@@ -14,6 +14,7 @@ from llm4sbr.fusion.model import LLM4SBR, Recipe, build
 from llm4sbr.protocols import Catalogue, Horizon
 from llm4sbr.serving.artefact import FORMAT, RECORD
 from llm4sbr.serving.items import ITEMS, write_items
+from llm4sbr.serving.names import LARGE, NAMES, write_names
 from llm4sbr.serving.search import INDEX
 from llm4sbr.store import file_sha256
 from llm4sbr_export.onnx import Onnx
@@ -88,7 +89,9 @@ def write_artefact(
     if precision == "index":
         inputs.remove("exclude_seen")
     write_items(folder / ITEMS, whole)
-    files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", ITEMS, INDEX))]
+    if items >= LARGE:
+        write_names(folder / NAMES, whole)
+    files = [path for path in folder.iterdir() if path.name.startswith(("model.onnx", ITEMS, INDEX, NAMES))]
     record = facts | {"format": FORMAT, "kind": "onnx", "precision": precision}
     record |= {"perspectives": list(perspectives), "text_dim": TEXT if perspectives else 0}
     record |= {"verified": {}, "versions": {}}

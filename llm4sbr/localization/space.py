@@ -42,7 +42,7 @@ class Space(NamedTuple):
 def item_texts(catalogue: Catalogue, kind: str) -> Catalogue:
     """The catalogue for localizers: titles are the items' texts, and the real titles an attribute."""
     if kind == "full":
-        return Catalogue(catalogue.keys, catalogue.texts(), {TITLE: catalogue.titles})
+        return Catalogue(catalogue.keys, catalogue.texts(), {TITLE: list(catalogue.titles)})
     return Catalogue(catalogue.keys, catalogue.titles)
 
 
@@ -66,7 +66,7 @@ def answer_texts(space: Space, table: pl.DataFrame, names: Sequence[str], kind: 
         "\n".join((title, text) if kind == "both" else (text,)) if text else title
         for title, text in zip(catalogue.titles, said, strict=True)
     ]
-    named = Catalogue(catalogue.keys, texts, {TITLE: catalogue.titles})
+    named = Catalogue(catalogue.keys, texts, {TITLE: list(catalogue.titles)})
     return space._replace(catalogue=named, items=space.encoder.encode(texts)), said.count("")
 
 

@@ -19,6 +19,7 @@ from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.attributes import ATTRIBUTES, Attributes
 from llm4sbr.serving.external import external_files
 from llm4sbr.serving.items import ITEMS, read_items
+from llm4sbr.serving.names import NAMES, open_names
 from llm4sbr.serving.recommendation import Source
 from llm4sbr.serving.search import INDEX, Search
 from llm4sbr.system import installation, memory
@@ -106,7 +107,9 @@ class Artefact:
         """
         record = read_record(folder)
         check_files(folder, record)
-        items = read_items(folder / ITEMS, record["num_items"])
+        size = record["num_items"]
+        large = NAMES in record["files"]
+        items = open_names(folder / NAMES, size) if large else read_items(folder / ITEMS, size)
         session = open_session(folder / GRAPH, threads=threads, provider=provider)
         _check_graph(folder, record, session)
         search, _ = opened_index(folder, session)

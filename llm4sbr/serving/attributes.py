@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4sbr import store
 from llm4sbr.errors import InputError, StoreError
 
 ATTRIBUTES = "attributes.safetensors"
@@ -151,7 +152,8 @@ class Attributes:
         if self.clicks is not None:
             tensors["clicks"] = self.clicks.astype(np.int32)
         facts = {"columns": json.dumps(list(self.columns)), "filters": json.dumps(list(self.filters))}
-        save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, path, facts)
+        with store.writing(path) as temporary:
+            save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, temporary, facts)
 
     @classmethod
     def open(cls, path: Path, size: int) -> Attributes:

@@ -14,7 +14,7 @@ ITEMS = "items.json"
 
 def write_items(path: Path, catalogue: Catalogue) -> None:
     """Write the catalogue's keys and titles as two lists, in the order of ids."""
-    store.write_json(path, {"key": catalogue.keys, "title": catalogue.titles})
+    store.write_json(path, {"key": list(catalogue.keys), "title": list(catalogue.titles)})
 
 
 def read_items(path: Path, size: int) -> Catalogue:

@@ -13,7 +13,6 @@ finds those that pass, and as many more lists are read as items do not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4sbr import store
 from llm4sbr.errors import StoreError
+from llm4sbr.serving.mapped import mapped_tensors
 from llm4sbr.system import installation
 
 INDEX = "index.safetensors"
@@ -94,7 +95,7 @@ class Search:
             StoreError: the file is damaged, or another model's.
             ModelUnavailableError: faiss is not installed.
         """
-        tensors, facts = _read(path)
+        tensors, facts = mapped_tensors(path)
         for key in ("fingerprint", "catalogue"):
             if facts.get(key) != about[key]:
                 raise StoreError(f"{path}: the index of another {key}: {facts.get(key)!r}; export again")
@@ -127,7 +128,8 @@ class Search:
         facts = {key: about[key] for key in ("fingerprint", "catalogue")}
         facts |= {"tables": str(len(self.added)), "count": str(self.count)}
         facts["own"] = "" if self.own is None else f"{self.own[0]!r} {self.own[1]!r}"
-        save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, path, facts)
+        with store.writing(path) as temporary:
+            save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, temporary, facts)
 
     def answer(self, session: Any, feed: Mapping[str, NDArray[Any]], k: int) -> tuple[Ids, Floats]:
         """The result of `top`, for all inputs of a graph that scores by itself; `session` has the queries."""
@@ -223,30 +225,6 @@ def _table(tensors: Mapping[str, NDArray[Any]], number: int) -> Added:
     items, weights, fading = (tensors[f"{number}.{name}"] for name in ("items", "weights", "fading"))
     weight, small = tensors[f"{number}.numbers"].tolist()
     return Added(items, weights, fading, weight, small)
-
-
-def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Tensors and facts of a safetensors file; the tensors stay on disk until they are read."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "numpy") as file:  # checks sizes and offsets
-            names, facts = set(file.keys()), file.metadata() or {}
-        with path.open("rb") as stream:
-            start = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(start))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise StoreError(f"{path}: not a whole safetensors file ({error}); export again") from None
-    kinds = {"U8": "u1", "I32": "<i4", "F32": "<f4", "F64": "<f8"}
-    found: dict[str, NDArray[Any]] = {}
-    for name in names:
-        about = header[name]
-        if about["dtype"] not in kinds:
-            raise StoreError(f"{path}: {name} is {about['dtype']}; export again")
-        offset = 8 + start + about["data_offsets"][0]
-        shape = tuple(about["shape"])
-        found[name] = np.memmap(path, kinds[about["dtype"]], "r", offset, shape)
-    return found, facts
 
 
 def faiss() -> Any:

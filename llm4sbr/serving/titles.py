@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.names import Column, First, Ids, Repeated, Titles, bare, fold
 
 How = Literal["id", "key", "title", "letter case", "year or article", "spelling"]
 """How a text was recognised; the last three name the difference."""
@@ -23,9 +24,6 @@ Matches = Callable[[str, Any, int, float], list[str]]
 CLOSE = 0.85
 """Minimum similarity (`difflib`, 0 to 1) for a misspelt title to be recognised."""
 
-_YEAR = re.compile(r"\s*\((\d{4})\)$")
-_LEADING = re.compile(r"^(the|a|an) (?=.)")
-_ARTICLE = re.compile(r"^(.*), (the|a|an|le|la|les|il|el|los|las|der|die|das)$")
 _PIECE = re.compile(r'\s*"([^"]*)"\s*(?:,|$)|([^,]*)(?:,|$)')
 _NUMBER = re.compile(r"\d+")
 
@@ -68,13 +66,6 @@ class Understood(NamedTuple):
         return cls(known, left_out, None if known else errors[0])
 
 
-class _Bare(NamedTuple):
-    """A title without letter case, year and English article; other articles are moved to the front."""
-
-    name: str
-    year: str
-
-
 class TitleIndex:
     """The catalogue's titles and keys, prepared for searching on first use.
 
@@ -92,29 +83,36 @@ class TitleIndex:
     @cached_property
     def commas(self) -> int:
         """Maximum number of commas in a title."""
-        return max((title.count(",") for title in self.catalogue.titles), default=0)
+        return _most(",", self.catalogue.titles)
 
     @cached_property
     def bars(self) -> int:
         """Maximum number of bars in a title."""
-        return max((title.count("|") for title in self.catalogue.titles), default=0)
+        return _most("|", self.catalogue.titles)
 
     @cached_property
-    def repeated(self) -> frozenset[str]:
+    def repeated(self) -> Container[str]:
         """Titles that several items have."""
+        if isinstance(self.catalogue.titles, Column):
+            return Repeated(self.catalogue.titles)
         counts = Counter(self.catalogue.titles)
         return frozenset(title for title, count in counts.items() if count > 1)
 
     @cached_property
-    def _folded(self) -> dict[str, int]:
-        return _first([_fold(title) for title in self.catalogue.titles])
+    def _folded(self) -> Mapping[str, int]:
+        titles = self.catalogue.titles
+        if isinstance(titles, Titles):
+            return First(titles.folded)
+        return _first([fold(title) for title in self.catalogue.titles])
 
     @cached_property
-    def _names(self) -> dict[str, int | list[int]]:
+    def _names(self) -> Mapping[str, int | list[int]]:
         """The ids by name; a single one without a list, which would be most of the memory."""
+        if isinstance(self.catalogue.titles, Titles):
+            return Ids(self.catalogue.titles.bare)
         names: dict[str, int | list[int]] = {}
         for id, title in enumerate(self.catalogue.titles, 1):
-            name = _bare(title).name
+            name = bare(title).name
             known = names.setdefault(name, id)
             if isinstance(known, list):
                 known.append(id)
@@ -182,10 +180,10 @@ class TitleIndex:
         found = self.exact(text)
         if found:
             return found
-        folded = self._folded.get(_fold(text))
+        folded = self._folded.get(fold(text))
         if folded:
             return self._resolved(text, folded, "letter case")
-        return self._one(text, _listed(self._names.get(_bare(text).name, [])), "year or article")
+        return self._one(text, _listed(self._names.get(bare(text).name, [])), "year or article")
 
     def close(self, text: str) -> Resolved | None:
         """The item whose title differs only in spelling; numbers must be equal.
@@ -195,7 +193,7 @@ class TitleIndex:
         """
         if self._matches is None:
             return None
-        name = _bare(text).name
+        name = bare(text).name
         for near in self._matches(name, self._names, 3, CLOSE):
             if _NUMBER.findall(near) == _NUMBER.findall(name):
                 found = self._one(text.strip(), _listed(self._names[near]), "spelling")
@@ -205,8 +203,8 @@ class TitleIndex:
 
     def _one(self, text: str, ids: list[int], how: How) -> Resolved | None:
         """The only item of `ids` whose year does not contradict the text's."""
-        year, titles = _bare(text).year, self.catalogue.titles
-        fitting = [id for id in ids if not year or _bare(titles[id - 1]).year in ("", year)]
+        year, titles = bare(text).year, self.catalogue.titles
+        fitting = [id for id in ids if not year or bare(titles[id - 1]).year in ("", year)]
         names = list(dict.fromkeys(titles[id - 1] for id in fitting))
         if len(names) > 1:
             raise InputError(f"{text!r} could be {' or '.join(map(repr, names[:4]))}; give the whole title")
@@ -215,7 +213,7 @@ class TitleIndex:
     def _near(self, text: str) -> list[str]:
         if self._matches is None:
             return []
-        folded = _fold(text)
+        folded = fold(text)
         inside = [title for title in self._folded if folded and folded in title][:3]
         near = dict.fromkeys([*inside, *self._matches(folded, self._folded, 3, 0.0)])
         return [self.catalogue.titles[self._folded[title] - 1] for title in list(near)[:3]]
@@ -315,19 +313,14 @@ def _listed(ids: int | list[int]) -> list[int]:
     return [ids] if isinstance(ids, int) else ids
 
 
-def _first(texts: Sequence[str]) -> dict[str, int]:
+def _most(sign: str, texts: Sequence[str]) -> int:
+    if isinstance(texts, Column):
+        return texts.most(sign)
+    return max((text.count(sign) for text in texts), default=0)
+
+
+def _first(texts: Sequence[str]) -> Mapping[str, int]:
     """Text -> the first id with that text."""
+    if isinstance(texts, Column):
+        return First(texts)
     return dict(zip(reversed(texts), range(len(texts), 0, -1), strict=True))
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def _bare(text: str) -> _Bare:
-    folded = _fold(text)
-    year = _YEAR.search(folded)
-    name = folded[: year.start()] if year else folded
-    article = _ARTICLE.match(name)
-    name = f"{article[2]} {article[1]}" if article else name
-    return _Bare(_LEADING.sub("", name), year[1] if year else "")

@@ -25,6 +25,7 @@ from llm4sbr.serving.artefact import FORMAT, RECORD
 from llm4sbr.serving.attributes import ATTRIBUTES, Attributes
 from llm4sbr.serving.filters import Filters
 from llm4sbr.serving.items import ITEMS, write_items
+from llm4sbr.serving.names import LARGE, NAMES, write_names
 from llm4sbr.serving.predicted import write_titles
 from llm4sbr.serving.recommend import attributes_of
 from llm4sbr.serving.titles import TitleIndex
@@ -178,12 +179,14 @@ def _artefact(
     """Write and verify one artefact; its record."""
     options = wanted.options or {}
     exporter: Exporter = registry.create("exporters", job.kind, provider=wanted.provider, **options)
-    spec = _spec(original, job.precision, wanted)
+    spec, catalogue = _spec(original, job.precision, wanted), original.prepared.catalogue
     with _folder(job.folder) as fresh:
         path = fresh / f"model{exporter.suffix}"
         exporter.export(original.saved.model, original.example(), path, spec=spec)
         verified = _verified(exporter.load(path), original, spec, job.folder.name, progress)
-        write_items(fresh / ITEMS, original.prepared.catalogue)
+        write_items(fresh / ITEMS, catalogue)
+        if catalogue.size >= LARGE:
+            write_names(fresh / NAMES, catalogue)
         attributes.write(fresh / ATTRIBUTES)
         if job.kind == "onnx" and original.texts is not None:
             write_titles(fresh, original.texts.numpy())

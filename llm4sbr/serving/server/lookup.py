@@ -15,6 +15,7 @@ from rapidfuzz.distance import Indel
 
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.names import Titles, fold
 from llm4sbr.serving.server.http import busy
 from llm4sbr.serving.titles import Resolved, TitleIndex, Understood, UnknownItem
 
@@ -82,6 +83,8 @@ class Lookup:
         """Catalogue ids of the first items whose title contains `text`, ignoring case."""
         if not text:
             return list(range(1, min(FOUND, self.catalogue.size) + 1))
+        if isinstance(self.catalogue.titles, Titles):
+            return self.catalogue.titles.folded.containing(fold(text), FOUND)
         wanted = text.lower()
         titles = enumerate(self.catalogue.titles, 1)
         return list(islice((id for id, title in titles if wanted in title.lower()), FOUND))
@@ -107,10 +110,8 @@ def close_matches(word: str, texts: Iterable[str], n: int, cutoff: float) -> lis
     A longest common subsequence is at least as long as difflib's matching blocks together, so rapidfuzz's
     similarity is never below difflib's: what it leaves out, difflib would have, too.
     """
-    pool = list(texts)
-    rough: list[tuple[str, float, int]] = []
-    for start in range(0, len(pool), SLICE):
-        part = pool[start : start + SLICE]
+    pool, rough = iter(texts), list[tuple[str, float, int]]()
+    while part := list(islice(pool, SLICE)):
         scorer = Indel.normalized_similarity
         rough += process.extract(word, part, scorer=scorer, score_cutoff=max(cutoff - 1e-9, 0.0), limit=ROUGH)
     best = nlargest(ROUGH, rough, key=lambda one: one[1])
