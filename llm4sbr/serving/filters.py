@@ -7,7 +7,6 @@ adds to its scores before it takes the K best. What conditions allow is kept for
 from __future__ import annotations
 
 import hashlib
-import operator
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
@@ -42,7 +41,7 @@ NEAR = 10_000
 Passing = NDArray[np.bool_]
 Added = NDArray[np.float32]
 
-_COMPARED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_COMPARED = ("<", "<=", ">", ">=")
 
 
 class Choice(NamedTuple):
@@ -308,10 +307,11 @@ def _numbers(column: Numbers, one: Condition) -> Passing:
     if one.operator in _COMPARED:
         if numbers[0] is None:
             raise InputError(f"where: {one}: expected a number")
-        return np.asarray(_COMPARED[one.operator](column.numbers, numbers[0]))
-    found = np.isin(column.numbers, [number for number in numbers if number is not None])
-    if None in numbers:
-        found |= np.isnan(column.numbers)
+        below = column.below(numbers[0], itself=one.operator in ("<=", ">"))
+        return below if one.operator.startswith("<") else ~(below | column.equal(None))
+    found = np.zeros(len(column.codes), np.bool_)
+    for number in numbers:
+        found |= column.equal(number)
     return ~found if one.operator == "!=" else found
 
 

@@ -146,4 +146,4 @@ def _passing(filters: Filters, name: str) -> frozenset[str]:
     """The keys of the items that pass a model's filter."""
     passing = filters.named.get(name)
     keys = filters.titles.catalogue.keys
-    return frozenset() if passing is None else frozenset(keys[row] for row in np.flatnonzero(passing))
+    return frozenset() if passing is None else frozenset(keys[row] for row in np.flatnonzero(passing).tolist())
