@@ -145,5 +145,5 @@ def _keys(field: str, given: object) -> frozenset[str]:
 def _passing(filters: Filters, name: str) -> frozenset[str]:
     """The keys of the items that pass a model's filter."""
     passing = filters.named.get(name)
-    keys = filters.titles.catalogue.keys
-    return frozenset() if passing is None else frozenset(keys[row] for row in np.flatnonzero(passing).tolist())
+    rows = [] if passing is None else np.flatnonzero(passing).tolist()
+    return frozenset(filters.titles.catalogue.keys[row] for row in rows)
