@@ -11,14 +11,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm4sbr.api import experiment, export, load, plan, refit, run, serve, settings, tune, write_report
+    from llm4sbr.api import (
+        experiment,
+        export,
+        load,
+        plan,
+        refit,
+        run,
+        serve,
+        settings,
+        tune,
+        update,
+        write_report,
+    )
     from llm4sbr.protocols import PLUGIN_API
     from llm4sbr.registry import components, create
     from llm4sbr.scaffold import new_plugin
 
     __version__: str
 
-_API = ("run", "load", "plan", "settings", "refit", "tune", "export", "serve", "write_report", "experiment")
+_API = (
+    *("run", "load", "plan", "settings", "refit", "update", "tune", "export", "serve"),
+    *("write_report", "experiment"),
+)
 _HOMES = dict.fromkeys(_API, "api")
 _HOMES |= {
     "create": "registry",
@@ -42,6 +57,7 @@ __all__ = [
     "serve",
     "settings",
     "tune",
+    "update",
     "write_report",
 ]
 

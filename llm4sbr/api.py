@@ -10,6 +10,7 @@ from llm4sbr.config import in_force, merge, nest
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 from llm4sbr.report.changes import RECORD
+from llm4sbr.stamps import SECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,12 +60,32 @@ def load(folder: str | Path, **options: Any) -> Recommender:
     return Recommender.load(Path(folder).expanduser(), **options)
 
 
-def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
-    """What `infer` of a prepared run would ask, and the estimated cost; None if no LLM is used."""
+def plan(folder: str | Path, *, quiet: bool = True, **settings: Any) -> Plan | None:
+    """What `infer` would ask, and the estimated cost; None if no LLM is used.
+
+    Args:
+        folder: the run folder; `prepare` is brought up to date first.
+        quiet: print no progress.
+        **settings: as those of `run`. Only those that `prepare` reads are kept in the run, so that the costs
+            of two LLMs can be compared without choosing one.
+    """
     from llm4sbr.asking.questions import plan_run
 
+    run, progress = Path(folder).expanduser(), Progress(quiet=quiet)
+    chosen = merge(*(nest({key: value}) for key, value in settings.items()))
+    config = pipeline.tried(run, chosen)
+    of_data = {key: value for key, value in chosen.items() if SECTIONS.get(key) == "prepare"}
+    new = bool(chosen.get("data", {}).keys() & {"reader", "path"})
+    pipeline.execute(run, of_data, until="prepare", progress=progress, new=new)
+    return plan_run(run, config, progress)
+
+
+def plan_baselines(folder: str | Path, *, quiet: bool = True) -> dict[str, Plan]:
+    """What the baselines that ask an LLM would ask in `evaluate` of a prepared run, by name."""
+    from llm4sbr.asking import baselines
+
     config = in_force.configure(Path(folder).expanduser())
-    return plan_run(Path(folder).expanduser(), config, Progress(quiet=quiet))
+    return baselines.plan_baselines(Path(folder).expanduser(), config, Progress(quiet=quiet))
 
 
 def settings(folder: str | Path | None = None) -> Config:
@@ -96,6 +117,40 @@ def refit(
     trained_models(run)  # a refit begins no run
     config = pipeline.execute(run, {}, until="train", progress=progress)
     return refit_model(run, config, progress, variant=variant, seed=seed, force=force)
+
+
+def update(
+    folder: str | Path,
+    *,
+    serve: str | Path | None = None,
+    refitted: bool = False,
+    tolerance: float = 0.02,
+    newest: float = 86_400.0,
+    quiet: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train a run again on its log as it is now, and hand the model over if it is not worse.
+
+    Args:
+        folder: the run directory.
+        serve: the folder that a server watches; by default the run's own export.
+        refitted: hand over a refit on all sessions, the newest included.
+        tolerance: how much lower the new model's HR@K and MRR@K may be, relative to the old one's.
+        newest: seconds before the last click in which the sessions that are compared on began.
+        quiet: print no progress.
+        **settings: changes of the run's settings, as for `run`.
+
+    Returns:
+        `handed_over`; `gate` with both models' metrics; the folders `run`, `served` and `before`, or
+        `refused`.
+    """
+    from llm4sbr.updating.work import update as update_run
+
+    chosen = merge(*(nest({key: value}) for key, value in settings.items()))
+    run, target = Path(folder).expanduser(), None if serve is None else Path(serve).expanduser()
+    progress = Progress(quiet=quiet)
+    options: dict[str, Any] = {"refitted": refitted, "tolerance": tolerance, "newest": newest}
+    return update_run(run, chosen, progress=progress, serve=target, **options)
 
 
 def tune(
@@ -158,6 +213,7 @@ def serve(
     *,
     shares: Mapping[str, float] | None = None,
     shadows: Sequence[str] = (),
+    filters: Mapping[str, str | Path] | None = None,
     **options: Any,
 ) -> None:
     """Serve recommendations over HTTP until SIGTERM, from run or export folders.
@@ -166,6 +222,7 @@ def serve(
         folder: the run folder or the export folder; of several models, name -> folder.
         shares: name -> share of the requests for recommendations; by default the first model has all.
         shadows: names of models that compute what others answer, and answer nothing.
+        filters: named filters: name -> file with the keys of the items that pass, one per line.
         **options: fields of `llm4sbr.serving.server.settings.Settings`: `host`, `port`, `max_batch` ...
     """
     from llm4sbr.serving.server.run import serve as serve_folder
@@ -174,7 +231,8 @@ def serve(
     settings = Settings(**options)
     folders = folder if isinstance(folder, Mapping) else {settings.name: folder}
     paths = {name: Path(path).expanduser() for name, path in folders.items()}
-    serve_folder(paths, settings, shares=shares, shadows=shadows)
+    files = {name: Path(path).expanduser() for name, path in (filters or {}).items()}
+    serve_folder(paths, settings, shares=shares, shadows=shadows, filters=files)
 
 
 def write_report(folder: str | Path) -> Path:

@@ -30,6 +30,7 @@ from llm4sbr.commands.report import report
 from llm4sbr.commands.serve import serve
 from llm4sbr.commands.sharing import pack, pull, push, unpack
 from llm4sbr.commands.tune import tune
+from llm4sbr.commands.update import update
 from llm4sbr.errors import Llm4sbrError, PeerError
 from llm4sbr.printable import printable
 from llm4sbr.system import memory
@@ -135,7 +136,11 @@ _stage_command("prepare", "Read a raw log: sessions, catalogue, splits.")
 
 @cli.command("infer")
 @stage_options("infer")
-@click.option("--dry-run", is_flag=True, help="Say what would be asked, and what it takes; ask nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be asked, and what it takes; ask nothing, and keep no setting but of data.",
+)
 def infer_(
     run: Path,
     dry_run: bool,
@@ -157,8 +162,7 @@ def infer_(
     from llm4sbr.api import plan
     from llm4sbr.asking.plan import sentence
 
-    _bring(run, "prepare", file, assignments, False, quiet, options, new=False)
-    found = plan(run, quiet=quiet)
+    found = plan(run, quiet=quiet, **chosen_settings(file, assignments, options))
     if as_json:
         print_json(found.as_dict() if found else None)
     else:
@@ -167,7 +171,41 @@ def infer_(
 
 _stage_command("localize", "Tie the answers to items of the catalogue.")
 _stage_command("train", "Train the backbone plain, with intents, and with the controls.")
-_stage_command("evaluate", "Rank the whole catalogue for every test sample and compare.")
+
+
+@cli.command("evaluate")
+@stage_options("evaluate")
+@click.option("--dry-run", is_flag=True, help="Say what baselines would ask an LLM; train and ask nothing.")
+def evaluate_(
+    run: Path,
+    dry_run: bool,
+    file: Path | None,
+    assignments: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Rank the whole catalogue for every test sample and compare.
+
+    Stages before it are done first where they are not fresh.
+    """
+    if not dry_run:
+        _show(
+            _bring(run, "evaluate", file, assignments, force, quiet, options, new=False), "evaluate", as_json
+        )
+        return
+    from llm4sbr.api import plan_baselines
+    from llm4sbr.asking.plan import sentence
+
+    _bring(run, "prepare", file, assignments, False, quiet, options, new=False)
+    found = plan_baselines(run, quiet=True)
+    if as_json:
+        print_json({name: one.as_dict() for name, one in found.items()})
+    else:
+        lines = [f"{name}: {sentence(one)}" for name, one in found.items()]
+        say("\n".join(lines) if lines else "no baseline of train.baselines asks an LLM")
 
 
 cli.add_command(answers)
@@ -178,6 +216,7 @@ cli.add_command(experiment)
 cli.add_command(tune)
 cli.add_command(report)
 cli.add_command(refit)
+cli.add_command(update)
 cli.add_command(export)
 cli.add_command(recommend)
 cli.add_command(serve)

@@ -45,11 +45,11 @@ FUSION = ("train.fuser", "train.fuser_options", "train.tau", "train.intent_dropo
 """What only models with intents depend on."""
 START = "start/start.json"
 """The record of what a run's models start from, see `training.start`; the folder is the run's."""
-WARM = "train.warm_epochs"
+WARM = ("train.warm_epochs", "train.replay")
 """What only models that start from older ones depend on."""
 LINEAR = ("train.neighbours", "train.counted")
 """What all models but `plain` and `text-init` depend on."""
-BRIEF = (WARM, "train.epochs", "train.patience", *LINEAR, *WHICH_MODELS, *FUSION)
+BRIEF = (*WARM, "train.epochs", "train.patience", *LINEAR, *WHICH_MODELS, *FUSION)
 """What the backbone for `infer.select = "uncertain"` does not depend on."""
 ASKED = ("infer.llm", "infer.options", "infer.budget", "infer.select", "content of infer.llm", "train.")
 """Entries in the stamp of `infer` that only concern the LLM."""
@@ -85,6 +85,11 @@ def _train_components(config: Config) -> list[tuple[str, str]]:
     return [("backbones", config.train.backbone), ("fusers", config.train.fuser)]
 
 
+def _evaluate_components(config: Config) -> list[tuple[str, str]]:
+    asked = [("llms", config.evaluate.llm)] if config.evaluate.llm != NONE else []
+    return [*(("baselines", name) for name in config.train.baselines), *asked]
+
+
 STAGES = (
     Stage("prepare", ("data",), (), lambda c: [("readers", c.data.reader)]),
     Stage("infer", ("infer",), ("prepare",), _infer_components),
@@ -99,7 +104,7 @@ STAGES = (
         "evaluate",
         ("evaluate", *BASELINES, "protocol", *PROTOCOLS["paper"]),  # its table names the protocol
         ("prepare", "localize", "train"),
-        lambda c: [("baselines", name) for name in c.train.baselines],
+        _evaluate_components,
     ),
 )
 """The pipeline, in order."""
@@ -231,7 +236,7 @@ def _model(run: Path, part: str, stage: Parts, out: Path) -> Parts:
     if start := _start(run, part):
         kept |= {"start": start}
     else:
-        kept.pop(WARM, None)
+        kept = {key: value for key, value in kept.items() if key not in WARM}
     if variant in (PLAIN, TEXT_INIT):
         kept = {key: value for key, value in kept.items() if key not in LINEAR}
     if variant in (PLAIN, ITEM_ITEM):
@@ -262,6 +267,9 @@ def _baseline(run: Path, part: str, stage: Parts, out: Path) -> Parts:
         found["items"] = _items(run / "localize")
     if getattr(component, "needs_answers", False):
         found["intents"] = _content(run / "localize" / LLM)
+    if getattr(component, "asks", False):
+        asking = ("evaluate.llm", "evaluate.samples", "evaluate.budget", "version of llms/")
+        found |= {key: value for key, value in stage.items() if key.startswith(asking)}
     return found
 
 

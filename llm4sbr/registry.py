@@ -60,6 +60,13 @@ OFFERED = {
     ("perspectives", "novelty"): "llm4sbr-perspectives",
     ("perspectives", "explain"): "llm4sbr-perspectives",
     ("fusers", "nullspace"): "llm4sbr-nullspace",
+    ("baselines", "list-wise"): "llm4sbr-related",
+    ("baselines", "pair-wise"): "llm4sbr-related",
+    ("baselines", "point-wise"): "llm4sbr-related",
+    ("baselines", "zero-shot-rating"): "llm4sbr-related",
+    ("baselines", "llamarec"): "llm4sbr-related",
+    ("baselines", "gpt4rec"): "llm4sbr-related",
+    ("baselines", "po4isr"): "llm4sbr-related",
 }
 """Components of our own packages that may not be installed: (kind, name) -> package to install."""
 

@@ -21,6 +21,7 @@ from llm4sbr.fusion.on_part import tables_of
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Samples, Sessions
 from llm4sbr.testing.toy import toy_catalogue, toy_log
+from llm4sbr.training.start import Start
 from llm4sbr.training.warm import Filling, WarmStart
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -116,13 +117,12 @@ def test_every_backbones_tables_are_found(name: str):
 
 def test_weights_before_training_are_the_old_ones_by_key(base: Path) -> None:
     from llm4sbr.fusion.saved import load_model
-    from llm4sbr.training.start import Start
 
     old, new = load(base / "old/prepare").catalogue.keys, load(base / "new/prepare")
     start = Start.of(base / "new")
     assert start is not None
     saved = load_model(base / "new/train" / PART)
-    warm = WarmStart.of(start, PART, saved.recipe, new, None)
+    warm = WarmStart.of(start, PART, saved.recipe, base / "new", new, None)
     assert warm is not None
     assert warm.load(saved.model) == []
     before = store.read_tensors(base / "old/train" / PART / "model.safetensors")["backbone.items"]
@@ -141,6 +141,30 @@ def test_weights_before_training_are_the_old_ones_by_key(base: Path) -> None:
         expected = known[old.index(key)] if key in old else torch.zeros_like(known[0])
         assert torch.equal(squares[number], expected)
     assert float(optimizer.state[table]["step"]) == float(moments["backbone.items.step"]) > 0
+
+
+def test_an_epoch_has_what_is_new_and_as_much_of_what_is_old(base: Path) -> None:
+    run, prepared = base / "new", load(base / "new/prepare")
+    start = Start.of(run)
+    assert start is not None
+    new = start.unseen(run, prepared)
+    old = load(base / "old/prepare")
+    count = len(old.train.offsets) - 1  # the toy log's sessions are whole days, in order
+    first = int(prepared.sessions.offsets[count])
+    assert torch.equal(new, prepared.samples["train"].start >= first)
+    assert 0 < int(new.sum()) < int((~new).sum())
+    warm = WarmStart({}, {}, new, {})
+    random = torch.Generator().manual_seed(0)
+    one, two = (warm.epoch(1.0, random) for _ in range(2))
+    for chosen in (one, two):
+        assert len(chosen.unique()) == len(chosen) == 2 * int(new.sum())
+        assert int(new[chosen].sum()) == int(new.sum())
+    assert not torch.equal(one, two)
+    assert torch.equal(warm.epoch(0.0, random), new.nonzero().squeeze(1))
+    assert torch.equal(warm.epoch(1e9, random), torch.arange(len(new)))
+    assert torch.equal(warm._replace(new=new & False).epoch(1.0, random), torch.arange(len(new)))
+    facts = _record(run)["facts"]
+    assert facts["samples"] == 2 * facts["warm"]["new_samples"] == 2 * int(new.sum())
 
 
 def test_learned_maps_keep_the_axes_that_they_refer_to(base: Path) -> None:
@@ -185,6 +209,7 @@ def test_other_old_weights_train_what_started_from_them_only(runs: Path) -> None
     assert not (runs / "new/start").exists()
 
 
+@pytest.mark.slow
 def test_epochs_of_a_start_concern_only_those_that_have_one(runs: Path) -> None:
     assert "train: 3 of 3 models are there already" in execute(
         runs / "old", {"train.warm_epochs": 2}, until="train"
@@ -233,6 +258,7 @@ def test_damaged_weights_to_start_from(runs: Path) -> None:
         shutil.copy(runs / "old/train" / PART / name, path)
 
 
+@pytest.mark.slow
 def test_the_command(runs: Path, base: Path) -> None:
     found = CliRunner().invoke(
         cli, ["train", str(runs / "two"), "--from", str(runs / "old"), "--data", str(base / "more"), "--json"]

@@ -15,6 +15,7 @@ OPTIONS = {
     "localize.localizer": ("localizers", "localize.options"),
     "train.backbone": ("backbones", "train.options"),
     "train.fuser": ("fusers", "train.fuser_options"),
+    "evaluate.llm": ("llms", "evaluate.llm_options"),
     "engine.name": ("engines", "engine.options"),
 }
 """Setting that names a component -> its kind, and the setting that holds its options."""

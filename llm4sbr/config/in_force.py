@@ -6,6 +6,7 @@ accepted them, stage by stage, so that a refused command changes nothing; `KEY=`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,7 +116,11 @@ def naming_kept(run: Path | None, before: Settings, given: Settings) -> Iterator
         raise
 
 
+_ADVISED = re.compile(r"--[\w-]+ \S+")
+
+
 def _is_about(text: str, key: str, value: Any) -> bool:
+    text = _ADVISED.sub("", text)  # what a message advises is not what it complains of
     section, _, leaf = key.rpartition(".")
     if section.endswith("options") and repr(leaf) in text:
         return True

@@ -161,6 +161,9 @@ class TrainConfig(Section):
     """Maximum number of epochs."""
     warm_epochs: int = Field(3, ge=1)
     """Maximum number of epochs of a model that starts from an older run's (`train --from`)."""
+    replay: float = Field(1.0, ge=0)
+    """Old samples per new one in an epoch of such a model, drawn for the epoch, so that its time follows what
+    is new. A sample is old if the older run was trained on its session."""
     patience: int = Field(2, ge=1)
     """Early stopping: number of epochs without a better validation MRR@20."""
     batch_size: int = Field(100, ge=2, lt=LARGEST)
@@ -217,6 +220,15 @@ class EvaluateConfig(Section):
     """List lengths."""
     batch_size: int = Field(512, ge=1, lt=LARGEST)
     """Samples per batch."""
+    llm: str = "none"
+    """The LLM that baselines ask which ask one (llm4sbr-related): a name of kind `llms`, as `infer.llm`."""
+    llm_options: dict[str, Any] = {}
+    """Further keyword arguments of this LLM."""
+    samples: int = Field(200, ge=1)
+    """About how many test samples such a baseline asks: a random choice, the same for all of them and in
+    every run. The others keep the scores that it has without answers."""
+    budget: Amount = None
+    """Stop asking after a number of prompts or a time (as `infer.budget`), for each such baseline."""
 
 
 class EngineConfig(Section):

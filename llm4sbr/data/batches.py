@@ -38,19 +38,26 @@ class Batch(NamedTuple):
 
 
 def batches(
-    sessions: Sessions, samples: Samples, *, batch_size: int, generator: torch.Generator | None = None
+    sessions: Sessions,
+    samples: Samples,
+    chosen: Tensor | None = None,
+    *,
+    batch_size: int,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Batch]:
     """Yield every sample once, in batches of samples of similar length.
 
     Args:
         sessions: the sessions that the samples refer to.
         samples: M samples.
+        chosen: int64 (S,), the numbers of the samples to yield; by default all.
         batch_size: B; one batch may be smaller.
         generator: shuffles samples and batches, differently at every call; without it they are ordered by
             length.
     """
-    for index in _parts(samples.end - samples.start, batch_size, generator):
-        yield collate(sessions, samples, index)
+    lengths = samples.end - samples.start
+    for index in _parts(lengths if chosen is None else lengths[chosen], batch_size, generator):
+        yield collate(sessions, samples, index if chosen is None else chosen[index])
 
 
 def _parts(lengths: Tensor, batch_size: int, generator: torch.Generator | None) -> list[Tensor]:

@@ -15,17 +15,22 @@ from llm4sbr.data.batches import Batch
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.errors import ConfigError
 from llm4sbr.evaluation import metrics
+from llm4sbr.evaluation.asked import Answers, AskingBaseline, asking, compared, with_answers
 from llm4sbr.evaluation.comparison import Row
 from llm4sbr.evaluation.ranking import rank_all
 from llm4sbr.freshness import baseline_part, part_stamp
 from llm4sbr.intents import IntentStore
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import Baseline, Localization, Samples
+from llm4sbr.protocols import Baseline, Localization, Samples, is_control
 from llm4sbr.stamps import Attempt, Stamp
 
 RANKS, ABOUT = "ranks.safetensors", "about.json"
 """Files of a baseline's part: `ranks` int64 (M,) of the test samples; and how long the fit took, the metrics
-on the validation samples, and whether the baseline can be served."""
+on the validation samples, and whether the baseline can be served. Of a baseline that asks an LLM also the
+ranks `alone`, without answers, and which samples have answers, `asked` bool (M,)."""
+
+Questioner = Callable[[str, AskingBaseline, Callable[[str], None]], Answers]
+"""Asks the LLM about test samples for a fitted baseline, given by name and itself, and says how far it is."""
 
 VALID_KS = (5, 10, 20)
 """K of the validation metrics, as of trained models."""
@@ -44,20 +49,25 @@ class BaselineRows:
         prepared: its data.
         config: all settings.
         attempt: the existing parts.
+        ask: asks for baselines that ask an LLM.
 
     Raises:
-        ConfigError: an option is out of range, or a baseline needs texts that the run does not have.
+        ConfigError: an option is out of range, or a baseline needs texts or an LLM that the run does not
+            have.
         RegistryError: there is no such baseline, or it has no such option.
     """
 
-    def __init__(self, run: Path, prepared: Prepared, config: Config, attempt: Attempt) -> None:
-        self.run, self.prepared, self.config, self.out = run, prepared, config, attempt.out
+    def __init__(
+        self, run: Path, prepared: Prepared, config: Config, attempt: Attempt, ask: Questioner
+    ) -> None:
+        self.run, self.prepared, self.config, self.out, self.ask = run, prepared, config, attempt.out, ask
         self.missing: dict[str, tuple[Baseline, Stamp]] = {}
         for name in config.train.baselines:
             stamp = part_stamp(run, baseline_part(name), attempt)
             if not attempt.has(baseline_part(name), stamp):
                 baseline = create(name, prepared, config)
                 check_texts(name, baseline, run)
+                check_llm(name, baseline, config)
                 self.missing[name] = (baseline, stamp)
 
     def rows(self, advance: Callable[[int, str], None], progress: Progress) -> list[Row]:
@@ -77,39 +87,53 @@ class BaselineRows:
         if name in self.missing:
             baseline, stamp = self.missing.pop(name)
             stamps.begin_part(folder, stamp)
-            self._write(folder, baseline, progress)
+            self._write(folder, baseline, progress, lambda note: advance(0, f"{name}: {note}"))
             stamps.finish_part(folder)
-        ranks = store.read_tensors(folder / RANKS)["ranks"]
-        advance(len(ranks), name)
-        return Row(name, "baseline", name, [ranks], [store.read_json(folder / ABOUT)])
+        found, about = store.read_tensors(folder / RANKS), store.read_json(folder / ABOUT)
+        advance(len(found["ranks"]), name)
+        label = name
+        if "asked" in found:
+            about["asked"] |= compared(found, self.prepared, self.config.evaluate.k)
+            label = f"{name} over {about['asked']['over']}" if about["asked"]["over"] else name
+        return Row(name, "baseline", label, [found["ranks"]], [about])
 
-    def _write(self, folder: Path, baseline: Baseline, progress: Progress) -> None:
+    def _write(
+        self, folder: Path, baseline: Baseline, progress: Progress, say: Callable[[str], None]
+    ) -> None:
         prepared = self.prepared
         started = time.perf_counter()
-        baseline.fit(prepared.train)
+        fit(baseline, prepared)
         if getattr(baseline, "needs_text", False):
             cast(Any, baseline).fit_text(store.read_tensors(self.run / ITEMS)["items"])
         seconds = round(time.perf_counter() - started, 3)
+        about: dict[str, Any] = {"seconds": seconds, "valid": {}, "linear": is_linear(baseline)}
+        found: dict[str, Tensor] = {}
+        if asking(baseline):
+            found["alone"] = self._ranks(self._scorer(baseline, prepared.samples["test"]), "test")
+            answers = self.ask(folder.name, baseline, say)
+            found["asked"] = answers.asked(len(found["alone"]))
+            found["ranks"] = self._ranks(with_answers(baseline, answers), "test")
+            about["asked"] = answers.about
+        else:
+            valid, found["ranks"] = (
+                self._ranks(self._scorer(baseline, prepared.samples[split]), split)
+                for split in ("valid", "test")
+            )
+            about["valid"] = metrics.summary(valid, VALID_KS) if len(valid) else {}
         for note in getattr(baseline, "notes", []):
             progress.note(note)
-        valid, test = (
-            rank_all(
-                self._scorer(baseline, prepared.samples[split]),
-                prepared.sessions,
-                prepared.samples[split],
-                num_items=prepared.catalogue.size,
-                batch_size=self.config.evaluate.batch_size,
-                repeats=prepared.repeats,
-            )
-            for split in ("valid", "test")
-        )
-        about = {
-            "seconds": seconds,
-            "valid": metrics.summary(valid, VALID_KS) if len(valid) else {},
-            "linear": is_linear(baseline),
-        }
         store.write_json(folder / ABOUT, about)
-        store.write_tensors(folder / RANKS, {"ranks": test})
+        store.write_tensors(folder / RANKS, found)
+
+    def _ranks(self, score: Callable[[Batch], Tensor], split: str) -> Tensor:
+        return rank_all(
+            score,
+            self.prepared.sessions,
+            self.prepared.samples[split],
+            num_items=self.prepared.catalogue.size,
+            batch_size=self.config.evaluate.batch_size,
+            repeats=self.prepared.repeats,
+        )
 
     def _scorer(self, baseline: Baseline, samples: Samples) -> Callable[[Batch], Tensor]:
         """Scores float (B, N) of a batch of samples, with the LLM's answers if the baseline needs them."""
@@ -127,6 +151,13 @@ class BaselineRows:
         return score
 
 
+def fit(baseline: Baseline, prepared: Prepared) -> None:
+    """Fit a baseline on the training sessions, and with the items' texts if it asks an LLM."""
+    baseline.fit(prepared.train)
+    if asking(baseline):
+        baseline.fit_catalogue(prepared.catalogue, repeats=prepared.repeats)
+
+
 def is_linear(baseline: Baseline) -> bool:
     """Whether its scores are sums of item weights over clicks, as `protocols.Baseline` says."""
     return hasattr(baseline, "neighbours") and hasattr(baseline, "decay")
@@ -141,6 +172,18 @@ def check_texts(name: str, baseline: Baseline, run: Path) -> None:
                 f"train.baselines: {name} needs {what}, and with infer.llm = none there are none; choose "
                 "infer.llm (item-text asks nobody), or leave it out"
             )
+
+
+def check_llm(name: str, baseline: Baseline, config: Config) -> None:
+    """Raise `ConfigError` if a baseline asks an LLM and the settings name none, or one that is a control."""
+    if not asking(baseline):
+        return
+    llm = config.evaluate.llm
+    if is_control(registry.create("llms", llm, **config.evaluate.llm_options)):
+        raise ConfigError(
+            f"train.baselines: {name} asks an LLM, and evaluate.llm = {llm} is none; choose one with "
+            "--set evaluate.llm=NAME (llm4sbr plugins list llms)"
+        )
 
 
 def create(name: str, prepared: Prepared, config: Config) -> Baseline:

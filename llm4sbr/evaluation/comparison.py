@@ -149,6 +149,7 @@ def _line(row: Row, ks: Sequence[int], values: Values, p: Mapping[str, float] | 
         "samples_per_second": _mean(row.facts, "samples_per_second"),
         "parameters": row.facts[0].get("parameters"),
         "still_rising": sum(bool(one.get("still_rising")) for one in row.facts),
+        **{key: value for key, value in row.facts[0].items() if key == "asked"},
     }
 
 

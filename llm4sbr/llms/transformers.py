@@ -110,6 +110,45 @@ class TransformersLLM:
             )
         return cast(list[str], answers)
 
+    @torch.inference_mode()
+    def next_token_scores(self, prompts: Sequence[str], words: Sequence[str]) -> list[list[float] | None]:
+        """Log-probabilities of `words` to come right after each prompt, in one pass; None if it is too long.
+
+        They sum to 1 over the words, whatever else the model might say.
+
+        Raises:
+            ConfigError: the tokenizer splits a word into several tokens, or gives two words the same one.
+            ModelUnavailableError: the weights cannot be loaded.
+        """
+        loaded, ids = self._loaded, self._single_tokens(words)
+        rows = [loaded.chat.tokens(prompt) for prompt in prompts]
+        fitting = [index for index, row in enumerate(rows) if len(row) < loaded.positions]
+        found: list[list[float] | None] = [None] * len(rows)
+        takes = inspect.signature(loaded.network.forward).parameters
+        for batch in self._batches([rows[index] for index in fitting]):
+            indices = [fitting[place] for place in batch]
+            tokens, mask = _padded([rows[index] for index in indices], 0, loaded.padding)
+            more: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+            if "position_ids" in takes:
+                more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(self.device)
+            output = loaded.network(
+                input_ids=tokens.to(self.device), attention_mask=mask.to(self.device), **more
+            )
+            scores = output.logits[:, -1, ids].float().log_softmax(1)
+            for index, row in zip(indices, scores.tolist(), strict=True):
+                found[index] = row
+        return found
+
+    def _single_tokens(self, words: Sequence[str]) -> list[int]:
+        tokens = [self._loaded.tokenizer(word, add_special_tokens=False).input_ids for word in words]
+        for word, own in zip(words, tokens, strict=True):
+            if len(own) != 1 or tokens.count(own) > 1:
+                what = (
+                    f"splits {word!r} into {len(own)} tokens" if len(own) != 1 else f"does not know {word!r}"
+                )
+                raise ConfigError(f"the LLM's tokenizer {what}; its next-token scores need one token each")
+        return [own[0] for own in tokens]
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text."""
         return [len(self._loaded.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr import store
+from llm4sbr.asking.baselines import questioner
 from llm4sbr.config import Config, departures
 from llm4sbr.config.types import check_lengths
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
@@ -59,7 +60,8 @@ def evaluate(
     _check(run, prepared, config.evaluate.k)
     verify_all(run / "localize", catalogue=catalogue_hash(prepared.catalogue))
     folders = model_folders(run / "train")
-    baselines = BaselineRows(run, prepared, config, attempt)
+    ask = questioner(prepared, config)
+    baselines = BaselineRows(run, prepared, config, attempt, ask)
     pick_device(config.train.device)
     attempt.begin()
     samples = len(prepared.samples["test"].key)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 
 from llm4sbr import registry
+from llm4sbr.evaluation.asked import asking
 from llm4sbr.protocols import Baseline
 from llm4sbr.testing.backbones import ITEMS, OTHER_SHAPES, SESSIONS, pad
-from llm4sbr.testing.contract import Contract
-from llm4sbr.testing.toy import toy_sessions
+from llm4sbr.testing.contract import Contract, if_offered
+from llm4sbr.testing.toy import toy_catalogue, toy_sessions
 
 
 class BaselineContract(Contract, kind="baselines"):
@@ -25,6 +26,8 @@ class BaselineContract(Contract, kind="baselines"):
         if getattr(baseline, "needs_text", False):
             vectors = torch.randn(ITEMS, 8, generator=torch.Generator().manual_seed(0))
             baseline.fit_text(vectors)  # type: ignore[attr-defined]
+        if asking(baseline):
+            baseline.fit_catalogue(toy_catalogue(ITEMS), repeats=False)
         return baseline
 
     def test_satisfies_the_protocol(self) -> None:
@@ -77,4 +80,28 @@ class BaselineContract(Contract, kind="baselines"):
         baseline = self.baseline()
         baseline.fit(toy_sessions(items=ITEMS))
         fresh = self.baseline().score(*pad(SESSIONS))
+        if asking(baseline):
+            baseline.fit_catalogue(toy_catalogue(ITEMS), repeats=False)
         assert torch.equal(baseline.score(*pad(SESSIONS)), fresh), "fitted twice, it scores differently"
+
+    @if_offered("asks")
+    def test_questions(self) -> None:
+        """Of what asks an LLM: prompts are texts that depend on the session alone, titles in them.
+
+        Any answers, empty or senseless, give finite scores float32 (N,), and leave no trace in later ones.
+        """
+        baseline, twin = self.baseline(), self.baseline()
+        assert asking(baseline), "needs fit_catalogue, prompts and rescored"
+        assert asking(twin)
+        before = baseline.score(*pad(SESSIONS)).clone()
+        for session in SESSIONS:
+            prompts = baseline.prompts(session)
+            assert prompts, "no prompt"
+            assert prompts == twin.prompts(session), "the same session has other prompts"
+            assert all(toy_catalogue(ITEMS).titles[session[-1] - 1] in text for text in prompts), "no title"
+            for answer in ("", "-0.1 -2.0", "A", "C, B", "5", "lamp; chair", "\x00 \u2028 \U0001f600"):
+                scores = baseline.rescored(session, [answer] * len(prompts))
+                assert scores.shape == (ITEMS,), "rescored gives (N,)"
+                assert scores.dtype == torch.float32
+                assert scores.isfinite().all(), f"{answer!r} gives scores that are not finite"
+        assert torch.equal(baseline.score(*pad(SESSIONS)), before), "answers change what `score` says"

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from llm4sbr import freshness, registry, stamps
+from llm4sbr import freshness, registry, stamps, store
 from llm4sbr.config import Config, build, to_settings
-from llm4sbr.data.prepared import Prepared, catalogue_hash, load
+from llm4sbr.data.prepared import STATS, Prepared, catalogue_hash, load
 from llm4sbr.data.whole import whole
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device
@@ -24,7 +24,6 @@ from llm4sbr.fusion.model import build as build_model
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.intents.texts import items_of
 from llm4sbr.protocols import Horizon, Perspective, Samples
-from llm4sbr.store import read_tensors
 from llm4sbr.system.processes import Report
 from llm4sbr.training import tables
 from llm4sbr.training.cross_fit import cross_fit
@@ -104,7 +103,9 @@ def follow(team: Team) -> int:
 
 
 def _train(job: TrainingJob, report: Report, team: Team) -> str:
-    prepared = _prepared(job.run / "prepare")
+    data = job.run / "prepare"
+    written = store.file_sha256(data / STATS)
+    prepared = _prepared(data, written)
     catalogue = catalogue_hash(prepared.catalogue)
     intents = _intents(job)
     settings, llm = job.config.train, job.config.infer.llm if job.variant == "llm" else None
@@ -120,7 +121,7 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     if job.variant == TEXT_INIT:
         material = material._replace(start=_titles(job, (recipe.num_items, None)))
     if recipe.neighbours:
-        found = _item_item(job.run / "prepare", recipe.neighbours, job.chosen is not None)
+        found = _item_item(data, written, recipe.neighbours, job.chosen is not None)
         material = material._replace(item_item=found)
     if job.kept and job.variant not in (PLAIN, TEXT_INIT):
         names = settings.counted if job.chosen is None else job.chosen.get("counted", ())
@@ -128,7 +129,7 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     if start := Start.of(job.run):
         part, without = f"{job.variant}/seed-{job.seed}", job.variant in (PLAIN, ITEM_ITEM)
         texts = None if without else _titles(job, (recipe.num_items, None))
-        material = material._replace(warm=WarmStart.of(start, part, recipe, prepared, texts))
+        material = material._replace(warm=WarmStart.of(start, part, recipe, job.run, prepared, texts))
     if job.chosen is not None:
         material = material._replace(rates=tuple(job.chosen["rates"]))
     elif material.warm:
@@ -146,15 +147,16 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
 
 
 @lru_cache(maxsize=1)
-def _prepared(folder: Path) -> Prepared:
-    """The run's data, read once per process."""
+def _prepared(folder: Path, written: str) -> Prepared:
+    """The run's data, read once per process as long as it is the same, which `written` says."""
     return load(folder)
 
 
 @lru_cache(maxsize=1)
-def _item_item(folder: Path, neighbours: int, final: bool) -> CrossFit:
+def _item_item(folder: Path, written: str, neighbours: int, final: bool) -> CrossFit:
     """The item-item model of the run's training samples, or of all for a refit; fitted once per process."""
-    prepared = whole(_prepared(folder)) if final else _prepared(folder)
+    prepared = _prepared(folder, written)
+    prepared = whole(prepared) if final else prepared
     return cross_fit(
         prepared.sessions, prepared.samples["train"], prepared.catalogue.size, neighbours=neighbours
     )
@@ -184,7 +186,7 @@ def _titles(job: TrainingJob, expected: tuple[int, int | None]) -> Tensor:
             f"train.text_init: {path.parent} has no text vectors of the items, as no LLM was asked; choose "
             "infer.llm (item-text needs none), or leave text_init out"
         )
-    titles = read_tensors(path).get("items", torch.zeros(0, 0))
+    titles = store.read_tensors(path).get("items", torch.zeros(0, 0))
     if titles.shape != (expected[0], expected[1] or titles.shape[-1]):
         raise StoreError(
             f"{path}: items {tuple(titles.shape)}, catalogue and intents need {expected}; run localize again"

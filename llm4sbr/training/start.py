@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
+import torch
+from torch import Tensor
 
 from llm4sbr import folders, stamps, store
 from llm4sbr.config import Config, flatten, read_toml, to_settings
@@ -76,6 +78,20 @@ class Start(NamedTuple):
         """The old catalogue: `key`, `title`, in the order of its ids."""
         return store.read_table(self.folder / files.ITEMS, ["key", "title"])
 
+    def unseen(self, run: Path, prepared: Prepared) -> Tensor:
+        """Training samples of a run whose sessions the old models were not trained on, bool (M,)."""
+        sessions = store.read_table(run / "prepare" / files.SESSIONS, ["session", "time"])
+        sessions = sessions.with_row_index("number").join(self._trained(), on=["session", "time"], how="anti")
+        new = torch.zeros(len(prepared.sessions.offsets), dtype=torch.bool)
+        new[torch.from_numpy(sessions["number"].to_numpy().astype("int64"))] = True
+        start = prepared.samples["train"].start
+        return new[torch.searchsorted(prepared.sessions.offsets, start, right=True) - 1]
+
+    def _trained(self) -> pl.DataFrame:
+        """`session` and `time` of the sessions that the old models were trained on."""
+        own = store.read_table(self.folder / files.SESSIONS, ["session", "time"])
+        return own.head(self.record["trained_sessions"])
+
     def check(self, run: Path, config: Config, prepared: Prepared) -> None:
         """Refuse other components, another data set, and test samples that the old models were trained on.
 
@@ -100,8 +116,7 @@ class Start(NamedTuple):
                 f"among the {len(keys):,} of {run}; {mend}"
             )
         tested = _tested(run / "prepare", prepared)
-        own = store.read_table(self.folder / files.SESSIONS, ["session", "time"])
-        seen = tested.join(own.head(self.record["trained_sessions"]), on=["session", "time"], how="semi")
+        seen = tested.join(self._trained(), on=["session", "time"], how="semi")
         if seen.height:
             raise InputError(
                 f"{seen.height:,} of the {tested.height:,} sessions that {run} validates and tests on were "

@@ -205,7 +205,8 @@ class _Trainer:
     def _parts(self, random: torch.Generator) -> Iterator[tuple[BatchShare, Tensor | None]]:
         """This process's share of every batch of an epoch, with intents if the model uses them."""
         material, size = self.material, self.config.batch_size
-        found = batches(material.sessions, material.train, batch_size=size, generator=random)
+        chosen = material.warm and material.warm.epoch(self.config.replay, random)
+        found = batches(material.sessions, material.train, chosen, batch_size=size, generator=random)
         parts, known = (self._part(batch, random) for batch in found), material.train_intents
         if known is None:
             yield from ((part, None) for part in parts)
@@ -303,6 +304,9 @@ class _Trainer:
         self.model.load_state_dict(state.best)
         seconds = sum(line["seconds"] for line in state.history)
         best = next((line for line in state.history if line["epoch"] == state.best_epoch), {})
+        samples = len(self.material.train.key)
+        if self.material.warm:
+            samples = len(self.material.warm.epoch(self.config.replay, torch.Generator()))
         measured = {
             "seed": self.seed,
             "epochs": state.epoch,
@@ -313,9 +317,9 @@ class _Trainer:
             "still_rising": self._still_rising(),
             "repeats": self.material.repeats,
             "loss": str(self.negatives or "full"),
-            "samples": len(self.material.train.key),
+            "samples": samples,
             "seconds": round(seconds, 3),
-            "samples_per_second": round(len(self.material.train.key) * state.epoch / max(seconds, 1e-9), 1),
+            "samples_per_second": round(samples * state.epoch / max(seconds, 1e-9), 1),
             "peak_memory": memory.peak(),
             "device_memory": self._device_peak(),
             "processes": self.team.size,

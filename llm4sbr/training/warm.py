@@ -39,12 +39,14 @@ class WarmStart(NamedTuple):
     """By name, with a row per item of the new catalogue where there is one."""
     moments: dict[str, dict[str, Tensor]]
     """Of the weights, by name: `step`, `exp_avg`, `exp_avg_sq`; none if the old run kept none."""
+    new: Tensor
+    """bool (M,), the training samples that the old model was not trained on."""
     facts: dict[str, Any]
     """What the model's record says."""
 
     @classmethod
     def of(
-        cls, start: Start, part: str, recipe: Recipe, prepared: Prepared, vectors: Tensor | None
+        cls, start: Start, part: str, recipe: Recipe, run: Path, prepared: Prepared, vectors: Tensor | None
     ) -> WarmStart | None:
         """Of the model `part` of a run, None if the old run has no such model.
 
@@ -52,7 +54,8 @@ class WarmStart(NamedTuple):
             start: of the run.
             part: `<variant>/seed-<k>`.
             recipe: of the model.
-            prepared: the run's data.
+            run: the run.
+            prepared: its data.
             vectors: float (N, E), the items' texts, where the model may know them.
         """
         path = start.read(part, WEIGHTS)
@@ -73,6 +76,7 @@ class WarmStart(NamedTuple):
             name, _, moment = key.rpartition(".")
             has_rows = name in tables and value.ndim > 0
             moments.setdefault(name, {})[moment] = fill(value, tables[name], new=False) if has_rows else value
+        new = start.unseen(run, prepared)
         facts = {
             "from": start.origin,
             "weights": start.record["models"][part][WEIGHTS],
@@ -80,8 +84,21 @@ class WarmStart(NamedTuple):
             "items": int((rows >= 0).sum()),
             "new_items": int((rows < 0).sum()),
             "new_rows_from": "titles" if vectors is not None else "sessions",
+            "new_samples": int(new.sum()),
         }
-        return cls(weights, moments, facts)
+        return cls(weights, moments, new, facts)
+
+    def epoch(self, replay: float, random: torch.Generator) -> Tensor:
+        """The samples of an epoch, int64 (S,): all new ones, and `replay` times as many old ones, drawn.
+
+        Where nothing is new, all.
+        """
+        old = (~self.new).nonzero().squeeze(1)
+        if len(old) == len(self.new):
+            return old
+        count = min(len(old), round(replay * int(self.new.sum())))
+        drawn = old[torch.randperm(len(old), generator=random)[:count]]
+        return torch.cat([self.new.nonzero().squeeze(1), drawn]).sort().values
 
     def load(self, model: nn.Module) -> list[str]:
         """Set the weights before the constants are fitted; names of parameters that keep their own.

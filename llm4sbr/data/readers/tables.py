@@ -39,7 +39,8 @@ class Csv:
             `all`: every row, also where a published log has a rule of its own.
         columns, items_columns: column names of the interactions and of the items table, for files without a
             header.
-        separator: field separator; by default detected from the first line (tab, comma, semicolon or |).
+        separator: field separator; by default, and in a file without it, detected from the first line
+            (tab, comma, semicolon or |).
         quote: quote character; empty or `none` if quotes are ordinary characters.
         encoding: text encoding, if not UTF-8.
         time_format: format of the times for strptime, such as `%d.%m.%Y %H:%M`, or the unit of numbers:

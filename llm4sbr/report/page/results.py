@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm4sbr.report.asked import asked_table, asking_cost_table
 from llm4sbr.report.breakdown import CAPTIONS, Group, breakdown_table, group_name, splits
 from llm4sbr.report.page import charts
 from llm4sbr.report.page.looks import row_look
@@ -27,6 +28,7 @@ def results(metrics: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "setting": setting(metrics),
         "table": main_table(rows, k),
         "shorter": shorter_table(rows, fewer) if fewer else None,
+        "asked": [table for table in (asked_table(rows, k), asking_cost_table(rows)) if table],
         "sources": sources_table(metrics),
         "charts": [_metric_chart(name, rows) for name in (f"HR@{k}", f"MRR@{k}")],
         "seeds": metrics.get("seeds", 1),

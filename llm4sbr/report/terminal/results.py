@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from llm4sbr.report.asked import asked_table, asking_cost_table
 from llm4sbr.report.breakdown import breakdown_table, splits
 from llm4sbr.report.results import (
     Timings,
@@ -37,6 +38,8 @@ def metrics_tables(metrics: Mapping[str, Any], timings: Timings) -> list[Rendera
     parts += drawn(main_table(rows, longest, gains=("HR", "MRR")), spread=True)
     for start in range(0, len(fewer), 2):
         parts += drawn(shorter_table(rows, fewer[start : start + 2]))
+    parts += drawn(asked_table(rows, longest), caption=True)
+    parts += drawn(asking_cost_table(rows), caption=True)
     parts += drawn(sources_table(metrics), caption=True)
     if "changes" in metrics:
         parts += changes_parts(metrics["changes"], metrics.get("llm"))

@@ -19,8 +19,6 @@ from llm4sbr.serving.server.settings import Settings
 if TYPE_CHECKING:
     import grpc
 
-    from llm4sbr.serving.server.batching import ScoredList
-
 CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED", 429: "RESOURCE_EXHAUSTED"}
 CODES |= {500: "INTERNAL", 503: "UNAVAILABLE"}
 """Status over HTTP -> gRPC's."""
@@ -153,9 +151,9 @@ ROUTES = {"ModelInfer": "grpc infer"}
 
 async def _compute(
     given: dict[str, Any], raw: bytes, models: Models, model: Model
-) -> tuple[inference.Query, ScoredList]:
+) -> tuple[inference.Query, inference.Answered]:
     query = inference.query(given, memoryview(raw), model.artefact, models.settings)
-    return query, await model.batcher.submit(query.job)
+    return query, await inference.compute(query, model)
 
 
 async def _along(given: dict[str, Any], raw: bytes, models: Models) -> Reply:
