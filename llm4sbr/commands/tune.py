@@ -69,9 +69,9 @@ def tune(
     say(f"\nReport: {content['report']}")
     best, own = content["best"], content["own"]
     if not keep and (own is None or best["value"] > own["value"]):
-        chosen = {"--trials": [str(trials)], "--time": [limit], "--space": spaces, "--variant": [variant]}
-        same = [word for name, values in chosen.items() for one in values if one for word in (name, one)]
-        command = shlex.join(["llm4sbr", "tune", str(run), *same, "--keep"])
+        given = [("--time", limit), *(("--space", space) for space in spaces), ("--variant", variant)]
+        same = [word for name, value in given if value for word in (name, value)]
+        command = shlex.join(["llm4sbr", "tune", str(run), "--trials", str(trials), *same, "--keep"])
         say(f"Next: {command}, which saves the best in the run")
 
 
