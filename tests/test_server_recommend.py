@@ -90,7 +90,7 @@ def test_misspelt_titles_are_few(server):
         ({"session": [1], "explain": None}, "explain: expected true or false"),
         (
             {"session": [1], "excludeseen": False},
-            "'excludeseen': unknown; there are session, k, exclude_seen",
+            "'excludeseen': unknown; there are session, exclude_seen, explain",
         ),
     ],
 )
@@ -232,7 +232,7 @@ def test_metrics(server):
 
     before = value("llm4sbr_requests_total", route="infer", status="200")
     rows = value("llm4sbr_batch_rows_sum")
-    for clicks in ([1, 2], [99]):
+    for clicks in ([1, 2], [-4]):
         items = {"name": "items", "datatype": "INT64", "shape": [len(clicks), 1], "data": clicks}
         server.ask(f"{MODEL}/infer", {"inputs": [items]})
     assert value("llm4sbr_requests_total", route="infer", status="200") == before + 1
