@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from llm4sbr.asking.plan import Plan
     from llm4sbr.config import Config
+    from llm4sbr.report.summary import Summary
     from llm4sbr.serving.recommend import Recommender
 
 
@@ -28,7 +29,7 @@ def run(
     quiet: bool = True,
     start: str | Path | None = None,
     **settings: Any,
-) -> dict[str, Any]:
+) -> Summary:
     """Bring a run up to date and return the result of its last stage.
 
     Args:
@@ -42,7 +43,8 @@ def run(
 
     Returns:
         The content of the stage's JSON summary; for `evaluate` that is `metrics.json`, the `changes`
-        by the LLM's intents if there is an LLM, and the path of the `report`.
+        by the LLM's intents if there is an LLM, and the path of the `report`. Its `frame()` and
+        `to_pandas()` are the table as data frames, see `llm4sbr.report.summary.Summary`.
     """
     chosen = merge(*(nest({key: value}) for key, value in settings.items()))
     run = Path(folder).expanduser()
@@ -282,14 +284,16 @@ SUMMARIES = {
 """The JSON file with a stage's result; `train` has one per model."""
 
 
-def summary(run: Path, stage: str) -> dict[str, Any]:
+def summary(run: Path, stage: str) -> Summary:
     """The result of a finished stage."""
+    from llm4sbr.report.summary import Summary
+
     if stage == "train":
         from llm4sbr.training.trained import model_folders
 
         models = sorted(model_folders(run / stage))
-        return {"models": [store.read_json(folder / "model.json") for folder in models]}
-    found: dict[str, Any] = store.read_json(run / stage / SUMMARIES[stage])
+        return Summary(models=[store.read_json(folder / "model.json") for folder in models])
+    found = Summary(store.read_json(run / stage / SUMMARIES[stage]))
     if stage == "evaluate":
         if (changes := run / stage / RECORD).exists():
             found["changes"] = store.read_json(changes)

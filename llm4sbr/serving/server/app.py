@@ -28,7 +28,7 @@ from llm4sbr.serving.server.http import (
 )
 from llm4sbr.serving.server.logs import log, say
 from llm4sbr.serving.server.metrics import Metrics, ModelMetrics
-from llm4sbr.serving.server.models import Models
+from llm4sbr.serving.server.models import Model, Models
 from llm4sbr.serving.server.served import Served
 from llm4sbr.serving.server.settings import Settings
 from llm4sbr.serving.server.shadow import Shadows, Work
@@ -115,10 +115,10 @@ class App:
             headers = ((b"allow", ", ".join(allowed).encode()),)
             raise Refusal(405, f"{scope['method']}: expected {allowed[0]}", headers=headers)
         if route == "infer":
-            asked.models, _ = self.served.version(*asked.target)
+            asked.models, model = self.served.version(*asked.target)
             body = await self.bodies.read(scope, receive)
             asked.work = partial(_infer, body, header(scope, inference.LENGTH))
-            return await asked.work(asked.models)
+            return await asked.work(asked.models, model)
         if route == "recommend":
             given = parse_json(await self.bodies.read(scope, receive))
             asked.models = self.served.choose(given, header(scope, STICKY))
@@ -177,8 +177,8 @@ class App:
         return reply_json(told(asked.models, model))
 
 
-async def _infer(body: bytes, length: bytes | None, models: Models) -> Reply:
-    model = models.current
+async def _infer(body: bytes, length: bytes | None, models: Models, model: Model | None = None) -> Reply:
+    model = model or models.current
     query = inference.read(body, length, model.artefact, models.settings)
     answer = await inference.compute(query, model)
     return inference.write(query, answer, models.name, model.version)
