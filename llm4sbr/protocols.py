@@ -313,8 +313,7 @@ class Baseline(Protocol):
 
     Optional: `notes`, lines about the fit; `neighbours(m)` and `decay`, if scores are sums over clicks of
     each item's weights times exp(-age / decay); `needs_text`: `fit_text` gets the text vectors (N, E) after
-    `fit`; `needs_answers`: `score` also gets the LLM's answers, a `Localization` of (B, P, ...); `asks`:
-    it asks an LLM about sessions, see `evaluation.asked.AskingBaseline`.
+    `fit`; `needs_answers`: `score` gets the LLM's, `Localization` of (B, P, ...); `asks`: `evaluation.asked`.
     """
 
     def fit(self, sessions: Sessions) -> None:
