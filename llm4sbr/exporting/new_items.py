@@ -125,8 +125,8 @@ def _scores(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of M samples what decides which targets are found.
 
-    The best scores of other items, float (M, `most`), and those of the newest as if they were new, (M, n); the
-    target's own score, float (M,), and its place among the newest, int64 (M,), or -1.
+    The best scores of other items, float (M, `most`), and those of the newest as if they were new, (M, n);
+    the target's own score, float (M,), and its place among the newest, int64 (M,), or -1.
     """
     model, prepared = original.saved.model, original.prepared
     fuser = cast(Any, model.fuser)

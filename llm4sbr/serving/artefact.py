@@ -107,21 +107,18 @@ class Artefact:
         """
         record = read_record(folder)
         check_files(folder, record)
-        size, files = record["num_items"], record["files"]
-        items = catalogue_of(folder, record)
+        items, files = catalogue_of(folder, record), record["files"]
         session = open_session(folder / GRAPH, threads=threads, provider=provider)
         _check_graph(folder, record, session)
         search, _ = opened_index(folder, session)
         known = ATTRIBUTES in files  # in the exports of earlier versions it is not
-        attributes = Attributes.open(folder / ATTRIBUTES, size) if known else None
+        attributes = Attributes.open(folder / ATTRIBUTES, items.size) if known else None
         opened = cls(record, items, session, search, attributes)
-        return opened if ADDED not in files else opened.grown(folder)
+        if ADDED in files:
+            from llm4sbr.serving.grown import Grown  # which is an `Artefact`
 
-    def grown(self, folder: Path) -> Artefact:
-        """With the items that were added in its folder."""
-        from llm4sbr.serving.grown import Grown  # which is an `Artefact`
-
-        return Grown.of(self, folder)
+            return Grown.of(opened, folder)
+        return opened
 
     def top(
         self,
