@@ -45,7 +45,7 @@ class Model:
         self.version = version
         """The first 12 hex digits of the sha256 of `artefact.json`: equal on every machine that serves it."""
         self.known = KnownSessions(artefact, folder, run)
-        self.lookup = Lookup(Catalogue(artefact.keys, artefact.titles))
+        self.lookup = Lookup(Catalogue(artefact.keys, artefact.titles), artefact.attributes)
         self.filters = Filters(self.lookup.titles, artefact.attributes, lacks=artefact.lacks_filters)
         self.filters_version = 0
         self.engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"

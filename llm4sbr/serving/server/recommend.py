@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llm4sbr.serving.answering import Answerer, Clicks, answer
 from llm4sbr.serving.filters import Filters
-from llm4sbr.serving.recommendation import LENGTH
+from llm4sbr.serving.recommendation import LENGTH, Described, recommended
 from llm4sbr.serving.server import choosing
 from llm4sbr.serving.server.batching import PendingRequest
 from llm4sbr.serving.server.choosing import Chosen
@@ -109,14 +109,17 @@ def parse_query(query: bytes) -> dict[str, str]:
 
 
 async def search(query: Mapping[str, str], model: Model, name: str) -> Reply:
-    """`?search=part of a title`: the first items that match."""
+    """`?search=key, title or attribute`: the first items that match, see `Lookup.search`."""
     text = query.get("search", "")
     if len(text) > LONGEST:
         raise Refusal(400, f"search: longer than {LONGEST} characters")
     artefact = model.artefact
+    told = await model.lookup.apart(model.lookup.search, text)
+    described = recommended(model.lookup.catalogue, [(id, 0.0) for id in told], artefact.attributes)
     found = [
-        {"id": id, "key": artefact.keys[id - 1], "title": artefact.titles[id - 1]}
-        for id in await model.lookup.apart(model.lookup.search, text)
+        {"id": one.id, "key": one.key, "title": one.title, "attributes": one.attributes, "by": told[one.id]}
+        for one in described
+        if isinstance(one, Described)
     ]
     return reply_json({"model_name": name, "items": found})
 
