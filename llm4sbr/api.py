@@ -10,12 +10,14 @@ from llm4sbr.config import in_force, merge, nest
 from llm4sbr.progress import Progress
 from llm4sbr.report import REPORT
 from llm4sbr.report.changes import RECORD
+from llm4sbr.stamps import SECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llm4sbr.asking.plan import Plan
     from llm4sbr.config import Config
+    from llm4sbr.report.summary import Summary
     from llm4sbr.serving.recommend import Recommender
 
 
@@ -27,7 +29,7 @@ def run(
     quiet: bool = True,
     start: str | Path | None = None,
     **settings: Any,
-) -> dict[str, Any]:
+) -> Summary:
     """Bring a run up to date and return the result of its last stage.
 
     Args:
@@ -41,7 +43,8 @@ def run(
 
     Returns:
         The content of the stage's JSON summary; for `evaluate` that is `metrics.json`, the `changes`
-        by the LLM's intents if there is an LLM, and the path of the `report`.
+        by the LLM's intents if there is an LLM, and the path of the `report`. Its `frame()` and
+        `to_pandas()` are the table as data frames, see `llm4sbr.report.summary.Summary`.
     """
     chosen = merge(*(nest({key: value}) for key, value in settings.items()))
     run = Path(folder).expanduser()
@@ -57,12 +60,24 @@ def load(folder: str | Path, **options: Any) -> Recommender:
     return Recommender.load(Path(folder).expanduser(), **options)
 
 
-def plan(folder: str | Path, *, quiet: bool = True) -> Plan | None:
-    """What `infer` of a prepared run would ask, and the estimated cost; None if no LLM is used."""
+def plan(folder: str | Path, *, quiet: bool = True, **settings: Any) -> Plan | None:
+    """What `infer` would ask, and the estimated cost; None if no LLM is used.
+
+    Args:
+        folder: the run folder; `prepare` is brought up to date first.
+        quiet: print no progress.
+        **settings: as those of `run`. Only those that `prepare` reads are kept in the run, so that the costs
+            of two LLMs can be compared without choosing one.
+    """
     from llm4sbr.asking.questions import plan_run
 
-    config = in_force.configure(Path(folder).expanduser())
-    return plan_run(Path(folder).expanduser(), config, Progress(quiet=quiet))
+    run, progress = Path(folder).expanduser(), Progress(quiet=quiet)
+    chosen = merge(*(nest({key: value}) for key, value in settings.items()))
+    config = pipeline.tried(run, chosen)
+    of_data = {key: value for key, value in chosen.items() if SECTIONS.get(key) == "prepare"}
+    new = bool(chosen.get("data", {}).keys() & {"reader", "path"})
+    pipeline.execute(run, of_data, until="prepare", progress=progress, new=new)
+    return plan_run(run, config, progress)
 
 
 def plan_baselines(folder: str | Path, *, quiet: bool = True) -> dict[str, Plan]:
@@ -230,6 +245,7 @@ def serve(
     *,
     shares: Mapping[str, float] | None = None,
     shadows: Sequence[str] = (),
+    filters: Mapping[str, str | Path] | None = None,
     **options: Any,
 ) -> None:
     """Serve recommendations over HTTP until SIGTERM, from run or export folders.
@@ -238,6 +254,7 @@ def serve(
         folder: the run folder or the export folder; of several models, name -> folder.
         shares: name -> share of the requests for recommendations; by default the first model has all.
         shadows: names of models that compute what others answer, and answer nothing.
+        filters: named filters: name -> file with the keys of the items that pass, one per line.
         **options: fields of `llm4sbr.serving.server.settings.Settings`: `host`, `port`, `max_batch` ...
     """
     from llm4sbr.serving.server.run import serve as serve_folder
@@ -246,7 +263,8 @@ def serve(
     settings = Settings(**options)
     folders = folder if isinstance(folder, Mapping) else {settings.name: folder}
     paths = {name: Path(path).expanduser() for name, path in folders.items()}
-    serve_folder(paths, settings, shares=shares, shadows=shadows)
+    files = {name: Path(path).expanduser() for name, path in (filters or {}).items()}
+    serve_folder(paths, settings, shares=shares, shadows=shadows, filters=files)
 
 
 def write_report(folder: str | Path) -> Path:
@@ -298,14 +316,16 @@ SUMMARIES = {
 """The JSON file with a stage's result; `train` has one per model."""
 
 
-def summary(run: Path, stage: str) -> dict[str, Any]:
+def summary(run: Path, stage: str) -> Summary:
     """The result of a finished stage."""
+    from llm4sbr.report.summary import Summary
+
     if stage == "train":
         from llm4sbr.training.trained import model_folders
 
         models = sorted(model_folders(run / stage))
-        return {"models": [store.read_json(folder / "model.json") for folder in models]}
-    found: dict[str, Any] = store.read_json(run / stage / SUMMARIES[stage])
+        return Summary(models=[store.read_json(folder / "model.json") for folder in models])
+    found = Summary(store.read_json(run / stage / SUMMARIES[stage]))
     if stage == "evaluate":
         if (changes := run / stage / RECORD).exists():
             found["changes"] = store.read_json(changes)

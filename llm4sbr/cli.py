@@ -137,7 +137,11 @@ _stage_command("prepare", "Read a raw log: sessions, catalogue, splits.")
 
 @cli.command("infer")
 @stage_options("infer")
-@click.option("--dry-run", is_flag=True, help="Say what would be asked, and what it takes; ask nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be asked, and what it takes; ask nothing, and keep no setting but of data.",
+)
 def infer_(
     run: Path,
     dry_run: bool,
@@ -159,8 +163,7 @@ def infer_(
     from llm4sbr.api import plan
     from llm4sbr.asking.plan import sentence
 
-    _bring(run, "prepare", file, assignments, False, quiet, options, new=False)
-    found = plan(run, quiet=quiet)
+    found = plan(run, quiet=quiet, **chosen_settings(file, assignments, options))
     if as_json:
         print_json(found.as_dict() if found else None)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, get_type_hints
@@ -39,6 +40,9 @@ def _problem(value: Any, hint: Any) -> str:
         read = TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         detail = error.errors()[0]
+        if detail["type"] == "sequence_str" and isinstance(value, str):
+            listed = json.dumps([one.strip() for one in value.split(",")], ensure_ascii=False)
+            return f"a list is expected, written as {listed}"
         return "" if detail["type"] == "literal_error" else detail["msg"].lower()
     except PydanticUserError:  # a hint that only a type checker understands
         return ""

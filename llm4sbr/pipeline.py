@@ -107,6 +107,14 @@ def _begin_from(
     progress.note(f"start: {len(found.record['models'])} models of {old}")
 
 
+def tried(run: Path, chosen: Settings) -> Config:
+    """All settings in use if these were chosen; nothing is kept. Raises `ConfigError` or `RegistryError`."""
+    asked_for = request(run, chosen)
+    with naming_kept(run, asked_for.before, chosen):
+        components.check(chosen, asked_for.config)
+    return asked_for.config
+
+
 def choose(run: Path, chosen: Settings) -> Config:
     """Save or reset settings of a run without running anything; returns all settings in use.
 

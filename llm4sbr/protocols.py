@@ -313,8 +313,7 @@ class Baseline(Protocol):
 
     Optional: `notes`, lines about the fit; `neighbours(m)` and `decay`, if scores are sums over clicks of
     each item's weights times exp(-age / decay); `needs_text`: `fit_text` gets the text vectors (N, E) after
-    `fit`; `needs_answers`: `score` also gets the LLM's answers, a `Localization` of (B, P, ...); `asks`:
-    it asks an LLM about sessions, see `AskingBaseline`.
+    `fit`; `needs_answers`: `score` gets the LLM's, `Localization` of (B, P, ...); `asks`: `evaluation.asked`.
     """
 
     def fit(self, sessions: Sessions) -> None:
@@ -323,42 +322,6 @@ class Baseline(Protocol):
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """float32 (B, N) for int64 (B, T) under bool (B, T)."""
-        ...
-
-
-Ask = Callable[[Sequence[str]], "list[str | None]"]
-"""Puts prompts to the LLM, through the answer cache and within the budget; None where there is no answer."""
-
-
-@runtime_checkable
-class AskingBaseline(Baseline, Protocol):
-    """A baseline that asks an LLM about each session; its class has `asks = True`.
-
-    `score` is what it does without answers, such as the list of the retriever whose candidates it re-ranks;
-    so it is scored for samples that nobody was asked about, and the table compares with it.
-
-    Optional: `over`, the name of what it does without answers; `candidates(items)`, the only items that an
-    answer can lift, from which the table knows what no answer can exceed; `reader(llm) -> LLM`, which reads
-    something else than text from the LLM, such as logits, under a fingerprint of its own; and
-    `learn(ask, sessions)`, called with an `Ask` and the training `Sessions` before anything else is asked.
-    """
-
-    asks: bool
-
-    def fit_catalogue(self, catalogue: Catalogue, *, repeats: bool) -> None:
-        """Take over the items' texts, after `fit`; `repeats`: lists may contain the session's own items.
-
-        Raises:
-            ConfigError: the catalogue does not fit the options, such as fewer items than candidates.
-        """
-        ...
-
-    def prompts(self, items: Sequence[int]) -> list[str]:
-        """The prompts about a session, catalogue ids 1..N, oldest first."""
-        ...
-
-    def rescored(self, items: Sequence[int], answers: Sequence[str]) -> Tensor:
-        """float32 (N,): the session's scores with the answers to its prompts, in their order."""
         ...
 
 

@@ -66,6 +66,7 @@ OFFERED = {
     ("baselines", "zero-shot-rating"): "llm4sbr-related",
     ("baselines", "llamarec"): "llm4sbr-related",
     ("baselines", "gpt4rec"): "llm4sbr-related",
+    ("baselines", "po4isr"): "llm4sbr-related",
 }
 """Components of our own packages that may not be installed: (kind, name) -> package to install."""
 

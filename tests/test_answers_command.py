@@ -10,6 +10,7 @@ import pytest
 
 from llm4sbr.asking.cache import Answer, AnswerCache, answer_key
 from llm4sbr.cli import _guarded
+from llm4sbr.config import flatten, read_toml
 from llm4sbr.testing.toy import toy_log
 
 Output = pytest.CaptureFixture[str]
@@ -126,6 +127,9 @@ def test_a_dry_run_plans_and_asks_nothing(install, tmp_path: Path, capsys: Outpu
     assert not (run / "infer").exists()
     with AnswerCache.open(cache) as opened:
         assert len(opened) == 0
+    kept = flatten(read_toml(run / "config.toml"))
+    assert kept["data.min_item_count"] == 1
+    assert not [key for key in kept if key.startswith("infer")], "a dry run has chosen an LLM"
 
 
 def test_a_dry_run_without_an_llm(tmp_path: Path, capsys: Output) -> None:

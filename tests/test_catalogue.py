@@ -274,7 +274,7 @@ def settings(**changes):
     return configured({"infer": {"llm": "embedded"}, "train": base | changes})
 
 
-@pytest.mark.parametrize("fuser", NAMES)
+@pytest.mark.parametrize("fuser", [pytest.param("catalogue", marks=pytest.mark.slow), "whitened"])
 def test_trained_in_a_run_and_served_from_it(fuser, tmp_path):
     run = toy_run(tmp_path / "run")
     (run / "train").mkdir()

@@ -11,7 +11,8 @@ pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
 for _component in registry.components("exporters"):
     _title = "Test" + _component.name.title()
-    globals()[_title] = type(_title, (ExporterContract,), {"name": _component.name})
+    _marks = [] if _component.name == "onnx" else [pytest.mark.slow]  # the others write the same graph
+    globals()[_title] = type(_title, (ExporterContract,), {"name": _component.name, "pytestmark": _marks})
 
 
 def test_there_are_some() -> None:

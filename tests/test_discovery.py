@@ -159,7 +159,7 @@ def test_the_doctor_of_plugins_says_what_is_missing_and_what_the_machine_has(ins
     own = [c for c in registry.components("llms") if c.package == "sbr-needy"]
     monkeypatch.setattr(registry, "components", lambda kind=None: own)
     answer = CliRunner().invoke(cli, ["plugins", "doctor", "--json"])
-    assert answer.exit_code == 1, "one does not load"
+    assert answer.exit_code == 2, "one does not load"
     found = {}
     for finding in json.loads(answer.stdout)["findings"]:
         found.setdefault(finding["subject"], []).append(finding)

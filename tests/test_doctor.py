@@ -24,6 +24,7 @@ def chosen(*names: str) -> list[registry.Component]:
     return [registry.find("llms", name) for name in names]
 
 
+@pytest.mark.slow
 def test_plugins_that_raise_print_crash_or_hang_break_nothing_else(install: Install, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     hang = f"""

@@ -61,6 +61,7 @@ def test_cells_share_stages_and_the_models_that_f_cannot_change(localization: Pa
         assert inode(first / path) != inode(second / path), path
 
 
+@pytest.mark.slow
 def test_without_links_files_are_copied(
     base: Path, localization: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_more_seeds_train_only_the_new_ones(base: Path) -> None:
     assert content["cells"][0]["metrics"]["seeds"] == 2
 
 
+@pytest.mark.slow
 def test_an_ablation_trains_the_plain_backbone_once(base: Path) -> None:
     folder = base / "ablation"
     content = quiet(folder, request_of(base, "ablation", backbones=("stamp",)))
@@ -186,6 +188,7 @@ def test_a_cell_is_an_ordinary_run(localization: Path) -> None:
     assert inode(run / "evaluate/stage.json") == before
 
 
+@pytest.mark.slow
 def test_the_command_of_the_record_asks_for_the_same_cells(base: Path, localization: Path) -> None:
     text = store.read_json(localization / "experiment.json")["command"]
     assert str(base / "log") not in text

@@ -95,6 +95,7 @@ def test_no_intents_are_zero_intents(exported):
     np.testing.assert_array_equal(asked(artefact, [[3, 4]])[1], asked(artefact, [[3, 4]], intents=zeros)[1])
 
 
+@pytest.mark.slow
 def test_predictor_and_no_intents_need_no_input(run):
     for source, predict in (("predictor", True), ("none", False)):
         export(run, Export(k=4, intents=source), QUIET)
@@ -117,6 +118,7 @@ def test_where_everything_was_seen_ids_are_zero(run):
     assert np.isneginf(scores[0, 15:]).all()
 
 
+@pytest.mark.slow
 def test_large_weights_stand_beside_the_graph(run):
     wanted = Export(k=3, variant="plain", options={"most_inside": 100})
     record = export(run, wanted, QUIET)["onnx-plain"]
@@ -174,6 +176,7 @@ def test_an_artefact_that_answers_otherwise_is_not_kept(run, install):
     assert "liar-plain" not in store.read_json(run / "export" / "export.json")
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_command_is_written_and_the_exit_code_is_3(run, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments = [

@@ -32,6 +32,7 @@ def repository(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), [(NAME, "model.onnx"), (ENGINE_NAME, "model.plan")])
 def test_configuration_is_what_triton_reads(repository, name, file):
     """Parsed by Triton's own protobuf schema; shapes and types are those of the graph beside it."""

@@ -50,6 +50,7 @@ def test_a_summary_that_is_none_is_said_before_the_work(run):
         assert [path.name for path in (run / "export").iterdir()] == ["export.json"]
 
 
+@pytest.mark.slow
 def test_a_link_in_the_place_of_an_artefact_is_replaced_and_its_target_stays(run, tmp_path):
     (run / "export").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -70,6 +71,7 @@ def test_what_a_kill_between_two_renames_left_is_brought_back(run):
     assert Artefact.open(run / "export" / "onnx", threads=1).k == 5
 
 
+@pytest.mark.slow
 def test_a_triton_repository_is_nothing_to_open(run):
     export(run, Export(formats=("triton",), k=5), QUIET)
     with pytest.raises(StoreError, match=r"a triton export has no model\.onnx to open here"):

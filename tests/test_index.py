@@ -113,6 +113,7 @@ def test_tables_add_what_the_modules_add():
     assert isinstance(model.counted, Counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_lists_are_those_of_the_trained_model(run, exclude_seen):
     """The toy's index has one list, so nothing is missed: tables, popularity, own items and intents count."""
@@ -127,6 +128,7 @@ def test_lists_are_those_of_the_trained_model(run, exclude_seen):
         np.testing.assert_allclose([item.score for item in found], scores, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [0, 5000])
 @pytest.mark.parametrize("where", ["category in Lamp, Rug, Chair", "category != Lamp", "category = Vase"])
 def test_filtered_lists_are_those_of_the_trained_model(run, where, few, monkeypatch):
@@ -163,12 +165,14 @@ def test_an_index_finds_as_many_as_pass(monkeypatch):
     assert np.isfinite(scores).all()
 
 
+@pytest.mark.slow
 def test_the_recall_is_in_the_summary(run):
     known = store.read_json(run / "export/export.json")["onnx-index"]["verified"]
     assert known["recall@5"] == 1.0
     assert known["tolerance"] == {"max_difference": 1e-4, "recall@5": 0.99}
 
 
+@pytest.mark.slow
 def test_a_server_answers_with_the_index_and_explains(folder):
     with live_server(folder) as server:
         found = server.ask("/recommend", {"session": [3, 7], "explain": True}).json
@@ -180,6 +184,26 @@ def test_a_server_answers_with_the_index_and_explains(folder):
         assert raw["outputs"][0]["data"] == [one.id for one in expected.items]
 
 
+@pytest.mark.slow
+def test_a_new_version_with_an_index_is_taken_and_a_damaged_one_is_not(folder, run, tmp_path):
+    other, served = run / "export/onnx", tmp_path / "served"
+    shutil.copytree(other, served)
+    with live_server(served, "--watch", "0.1") as server:
+        before = server.ask("/recommend", {"session": [3, 7]}).json["items"]
+        broken = shutil.copytree(folder, tmp_path / "broken")
+        (broken / INDEX).write_bytes((broken / INDEX).read_bytes()[:-1])
+        for new, said in ((broken, INDEX), (folder, "")):
+            served.rename(tmp_path / f"old-{said}")
+            shutil.copytree(new, served)
+            if said:
+                assert INDEX in str(server.wait_for("new version refused"))
+            else:
+                server.wait_for("model ready", count=2)
+            after = server.ask("/recommend", {"session": [3, 7]}).json["items"]
+            assert [one["id"] for one in after] == [one["id"] for one in before]
+
+
+@pytest.mark.slow
 def test_an_index_of_another_model_is_refused(folder):
     artefact = Artefact.open(folder)
     about = dict(artefact.session.get_modelmeta().custom_metadata_map)
@@ -192,6 +216,7 @@ def test_an_index_of_another_model_is_refused(folder):
             Search.open(folder / INDEX, about)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "cut", "header", "index"])
 def test_a_damaged_index_is_one_line(folder, damage, capfd):
     path = folder / INDEX
@@ -277,6 +302,7 @@ def test_a_recall_missed_on_test_sessions_fails_the_export(run, monkeypatch, cap
     assert sorted((run / "export").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_model_without_a_table_cannot_have_one(run, capfd):
     recipe = Recipe(N, 8, "tagnn")
     hash = catalogue_hash(load(run / "prepare").catalogue)

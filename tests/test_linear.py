@@ -92,6 +92,7 @@ def scatters(path: Path) -> set[str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["slist", pytest.param("ar", marks=pytest.mark.slow)])
 def test_graphs_for_tensorrt_hold_no_scatter_that_adds(run, name):
     export(run, Export(formats=("triton",), variant=name, k=5), QUIET)

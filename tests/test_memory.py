@@ -23,6 +23,7 @@ def _alone(script: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @linux
 def test_a_new_span_forgets_the_peak():
     _alone(
@@ -37,6 +38,7 @@ def test_a_new_span_forgets_the_peak():
     )
 
 
+@pytest.mark.slow
 @linux
 def test_anonymous_memory_is_what_tensors_take():
     _alone(
@@ -96,6 +98,7 @@ def test_an_older_c_library_gets_the_limit_that_it_takes(monkeypatch, largest):
     assert limits == {memory._MMAP_THRESHOLD: min(largest, 2**30), memory._TRIM_THRESHOLD: 2**30}
 
 
+@pytest.mark.slow
 @linux
 def test_large_blocks_move_to_huge_pages_with_what_they_hold():
     script = (

@@ -145,6 +145,7 @@ def test_json_stays_what_it_is() -> None:
     assert printable("Ä 日本\tx\ny") == "Ä 日本\tx\ny"
 
 
+@pytest.mark.slow
 def test_titles_of_a_megabyte_are_cut_where_they_are_shown(whole: Path, capsys: Output) -> None:
     assert _guarded(["recommend", str(whole), "--session", "i02,i03", "--exclude-seen"]) == 0
     assert len(capsys.readouterr().out) < 20_000
@@ -252,6 +253,7 @@ def test_a_panic_of_a_library_is_one_line(
 VALUES: list[Any] = [None, 3, -1, 10**30, "x", [], ["a"], {}, {"a": 1}, True, 1e308, EVIL]
 
 
+@pytest.mark.slow
 def test_an_edited_record_is_one_line(tmp_path: Path) -> None:
     folder = toy_export(tmp_path / "export")
     path = folder / "artefact.json"

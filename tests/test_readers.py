@@ -86,6 +86,15 @@ def test_session_and_user_order_and_own_names(tmp_path):
     assert raw.items.to_dicts() == [{"item": "a", "title": "A", "genre": "Drama"}]
 
 
+def test_a_separator_holds_where_a_table_has_it(tmp_path):
+    clicks = "user_id^item_id^timestamp\nu^a^5\n"
+    raw = Csv(
+        write(tmp_path, interactions__csv=clicks, items__csv="item_id,title\na,A\n"), separator="^"
+    ).read()
+    assert raw.interactions.rows() == [("u", "a", 5.0, 2)]
+    assert raw.items.to_dicts() == [{"item": "a", "title": "A"}]
+
+
 def test_byte_order_mark_quotes_and_carriage_returns(tmp_path):
     folder = write(
         tmp_path, interactions__csv='\ufeffuser_id,item_id,timestamp\r\n"u,1",a,5\r\n', items__csv=ITEMS

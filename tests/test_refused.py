@@ -12,6 +12,7 @@ import pytest
 
 from llm4sbr import cli, pipeline
 from llm4sbr.config import Config, flatten, nest, read_toml
+from llm4sbr.config.in_force import naming_kept
 from llm4sbr.config.layers import SEAL
 from llm4sbr.errors import Llm4sbrError, StoreError
 from llm4sbr.progress import Progress
@@ -154,6 +155,21 @@ def test_a_kept_choice_is_named_and_taken_back(
     taken = ["--set", f"localize.options.colour={value}"] if way != "config" else []
     assert ends(["localize", str(run), "-q", *taken]) == 0
     assert "colour" not in (run / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("no encoder 'minilm' is installed", True),
+        ("the encoder minilm cannot be loaded; take --encoder bert", True),
+        ("the LLM cannot be loaded; take the one that works offline, --llm minilm", False),
+    ],
+)
+def test_a_kept_choice_that_is_only_advised_is_not_blamed(tmp_path: Path, message: str, named: bool) -> None:
+    kept = nest({"localize.encoder": "minilm"})
+    with pytest.raises(StoreError) as caught, naming_kept(tmp_path, kept, nest({"infer.llm": "qwen-7b"})):
+        raise StoreError(message)
+    assert ("localize.encoder = 'minilm' is kept" in str(caught.value)) is named
 
 
 def test_an_empty_text_is_still_sayable() -> None:

@@ -40,15 +40,15 @@ from llm4sbr.stages import train as stage
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    config = build({settings(**LONG).model_dump()!r}, {{"train": {{"workers": int(sys.argv[2])}}}})
+    config = build({settings(**LONG).model_dump()!r}, {{"train": {{"workers": int(sys.argv[2])}} | OTHERS}})
     stage.train(Path(sys.argv[1]), Path(sys.argv[1]) / "train", config, Progress(quiet=True))
 """
 
 
-def start(folder, run, workers):
+def start(folder, run, workers, **others):
     """Train in another process until it is stopped."""
     script = folder / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(f"OTHERS = {others!r}\n{SCRIPT}")
     with (folder / "errors.txt").open("w") as errors:
         return subprocess.Popen([sys.executable, script, run, str(workers)], stderr=errors)
 
@@ -77,12 +77,13 @@ def children(pid):
 
 
 @pytest.mark.slow
-def test_killed_training_ends_with_the_same_weights(tmp_path):
+@pytest.mark.parametrize("loss", [{}, {"loss": "popularity", "negatives": 6}])
+def test_killed_training_ends_with_the_same_weights(tmp_path, loss):
     """kill -9 in the middle of the second model; resumed, it has the very bits of an undisturbed one."""
     run = toy_run(tmp_path / "run", sources=("llm",))
-    whole = trained(run, settings(**LONG), "whole")
+    whole = trained(run, settings(**LONG, **loss), "whole")
     (run / "train").mkdir()
-    process = start(tmp_path, run, 1)
+    process = start(tmp_path, run, 1, **loss)
     wait_for(lambda: epochs_done(run / "train", "llm") >= 3)
     process.kill()
     process.wait()
@@ -90,7 +91,7 @@ def test_killed_training_ends_with_the_same_weights(tmp_path):
     assert (killed / "llm/seed-0/checkpoint.safetensors").exists()
     assert not (killed / "llm/seed-0/model.json").exists()
     finished = (killed / "plain/seed-0/model.json").stat().st_mtime_ns
-    trained(run, settings(**LONG))
+    trained(run, settings(**LONG, **loss))
     assert (killed / "plain/seed-0/model.json").stat().st_mtime_ns == finished  # not trained again
     for variant in ("plain", "llm"):
         assert equal(weights(whole, variant), weights(killed, variant))

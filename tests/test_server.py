@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llm4sbr.testing.live_server import LiveServer, live_server
-from llm4sbr.testing.toy_export import LONGEST, TEXT, toy_export
+from llm4sbr.testing.toy_export import TEXT, toy_export
 
 MODEL = "/v2/models/llm4sbr"
 
@@ -215,7 +215,10 @@ GOOD = tensor("items", [[1, 2]])
         ({"inputs": [GOOD | {"datatype": "x" * 100_000}]}, "expected INT64"),
         ({"inputs": [tensor("items", [[2**70]])]}, "other values than INT64"),
         ({"inputs": [{"name": "items", "datatype": "INT64", "shape": [1, 1]}]}, "data is missing"),
-        ({"inputs": [tensor("items", [[99]])]}, "session 0: 99 is not a catalogue id in 1..20"),
+        (
+            {"inputs": [tensor("items", [[99]])], "parameters": {"unknown": "fail"}},
+            "session 0: 99 is not a catalogue id in 1..20",
+        ),
         ({"inputs": [tensor("items", [[1], [-4]])]}, "session 1: -4 is not a catalogue id"),
         ({"inputs": [tensor("items", [[1, 2], [0, 0]])]}, "session 1 is empty"),
         ({"inputs": [tensor("items", [[1], [2]]), tensor("mask", [[True], [False]], "BOOL")]}, "1 is empty"),
@@ -224,7 +227,7 @@ GOOD = tensor("items", [[1, 2]])
             "session 0 is padded in between; clicks go",
         ),
         ({"inputs": [tensor("items", [[1, 2], [0, 2]])]}, "session 1 is padded on the left; clicks go"),
-        ({"inputs": [tensor("items", [[1] * (LONGEST + 1)])]}, "8 clicks, at most 7 are allowed"),
+        ({"inputs": [tensor("items", [[1] * 1001])]}, "1001 clicks, at most 1000 are allowed"),
         ({"inputs": [tensor("items", [[1]] * 33)]}, "33 sessions, at most 32"),
         ({"inputs": [GOOD, tensor("mask", [[True]], "BOOL")]}, "mask of its shape"),
         ({"inputs": [GOOD, tensor("exclude_seen", [[True, True]], "BOOL")]}, "expected [-1, 1]"),

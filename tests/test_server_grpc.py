@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2_grpc  # noqa: E402
 
 from llm4sbr.serving.server.rpc.messages import COMPILED, SERVICE, message, methods  # noqa: E402
 from llm4sbr.testing.live_server import LiveServer, live_server  # noqa: E402
-from llm4sbr.testing.toy_export import LONGEST, TEXT, titles, toy_export  # noqa: E402
+from llm4sbr.testing.toy_export import TEXT, titles, toy_export  # noqa: E402
 
 PROTO = Path(__file__).parent.parent / "llm4sbr/serving/server/rpc"
 BODY = 100_000
@@ -125,6 +125,14 @@ def test_the_known_answer(rpc):
     assert outputs(rpc.ask("ModelInfer", other))["scores"][0, 0] == 24
 
 
+def test_filters_and_unknown_items(rpc):
+    told = {"where": {"string_param": "in_stock; price > 4"}, "k": {"int64_param": 2}}
+    found = rpc.ask("ModelInfer", infer(tensor("items", [[3, 99], [77, 0]]), parameters=told))
+    assert outputs(found)["item_ids"].tolist() == [[6, 8], [20, 18]]
+    assert found.parameters["left_out"].string_param == "[[99], [77]]"
+    assert "nothing is known of session 1" in found.parameters["notes"].string_param
+
+
 def test_tritons_client(rpc):
     client = pytest.importorskip("tritonclient.grpc")
     utils = pytest.importorskip("tritonclient.utils")
@@ -157,9 +165,9 @@ def test_tritons_client(rpc):
         ([], {}),
         ([tensor("item", [[1]])], {}),
         ([ITEMS, ITEMS], {}),
-        ([tensor("items", [[99]])], {}),
+        ([tensor("items", [[-9]])], {}),
         ([tensor("items", [[0, 2]])], {}),
-        ([tensor("items", [[1] * (LONGEST + 1)])], {}),
+        ([tensor("items", [[1] * 1001])], {}),
         ([tensor("items", [[1]] * 33)], {}),
         ([ITEMS], {"outputs": [{"name": "hidden"}]}),
         ([ITEMS | {"shape": [2, 2]}], {}),

@@ -19,7 +19,7 @@ from llm4sbr.serving.server.run import most_connections
 from llm4sbr.testing.live_server import LiveServer, live_server
 from llm4sbr.testing.toy_export import toy_export
 
-TIMEOUT = 1.5
+TIMEOUT = 0.8
 MIB = 2**20
 
 
@@ -163,9 +163,9 @@ def drip(client: socket.socket, times: int) -> None:
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
-        (b"GET /v2/health/live HTTP/1.1\r\n", "the headers did not come within 1.5 seconds"),
-        (b"GET /v2/health/live HTTP/1.1\r\nX", "the headers did not come within 1.5 seconds"),
-        (post("Content-Length: 300") + b"{", "the body did not come within 1.5 seconds"),
+        (b"GET /v2/health/live HTTP/1.1\r\n", "the headers did not come within 0.8 seconds"),
+        (b"GET /v2/health/live HTTP/1.1\r\nX", "the headers did not come within 0.8 seconds"),
+        (post("Content-Length: 300") + b"{", "the body did not come within 0.8 seconds"),
     ],
 )
 @pytest.mark.parametrize("first", [b"", b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"])

@@ -90,7 +90,7 @@ def test_misspelt_titles_are_few(server):
         ({"session": [1], "explain": None}, "explain: expected true or false"),
         (
             {"session": [1], "excludeseen": False},
-            "'excludeseen': unknown; there are session, k, exclude_seen",
+            "'excludeseen': unknown; there are session, exclude_seen, explain",
         ),
     ],
 )
@@ -115,8 +115,15 @@ def test_unknown_items_are_left_out_and_named(server):
 
 def test_search(server):
     found = server.ask("/items?search=LAMP").json["items"]
-    assert found[0] == {"id": 1, "key": "i01", "title": "Red Lamp (1990)"}
+    known = {"category": "Lamp", "price": 1}
+    lamp = {"id": 1, "key": "i01", "title": "Red Lamp (1990)", "attributes": known, "by": "title"}
+    assert found[0] == lamp
     assert all("Lamp" in one["title"] for one in found)
+    by = [(one["id"], one["by"]) for one in server.ask("/items?search=i01").json["items"]]
+    assert by == [(1, "key")]
+    by = [(one["id"], one["by"]) for one in server.ask("/items?search=Blak%20Miror").json["items"]]
+    assert by == [(5, "spelling")]
+    assert server.ask("/items?search=nothing%20like%20this").json["items"] == []
     assert len(server.ask("/items").json["items"]) == 20
     assert server.ask("/items?search=%28199").json["items"]  # no pattern, just text
     assert server.ask("/items?search=%FF").status == 400
@@ -214,10 +221,10 @@ def test_the_page_is_accessible(server):
 
 def test_the_page_asks_for_what_every_export_can_give(server):
     """A list's length is the export's: the page asked for 10 items, and was told that there are 5 at most."""
-    sent = re.search(r'ask\("recommend", (\{.*\})\);', server.ask("/page.js").body.decode())
+    sent = re.search(r"const body = (\{.*\});", server.ask("/page.js").body.decode())
     assert sent
-    assert re.findall(r"(\w+):", sent[1]) == ["session", "explain"]
-    found = server.ask("/recommend", {"session": [3], "explain": True})
+    assert re.findall(r"(\w+):", sent[1]) == ["session", "explain", "attributes"]
+    found = server.ask("/recommend", {"session": ["i03"], "explain": True, "attributes": True})
     assert (found.status, len(found.json["items"])) == (200, 5)
 
 
@@ -232,7 +239,7 @@ def test_metrics(server):
 
     before = value("llm4sbr_requests_total", route="infer", status="200")
     rows = value("llm4sbr_batch_rows_sum")
-    for clicks in ([1, 2], [99]):
+    for clicks in ([1, 2], [-4]):
         items = {"name": "items", "datatype": "INT64", "shape": [len(clicks), 1], "data": clicks}
         server.ask(f"{MODEL}/infer", {"inputs": [items]})
     assert value("llm4sbr_requests_total", route="infer", status="200") == before + 1

@@ -83,6 +83,7 @@ def test_a_stall_counts_for_every_request_that_was_due_in_it(load):
     assert result.quantile(0.1) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", [GOOD.replace(b"200", b"429"), b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"]
 )
@@ -116,6 +117,7 @@ def test_the_search_finds_the_limits(load, serving):
     assert serving.highest(found, 0.0001) == 0
 
 
+@pytest.mark.slow
 def test_a_live_server_is_measured(serving, tmp_path, monkeypatch):
     import serving_tables
 

@@ -26,6 +26,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_every_variant_and_seed(tmp_path):
     run = toy_run(tmp_path / "run")
     out = trained(run, settings(seeds=2, seed=5))

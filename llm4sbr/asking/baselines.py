@@ -23,10 +23,10 @@ from llm4sbr.asking.questions import open_answer_cache
 from llm4sbr.config import Config
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import ModelUnavailableError
-from llm4sbr.evaluation.asked import Answers, asking
+from llm4sbr.evaluation.asked import Answers, AskingBaseline, asking
 from llm4sbr.evaluation.baselines import Questioner, check_llm, create, fit
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import LLM, AskingBaseline
+from llm4sbr.protocols import LLM
 
 __all__ = ["Interview", "ask_for", "chosen", "plan_baselines", "questioner"]
 
@@ -43,7 +43,7 @@ class Interview(NamedTuple):
     """The answers used so far, to distinct prompts."""
 
     def ask(self, prompts: Sequence[str]) -> list[str | None]:
-        """See `protocols.Ask`."""
+        """See `evaluation.asked.Ask`."""
         self.asker.ask(range(len(prompts)), lambda number: [prompts[number]])
         return self.found(prompts)
 

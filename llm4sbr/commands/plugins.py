@@ -84,4 +84,4 @@ def _show(found: Diagnosis, as_json: bool) -> None:
 
         show_diagnosis(found)
     if not found.healthy:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(2)  # something to repair, and no bug of ours

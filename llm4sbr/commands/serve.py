@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
-from llm4sbr.commands.options import Command, common
+from llm4sbr.commands.options import Command, common, filter_option
 
 
 def _option(flag: str, default: object, text: str, type_: Any = None) -> Callable[[Command], Command]:
@@ -57,6 +58,7 @@ class _Name(click.types.StringParamType):
     default="",
     help="Names, comma-separated, that a request's Host may have; others get 421.  [any]",
 )
+@filter_option
 @click.option("--access-log", is_flag=True, help="Log every request.")
 @common
 def serve(
@@ -67,6 +69,7 @@ def serve(
     max_delay: float,
     max_body: float,
     allowed_hosts: str,
+    filters: dict[str, Path],
     as_json: bool,
     quiet: bool,
     debug: bool,
@@ -92,4 +95,4 @@ def serve(
     hosts = tuple(name.strip(" []").lower() for name in allowed_hosts.split(",") if name.strip())
     limits: dict[str, Any] = {"max_delay": max_delay / 1000, "max_body": int(max_body * MIB)}
     settings = Settings(name=name, allowed_hosts=hosts, **limits, **options)
-    run(paths, settings, shares=shares, shadows=shadows)
+    run(paths, settings, shares=shares, shadows=shadows, filters=filters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -66,8 +67,12 @@ def tune(
 
     show_tuning(content)
     say(f"\nReport: {content['report']}")
-    if not keep:
-        say(f"Next: llm4sbr tune {run} --trials {trials} --keep, which saves the best in the run")
+    best, own = content["best"], content["own"]
+    if not keep and (own is None or best["value"] > own["value"]):
+        given = [("--time", limit), *(("--space", space) for space in spaces), ("--variant", variant)]
+        same = [word for name, value in given if value for word in (name, value)]
+        command = shlex.join(["llm4sbr", "tune", str(run), "--trials", str(trials), *same, "--keep"])
+        say(f"Next: {command}, which saves the best in the run")
 
 
 def _seconds(text: str | None) -> float | None:

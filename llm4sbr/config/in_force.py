@@ -6,6 +6,7 @@ accepted them, stage by stage, so that a refused command changes nothing; `KEY=`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,13 @@ def check_run(run: Path) -> None:
         raise StoreError(f"{run}: not a run directory (no {CHOSEN}); {stamps.BEGIN}")
 
 
+def check_readable(run: Path) -> None:
+    """Refuse to read from a folder that is no run, before an advice would make it one."""
+    stamps.check_there(run)
+    if not (run / "prepare").is_dir():
+        check_run(run)
+
+
 def configure(run: Path | None, given: Settings | None = None) -> Config:
     """All settings in use, see `request`."""
     return request(run, given or {}).config
@@ -115,7 +123,11 @@ def naming_kept(run: Path | None, before: Settings, given: Settings) -> Iterator
         raise
 
 
+_ADVISED = re.compile(r"--[\w-]+ \S+")
+
+
 def _is_about(text: str, key: str, value: Any) -> bool:
+    text = _ADVISED.sub("", text)  # what a message advises is not what it complains of
     section, _, leaf = key.rpartition(".")
     if section.endswith("options") and repr(leaf) in text:
         return True

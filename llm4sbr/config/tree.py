@@ -1,8 +1,8 @@
 """All settings of a run, as one immutable tree with defaults.
 
-Values come from these layers, later ones winning: the defaults below; suggestions of the chosen components
-(`suggests`); the protocol (`PROTOCOLS`); a TOML file (`--config`); `--set section.key=value`; command-line
-options. In a run folder, `config.toml` has the chosen settings, `resolved.toml` all settings in use.
+Layers, later ones winning: the defaults below; what the chosen components suggest (`suggests`); the protocol
+(`PROTOCOLS`); a TOML file (`--config`); `--set section.key=value`; options of the command. In a run folder,
+`config.toml` has the chosen settings, `resolved.toml` all in use.
 """
 
 from __future__ import annotations
@@ -188,8 +188,7 @@ class TrainConfig(Section):
     tau: float = Field(0.1, ge=0)
     """Weight of the auxiliary loss alignment + uniformity (Eq. 12)."""
     intent_dropout: float = Field(0.2, ge=0, lt=1)
-    """Probability that a training sample's intents are dropped, so that the model also serves sessions
-    without an LLM answer."""
+    """Probability that a training sample's intents are dropped: the model also serves sessions without."""
     baselines: Names = ("popularity", "item-knn", "vmis-knn", "slist")
     """Names of kind `baselines` that appear in the table."""
     baseline_options: OptionsByName = {}
@@ -197,8 +196,7 @@ class TrainConfig(Section):
     plain: bool = True
     """Also train the plain backbone, for comparison."""
     text_init: bool = False
-    """Also train the plain backbone with item embeddings that start as the items' text vectors, reduced to D
-    by PCA, as `text-init`: what an encoder alone adds."""
+    """Also train the plain backbone with embeddings that start as text vectors (PCA to D), as `text-init`."""
     seeds: int = Field(1, ge=1, lt=LARGEST)
     """Number of seeds; the table shows mean and standard deviation."""
     seed: int = Field(0, ge=0, lt=SEEDS)
@@ -225,8 +223,7 @@ class EvaluateConfig(Section):
     llm_options: dict[str, Any] = {}
     """Further keyword arguments of this LLM."""
     samples: int = Field(200, ge=1)
-    """About how many test samples such a baseline asks: a random choice, the same for all of them and in
-    every run. The others keep the scores that it has without answers."""
+    """Test samples that such a baseline asks about: a random choice, the same for all and in every run."""
     budget: Amount = None
     """Stop asking after a number of prompts or a time (as `infer.budget`), for each such baseline."""
 
@@ -278,8 +275,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "train.intent_dropout": 0.0,
     },
 }
-"""Protocol -> its settings, by dotted key (LLM4SBR, sections 4.1.1 and 4.1.3). What the paper compares (LLM,
-wording, encoder, backbone, fuser) is not part of it."""
+"""Protocol -> its settings, by dotted key (LLM4SBR, sections 4.1.1 and 4.1.3), without what it compares."""
 
 
 def departures(config: Config) -> list[str]:

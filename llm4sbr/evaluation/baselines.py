@@ -15,13 +15,13 @@ from llm4sbr.data.batches import Batch
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.errors import ConfigError
 from llm4sbr.evaluation import metrics
-from llm4sbr.evaluation.asked import Answers, asking, compared, with_answers
+from llm4sbr.evaluation.asked import Answers, AskingBaseline, asking, compared, with_answers
 from llm4sbr.evaluation.comparison import Row
 from llm4sbr.evaluation.ranking import rank_all
 from llm4sbr.freshness import baseline_part, part_stamp
 from llm4sbr.intents import IntentStore
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import AskingBaseline, Baseline, Localization, Samples, is_control
+from llm4sbr.protocols import Baseline, Localization, Samples, is_control
 from llm4sbr.stamps import Attempt, Stamp
 
 RANKS, ABOUT = "ranks.safetensors", "about.json"

@@ -19,13 +19,16 @@ from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.attributes import Attributes
 from llm4sbr.serving.filters import Allowed
 from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, recommended
-from llm4sbr.serving.titles import Understood, UnknownItem
+from llm4sbr.serving.titles import Understood
 
 Found = TypeVar("Found")
 Session = str | Sequence[str | int]
 
 SCORES = 2**24
 """Scores computed at once in a batch of sessions: 64 MB of them, whatever the size of the catalogue."""
+
+POPULAR = "these are the items with most clicks"
+"""Note on the list of a session of which nothing is known."""
 
 BATCH = 64
 """Maximum number of sessions in such a batch."""
@@ -99,9 +102,11 @@ async def answer(
     intents: Explanation | None = None
     variant, seed, kept = model.variant, model.seed, []
     if understood.unknown is not None:
-        kept = _most_clicked(model, understood.unknown, k or LENGTH, allowed)
-        variant, seed = "popularity", None
-        notes = [str(understood.unknown), "these are the items with most clicks", *notes]
+        popular = model.attributes.popular(k or LENGTH, allowed.added if allowed else None)
+        if popular is None:
+            raise understood.unknown
+        kept, variant, seed = popular, "popularity", None
+        notes = [str(understood.unknown), POPULAR, *notes]
     elif allowed is None or allowed.passing:
         kept, intents = await _own(model, understood, k or LENGTH, exclude_seen, allowed)
     items = recommended(model.catalogue, kept, model.attributes if described else None)
@@ -124,18 +129,6 @@ async def _own(
     if len(kept) < wanted and len(kept) < len(found):  # rare: compute a longer list only now
         kept = await _list(model, _clicks(recent, older, *about), intents, wanted)
     return kept[:wanted], explained
-
-
-def _most_clicked(
-    model: Answerer, unknown: UnknownItem, wanted: int, allowed: Allowed | None
-) -> list[tuple[int, float]]:
-    """The items with most clicks, and their clicks; the error if clicks are not known."""
-    order, clicks = model.attributes.most_clicked, model.attributes.clicks
-    if order is None or clicks is None:
-        raise unknown
-    if allowed is not None:
-        order = order[allowed.added[0, order - 1] == 0]
-    return [(id, float(clicks[id - 1])) for id in order[:wanted].tolist()]
 
 
 def _clicks(

@@ -1,8 +1,8 @@
 """What an artefact knows of its items besides keys and titles: attributes, clicks, and named filters.
 
-One safetensors file, read without torch and polars. A text column is stored as its distinct values and a
-code per item, of one, two or four bytes; a column in which all values are numbers as float64. The clicks are
-those of training. A named filter is a bit per item.
+One safetensors file, read without torch and polars. A column is stored as its distinct values and a code per
+item, of one, two or four bytes; if all values are numbers they are in order, so that a comparison is one of
+codes. The clicks are those of training. A named filter is a bit per item.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +25,40 @@ ATTRIBUTES = "attributes.safetensors"
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,17})?")
 """No leading zeros: `007` is a code, not a number."""
 
+TOLD = 50
+"""Values of a column that are told."""
+
 Value = str | int | float
 
 
-class Numbers(NamedTuple):
-    """A column of numbers."""
+class Numbers:
+    """A column of numbers.
 
-    numbers: NDArray[np.float64]
-    """float64 (N,), NaN where unknown."""
+    Args:
+        values: float64, the distinct numbers, ascending, and NaN at the end if some are unknown.
+        codes: whole numbers (N,), positions in `values`.
+    """
+
+    def __init__(self, values: NDArray[np.float64], codes: NDArray[Any]) -> None:
+        self.values = values
+        self.codes = codes
+        self.known = len(values) - int(np.isnan(values).sum())
+        """The code of what is unknown."""
+
+    def below(self, number: float, *, itself: bool) -> NDArray[np.bool_]:
+        """Bool (N,), true where a number is known and below another, or is it."""
+        place = np.searchsorted(self.values[: self.known], number, "right" if itself else "left")
+        return np.asarray(self.codes < int(place))
+
+    def equal(self, number: float | None) -> NDArray[np.bool_]:
+        """Bool (N,), true at a number, or where it is unknown."""
+        if number is None:
+            return np.asarray(self.codes == self.known)
+        return self.below(number, itself=True) & ~self.below(number, itself=False)
+
+    def about(self) -> dict[str, Any]:
+        """The least and the largest number."""
+        return {"kind": "number", "least": float(self.values[0]), "most": float(self.values[self.known - 1])}
 
 
 class Texts:
@@ -46,6 +72,13 @@ class Texts:
     def __init__(self, values: Sequence[str], codes: NDArray[Any]) -> None:
         self.values = values
         self.codes = codes
+
+    def about(self) -> dict[str, Any]:
+        """How many values there are, and the `TOLD` most frequent ones."""
+        counts = np.bincount(self.codes, minlength=len(self.values))
+        order = np.argsort(-counts, kind="stable").tolist()
+        known = [self.values[code] for code in order if self.values[code]]
+        return {"kind": "text", "distinct": len(known), "values": known[:TOLD]}
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -85,7 +118,7 @@ class Attributes:
         found: dict[str, Value] = {}
         for name, column in self.columns.items():
             if isinstance(column, Numbers):
-                number = float(column.numbers[id - 1])
+                number = float(column.values[column.codes[id - 1]])
                 if number == number:  # not NaN
                     found[name] = int(number) if number.is_integer() else number
             elif text := column.values[column.codes[id - 1]]:
@@ -96,6 +129,20 @@ class Attributes:
     def most_clicked(self) -> NDArray[np.int64] | None:
         """Catalogue ids int64 (N,), those with most clicks first; None if clicks are not known."""
         return None if self.clicks is None else np.argsort(-self.clicks.astype(np.int64), kind="stable") + 1
+
+    def popular(self, count: int, allowed: NDArray[np.float32] | None) -> list[tuple[int, float]] | None:
+        """The items with most clicks, and their clicks; None if clicks are not known.
+
+        Args:
+            count: at most so many.
+            allowed: float32 (1, N), 0 for items that may be among them; None if all may.
+        """
+        order = self.most_clicked
+        if order is None or self.clicks is None:
+            return None
+        if allowed is not None:
+            order = order[allowed[0, order - 1] == 0]
+        return [(id, float(self.clicks[id - 1])) for id in order[:count].tolist()]
 
     def chosen(self, names: Sequence[str]) -> Attributes:
         """The same with these columns only; `InputError` if there is no such column."""
@@ -110,11 +157,12 @@ class Attributes:
 
         tensors: dict[str, NDArray[Any]] = {}
         for number, column in enumerate(self.columns.values()):
+            tensors[f"{number}.codes"] = column.codes
             if isinstance(column, Numbers):
-                tensors[f"{number}.numbers"] = column.numbers
+                tensors[f"{number}.values"] = column.values
                 continue
             text = json.dumps(list(column.values), ensure_ascii=False).encode()
-            tensors |= {f"{number}.codes": column.codes, f"{number}.values": np.frombuffer(text, np.uint8)}
+            tensors[f"{number}.values"] = np.frombuffer(text, np.uint8)
         for number, passing in enumerate(self.filters.values()):
             tensors[f"filter.{number}"] = np.packbits(passing)
         if self.clicks is not None:
@@ -169,22 +217,33 @@ def _column(texts: Sequence[str]) -> Column:
     codes = np.fromiter((places.setdefault(text, len(places)) for text in texts), np.int64, len(texts))
     known = [text for text in places if text]
     if known and all(_NUMBER.fullmatch(text) for text in known):
-        values = np.array([float(text) if text else np.nan for text in places], np.float64)
-        return Numbers(values[codes])
-    kind = np.uint8 if len(places) <= 2**8 else np.uint16 if len(places) <= 2**16 else np.uint32
-    return Texts(list(places), codes.astype(kind))
+        numbers = np.array([float(text) if text else np.nan for text in places], np.float64)
+        values, order = np.unique(numbers, return_inverse=True)
+        return Numbers(values, _small(order.reshape(-1)[codes], len(values)))
+    return Texts(list(places), _small(codes, len(places)))
+
+
+def _small(codes: NDArray[np.int64], count: int) -> NDArray[Any]:
+    return codes.astype(np.uint8 if count <= 2**8 else np.uint16 if count <= 2**16 else np.uint32)
 
 
 def _read(tensors: Mapping[str, NDArray[Any]], number: int, size: int) -> Column:
-    if f"{number}.numbers" in tensors:
-        return Numbers(_check(tensors[f"{number}.numbers"], np.float64, size))
-    values, codes = _names(tensors[f"{number}.values"].tobytes()), tensors[f"{number}.codes"]
+    values, codes = tensors[f"{number}.values"], tensors[f"{number}.codes"]
     if codes.dtype not in (np.uint8, np.uint16, np.uint32):
         raise ValueError(f"codes of {codes.dtype}")
     _check(codes, codes.dtype, size)
-    if size and int(codes.max()) >= len(values):
-        raise ValueError(f"code {codes.max()} of {len(values)} values")
-    return Texts(values, codes)
+    numbers = values.dtype == np.float64
+    known = _ascending(values) if numbers else _names(values.tobytes())
+    if size and int(codes.max()) >= len(known):
+        raise ValueError(f"code {codes.max()} of {len(known)} values")
+    return Numbers(values, codes) if numbers else Texts(cast(list[str], known), codes)
+
+
+def _ascending(values: NDArray[Any]) -> NDArray[np.float64]:
+    known = values[:-1] if len(values) and np.isnan(values[-1]) else values
+    if values.ndim != 1 or not len(known) or not np.isfinite(known).all() or (np.diff(known) <= 0).any():
+        raise ValueError("numbers that are not in order")
+    return values
 
 
 def _names(text: str | bytes) -> list[str]:

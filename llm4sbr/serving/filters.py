@@ -7,9 +7,8 @@ adds to its scores before it takes the K best. What conditions allow is kept for
 from __future__ import annotations
 
 import hashlib
-import operator
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from threading import Lock
@@ -28,6 +27,11 @@ from llm4sbr.serving.titles import TitleIndex
 KEPT = 2**26
 """Bytes of what conditions allow that are kept."""
 
+LOWEST = np.float32(-np.inf).view(np.int32)
+
+SOON = 2**18
+"""Items of a catalogue whose attributes are compared in a fraction of a millisecond."""
+
 NAMED = 5
 """Items that a note names."""
 
@@ -37,7 +41,7 @@ NEAR = 10_000
 Passing = NDArray[np.bool_]
 Added = NDArray[np.float32]
 
-_COMPARED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_COMPARED = ("<", "<=", ">", ">=")
 
 
 class Choice(NamedTuple):
@@ -101,9 +105,16 @@ class Filters:
             found.update(name.encode() + b"\0" + np.packbits(passing).tobytes())
         return found.hexdigest()
 
-    def kept(self, choice: Choice) -> bool:
-        """Whether what the conditions allow is at hand, so that `allowed` takes no time."""
-        return not choice.where or choice.where in self._kept
+    def about(self) -> dict[str, dict[str, Any]]:
+        """What can be asked: named filters with how many items pass, and attributes with their values."""
+        named = {name: {"passing": int(passing.sum())} for name, passing in self.named.items()}
+        columns = {name: column.about() for name, column in self.attributes.columns.items()}
+        return {"filters": named, "attributes": columns}
+
+    def quick(self, choice: Choice) -> bool:
+        """Whether `allowed` takes hardly any time: what conditions allow is kept, or soon found."""
+        slow = self.size > SOON or any(one.operator == "contains" for one in choice.where)
+        return not slow or not choice.where or choice.where in self._kept
 
     def allowed(self, choice: Choice, *, unknown: str = "skip") -> Allowed:
         """The items that a choice leaves.
@@ -123,16 +134,17 @@ class Filters:
         if choice.only is None and not choice.without:
             return base
         notes = list(base.notes)
-        added = base.added
-        if choice.only is not None:
+        left = self._ids("without", choice.without, unknown, notes)
+        if choice.only is None:
+            added = base.added.copy()
+            passing = base.passing - int(np.count_nonzero(added[0, left - 1] == 0))
+        else:
             ids = self._ids("only", choice.only, unknown, notes)
             added = np.full_like(base.added, -np.inf)
             added[0, ids - 1] = base.added[0, ids - 1]
-        elif choice.without:
-            added = base.added.copy()
-        if choice.without:
-            added[0, self._ids("without", choice.without, unknown, notes) - 1] = -np.inf
-        passing = int((added == 0).sum())
+            gone = int(np.count_nonzero(added[0, left - 1] == 0))
+            passing = int(np.count_nonzero(added[0, ids - 1] == 0)) - gone
+        added[0, left - 1] = -np.inf
         if not passing and base.passing:
             notes.append("no item is left: none is in `only`, passes the conditions and is not in `without`")
         return Allowed(added, passing, tuple(notes))
@@ -143,9 +155,9 @@ class Filters:
             self.named = {**self.named, name: passing}
             self._kept.clear()
 
-    def passing(self, keys: Sequence[str]) -> tuple[Passing, int]:
+    def passing(self, keys: Collection[str]) -> tuple[Passing, int]:
         """Bool (N,), true at the items of these keys, and how many of the keys no item has."""
-        found = [one.id for one in map(self.titles.exact, keys) if one]
+        found = [id for id in map(self.titles.id_of, keys) if id is not None]
         passing = np.zeros(self.size, np.bool_)
         passing[np.array(found, np.int64) - 1] = True
         return passing, len(keys) - len(found)
@@ -156,10 +168,8 @@ class Filters:
         Raises:
             InputError: the name is no name, or the file cannot be read.
         """
-        if not name.isidentifier():
-            raise InputError(f"filter {name!r:.60}: a name has letters, digits and _, such as in_stock")
         passing, unknown = self.passing(keys_of(path))
-        self.replace(name, passing)
+        self.replace(check_name(name), passing)
         return unknown
 
     def _where(self, where: tuple[Condition, ...]) -> Allowed:
@@ -172,14 +182,13 @@ class Filters:
         passing = np.ones(self.size, np.bool_)
         for one in where:
             passing &= self._passing(one)
-        count = int(passing.sum())
+        count = int(np.count_nonzero(passing))
         notes = () if count else (self._none_passes(where),)
-        added = np.where(passing, np.float32(0), np.float32(-np.inf))[None]
-        found = Allowed(added, count, notes)
+        found = Allowed(added_of(passing), count, notes)
         with self._lock:
             if named is self.named:  # else a filter was replaced meanwhile
                 self._kept[where] = found
-                while len(self._kept) > max(KEPT // added.nbytes, 1):
+                while len(self._kept) > max(KEPT // found.added.nbytes, 1):
                     self._kept.popitem(last=False)
         return found
 
@@ -201,23 +210,25 @@ class Filters:
     def _ids(
         self, what: str, given: tuple[str | int, ...], unknown: str, notes: list[str]
     ) -> NDArray[np.int64]:
-        """Catalogue ids of items; what nothing is called is noted, or refused."""
-        found: list[int] = []
-        missing: list[str] = []
+        """Catalogue ids of items, each once; what nothing is called is noted, or refused."""
+        ids = {item for item in given if isinstance(item, int)}
+        if ids and not (min(ids) >= 1 and max(ids) <= self.size):
+            self.titles.resolve(min(ids) if min(ids) < 1 else max(ids))  # says which ids there are
+        missing = []
         for item in given:
-            if isinstance(item, int):
-                found.append(self.titles.resolve(item).id)
-            elif one := self.titles.exact(item):
-                found.append(one.id)
-            else:
-                missing.append(item)
+            if isinstance(item, str):
+                id = self.titles.id_of(item)
+                if id is None:
+                    missing.append(item)
+                else:
+                    ids.add(id)
         if missing:
             more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
             text = f"{what}: no item is called {', '.join(f'{one!r:.60}' for one in missing[:NAMED])}{more}"
             if unknown == "fail":
                 raise InputError(text)
             notes.append(text)
-        return np.array(found, np.int64)
+        return np.fromiter(ids, np.int64, len(ids))
 
     def _none_passes(self, where: tuple[Condition, ...]) -> str:
         """Why no item passes, with a value that may have been meant."""
@@ -232,6 +243,17 @@ class Filters:
         return text[:500]
 
 
+def added_of(passing: Passing) -> Added:
+    """Float32 (1, N) from bool (N,): 0 where true, else minus infinity, whose bits are those of `LOWEST`.
+
+    A tenth of the time of `numpy.where`, which a new condition would spend most of its own in.
+    """
+    bits = passing.astype(np.int32)
+    bits -= 1
+    bits &= LOWEST
+    return bits.view(np.float32)[None]
+
+
 def items(name: str, given: Any) -> tuple[str | int, ...]:
     """A list of items from a list, or from a text with commas between keys.
 
@@ -240,9 +262,16 @@ def items(name: str, given: Any) -> tuple[str | int, ...]:
     """
     if isinstance(given, str):
         given = [one.strip() for one in given.split(",") if one.strip()]
-    if not isinstance(given, Sequence) or not all(type(one) in (str, int) for one in given):
+    if not isinstance(given, Sequence) or not set(map(type, given)) <= {str, int}:
         raise InputError(f"{name}: expected a list of keys (texts) and catalogue ids (whole numbers)")
     return tuple(given)
+
+
+def check_name(name: str) -> str:
+    """The name of a filter; `InputError` if it is none."""
+    if not name.isidentifier():
+        raise InputError(f"filter {name!r:.60}: a name has letters, digits and _, such as in_stock")
+    return name
 
 
 def keys_of(path: Path) -> list[str]:
@@ -278,10 +307,11 @@ def _numbers(column: Numbers, one: Condition) -> Passing:
     if one.operator in _COMPARED:
         if numbers[0] is None:
             raise InputError(f"where: {one}: expected a number")
-        return np.asarray(_COMPARED[one.operator](column.numbers, numbers[0]))
-    found = np.isin(column.numbers, [number for number in numbers if number is not None])
-    if None in numbers:
-        found |= np.isnan(column.numbers)
+        below = column.below(numbers[0], itself=one.operator in ("<=", ">"))
+        return below if one.operator.startswith("<") else ~(below | column.equal(None))
+    found = np.zeros(len(column.codes), np.bool_)
+    for number in numbers:
+        found |= column.equal(number)
     return ~found if one.operator == "!=" else found
 
 

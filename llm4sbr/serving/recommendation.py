@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from llm4sbr import frames
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.attributes import Attributes, Value
 from llm4sbr.serving.titles import Resolved
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Source = Literal["cache", "items", "predictor", "nearest", "none"]
 SOURCES: tuple[Source, ...] = ("cache", "items", "predictor", "nearest", "none")
@@ -107,6 +111,25 @@ class Recommendation:
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and dictionaries, for JSON."""
         return asdict(self)
+
+    def frame(self) -> pl.DataFrame:
+        """The list as a data frame of polars: `rank`, `id`, `key`, `title`, `score`, and attributes."""
+        return frames.to_polars(self._columns())
+
+    def to_pandas(self) -> Any:
+        """The list as a data frame of pandas, as `frame`."""
+        return frames.to_pandas(self._columns())
+
+    def _repr_html_(self) -> str:
+        session = " | ".join(one.title for one in self.session)
+        return frames.to_html(self._columns(), f"After {session}" if session else "", self.notes)
+
+    def _columns(self) -> dict[str, list[Any]]:
+        names = ("id", "key", "title", "score")
+        found: dict[str, list[Any]] = {"rank": list(range(1, len(self.items) + 1))}
+        found |= {name: [getattr(item, name) for item in self.items] for name in names}
+        further = frames.columns_of([getattr(item, "attributes", {}) for item in self.items])
+        return found | {name: values for name, values in further.items() if name not in found}
 
 
 def recommended(

@@ -130,6 +130,10 @@ class TitleIndex:
         """Prepare the search for misspelt titles now, instead of at its first use."""
         self._folded, self._names  # noqa: B018 - computed once, then kept
 
+    def id_of(self, text: str) -> int | None:
+        """The catalogue id of the item with exactly this key or title."""
+        return self._keys.get(text) or self._titles.get(text)
+
     def exact(self, text: str) -> Resolved | None:
         """The item with exactly this key or title."""
         if text in self._keys:

@@ -18,15 +18,20 @@ from llm4sbr.errors import DataError
 from llm4sbr.protocols import RawData
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "session": ("sessionid", "session", "usersession"),
-    "user": ("userid", "user", "uid", "reviewerid", "visitorid", "customerid"),
+    "session": ("sessionid", "session", "usersession", "sessionidhash", "gasessionid", "invoiceno"),
+    "user": (
+        *("userid", "user", "uid", "reviewerid", "visitorid", "customerid", "userpseudoid", "memberid"),
+        "clientid",
+    ),
     "item": (
         *("itemid", "item", "iid", "parentasin", "asin", "productid", "movieid", "articleid", "sku", "aid"),
-        "videoid",
+        *("videoid", "trackid", "songid", "bookid", "gameid", "recipeid", "venueid", "businessid", "newsid"),
+        *("contentid", "stockcode", "productsku", "productskuhash"),
     ),
     "time": (
         *("timestamp", "timestampms", "timems", "time", "ts", "datetime", "unixreviewtime", "createdat"),
-        *("eventtime", "date", "eventdate", "tdat"),  # a day says less than a clock
+        *("eventtimestamp", "servertimestampepochms", "utctimestamp", "eventtime", "invoicedate"),
+        *("date", "eventdate", "tdat"),  # a day says less than a clock
     ),
     "order": ("order", "position", "rank", "index"),
     "title": ("title", "itemtitle", "movietitle", "name", "itemname", "productname", "prodname", "caption"),
@@ -57,6 +62,9 @@ _TYPE = re.compile(r":(token|token_seq|float|float_seq)$")
 
 _NONE = ("NA", "N/A", "#N/A", "<NA>", "nan", "NaN", "NAN", "None", "NULL", "Null", "null", "\\N")
 """Texts that other software writes for a missing value."""
+
+_NUMBER = re.compile(r"[-+]?\d[\d.,:/TZ -]*")
+"""A number, date or time, which no column is called."""
 
 _SESSIONS = 'write rows as {"session": ..., "items": [...]} for --dataset jsonl'
 _LISTS = {
@@ -122,7 +130,11 @@ def require(
                 f"{where}:1: its first line is no header but JSON: give it to --dataset jsonl, or reviews of "
                 "Amazon to --dataset amazon"
             )
-        data = any(name.strip().isdigit() for name in found)
+        if len(found) == 1 and len(found[0].split()) > 2:
+            raise DataError(
+                f"{where}:1: {found[0][:60]!r} is one column; if it lists the items of a session, {_SESSIONS}"
+            )
+        data = any(_NUMBER.fullmatch(name.strip()) for name in found)
         if names.fixed:
             expected = ", ".join(ALIASES[roles[0]][:4])
             raise DataError(

@@ -21,7 +21,7 @@ class Dialect(NamedTuple):
     """The format of a delimited file."""
 
     separator: str | None = None
-    """None: the first of tab, comma, semicolon and | that occurs in the first line."""
+    """None, or not in the first line: the first of tab, comma, semicolon and | that is."""
     quote: str = '"'
     """Empty or `none`: quotes are ordinary characters."""
     encoding: str | None = None
@@ -48,9 +48,13 @@ class Dialect(NamedTuple):
         return self._replace(separator=separator, quote=quote)
 
     def for_line(self, line: str) -> Dialect:
-        """The dialect with its separator, detected from the first line of a file."""
-        found = next((one for one in _SEPARATORS if one in line), ",")
-        return self if self.separator is not None else self._replace(separator=found)
+        """The dialect with its separator, detected from the first line of a file that has not the one given.
+
+        An option serves both tables, of which only one may need it.
+        """
+        if self.separator is not None and self.separator in line:
+            return self
+        return self._replace(separator=next((one for one in _SEPARATORS if one in line), ","))
 
     def fields(self) -> dict[str, Any]:
         """Arguments of `csv.reader`."""

@@ -7,10 +7,15 @@ one time per click; if no line has it, sessions have an order but no time. Title
 `titles` in the session, as long as `items`. Instead of `items`, a session may have `events`, one object per
 click with an item and a time under any name that the reader `csv` recognises, as in OTTO's log
 (`{"session": 0, "events": [{"aid": 7, "ts": 1659304800025}]}`).
+
+A file may also have a click per line, `{"user_id": "u1", "item_id": "i3", "timestamp": 1700000000}`: its
+names are columns, which are recognised, or named by options, as those of `csv` are. In a folder it is
+`interactions.jsonl`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +23,15 @@ import polars as pl
 
 from llm4sbr.data.readers import columns, lines
 from llm4sbr.data.readers.columns import ALIASES, Names, plain
-from llm4sbr.data.readers.delimited import read_csv
+from llm4sbr.data.readers.delimited import header, read_csv
+from llm4sbr.data.readers.locations import Locations
+from llm4sbr.data.readers.tables import read_tables
 from llm4sbr.errors import DataError
 from llm4sbr.protocols import RawData
 
-_SESSIONS = ("sessions.jsonl", "sessions.jsonl.gz")
-_ITEMS = ("items.jsonl", "items.jsonl.gz", "items.csv", "items.csv.gz")
+_SESSIONS = tuple(f"{name}.jsonl{packed}" for name in ("sessions", "interactions") for packed in ("", ".gz"))
+_ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
+_ITEMS = tuple(f"items{ending}" for ending in _ENDINGS)
 Click = tuple[str, str, float | None, int]
 """Session, item, time, row."""
 
@@ -40,12 +48,30 @@ class JsonLines:
         path: a folder with `sessions.jsonl[.gz]`, or that file itself.
         items: the items file, if it is in another folder or has another name.
         titles: false to work without titles: items then have only their ids, which tell an LLM nothing.
+        user, session, item, time, order, title, attributes, only, time_format: of a file with a click per
+            line, as for the reader `csv`.
     """
 
-    def __init__(self, path: Path | None = None, *, items: Path | None = None, titles: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        items: Path | None = None,
+        titles: bool = True,
+        user: str | None = None,
+        session: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        order: str | None = None,
+        title: str | None = None,
+        attributes: Sequence[str] | None = None,
+        only: str | None = None,
+        time_format: str | None = None,
+    ) -> None:
         self.path = path
         self.items = items
         self.titles = titles
+        self.names = Names(user, session, item, time, order, title, attributes, time_format, None, only)
 
     def files(self) -> list[Path]:
         """The files that `read` reads."""
@@ -69,6 +95,8 @@ class JsonLines:
         """Every session; raises `DataError` with file, row and field if something cannot be used."""
         file = self._sessions_file()
         rejected: list[str] = []
+        if _has_clicks(lines.header(file)):
+            return self._clicks(file)
         clicks: list[Click] = []
         titles: dict[str, str] = {}
         clock = False
@@ -87,6 +115,24 @@ class JsonLines:
         items, bad = self._titles(file, titles)
         return raw._replace(items=items, rejected=rejected + raw.rejected + bad)
 
+    def _clicks(self, file: Path) -> RawData:
+        """Of a file with a click per line."""
+        rejected: list[str] = []
+        places = Locations(file, None, self._items_file(), self.titles, _ENDINGS, "jsonl")
+
+        def load(path: Path, wanted: list[str] | None) -> pl.DataFrame:
+            if ".csv" not in path.suffixes:
+                return lines.table(path, wanted, rejected)
+            table, bad = read_csv(path, wanted)
+            rejected.extend(bad)
+            return table
+
+        def names_of(path: Path) -> list[str]:
+            return header(path) if ".csv" in path.suffixes else lines.header(path)
+
+        raw = read_tables(places, load, names_of, self.names)
+        return raw._replace(rejected=rejected + raw.rejected)
+
     def _titles(self, sessions: Path, inline: dict[str, str]) -> tuple[pl.DataFrame, list[str]]:
         path = self._items_file()
         if path is not None:
@@ -99,6 +145,12 @@ class JsonLines:
             )
         texts = {"item": list(inline), "title": list(inline.values())}
         return pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String)), []
+
+
+def _has_clicks(names: Sequence[str]) -> bool:
+    """Whether a file with these names has a click per line."""
+    known = {*ALIASES["item"], *ALIASES["time"]}
+    return not {"items", "events"} & set(names) and any(plain(name) in known for name in names)
 
 
 def _with_items(value: dict[str, Any]) -> dict[str, Any]:
@@ -164,18 +216,7 @@ def _items(path: Path) -> tuple[pl.DataFrame, list[str]]:
         table, rejected = read_csv(path)
         return columns.items(table, Names(fixed=True), where=path), rejected
     rejected = []
-    rows = [{key: _text(one) for key, one in value.items()} for _, value in lines.read(path, rejected)]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = pl.DataFrame(
-        {name: [row.get(name) for row in rows] for name in names}, schema=dict.fromkeys(names, pl.String)
-    )
-    return columns.items(table, Names(fixed=True), where=path), rejected
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return None if value is None else str(value)
+    return columns.items(lines.table(path, None, rejected), Names(fixed=True), where=path), rejected
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from llm4sbr.data.readers import files
+from llm4sbr.data.readers.columns import ROW
 from llm4sbr.errors import DataError
 
 Parse = Callable[[str], Any]
@@ -59,3 +63,31 @@ def _value(line: bytes, path: Path, row: int, rejected: list[str], parse: Parse)
         rejected.append(f"{path}:{row}: not a JSON object: {text[:40]}")
         return None
     return value
+
+
+FIRST = 100
+"""Objects that say which columns a file has."""
+
+
+def header(path: Path) -> list[str]:
+    """The names in the first objects of a file."""
+    return list(dict.fromkeys(name for _, one in islice(read(path, []), FIRST) for name in one))
+
+
+def table(path: Path, wanted: Sequence[str] | None, rejected: list[str]) -> pl.DataFrame:
+    """The objects as rows of texts, and `ROW`: the columns in `wanted`, or all."""
+    rows, found = list[int](), dict[str, list[str | None]]()
+    for row, value in read(path, rejected):
+        for name in value if wanted is None else wanted:
+            found.setdefault(name, [None] * len(rows))
+        rows.append(row)
+        for name, column in found.items():
+            column.append(text(value.get(name)))
+    return pl.DataFrame({ROW: rows, **found}, schema={ROW: pl.Int64, **dict.fromkeys(found, pl.String)})
+
+
+def text(value: Any) -> str | None:
+    """A value as a table has it; a list is its texts, separated by spaces."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return None if value is None else str(value)

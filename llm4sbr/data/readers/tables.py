@@ -39,7 +39,8 @@ class Csv:
             `all`: every row, also where a published log has a rule of its own.
         columns, items_columns: column names of the interactions and of the items table, for files without a
             header.
-        separator: field separator; by default detected from the first line (tab, comma, semicolon or |).
+        separator: field separator; by default, and in a file without it, detected from the first line
+            (tab, comma, semicolon or |).
         quote: quote character; empty or `none` if quotes are ordinary characters.
         encoding: text encoding, if not UTF-8.
         time_format: format of the times for strptime, such as `%d.%m.%Y %H:%M`, or the unit of numbers:
@@ -98,7 +99,7 @@ class Csv:
             rejected.extend(bad)
             return table
 
-        raw = _read(self.locations, load, lambda path: header(path, dialect(path)), self.names)
+        raw = read_tables(self.locations, load, lambda path: header(path, dialect(path)), self.names)
         return raw._replace(rejected=rejected + raw.rejected)
 
 
@@ -132,10 +133,14 @@ class Parquet:
 
     def read(self) -> RawData:
         """Both tables; raises `DataError` with file, row and field if something cannot be used."""
-        return _read(self.locations, _read_parquet, _parquet_header, self.names)
+        return read_tables(self.locations, _read_parquet, _parquet_header, self.names)
 
 
-def _read(locations: Locations, one: Load, names_of: Callable[[Path], list[str]], names: Names) -> RawData:
+def read_tables(
+    locations: Locations, one: Load, names_of: Callable[[Path], list[str]], names: Names
+) -> RawData:
+    """The interactions and items in tables that `one` reads and whose columns `names_of` lists."""
+
     def load(path: Path, wanted: list[str] | None) -> pl.DataFrame:
         tables = [one(part, wanted) for part in files.parts(path, locations.endings)]
         try:

@@ -28,7 +28,7 @@ from llm4sbr.serving.server.http import (
 )
 from llm4sbr.serving.server.logs import log, say
 from llm4sbr.serving.server.metrics import Metrics, ModelMetrics
-from llm4sbr.serving.server.models import Models
+from llm4sbr.serving.server.models import Model, Models
 from llm4sbr.serving.server.served import Served
 from llm4sbr.serving.server.settings import Settings
 from llm4sbr.serving.server.shadow import Shadows, Work
@@ -58,7 +58,7 @@ STICKY = b"x-sticky-key"
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
 """Triton's names for what `/v2` has beyond the protocol."""
 
-POSTED = {"infer", "recommend", "index"}
+POSTED = {"infer", "recommend", "index", "filter"}
 """Routes that take POST; all others take GET."""
 
 
@@ -115,10 +115,10 @@ class App:
             headers = ((b"allow", ", ".join(allowed).encode()),)
             raise Refusal(405, f"{scope['method']}: expected {allowed[0]}", headers=headers)
         if route == "infer":
-            asked.models, _ = self.served.version(*asked.target)
+            asked.models, model = self.served.version(*asked.target)
             body = await self.bodies.read(scope, receive)
             asked.work = partial(_infer, body, header(scope, inference.LENGTH))
-            return await asked.work(asked.models)
+            return await asked.work(asked.models, model)
         if route == "recommend":
             given = parse_json(await self.bodies.read(scope, receive))
             asked.models = self.served.choose(given, header(scope, STICKY))
@@ -128,11 +128,25 @@ class App:
             body = await self.bodies.read(scope, receive)
             ready = parse_json(body).get("ready", False) if body.strip() else False
             return reply_json(about.index(self.served, ready=ready is True))
+        if route == "filter":
+            return await self._filter(asked.target[0], scope, receive)
+        if route == "filters":
+            return await recommend.filters(scope["query_string"], self.served)
         if route == "items":
             query = recommend.parse_query(scope["query_string"])
             asked.models = self.served.named(query["model"]) if "model" in query else self.served.answering[0]
             return await recommend.search(query, asked.models.current, asked.models.name)
         return self._told(asked, scope["path"])
+
+    async def _filter(self, name: str, scope: Scope, receive: Receive) -> Reply:
+        """Replace a named filter of all models."""
+        kind = (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":  # which no page of another site can send without being asked first
+            raise Refusal(415, "expected the content type application/json")
+        given = parse_json(await self.bodies.read(scope, receive))
+        models = {one.name: one.current.filters for one in self.served.models.values() if one.ready}
+        found = await self.served.filters.change(name, given, models)
+        return reply_json({"filter": name, "models": found})
 
     def _told(self, asked: Asked, path: str) -> Reply:
         """Replies that need no computation."""
@@ -163,10 +177,10 @@ class App:
         return reply_json(told(asked.models, model))
 
 
-async def _infer(body: bytes, length: bytes | None, models: Models) -> Reply:
-    model = models.current
+async def _infer(body: bytes, length: bytes | None, models: Models, model: Model | None = None) -> Reply:
+    model = model or models.current
     query = inference.read(body, length, model.artefact, models.settings)
-    answer = await model.batcher.submit(query.job)
+    answer = await inference.compute(query, model)
     return inference.write(query, answer, models.name, model.version)
 
 
@@ -197,6 +211,8 @@ def find_route(path: str) -> tuple[str, tuple[str, ...]]:
     if path in ROUTES:
         return ROUTES[path], ()
     parts = path.split("/")
+    if parts[:2] == ["", "filters"] and len(parts) == 3:
+        return "filter", (parts[2],)
     if parts[:3] != ["", "v2", "models"] or len(parts) < 4:
         return "unknown", ()
     target: tuple[str, ...] = (parts[3],)
@@ -210,6 +226,7 @@ def find_route(path: str) -> tuple[str, tuple[str, ...]]:
 ROUTES = dict.fromkeys(PAGE, "page") | {
     "/recommend": "recommend",
     "/items": "items",
+    "/filters": "filters",
     "/metrics": "metrics",
     "/v2": "server",
     "/v2/models": "models",

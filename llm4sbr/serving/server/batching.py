@@ -20,6 +20,9 @@ Ids = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
+MOST_ALLOWED = 2**24
+"""Maximum number of values that say what a batch's sessions allow, 64 MB."""
+
 
 class PendingRequest(NamedTuple):
     """The sessions of one request."""
@@ -34,6 +37,8 @@ class PendingRequest(NamedTuple):
     """float32 (B, P, E); None if the model takes none."""
     tell_intents: bool = False
     """Whether the graph's own intents are wanted, too."""
+    allowed: Floats | None = None
+    """float32 (B or 1, N), 0 for items that may be in the list, else minus infinity; None if all may."""
 
     @property
     def rows(self) -> int:
@@ -76,7 +81,34 @@ def join(jobs: Sequence[PendingRequest]) -> PendingRequest:
     exclude_seen = np.concatenate([job.exclude_seen for job in jobs])
     intents = [job.intents for job in jobs if job.intents is not None]
     tell = any(job.tell_intents for job in jobs)
-    return PendingRequest(items, mask, exclude_seen, np.concatenate(intents) if intents else None, tell)
+    told = np.concatenate(intents) if intents else None
+    return PendingRequest(items, mask, exclude_seen, told, tell, _allowed(jobs))
+
+
+def _allowed(jobs: Sequence[PendingRequest]) -> Floats | None:
+    """What several jobs allow: one row for all if they allow the same, else one per session."""
+    given = {id(job.allowed): job.allowed for job in jobs}
+    if len(given) == 1:
+        return jobs[0].allowed
+    size = next(one.shape[1] for one in given.values() if one is not None)
+    every = np.zeros((1, size), np.float32)
+    return np.concatenate(
+        [np.repeat(every if job.allowed is None else job.allowed, job.rows, 0) for job in jobs]
+    )
+
+
+def parts(jobs: Sequence[PendingRequest]) -> list[list[PendingRequest]]:
+    """The jobs in their order, divided so that different filters take no more than `MOST_ALLOWED` at once."""
+    size = max((one.allowed.shape[1] for one in jobs if one.allowed is not None), default=0)
+    if len({id(job.allowed) for job in jobs}) == 1:
+        return [list(jobs)]
+    found: list[list[PendingRequest]] = []
+    for job in jobs:
+        if found and (sum(one.rows for one in found[-1]) + job.rows) * size <= MOST_ALLOWED:
+            found[-1].append(job)
+        else:
+            found.append([job])
+    return found
 
 
 class Batcher:
@@ -192,11 +224,12 @@ class Batcher:
         _deliver(batch, found)
 
     def _run(self, jobs: list[PendingRequest]) -> list[ScoredList]:
-        found = self.compute(join(jobs))
-        answers, at = [], 0
-        for job in jobs:
-            answers.append(found.rows(slice(at, at + job.rows)))
-            at += job.rows
+        answers = []
+        for part in parts(jobs):
+            found, at = self.compute(join(part)), 0
+            for job in part:
+                answers.append(found.rows(slice(at, at + job.rows)))
+                at += job.rows
         return answers
 
 

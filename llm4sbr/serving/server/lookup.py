@@ -1,20 +1,23 @@
-"""Finds items by key, title, misspelt title or part of a title, without blocking other requests."""
+"""Finds items by key, misspelt title, part of a title or attribute, without blocking other requests."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from difflib import get_close_matches
 from heapq import nlargest
 from itertools import islice
 from typing import TypeVar
 
+import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.attributes import Attributes, Texts
 from llm4sbr.serving.names import Titles, fold
 from llm4sbr.serving.server.http import busy
 from llm4sbr.serving.titles import Resolved, TitleIndex, Understood, UnknownItem
@@ -40,10 +43,11 @@ ROUGH = 64
 
 
 class Lookup:
-    """Finds the items of one model by id, key or title; slow searches run in their own thread."""
+    """Finds the items of one model by id, key, title or attribute; slow searches run in their own thread."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, attributes: Attributes | None = None) -> None:
         self.catalogue = catalogue
+        self.attributes = attributes or Attributes({})
         self.titles = TitleIndex(catalogue, matches=close_matches)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lookup")
         self._waiting = 0
@@ -79,8 +83,41 @@ class Lookup:
         finally:
             self._waiting -= 1
 
-    def search(self, text: str) -> list[int]:
-        """Catalogue ids of the first items whose title contains `text`, ignoring case."""
+    def search(self, text: str) -> dict[int, str]:
+        """Catalogue ids of the first items that a text may mean, and by what of them.
+
+        First the one with this `key` or title, then those with the text in their `title`, ignoring case; only
+        if there are none, the title that is spelt alike (`spelling`), and those with an `attribute` that has
+        the text in it.
+        """
+        text = text.strip()
+        found: dict[int, str] = {}
+        if (exact := self.titles.exact(text)) is not None:
+            found[exact.id] = exact.how
+        found |= {id: "title" for id in self._containing(text) if id not in found}
+        if not found and (close := self._close(text)) is not None:
+            found[close] = "spelling"
+        if len(found) < FOUND and text:
+            found |= {id: "attribute" for id in self._with_attribute(text) if id not in found}
+        return dict(islice(found.items(), FOUND))
+
+    def _close(self, text: str) -> int | None:
+        with suppress(InputError):  # several titles are spelt alike
+            found = self.titles.match(text) or self.titles.close(text)
+            return found.id if found else None
+        return None
+
+    def _with_attribute(self, text: str) -> list[int]:
+        """The first items with a text in an attribute, ignoring case."""
+        wanted, found = text.casefold(), list[int]()
+        for column in self.attributes.columns.values():
+            if isinstance(column, Texts):
+                holds = np.array([wanted in value.casefold() for value in column.values], np.bool_)
+                if holds.any():
+                    found += (np.flatnonzero(holds[column.codes])[:FOUND] + 1).tolist()
+        return found
+
+    def _containing(self, text: str) -> list[int]:
         if not text:
             return list(range(1, min(FOUND, self.catalogue.size) + 1))
         if isinstance(self.catalogue.titles, Titles):

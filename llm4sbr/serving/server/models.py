@@ -18,14 +18,17 @@ from llm4sbr import stamps, store
 from llm4sbr.errors import InputError, Llm4sbrError, StoreError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.artefact import GRAPH, RECORD, Artefact
+from llm4sbr.serving.filters import Allowed, Filters
 from llm4sbr.serving.recommendation import Explanation
 from llm4sbr.serving.server.batching import Batcher, PendingRequest, ScoredList
 from llm4sbr.serving.server.beside import beside
+from llm4sbr.serving.server.choosing import Chosen
 from llm4sbr.serving.server.http import busy
 from llm4sbr.serving.server.known import KnownSessions
 from llm4sbr.serving.server.logs import log, say
 from llm4sbr.serving.server.lookup import Lookup
 from llm4sbr.serving.server.metrics import Metrics
+from llm4sbr.serving.server.named import NamedFilters
 from llm4sbr.serving.server.settings import Settings
 
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -42,12 +45,22 @@ class Model:
         self.version = version
         """The first 12 hex digits of the sha256 of `artefact.json`: equal on every machine that serves it."""
         self.known = KnownSessions(artefact, folder, run)
-        self.lookup = Lookup(Catalogue(artefact.keys, artefact.titles))
+        self.lookup = Lookup(Catalogue(artefact.keys, artefact.titles), artefact.attributes)
+        self.filters = Filters(self.lookup.titles, artefact.attributes, lacks=artefact.lacks_filters)
+        self.filters_version = 0
         self.engine = f"{artefact.record.get('kind', 'onnx')}, {artefact.provider}"
         self.batcher: Batcher
 
     @classmethod
-    def open(cls, folder: Path, *, threads: int, max_batch: int, run: Path | None = None) -> Model:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        threads: int,
+        max_batch: int,
+        run: Path | None = None,
+        named: NamedFilters | None = None,
+    ) -> Model:
         """The model in an export folder, after two batches to warm it up.
 
         Args:
@@ -55,6 +68,7 @@ class Model:
             threads: as for `Artefact.open`.
             max_batch: sessions in the larger of the two batches.
             run: the run it came from, if known sessions' intents are wanted.
+            named: filters to replace.
 
         Raises:
             StoreError: files are missing, damaged, or do not belong together.
@@ -64,10 +78,25 @@ class Model:
         model = cls(Artefact.open(folder, threads=threads), version, folder, run)
         if version_of(folder) != version:
             raise StoreError(f"{folder}: changed while it was read; it is read again when it has settled")
+        if named is not None:
+            model.filters_version = named.apply(model.filters)
         for rows, length in ((1, 1), (max_batch, model.artefact.max_length)):
             ones = np.ones((rows, length), np.int64)
             compute(model.artefact, PendingRequest(ones, ones.astype(np.bool_), np.ones((rows, 1), np.bool_)))
         return model
+
+    async def allowed(self, chosen: Chosen) -> Allowed | None:
+        """The items that pass, None if there is no filter; found in a separate thread if that takes long.
+
+        Raises:
+            InputError: there is no such attribute or filter, or the model takes none.
+        """
+        if chosen.choice is None:
+            return None
+        found = partial(self.filters.allowed, unknown=chosen.unknown)
+        if self.filters.quick(chosen.choice):
+            return found(chosen.choice)
+        return await self.lookup.apart(found, chosen.choice)
 
     async def intents(
         self, ids: list[int], *, explain: bool
@@ -85,8 +114,9 @@ class Model:
 
 def compute(artefact: Artefact, job: PendingRequest) -> ScoredList:
     """The model's result; runs in the batcher's thread."""
-    told = artefact.predict(job.items, job.mask) if job.tell_intents else None
-    return ScoredList(*artefact.run(job.items, job.mask, job.exclude_seen, job.intents), told)
+    read = slice(artefact.max_length)  # older clicks stand behind
+    told = artefact.predict(job.items[:, read], job.mask[:, read]) if job.tell_intents else None
+    return ScoredList(*artefact.run(job.items, job.mask, job.exclude_seen, job.intents, job.allowed), told)
 
 
 class Models:
@@ -100,6 +130,7 @@ class Models:
         settings: the server's, with this model's name.
         metrics: the server's.
         run: as for `Model.open`.
+        named: named filters that change while the server runs.
         shadow: whether nobody waits for the model, so that it computes at a lower priority.
     """
 
@@ -110,10 +141,12 @@ class Models:
         metrics: Metrics,
         *,
         run: Path | None = None,
+        named: NamedFilters | None = None,
         shadow: bool = False,
     ) -> None:
         self.folder = folder
         self.run = run
+        self.named = named or NamedFilters()
         self.settings = settings
         self.name = settings.name
         self.metrics = metrics.of(settings.name)
@@ -142,7 +175,7 @@ class Models:
         self._seen = stamp(self.folder)
         settings = self.settings
         sizes = {"threads": settings.threads, "max_batch": settings.max_batch}
-        opened = beside(partial(Model.open, self.folder, **sizes, run=self.run))
+        opened = beside(partial(Model.open, self.folder, **sizes, run=self.run, named=self.named))
         try:
             model = await asyncio.wait_for(opened, OPENING)
         except TimeoutError:
@@ -150,6 +183,8 @@ class Models:
         work = partial(compute, model.artefact)  # not `model`, which would then refer to itself
         model.batcher = Batcher(work, self._executor, settings, observe=self.metrics.batch)
         self._current, self.refused = model, False
+        if model.filters_version != self.named.version:  # one was replaced meanwhile
+            self.named.apply(model.filters)
         self.metrics.serves(
             model.version, model.artefact.intent_mode, partial(getattr, model.batcher, "rows")
         )

@@ -11,17 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm4sbr.serving.answering import Answerer, Clicks, answer
-from llm4sbr.serving.recommendation import UNKNOWN
+from llm4sbr.serving.filters import Filters
+from llm4sbr.serving.recommendation import LENGTH, Described, recommended
+from llm4sbr.serving.server import choosing
 from llm4sbr.serving.server.batching import PendingRequest
+from llm4sbr.serving.server.choosing import Chosen
 from llm4sbr.serving.server.http import Refusal, Reply, reply_json
 from llm4sbr.serving.server.models import Model
+from llm4sbr.serving.server.served import Served
 from llm4sbr.serving.server.settings import Settings
 
 LONGEST = 200
 """Maximum length of a title or a search text in characters."""
 
 
-FIELDS = ("session", "k", "exclude_seen", "explain", "unknown", "model", "sticky_key")
+FIELDS = ("session", "exclude_seen", "explain", "attributes", *choosing.FIELDS, "model", "sticky_key")
 """What a request may hold."""
 
 
@@ -29,16 +33,16 @@ class RecommendRequest(NamedTuple):
     """A request for recommendations."""
 
     session: list[str | int]
-    k: int
+    chosen: Chosen
     exclude_seen: bool
     explain: bool
     """Also explain predicted intents, which compares them with every title."""
-    unknown: str
-    """What to do with items that the model does not know: `skip` or `fail`."""
+    attributes: bool
+    """Also tell the items' attributes."""
 
 
 def read(given: dict[str, Any], model: Model, settings: Settings) -> RecommendRequest:
-    """`{"session": [...], "k": 10, "exclude_seen": true, "explain": false, "unknown": "skip"}`.
+    """`{"session": [...], "exclude_seen": true, "explain": false, "attributes": false}`, and `choosing`'s.
 
     `model` and `sticky_key` have done their part when the model is chosen, see `Served.choose`.
 
@@ -48,18 +52,13 @@ def read(given: dict[str, Any], model: Model, settings: Settings) -> RecommendRe
     others = given.keys() - set(FIELDS)
     if others:
         raise Refusal(400, f"{min(others)!r:.60}: unknown; there are {', '.join(FIELDS)}")
-    k = given.get("k", min(10, model.artefact.k))
-    if type(k) is not int or not 1 <= k <= model.artefact.k:
-        raise Refusal(400, f"k: expected a number from 1 to {model.artefact.k}, the length exported")
-    unsaid = {"exclude_seen": model.artefact.exclude_seen, "explain": False}
+    chosen = choosing.read(given, model.artefact, k=min(LENGTH, model.artefact.k))
+    unsaid = {"exclude_seen": model.artefact.exclude_seen, "explain": False, "attributes": False}
     flags = {name: given.get(name, default) for name, default in unsaid.items()}
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise Refusal(400, f"{name}: expected true or false")
-    unknown = given.get("unknown", "skip")
-    if unknown not in UNKNOWN:
-        raise Refusal(400, f"unknown: expected {' or '.join(UNKNOWN)}")
-    return RecommendRequest(_session(given.get("session"), settings), k, **flags, unknown=unknown)
+    return RecommendRequest(_session(given.get("session"), settings), chosen, **flags)
 
 
 async def recommend(request: RecommendRequest, model: Model, name: str) -> Reply:
@@ -75,12 +74,19 @@ async def recommend(request: RecommendRequest, model: Model, name: str) -> Reply
         known.trained,
         known.seed,
         model.engine,
-        partial(model.lookup.resolve, unknown=request.unknown),
+        partial(model.lookup.resolve, unknown=request.chosen.unknown),
         partial(model.intents, explain=request.explain),
         partial(_best, model),
         model.artefact.attributes,
     )
-    found = await answer(answerer, request.session, k=request.k, exclude_seen=request.exclude_seen)
+    found = await answer(
+        answerer,
+        request.session,
+        k=request.chosen.k,
+        exclude_seen=request.exclude_seen,
+        allowed=await model.allowed(request.chosen),
+        described=request.attributes,
+    )
     return reply_json({"model": name, "model_name": name, "version": model.version} | vars(found))
 
 
@@ -88,7 +94,8 @@ async def _best(
     model: Model, clicks: Clicks, intents: NDArray[Any] | None, k: int
 ) -> list[tuple[int, float]]:
     exclude = np.full((1, 1), clicks.exclude_seen)
-    found = await model.batcher.submit(PendingRequest(clicks.items, clicks.mask, exclude, intents))
+    job = PendingRequest(clicks.items, clicks.mask, exclude, intents, allowed=clicks.allowed)
+    found = await model.batcher.submit(job)
     return list(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True))
 
 
@@ -102,16 +109,28 @@ def parse_query(query: bytes) -> dict[str, str]:
 
 
 async def search(query: Mapping[str, str], model: Model, name: str) -> Reply:
-    """`?search=part of a title`: the first items that match."""
+    """`?search=key, title or attribute`: the first items that match, see `Lookup.search`."""
     text = query.get("search", "")
     if len(text) > LONGEST:
         raise Refusal(400, f"search: longer than {LONGEST} characters")
     artefact = model.artefact
+    told = await model.lookup.apart(model.lookup.search, text)
+    described = recommended(model.lookup.catalogue, [(id, 0.0) for id in told], artefact.attributes)
     found = [
-        {"id": id, "key": artefact.keys[id - 1], "title": artefact.titles[id - 1]}
-        for id in await model.lookup.apart(model.lookup.search, text)
+        {"id": one.id, "key": one.key, "title": one.title, "attributes": one.attributes, "by": told[one.id]}
+        for one in described
+        if isinstance(one, Described)
     ]
     return reply_json({"model_name": name, "items": found})
+
+
+async def filters(query: bytes, served: Served) -> Reply:
+    """`?model=NAME`: what lists of a model can be filtered by: named filters and attributes."""
+    asked = parse_query(query)
+    models = served.named(asked["model"]) if "model" in asked else served.answering[0]
+    model = models.current
+    told = await model.lookup.apart(Filters.about, model.filters)
+    return reply_json({"model_name": models.name, "version": model.version} | told)
 
 
 def _session(given: object, settings: Settings) -> list[str | int]:

@@ -22,9 +22,11 @@ from llm4sbr.serving.server.connections import protocol
 from llm4sbr.serving.server.logs import say, to_standard_error
 from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.models import Models, find_folder
+from llm4sbr.serving.server.named import NamedFilters
 from llm4sbr.serving.server.rpc.service import Service
 from llm4sbr.serving.server.served import Served
 from llm4sbr.serving.server.settings import Settings
+from llm4sbr.system import memory
 
 SWITCH = 0.0001
 """Seconds after which a thread yields to others; CPython's 0.005 is long compared to a response time."""
@@ -42,6 +44,7 @@ def serve(
     *,
     shares: Mapping[str, float] | None = None,
     shadows: Sequence[str] = (),
+    filters: Mapping[str, Path] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; open requests are then still answered.
 
@@ -51,6 +54,7 @@ def serve(
         settings: where to listen, and the limits.
         shares: as for `Served`.
         shadows: as for `Served`.
+        filters: as for `NamedFilters`.
 
     Raises:
         InputError: the address cannot be listened on.
@@ -59,14 +63,15 @@ def serve(
     to_standard_error()
     sys.setswitchinterval(SWITCH)
     gc.set_threshold(GARBAGE)
+    memory.reuse_freed()  # a filter's values for every item, of one request after the other
     folders = {name: find_folder(path) for name, path in paths.items()}
-    metrics = Metrics()
+    metrics, filtered = Metrics(), NamedFilters(filters)
     models = {}
     for name, folder in folders.items():
         run = paths[name] if folder != paths[name] else None
         named = replace(settings, name=name)
-        models[name] = Models(folder, named, metrics, run=run, shadow=name in shadows)
-    served = Served(models, shares, shadows)
+        models[name] = Models(folder, named, metrics, run=run, named=filtered, shadow=name in shadows)
+    served = Served(models, shares, shadows, filtered)
     listening = listen(settings)
     settings = replace(settings, connections=most_connections(settings.connections))
     app = App(served, settings, metrics)
@@ -105,6 +110,8 @@ class Server(uvicorn.Server):
         working = [
             asyncio.create_task(self._work(one, one in served.shadows)) for one in served.models.values()
         ]
+        looking = served.filters.watch(served.current_filters, self.app.settings.watch)
+        working.append(asyncio.create_task(looking))
         await super().main_loop()
         say("draining")
         for task in working:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llm4sbr.errors import InputError
+from llm4sbr.serving.filters import Filters
 from llm4sbr.serving.server.http import Refusal
 from llm4sbr.serving.server.models import Model, Models
+from llm4sbr.serving.server.named import NamedFilters
 from llm4sbr.serving.server.split import Split
 
 LONGEST_KEY = 200
@@ -23,6 +25,7 @@ class Served:
         shares: as for `Split`; by default the first model has everything.
         shadows: names of models that compute what others answer. They are reached by name, but hold up
             neither the start nor the server's readiness.
+        filters: named filters that change while the server runs, of all models.
 
     Raises:
         InputError: a share or shadow of a model that is not there, or a shadow that also has a share.
@@ -33,8 +36,10 @@ class Served:
         models: Mapping[str, Models],
         shares: Mapping[str, float] | None = None,
         shadows: Sequence[str] = (),
+        filters: NamedFilters | None = None,
     ) -> None:
         self.models = dict(models)
+        self.filters = filters or NamedFilters()
         for name in (*(shares or ()), *shadows):
             if name not in self.models:
                 raise InputError(f"{name!r:.60}: no such model; this server has {', '.join(self.models)}")
@@ -45,6 +50,10 @@ class Served:
         self.split = Split(shares or {answering[0]: 1.0})
         self.shadows = [self.models[name] for name in dict.fromkeys(shadows)]
         self.answering = [self.models[name] for name in answering]
+
+    def current_filters(self) -> list[Filters]:
+        """Those of all models that are there."""
+        return [one.current.filters for one in self.models.values() if one.ready]
 
     @property
     def ready(self) -> bool:

@@ -15,7 +15,8 @@ from llm4sbr.serving.server.models import Models
 WAITING = 32
 """Maximum number of requests that a shadow has not finished; further ones are dropped."""
 
-Work = Callable[[Models], Awaitable[Reply]]
+Work = Callable[..., Awaitable[Reply]]
+"""Computes a reply, given the model."""
 
 
 class Shadows:

@@ -3,9 +3,13 @@
 // Titles are data of whoever made the catalogue: they are set as text, never as HTML.
 
 const WAIT = 150; // milliseconds without a key before a search begins
+const CHOICES = 6; // attributes that get a field each
+const LONG = 300; // characters of a title that are shown
 
 const part = (id) => document.getElementById(id);
 const session = [];
+const where = new Map(); // field -> condition
+let model = "";
 let before = new Set();
 let asked = 0;
 let searched = 0;
@@ -23,20 +27,27 @@ async function ask(path, body) {
   return found;
 }
 
-function entry(title, press, { score, isNew, label } = {}) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = title.length > 300 ? `${title.slice(0, 300)} ...` : title;
+function made(name, text = "", settings = {}) {
+  const element = Object.assign(document.createElement(name), settings);
+  if (text) element.textContent = text;
+  return element;
+}
+
+const short = (text) => (text.length > LONG ? `${text.slice(0, LONG)} ...` : text);
+
+// What tells an item apart from others of the same title: its key, and what is known of it.
+const facts = (item) => [item.key, ...Object.values(item.attributes || {})].map((one) => short(String(one))).join(" · ");
+
+function entry(item, press, { score, isNew, label } = {}) {
+  const button = made("button", "", { type: "button" });
+  button.append(made("span", short(item.title), { className: "title" }));
   if (label) button.setAttribute("aria-label", label);
   if (isNew) button.classList.add("new");
-  if (score !== undefined) {
-    const shown = document.createElement("span");
-    shown.className = "score";
-    shown.textContent = score.toFixed(2);
-    button.append(shown);
-  }
+  if (score !== undefined) button.append(made("span", score.toFixed(2), { className: "score" }));
+  if (label) button.append(made("span", "×", { className: "score" }));
+  button.append(made("span", facts(item), { className: "facts" }));
   button.addEventListener("click", press);
-  const line = document.createElement("li");
+  const line = made("li");
   line.append(button);
   return line;
 }
@@ -47,12 +58,13 @@ function add(item) {
 }
 
 function showSession() {
-  part("session").replaceChildren(...session.map((item, place) => entry(item.title, () => {
+  part("session").replaceChildren(...session.map((item, place) => entry(item, () => {
     session.splice(place, 1);
     refresh();
-  }, { label: `Take out ${item.title}` })));
+  }, { label: `Take out ${item.title} (${item.key})` })));
+  part("session").scrollLeft = part("session").scrollWidth; // a row on phones: the last click is in view
   part("empty").hidden = session.length > 0;
-  part("clear").hidden = session.length === 0;
+  part("acts").hidden = session.length === 0;
 }
 
 const SOURCES = {
@@ -64,12 +76,8 @@ const SOURCES = {
 };
 
 function paragraph(text, strong = "") {
-  const line = document.createElement("p");
-  if (strong) {
-    const name = document.createElement("strong");
-    name.textContent = `${strong}: `;
-    line.append(name);
-  }
+  const line = made("p");
+  if (strong) line.append(made("strong", `${strong}: `));
   line.append(text);
   return line;
 }
@@ -88,44 +96,173 @@ function showIntents(intents) {
   part("intents").replaceChildren(...lines);
 }
 
-function showList(items) {
-  part("list").replaceChildren(...items.map((item) => entry(item.title, () => add(item), {
-    score: item.score, isNew: before.size > 0 && !before.has(item.id),
+function showList(found) {
+  const { items } = found;
+  const marked = before.size > 0 && items.some((item) => !before.has(item.id));
+  part("list").replaceChildren(...items.map((item) => entry(item, () => add(item), {
+    score: item.score, isNew: marked && !before.has(item.id),
   })));
-  const fresh = items.filter((item) => !before.has(item.id)).length;
-  say(before.size ? `${fresh} of ${items.length} recommendations are new.` : `${items.length} recommendations.`);
+  part("legend").hidden = !marked;
+  const passing = found.passing === null ? "" : ` ${found.passing} items pass the filters.`;
+  const unknown = found.left_out.map((text) => `${text} is unknown and left out.`);
+  const count = items.length === 1 ? "1 recommendation." : `${items.length} recommendations.`;
+  say([`${count}${passing}`, ...unknown, ...found.notes].join(" "));
   before = new Set(items.map((item) => item.id));
+}
+
+// The link holds keys, since ids change with the model.
+function remember() {
+  const held = new URLSearchParams();
+  if (model) held.set("model", model);
+  for (const item of session) held.append("item", item.key);
+  for (const [field, condition] of where) held.append("where", `${field}\n${condition}`);
+  const link = `#${held}`;
+  part("link").href = link;
+  history.replaceState(null, "", session.length || where.size || model ? link : location.pathname);
 }
 
 async function refresh() {
   showSession();
+  remember();
   const turn = ++asked;
   if (!session.length) {
     before = new Set();
     part("list").replaceChildren();
+    part("legend").hidden = true;
     part("intents").replaceChildren(paragraph("Appear with the first item."));
     say("");
     return;
   }
   try {
-    const found = await ask("recommend", { session: session.map((item) => item.id), explain: true });
+    const body = { session: session.map((item) => item.key), explain: true, attributes: true };
+    if (where.size) body.where = [...where.values()];
+    if (model) body.model = model;
+    const found = await ask("recommend", body);
     if (turn !== asked) return; // a later click has been answered, or will be
+    for (const one of found.session) { // titles of what came with the link
+      for (const item of session) if (item.key === one.text) item.title = one.title;
+    }
+    showSession();
+    showModel(found);
     showIntents(found.intents);
-    showList(found.items);
+    showList(found);
   } catch (error) {
     if (turn === asked) say(error.message, true);
   }
 }
 
+function showModel({ model_name: name, version, variant, engine }) {
+  const told = [`Model ${name}`, version && `version ${version}`, variant, engine].filter(Boolean).join(", ");
+  part("model").lastChild?.remove();
+  part("model").append(made("span", told));
+}
+
 async function search() {
   const turn = ++searched;
+  const text = part("find").value.trim();
   try {
-    const found = await ask(`items?search=${encodeURIComponent(part("find").value.trim())}`);
+    const named = model ? `&model=${encodeURIComponent(model)}` : "";
+    const found = await ask(`items?search=${encodeURIComponent(text)}${named}`);
     if (turn !== searched) return;
-    part("found").replaceChildren(...found.items.map((item) => entry(item.title, () => add(item))));
-    if (!found.items.length) say("No title has this in it.");
+    part("found").replaceChildren(...found.items.map((item) => entry(item, () => add(item))));
+    const alike = found.items.some((item) => item.by === "spelling");
+    const said = found.items.length ? (alike ? "Nothing is called so; this is spelt alike:" : "")
+      : `Nothing found for “${text}”: no key, title or attribute has it.`;
+    part("nothing").textContent = said;
+    part("nothing").hidden = !said;
   } catch (error) {
     if (turn === searched) say(error.message, true);
+  }
+}
+
+// Filters
+
+const quoted = (text) => `"${String(text).replace(/["\\]/g, "\\$&")}"`;
+
+function field(name, label, input, condition) {
+  input.id = `filter-${name}`;
+  const change = () => {
+    const made = condition(input);
+    if (made) where.set(name, made);
+    else where.delete(name);
+    refresh();
+  };
+  input.addEventListener("change", change);
+  const line = made("p");
+  const told = made("label", label, { htmlFor: input.id });
+  line.append(...(input.type === "checkbox" ? [input, told] : [told, input]));
+  return line;
+}
+
+function named(name, { passing }) {
+  const box = made("input", "", { type: "checkbox", checked: where.has(name) });
+  return field(name, ` ${name} (${passing} items)`, box, (input) => input.checked && quoted(name));
+}
+
+function ofTexts(name, { values }) {
+  const select = made("select");
+  select.append(made("option", "any", { value: "" }));
+  for (const value of values) {
+    const chosen = where.get(name) === `${quoted(name)} = ${quoted(value)}`;
+    select.append(made("option", short(value), { value, selected: chosen }));
+  }
+  return field(name, name, select, (input) => input.value && `${quoted(name)} = ${quoted(input.value)}`);
+}
+
+function ofNumbers(name, { least, most }) {
+  return [[">=", "from", least], ["<=", "to", most]].map(([sign, word, end]) => {
+    const held = where.get(`${name} ${word}`) || "";
+    const input = made("input", "", { type: "number", step: "any", placeholder: String(end) });
+    input.value = held.slice(held.lastIndexOf(" ") + 1);
+    return field(`${name} ${word}`, `${name} ${word}`, input, (one) => one.value && `${quoted(name)} ${sign} ${one.value}`);
+  });
+}
+
+async function showFilters() {
+  const found = await ask(`filters${model ? `?model=${encodeURIComponent(model)}` : ""}`);
+  showModel(found);
+  const columns = Object.entries(found.attributes).slice(0, CHOICES);
+  const fields = [
+    ...Object.entries(found.filters).map(([name, about]) => named(name, about)),
+    ...columns.flatMap(([name, about]) => (about.kind === "text" ? [ofTexts(name, about)] : ofNumbers(name, about))),
+  ];
+  part("filters").replaceChildren(...fields);
+  part("filtering").hidden = !fields.length;
+  if (where.size) part("filtering").open = true;
+}
+
+async function showModels() {
+  const { models } = await ask("v2/models");
+  if (models.length < 2) return;
+  const select = made("select");
+  select.setAttribute("aria-label", "Model");
+  select.append(made("option", "as requests are split", { value: "" }));
+  for (const name of models) select.append(made("option", name, { value: name, selected: name === model }));
+  select.addEventListener("change", async () => {
+    model = select.value;
+    before = new Set();
+    await showFilters();
+    search();
+    refresh();
+  });
+  part("model").before(select);
+}
+
+async function begin() {
+  const held = new URLSearchParams(location.hash.slice(1));
+  model = held.get("model") || "";
+  for (const key of held.getAll("item")) session.push({ key, title: key });
+  for (const one of held.getAll("where")) {
+    const end = one.indexOf("\n");
+    if (end > 0) where.set(one.slice(0, end), one.slice(end + 1));
+  }
+  search();
+  refresh();
+  try {
+    await showFilters();
+    await showModels();
+  } catch (error) {
+    say(error.message, true);
   }
 }
 
@@ -139,4 +276,4 @@ part("clear").addEventListener("click", () => {
   refresh();
   part("find").focus();
 });
-search();
+begin();

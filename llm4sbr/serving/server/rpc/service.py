@@ -13,13 +13,11 @@ from llm4sbr.serving.server import about, inference
 from llm4sbr.serving.server.app import App
 from llm4sbr.serving.server.http import Refusal, Reply
 from llm4sbr.serving.server.logs import log, say
-from llm4sbr.serving.server.models import Models
+from llm4sbr.serving.server.models import Model, Models
 from llm4sbr.serving.server.settings import Settings
 
 if TYPE_CHECKING:
     import grpc
-
-    from llm4sbr.serving.server.batching import ScoredList
 
 CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED", 429: "RESOURCE_EXHAUSTED"}
 CODES |= {500: "INTERNAL", 503: "UNAVAILABLE"}
@@ -98,9 +96,9 @@ class Service:
             except Exception:  # protobuf's implementations have errors of their own
                 raise Refusal(400, f"the message is no {kind.DESCRIPTOR.name}") from None
             if name == "ModelInfer":
-                models, _ = self.app.served.version(request.model_name, request.model_version)
+                models, model = self.app.served.version(request.model_name, request.model_version)
                 counted = models.metrics
-                reply = await self._infer(models, request)
+                reply = await self._infer(models, model, request)
             else:
                 reply = getattr(self, f"_{name}")(request)
             status, told = 200, bytes(reply.SerializeToString())
@@ -120,11 +118,11 @@ class Service:
         status = error.status if isinstance(error, Refusal) else 400
         return status, " ".join(str(error).split()).encode()
 
-    async def _infer(self, models: Models, request: Any) -> Any:
+    async def _infer(self, models: Models, model: Model, request: Any) -> Any:
         given, raw = self._tensors.unpack(request)
-        query, answer, model = await _compute(given, raw, models)
+        query, answer = await _compute(given, raw, models, model)
         self.app.shadows.follow(models, Reply(b""), partial(_along, given, raw))
-        return self._tensors.pack(query, answer, models.name, model)
+        return self._tensors.pack(query, answer, models.name, model.version)
 
     def _ServerLive(self, request: Any) -> Any:
         return self._messages.message("ServerLiveResponse")(live=True)
@@ -152,16 +150,15 @@ ROUTES = {"ModelInfer": "grpc infer"}
 
 
 async def _compute(
-    given: dict[str, Any], raw: bytes, models: Models
-) -> tuple[inference.Query, ScoredList, str]:
-    model = models.current
+    given: dict[str, Any], raw: bytes, models: Models, model: Model
+) -> tuple[inference.Query, inference.Answered]:
     query = inference.query(given, memoryview(raw), model.artefact, models.settings)
-    return query, await model.batcher.submit(query.job), model.version
+    return query, await inference.compute(query, model)
 
 
 async def _along(given: dict[str, Any], raw: bytes, models: Models) -> Reply:
     """What a shadow does with an answered request."""
-    await _compute(given, raw, models)
+    await _compute(given, raw, models, models.current)
     return Reply(b"")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from llm4sbr.serving.server import inference
-from llm4sbr.serving.server.batching import ScoredList
 from llm4sbr.serving.server.http import Refusal
 from llm4sbr.serving.server.rpc.messages import message
 
@@ -39,9 +38,11 @@ def unpack(request: Any) -> tuple[dict[str, Any], bytes]:
     return found | {"id": request.id or None}, b"".join(raw)
 
 
-def pack(query: inference.Query, answer: ScoredList, name: str, version: str) -> Any:
+def pack(query: inference.Query, answer: inference.Answered, name: str, version: str) -> Any:
     """The `ModelInferResponse`, with raw contents; errors as for `inference.arrays`."""
     found = message("ModelInferResponse")(model_name=name, model_version=version, id=query.id or "")
+    for key, text in answer.parameters.items():
+        found.parameters[key].string_param = text
     for key, value in inference.arrays(query, answer).items():
         found.outputs.add(name=key, datatype=inference.KIND[key], shape=value.shape)
         found.raw_output_contents.append(value.tobytes())
