@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from llm4sbr.commands.answers import answers
+from llm4sbr.commands.catalogue import catalogue
 from llm4sbr.commands.experiment import experiment
 from llm4sbr.commands.export import export
 from llm4sbr.commands.intents import intents
@@ -218,6 +219,7 @@ cli.add_command(tune)
 cli.add_command(report)
 cli.add_command(refit)
 cli.add_command(update)
+cli.add_command(catalogue)
 cli.add_command(export)
 cli.add_command(recommend)
 cli.add_command(serve)
