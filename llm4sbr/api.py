@@ -153,6 +153,38 @@ def update(
     return update_run(run, chosen, progress=progress, serve=target, **options)
 
 
+def add_items(
+    folder: str | Path, items: str | Path, *, variant: str | None = None, quiet: bool = True
+) -> dict[str, Any]:
+    """Add items that nobody clicked to a run's exported models, or to one; what was added and taken out.
+
+    Args:
+        folder: a run, or the folder of an exported model.
+        items: to a run, a CSV with item, title and attributes; to an export, the file that this made,
+            `RUN/catalogue/added.safetensors`.
+        variant: which trained model of a run; by default the one that `export` takes.
+        quiet: print no progress.
+    """
+    from llm4sbr.stages.catalogue import add
+
+    place, table = Path(folder).expanduser(), Path(items).expanduser()
+    return add(place, table, Progress(quiet=quiet), variant=variant)
+
+
+def remove_items(folder: str | Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Take items out of the lists of a run's exported models, or of one; as `add_items`."""
+    from llm4sbr.stages.catalogue import remove
+
+    return remove(Path(folder).expanduser(), keys)
+
+
+def changed_items(folder: str | Path) -> dict[str, Any]:
+    """What was added to a run or an exported model and taken out; as `add_items`."""
+    from llm4sbr.stages.catalogue import listed
+
+    return listed(Path(folder).expanduser())
+
+
 def tune(
     folder: str | Path,
     *,

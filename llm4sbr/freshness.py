@@ -51,6 +51,7 @@ LINEAR = ("train.neighbours", "train.counted")
 """What all models but `plain` and `text-init` depend on."""
 BRIEF = (*WARM, "train.epochs", "train.patience", *LINEAR, *WHICH_MODELS, *FUSION)
 """What the backbone for `infer.select = "uncertain"` does not depend on."""
+LLM_VERSION = "version of llms/"
 ASKED = ("infer.llm", "infer.options", "infer.budget", "infer.select", "content of infer.llm", "train.")
 """Entries in the stamp of `infer` that only concern the LLM."""
 
@@ -268,7 +269,13 @@ def _baseline(run: Path, part: str, stage: Parts, out: Path) -> Parts:
     if getattr(component, "needs_answers", False):
         found["intents"] = _content(run / "localize" / LLM)
     if getattr(component, "asks", False):
-        asking = ("evaluate.llm", "evaluate.samples", "evaluate.budget", "version of llms/")
+        asking = (
+            "evaluate.llm",
+            f"{CONTENT}evaluate.llm",
+            "evaluate.samples",
+            "evaluate.budget",
+            LLM_VERSION,
+        )
         found |= {key: value for key, value in stage.items() if key.startswith(asking)}
     return found
 

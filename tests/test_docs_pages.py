@@ -173,6 +173,28 @@ def test_a_command_is_parsed_and_not_run(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("page", [*PAGES, *READMES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for path, heading in re.findall(
+        r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")
+    ):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{path} is nowhere"
+        assert not heading or heading in anchors(target), f"{path} has no heading {heading}"
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_extra_is_in_the_table():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| (`.*`) \|", (DOCS / "getting-started.md").read_text(), re.MULTILINE)
+    told = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert extras.keys() - {"http"} <= told, "http is a part of others"
+
+
 def test_steps_of_a_block():
     block = Block("console", (), "$ llm4sbr run x \\\n    --epochs 1\na\n$ cat y\n")
     assert steps(block) == [Step("llm4sbr run x  --epochs 1", "a\n"), Step("cat y", "")]

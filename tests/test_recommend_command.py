@@ -230,6 +230,10 @@ def test_on_the_command_line(run: Path, export: Path, capsys: Output) -> None:
     assert "run llm4sbr export first" in capsys.readouterr().err
     assert _guarded(["recommend", str(run.parent / "nothing"), "--session", "i01"]) == 2
     assert "nothing: no such run" in capsys.readouterr().err
+    (export.parent / "half").mkdir()  # as an engine that was not built leaves it
+    for command in (["recommend", "--session", "i01"], ["export"]):
+        assert _guarded([command[0], str(export.parent / "half"), *command[1:]]) == 2
+        assert "half: not a run directory (no config.toml)" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_no_line_could_be_answered_with_is_said_before_the_first(export: Path, capsys: Output) -> None:

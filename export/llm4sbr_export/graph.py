@@ -17,10 +17,14 @@ from torch import Tensor, nn
 from llm4sbr.errors import InputError
 from llm4sbr.fusion.linear import Linear
 from llm4sbr.fusion.predictor import ItemIntents
+from llm4sbr.fusion.rows import folded
 from llm4sbr_export.heads import COARSE, Exact, ReRanked, without
 
 if TYPE_CHECKING:
     from llm4sbr.fusion.model import LLM4SBR, Output
+
+QUERY = "session_query"
+"""Name of the output with which items are scored that the graph does not have, see `serving.added`."""
 
 ALLOWED = "allowed"
 """Name of the input for filters, which need not be given: by default all items may be in the list."""
@@ -42,6 +46,7 @@ class Graph(nn.Module):
         query_range: largest absolute value in a query, for a precision that also rounds queries.
         filtered: also take which items may be in the list.
         with_intents: also return the predicted intents, in the intent mode `predictor`.
+        with_query: also return the session's query, where a fuser scores titles by it.
         most_clicks: maximum T, for a runtime whose scatter cannot add: sums over clicks are then computed one
             click after the other. None for a runtime that can.
 
@@ -58,6 +63,7 @@ class Graph(nn.Module):
         precision: str = "fp32",
         query_range: float | None = None,
         with_intents: bool = False,
+        with_query: bool = False,
         filtered: bool = False,
         most_clicks: int | None = None,
     ) -> None:
@@ -80,6 +86,7 @@ class Graph(nn.Module):
                 "there is no table to make smaller; export fp32"
             )
         self.exact = Exact(tables, repeats=self.model.repeats) if tables else None
+        self.with_query = with_query and self.exact is not None and model.rescores
         self.coarse = None
         if self.exact and precision in COARSE:
             self.coarse = ReRanked(self.exact, precision, k=k, query_range=query_range)
@@ -94,7 +101,8 @@ class Graph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Item ids int64 (B, K), best first, 0 for none, and their scores float32 (B, K).
 
-        With `with_intents`, also the predicted intents float32 (B, P, E).
+        With `with_intents`, also the predicted intents float32 (B, P, E); with `with_query`, the session's
+        query, float32 (B, Q).
 
         Args:
             items: int64 (B, T), right-padded with 0; every session has at least one click.
@@ -108,19 +116,22 @@ class Graph(nn.Module):
         read = torch.where(mask, items, 0)
         output = self.model.represent(read, mask, intents, predict=self.intent_mode == "predictor")
         clicked = torch.where(items > 0, items, items[:, :1]) - 1  # padding repeats the first click
+        queries = self.queries(output) if self.exact else []
         if self.exact is None:
             scores = output.scores if allowed is None else output.scores + allowed
             values, rows = torch.topk(without(scores, clicked, exclude_seen), self.k)
         else:
             head = self.coarse or self.exact
-            values, rows = head(self.queries(output), clicked, exclude_seen, self.k, output.added, allowed)
-        found = (torch.where(values == -torch.inf, 0, rows + 1), values)
-        return (*found, cast(Tensor, output.intents)) if self.with_intents else found
+            values, rows = head(queries, clicked, exclude_seen, self.k, output.added, allowed)
+        found = [torch.where(values == -torch.inf, 0, rows + 1), values]
+        found += [cast(Tensor, output.intents)] if self.with_intents else []
+        return tuple(found + ([torch.cat(queries, 1)] if self.with_query else []))
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs of `forward`."""
-        return ("item_ids", "scores", "intents") if self.with_intents else ("item_ids", "scores")
+        more = {"intents": self.with_intents, QUERY: self.with_query}
+        return ("item_ids", "scores", *(name for name, there in more.items() if there))
 
     def queries(self, output: Output) -> list[Tensor]:
         """The queries for each table, float (B, Q) each."""
@@ -168,15 +179,3 @@ class Graph(nn.Module):
             raise InputError(f"intent mode {self.intent_mode!r}: the model {kind}")
         if self.intent_mode == "predictor" and getattr(self.model, "predictor", None) is None:
             raise InputError("intent mode 'predictor': the model was trained without a predictor")
-
-
-def folded(fuser: Any, tables: list[Tensor]) -> Tensor:
-    """One table (N, D + 1) for [fused; 1]: without intents, the queries are an affine map of `fused`."""
-    dim = tables[0].shape[1]
-    start = fuser.queries(torch.zeros(1, dim), None)
-    slopes = [query - first for query, first in zip(fuser.queries(torch.eye(dim), None), start, strict=True)]
-    columns = [
-        sum(table @ query.T for table, query in zip(tables, queries, strict=True))
-        for queries in (slopes, start)
-    ]
-    return torch.cat(cast(list[Tensor], columns), 1)

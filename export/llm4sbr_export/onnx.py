@@ -76,7 +76,7 @@ class Onnx:
             ModelUnavailableError: a package is not installed.
         """
         indexed = spec.precision == "index"
-        ends = {"with_intents": True, "filtered": not indexed}
+        ends = {"with_intents": True, "with_query": not indexed, "filtered": not indexed}
         graph = Graph(model, k=spec.k, intent_mode=spec.intent_mode, precision=spec.precision, **ends)
         written = QueryGraph(graph) if indexed else graph
         write(written, path, about=spec.about, most_inside=self.most_inside)

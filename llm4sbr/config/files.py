@@ -12,7 +12,11 @@ from llm4sbr.config import Config, Settings, flatten, merge, nest, to_settings
 from llm4sbr.errors import ConfigError, DataError, RegistryError
 from llm4sbr.system import models
 
-MODELS = {"infer": ("llms", "infer.llm"), "localize": ("encoders", "localize.encoder")}
+MODELS = {
+    "infer": ("llms", "infer.llm"),
+    "localize": ("encoders", "localize.encoder"),
+    "evaluate": ("llms", "evaluate.llm"),
+}
 """Stage that may use a local model folder -> kind of the model, and the setting that names it."""
 
 HASHED = 64 << 20
@@ -86,7 +90,11 @@ def model_content(stage: str, config: Config) -> dict[str, str]:
     """Content hash of the stage's model, if it is a local folder or file, whatever its name."""
     kind, setting = MODELS[stage]
     flat = flatten(to_settings(config))
-    options = config.infer.options if stage == "infer" else config.localize.encoder_options
-    _, options = registry.split_argument(kind, flat[setting], options)
+    given = {
+        "infer": config.infer.options,
+        "localize": config.localize.encoder_options,
+        "evaluate": config.evaluate.llm_options,
+    }
+    _, options = registry.split_argument(kind, flat[setting], given[stage])
     model = Path(str(options.get("model", ""))).expanduser()
     return {f"{CONTENT}{setting}": models.content(model)} if options.get("model") and model.exists() else {}

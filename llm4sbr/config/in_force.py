@@ -96,6 +96,13 @@ def check_run(run: Path) -> None:
         raise StoreError(f"{run}: not a run directory (no {CHOSEN}); {stamps.BEGIN}")
 
 
+def check_readable(run: Path) -> None:
+    """Refuse to read from a folder that is no run, before an advice would make it one."""
+    stamps.check_there(run)
+    if not (run / "prepare").is_dir():
+        check_run(run)
+
+
 def configure(run: Path | None, given: Settings | None = None) -> Config:
     """All settings in use, see `request`."""
     return request(run, given or {}).config

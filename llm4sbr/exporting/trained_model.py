@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr import stamps, store
+from llm4sbr.config.in_force import check_readable
 from llm4sbr.data.batches import Batch, collate
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import InputError, StoreError
@@ -61,7 +62,7 @@ class ReferenceModel(NamedTuple):
             InputError: there is no such model, or it takes no intents.
             StoreError: nothing is trained, files do not belong together, or there is nothing to test with.
         """
-        stamps.check_there(run)
+        check_readable(run)
         with stamps.naming_command(run):
             prepared = load(run / "prepare")
             alone = intents is None  # a baseline takes none

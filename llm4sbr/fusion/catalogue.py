@@ -71,6 +71,11 @@ class TextCatalogue(nn.Module):
         """Tables for `queries`: items float (N, D), titles (N, E)."""
         return [items, self.titles.vectors.to(items.dtype)]
 
+    def factors_of_new(self, vectors: Tensor) -> list[Tensor]:
+        """As `factors`, of items without a click, by text vectors float (n, E)."""
+        titles = vectors.to(self.titles.vectors.dtype).float()  # rounded as the others
+        return [titles.new_zeros(len(titles), self.to_text.in_features), titles]
+
     def queries(self, fused: Tensor, intents: Tensor | None) -> list[Tensor]:
         """Queries for items float (B, D), for titles (B, E); arguments as in `rescore`."""
         query: Tensor = self.to_text(fused)

@@ -164,6 +164,13 @@ class Whitened(nn.Module):
         titles = self.titles.vectors.to(items.dtype)
         return [items * self.keep.unsqueeze(1), torch.cat([titles, self.popularity.unsqueeze(1)], 1)]
 
+    def factors_of_new(self, vectors: Tensor) -> list[Tensor]:
+        """As `factors`, of items without a click, by text vectors float (n, E); their popularity is 0."""
+        titles = self.whitening(vectors.to(self.whitening.mean.dtype))
+        titles = titles.to(self.titles.vectors.dtype).float()  # rounded as the others
+        none = titles.new_zeros(len(titles), 1)
+        return [none.expand(-1, self.to_text.in_features), torch.cat([titles, none], 1)]
+
     def queries(self, fused: Tensor, intents: Tensor | None) -> list[Tensor]:
         """Queries for items float (B, D), for titles and popularity (B, R + 1); arguments as in `rescore`."""
         prior = self.prior.expand(fused.shape[0], 1)

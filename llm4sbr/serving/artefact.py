@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from llm4sbr import store
 from llm4sbr.errors import DamagedError, InputError, StoreError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.added import ADDED
 from llm4sbr.serving.attributes import ATTRIBUTES, Attributes
 from llm4sbr.serving.external import external_files
-from llm4sbr.serving.items import ITEMS, read_items
-from llm4sbr.serving.names import NAMES, open_names
+from llm4sbr.serving.items import ITEMS, catalogue_of
 from llm4sbr.serving.recommendation import Source
 from llm4sbr.serving.search import INDEX, Search
 from llm4sbr.system import installation, memory
@@ -107,15 +107,18 @@ class Artefact:
         """
         record = read_record(folder)
         check_files(folder, record)
-        size = record["num_items"]
-        large = NAMES in record["files"]
-        items = open_names(folder / NAMES, size) if large else read_items(folder / ITEMS, size)
+        items, files = catalogue_of(folder, record), record["files"]
         session = open_session(folder / GRAPH, threads=threads, provider=provider)
         _check_graph(folder, record, session)
         search, _ = opened_index(folder, session)
-        known = ATTRIBUTES in record["files"]  # in the exports of earlier versions it is not
-        attributes = Attributes.open(folder / ATTRIBUTES, record["num_items"]) if known else None
-        return cls(record, items, session, search, attributes)
+        known = ATTRIBUTES in files  # in the exports of earlier versions it is not
+        attributes = Attributes.open(folder / ATTRIBUTES, items.size) if known else None
+        opened = cls(record, items, session, search, attributes)
+        if ADDED in files:
+            from llm4sbr.serving.grown import Grown  # which is an `Artefact`
+
+            return Grown.of(opened, folder)
+        return opened
 
     def top(
         self,

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llm4sbr import store
 from llm4sbr.errors import StoreError
 from llm4sbr.protocols import Catalogue
+from llm4sbr.serving.names import NAMES, open_names
 
 ITEMS = "items.json"
+
+
+def catalogue_of(folder: Path, record: Mapping[str, Any]) -> Catalogue:
+    """Keys and titles of an artefact; `StoreError` if they are not those of its record."""
+    size = record["num_items"]
+    large = NAMES in record["files"]
+    return open_names(folder / NAMES, size) if large else read_items(folder / ITEMS, size)
 
 
 def write_items(path: Path, catalogue: Catalogue) -> None:

@@ -80,7 +80,7 @@ class _Titles:
 
     def __init__(self, path: Path, artefact: Artefact) -> None:
         self.path = path
-        self.shape = (artefact.num_items, artefact.text_dim)
+        self.shape = (artefact.record["num_items"], artefact.text_dim)
         self._file = path.open("rb", buffering=0)
         weakref.finalize(self, self._file.close)
         self._lock = Lock()

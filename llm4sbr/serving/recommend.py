@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from llm4sbr import stamps, store
+from llm4sbr.config.in_force import check_readable
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import InputError
 from llm4sbr.fusion.model import LLM4SBR
@@ -97,7 +98,7 @@ class Recommender:
             StoreError: there is no such run, nothing is trained yet, or files are damaged or do not
                 belong together.
         """
-        stamps.check_there(run)
+        check_readable(run)
         with stamps.naming_command(run):
             prepared = load(run / "prepare")
             opened = open_model(run, prepared, variant=variant, seed=seed, refitted=refitted)

@@ -291,6 +291,8 @@ def _record(
     if original.intent_mode == "predictor" and kind == "onnx":
         shape = ["batch", len(recipe.perspectives), recipe.text_dim]
         outputs["intents"] = {"dtype": "float32", "shape": shape}
+    if kind == "onnx" and spec.precision != "index" and hasattr(original.saved.model.fuser, "factors"):
+        outputs["session_query"] = {"dtype": "float32", "shape": ["batch", "query"]}
     return {
         "format": FORMAT,
         "kind": kind,

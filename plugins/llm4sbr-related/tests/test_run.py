@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from llm4sbr_related.candidates import LETTERS
 
-from llm4sbr import registry
+from llm4sbr import freshness, registry
 from llm4sbr.asking import baselines as asking
 from llm4sbr.asking.cache import AnswerCache
 from llm4sbr.cli import cli
@@ -237,6 +237,25 @@ def test_prompts_beyond_the_models_window_are_one_line(run, tmp_path, llama):
     said = r"list-wise got no answer to \d+ prompts: a prompt has .* tokens, .*; fewer candidates"
     with pytest.raises(ModelUnavailableError, match=said):
         evaluated(run, tmp_path / "out", config)
+
+
+def test_what_is_asked_is_part_of_its_stamp_alone(tmp_path):
+    stage = {
+        "evaluate.k": [5],
+        "evaluate.llm": "transformers:x",
+        "evaluate.llm_options.dtype": "float32",
+        "content of evaluate.llm": "abc",
+        "evaluate.samples": 200,
+        "evaluate.budget": "10m",
+        "version of llms/transformers": "llm4sbr==0.1.0",
+        "output of prepare": "def",
+    }
+    assert freshness._baseline(tmp_path, "baselines/list-wise", stage, tmp_path) == {
+        key: value for key, value in stage.items() if key != "evaluate.k"
+    }
+    assert freshness._baseline(tmp_path, "baselines/popularity", stage, tmp_path) == {
+        "output of prepare": "def"
+    }
 
 
 def test_the_command_plans_without_training_or_asking(tmp_path, llama):

@@ -1,0 +1,67 @@
+"""`llm4sbr catalogue`: items that come and go without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm4sbr.commands.options import common, print_json, say
+
+TARGET = click.argument("target", metavar="RUN_OR_EXPORT", type=click.Path(path_type=Path))
+
+
+@click.group()
+def catalogue() -> None:
+    """Items that come into a model's catalogue, or leave it, without training."""
+
+
+@catalogue.command()
+@TARGET
+@click.argument("items", type=click.Path(path_type=Path))
+@click.option("--variant", help="Which trained model of a run.  [the one that export takes]")
+@common
+def add(target: Path, items: Path, variant: str | None, as_json: bool, quiet: bool, debug: bool) -> None:
+    """Add ITEMS: to a run a CSV with item, title and attributes; to an export the file that this made.
+
+    New items are scored by their titles. RUN/catalogue/added.safetensors has all of them; the run's exports
+    of the same model get them at once, and servers take them up.
+    """
+    from llm4sbr.api import add_items
+
+    _told(add_items(target, items, variant=variant, quiet=quiet), as_json)
+
+
+@catalogue.command()
+@TARGET
+@click.argument("keys", nargs=-1, required=True)
+@common
+def remove(target: Path, keys: tuple[str, ...], as_json: bool, quiet: bool, debug: bool) -> None:
+    """Take the items with these KEYS out of every list; add puts them back."""
+    from llm4sbr.api import remove_items
+
+    _told(remove_items(target, keys), as_json)
+
+
+@catalogue.command("list")
+@TARGET
+@common
+def list_(target: Path, as_json: bool, quiet: bool, debug: bool) -> None:
+    """Show the items that were added or taken out."""
+    from llm4sbr.api import changed_items
+
+    _told(changed_items(target), as_json)
+
+
+def _told(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    for one in found["added"]:
+        say(f"+ {one['key']}  {one['title']}")
+    for key in found["removed"]:
+        say(f"- {key}")
+    say(f"{len(found['added']):,} added, {len(found['removed']):,} taken out")
+    for folder in found["exports"]:
+        say(f"in {folder}")
