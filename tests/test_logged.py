@@ -115,7 +115,7 @@ def test_what_is_no_trained_run(tmp_path, logger):
 
 def test_the_command(finished, tmp_path):
     pytest.importorskip("tensorboard")
-    command = ["log", str(finished), "--to", "tensorboard", "--set", f"folder={tmp_path}", "--json"]
+    command = ["log", str(finished), "--to", "tensorboard", "--option", f"folder={tmp_path}", "--json"]
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {
@@ -125,7 +125,7 @@ def test_the_command(finished, tmp_path):
     assert (tmp_path / "shop/plain/seed-0").is_dir()
     for options, message in (
         (["--to", "tensorbord"], "did you mean 'tensorboard'"),
-        (["--to", "tensorboard", "--set", "port=3"], "has no option 'port'"),
+        (["--to", "tensorboard", "--option", "port=3"], "has no option 'port'"),
     ):
         failed = CliRunner().invoke(cli, ["log", str(finished), *options])
         assert message in str(failed.exception)

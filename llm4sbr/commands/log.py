@@ -12,13 +12,13 @@ from llm4sbr.commands.options import common, print_json, say
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", "name", required=True, metavar="NAME", help="tensorboard, mlflow ...")
-@click.option("--set", "assignments", multiple=True, metavar="OPTION=VALUE", help="An option of the logger.")
+@click.option("--option", "given", multiple=True, metavar="NAME=VALUE", help="An option of the logger.")
 @click.option("--artefacts/--no-artefacts", default=True, show_default=True, help="Also report and exports.")
 @common
 def log(
     run: Path,
     name: str,
-    assignments: tuple[str, ...],
+    given: tuple[str, ...],
     artefacts: bool,
     as_json: bool,
     quiet: bool,
@@ -32,7 +32,7 @@ def log(
     from llm4sbr.config import parse_set
     from llm4sbr.packing.logged import log as log_run
 
-    place = log_run(run, name, parse_set(assignments), artefacts=artefacts)
+    place = log_run(run, name, parse_set(given), artefacts=artefacts)
     if as_json:
         print_json({"logger": name, "see": place})
     else:
