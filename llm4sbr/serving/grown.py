@@ -128,7 +128,8 @@ def extended(attributes: Attributes, more: dict[str, list[str]], size: int, coun
     for name, column in attributes.columns.items():
         texts = more.get(name, [""] * count)
         if isinstance(column, Numbers):
-            columns[name] = Numbers(np.concatenate([column.numbers, [_number(one) for one in texts]]))
+            known = column.values[column.codes]
+            columns[name] = Numbers.of(np.concatenate([known, [_number(one) for one in texts]]))
             continue
         places = dict(column.places)
         codes = np.array([places.setdefault(one, len(places)) for one in texts], np.uint32)
