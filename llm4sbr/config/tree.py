@@ -68,6 +68,8 @@ class DataConfig(Section):
     """Share of sessions for validation."""
     test: float = Field(0.1, gt=0, lt=1)
     """Share of sessions for testing."""
+    hold_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the items, the newest, that no click is trained on: `evaluate --cold` tests on them."""
     max_sessions: int | None = Field(None, ge=1)
     """Keep only this many sessions, the most recent ones."""
     sample: float | None = Field(None, gt=0, le=1)
@@ -162,8 +164,7 @@ class TrainConfig(Section):
     warm_epochs: int = Field(3, ge=1)
     """Maximum number of epochs of a model that starts from an older run's (`train --from`)."""
     replay: float = Field(1.0, ge=0)
-    """Old samples per new one in an epoch of such a model, drawn for the epoch, so that its time follows what
-    is new. A sample is old if the older run was trained on its session."""
+    """Old samples, of sessions that the older run was trained on, per new one in an epoch of such a model."""
     patience: int = Field(2, ge=1)
     """Early stopping: number of epochs without a better validation MRR@20."""
     batch_size: int = Field(100, ge=2, lt=LARGEST)
