@@ -62,8 +62,8 @@ class DataConfig(Section):
     serving. `auto`: yes if 1% or more of the training targets repeat an item of their session."""
     split: Literal["temporal", "random", "paper", "leave-last-out"] | None = None
     """`temporal`: whole sessions by time. `random`: whole sessions at random. `paper`: random samples in the
-    paper's numbers, no validation part. `leave-last-out`: test on a session's last click, so that training
-    sees later clicks of others. By default `temporal` if the data has times, else `random`."""
+    paper's numbers, no validation part. `leave-last-out`: each session's last click (training sees later
+    ones). By default `temporal` if the data has times, else `random`."""
     valid: float = Field(0.1, ge=0, lt=1)
     """Share of sessions for validation."""
     test: float = Field(0.1, gt=0, lt=1)
