@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         export,
         load,
         plan,
+        plan_baselines,
         refit,
         run,
         serve,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _API = (
-    *("run", "load", "plan", "settings", "refit", "update", "tune", "export", "serve"),
+    *("run", "load", "plan", "plan_baselines", "settings", "refit", "update", "tune", "export", "serve"),
     *("write_report", "experiment"),
 )
 _HOMES = dict.fromkeys(_API, "api")
@@ -52,6 +53,7 @@ __all__ = [
     "load",
     "new_plugin",
     "plan",
+    "plan_baselines",
     "refit",
     "run",
     "serve",

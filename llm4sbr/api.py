@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,6 @@ from llm4sbr.report.changes import RECORD
 from llm4sbr.stamps import SECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from llm4sbr.asking.plan import Plan
     from llm4sbr.config import Config
     from llm4sbr.report.summary import Summary

@@ -23,6 +23,7 @@ from llm4sbr.commands.catalogue import catalogue
 from llm4sbr.commands.experiment import experiment
 from llm4sbr.commands.export import export
 from llm4sbr.commands.intents import intents
+from llm4sbr.commands.log import log
 from llm4sbr.commands.options import chosen_settings, common, print_json, say, sources, stage_options
 from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
@@ -228,6 +229,7 @@ cli.add_command(catalogue)
 cli.add_command(export)
 cli.add_command(recommend)
 cli.add_command(serve)
+cli.add_command(log)
 cli.add_command(pack)
 cli.add_command(unpack)
 cli.add_command(push)

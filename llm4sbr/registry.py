@@ -37,6 +37,7 @@ KINDS = (
     "baselines",
     "exporters",
     "engines",
+    "loggers",
 )
 """Every kind of component; its entry-point group is `llm4sbr.<kind>`."""
 
@@ -60,6 +61,7 @@ OFFERED = {
     ("perspectives", "novelty"): "llm4sbr-perspectives",
     ("perspectives", "explain"): "llm4sbr-perspectives",
     ("fusers", "nullspace"): "llm4sbr-nullspace",
+    ("loggers", "mlflow"): "llm4sbr-mlflow",
     ("baselines", "list-wise"): "llm4sbr-related",
     ("baselines", "pair-wise"): "llm4sbr-related",
     ("baselines", "point-wise"): "llm4sbr-related",

@@ -167,6 +167,7 @@ OTHERS = {
     "echo",
     "export",
     "git",
+    "mlflow",
     "cd",
     "pytest",
     "sh",

@@ -186,4 +186,19 @@ FAULTS = [
         SkipsWhatFails  errors_of_ours_stay_ours  DID NOT RAISE
         """,
     ),
+    *_faults(
+        "loggers",
+        r"""
+        WritesAtOnce  satisfies_the_protocol  the constructor writes
+        LosesSettings  keeps_what_it_is_told  settings \{\}
+        LastEpochOnly  keeps_what_it_is_told  plain/seed-0: epochs \[2\], expected 1 and 2
+        OneModelOnly  keeps_what_it_is_told  curves of \['llm/seed-0'\]
+        RoundsResults  keeps_what_it_is_told  popularity: \{'HR@20': 0.0
+        SaysNothing  says_where_it_is  nothing is said
+        SaysALot  says_where_it_is  has several lines
+        SecondRun  a_run_that_is_there_is_replaced  \['other', 'shop', 'shop.*expected other and shop
+        AllRunsGo  a_run_that_is_there_is_replaced  runs \['shop'\], expected other and shop
+        LosesFiles  keeps_files  files \[\] are kept
+        """,
+    ),
 ]

@@ -118,3 +118,28 @@ def test_items_of_one_title_are_shown_with_their_keys(tmp_path: Path, capsys: Ou
     assert [one.id for one in found.session] == [4, 3]
     show_recommendation(found, again.titles.repeated)
     assert 'taken for A "B" | C [i04] (title)' in capsys.readouterr().out
+
+
+def test_rows_of_a_set_have_filters_of_their_own(export: Path, tmp_path: Path, capsys: Output) -> None:
+    rows = [
+        {"session": ["i03"], "without": ["i04", 5]},
+        {"session": ["i03"], "where": "price > 12", "only": "i13, i14,i15"},
+        {"session": ["i03"], "where": ["price >"]},
+        {"session": ["i03"], "without": None},
+        {"session": ["i03"], "where": "category = Lamps"},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "in.csv").write_text('session,without\ni03,"i04,i06"\ni03,"[""i04"", 8]"\ni03,\n')
+    asked = ["recommend", str(export), "--where", "in_stock", "-k", "2", "--fields", "key,error,notes"]
+    assert _guarded([*asked, "--in", str(tmp_path / "in.jsonl")]) == 2
+    told = capsys.readouterr()
+    found = [json.loads(line) for line in told.out.splitlines()]
+    keys = [row["key"] for row in found]
+    # the second row's conditions take the place of the command's, so that it may have i13
+    assert keys == [["i06", "i08"], ["i13", "i14"], None, ["i04", "i06"], []]
+    assert "expected a value" in found[2]["error"]
+    assert "row 3: where: 'price >': expected a value" in told.err
+    assert found[4]["notes"] == ["no item passes category = Lamps; did you mean 'Lamp'?"]
+    assert _guarded([*asked, "--in", str(tmp_path / "in.csv"), "--quiet"]) == 0
+    found = [json.loads(line)["key"] for line in capsys.readouterr().out.splitlines()]
+    assert found == [["i08", "i10"], ["i06", "i10"], ["i04", "i06"]]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from llm4sbr.serving import answering
 from llm4sbr.serving.artefact import Artefact, open_session
 from llm4sbr.serving.exported import ExportedRecommender
 from llm4sbr.serving.recommend import Recommender
@@ -151,3 +152,17 @@ def test_an_export_of_an_earlier_version_says_that_it_takes_no_filters(tmp_path,
     assert len(toy.recommend([1]).items) == 5
     with pytest.raises(Exception, match="takes no filters; export again"):
         toy.recommend([1], where="in_stock")
+
+
+def test_sessions_with_filters_of_their_own(run, trained, monkeypatch):
+    monkeypatch.setattr(answering, "SCORES", 60)  # three sessions of twenty items at once
+    each = [dict(ASKED[number % len(ASKED)]) for number in range(len(SESSIONS))]
+    each[1] = {}
+    for model in (trained, ExportedRecommender.load(run / "export/onnx-plain-int8")):
+        found = model.recommend_all(SESSIONS, k=K, where="in_stock", each=each)
+        for session, own, one in zip(SESSIONS, each, found, strict=True):
+            alone = model.recommend(session, k=K, **({"where": "in_stock"} | own))
+            assert [item.id for item in one.items] == [item.id for item in alone.items]
+            assert one.passing == alone.passing
+    (error,) = trained.recommend_all([[3]], each=[{"wher": "in_stock"}])
+    assert "no filter of a session" in str(error)

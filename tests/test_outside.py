@@ -21,7 +21,7 @@ from llm4sbr.testing.toy import toy_log
 ROOT = Path(__file__).parent.parent
 OWN = ("llm4sbr", "__editable__", "_editable")
 KINDS = ("reader", "llm", "perspective", "encoder", "localizer", "backbone", "fuser", "baseline")
-KINDS += ("engine", "exporter")
+KINDS += ("engine", "exporter", "logger")
 
 pytestmark = pytest.mark.slow
 

@@ -23,6 +23,7 @@ from llm4sbr.testing.exporters import ExporterContract
 from llm4sbr.testing.fusers import FuserContract
 from llm4sbr.testing.llms import ControlContract, LLMContract
 from llm4sbr.testing.localizers import LocalizerContract
+from llm4sbr.testing.loggers import LoggerContract
 from llm4sbr.testing.perspectives import PerspectiveContract
 from llm4sbr.testing.readers import ReaderContract
 from llm4sbr.testing.toy import toy_log
@@ -42,6 +43,7 @@ CONTRACTS: dict[str, type[Contract]] = {
     "encoders": EncoderContract,
     "localizers": LocalizerContract,
     "engines": EngineContract,
+    "loggers": LoggerContract,
 }
 
 UNBROKEN = {
@@ -56,6 +58,7 @@ UNBROKEN = {
     "encoders": "my_encoder:MyEncoder",
     "localizers": "my_localizer:MyLocalizer",
     "engines": "my_engine:MyEngine",
+    "loggers": "my_logger:MyLogger",
 }
 """What the broken ones are made of, by contract: `module:class`."""
 
@@ -112,6 +115,10 @@ def contract_of(kind: str, target: str) -> Contract:
         members = {"name": name_of(target)}
     elif kind == "localizers":
         members = {"create": staticmethod(lambda f: component(f))}
+    elif kind == "loggers":
+        read = importlib.import_module("planted_texts").read_logged
+        members = {"create": lambda self, folder: component(folder=str(folder))}
+        members["read"] = lambda self, folder: read(folder)
     else:
         members = {"create": component}
     if kind == "readers":

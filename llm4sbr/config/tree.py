@@ -61,9 +61,8 @@ class DataConfig(Section):
     """Whether lists may contain the session's own items, in training, in every row of the table, and in
     serving. `auto`: yes if 1% or more of the training targets repeat an item of their session."""
     split: Literal["temporal", "random", "paper", "leave-last-out"] | None = None
-    """`temporal`: whole sessions by time. `random`: whole sessions at random. `paper`: random samples in the
-    paper's numbers, no validation part. `leave-last-out`: each session's last click (training sees later
-    ones). By default `temporal` if the data has times, else `random`."""
+    """Whole sessions: `temporal` (default if there are times) or `random`. `paper`: random samples in its
+    numbers, none to validate. `leave-last-out`: a session's last click, though training sees later ones."""
     valid: float = Field(0.1, ge=0, lt=1)
     """Share of sessions for validation."""
     test: float = Field(0.1, gt=0, lt=1)

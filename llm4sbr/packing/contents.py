@@ -19,8 +19,8 @@ from llm4sbr.serving.artefact import RECORD, check_files, read_record
 Kind = Literal["run", "export"]
 
 SETTINGS = ("config.toml", "resolved.toml")
-LEFT_OUT = ("engines",)
-"""Folders of what this machine's GPU made."""
+LEFT_OUT = ("engines", "tensorboard")
+"""Folders of what this machine's GPU made, and of what can be made again."""
 
 LOCAL = re.compile(r"((?:[\w.-]+:)?)((?:/|~|[A-Za-z]:[\\/]).+)", re.DOTALL)
 """A setting with a path of this machine: `/data/shop`, `transformers:/models/qwen`."""
@@ -45,7 +45,7 @@ def kind_of(folder: Path) -> Kind:
         check_files(folder, read_record(folder))
         return "export"
     stamps.check_there(folder)
-    if not (folder / "prepare" / store.STAMP).exists():
+    if not (folder / stamps.STAGE_NAMES[0]).is_dir():
         raise StoreError(f"{folder}: neither a run nor an export; name the folder that has {RECORD}")
     for stage in stamps.STAGE_NAMES:
         if (folder / stage / store.STAMP).exists():
@@ -128,22 +128,22 @@ def last(path: str) -> str:
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1] or "data"
 
 
-def _without(value: Any) -> Any:
+def without_paths(value: Any) -> Any:
     """The value with the last part of every path of this machine."""
     if isinstance(value, Mapping):
-        return {key: _without(inner) for key, inner in value.items()}
+        return {key: without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_without(inner) for inner in value]
+        return [without_paths(inner) for inner in value]
     found = LOCAL.fullmatch(value) if isinstance(value, str) and "://" not in value else None
     return found[1] + last(found[2]) if found else value
 
 
 def _record(record: dict[str, Any]) -> str:
-    changed = _without(record)
+    changed = without_paths(record)
     changed["fingerprint"] = store.fingerprint([stamps.FORMAT, changed["stage"], changed["parts"]])
     return json.dumps({**changed, store.SEAL: store.fingerprint(changed)}, indent=2) + "\n"
 
 
 def _toml(settings: dict[str, Any]) -> str:
-    text = to_toml(_without(settings))
+    text = to_toml(without_paths(settings))
     return f"{text}{SEAL}{store.fingerprint(text)}\n"

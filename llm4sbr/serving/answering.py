@@ -9,6 +9,7 @@ computed in batches.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from llm4sbr.errors import InputError
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.attributes import Attributes
-from llm4sbr.serving.filters import Allowed
+from llm4sbr.serving.filters import Allowed, Chooser
 from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, recommended
 from llm4sbr.serving.titles import Understood
 
@@ -165,6 +166,40 @@ class Wanted(NamedTuple):
         return (yield self)  # type: ignore[no-any-return]
 
 
+def answer_all(
+    model: Answerer,
+    sessions: Iterable[Session],
+    compute: Callable[[list[Wanted]], Sequence[Sequence[tuple[int, float]]]],
+    *,
+    chosen: Chooser,
+    k: int | None,
+    exclude_seen: bool,
+    described: bool,
+) -> list[Recommendation | InputError]:
+    """What `answer` says to every session; an invalid one's error in its place.
+
+    Args:
+        model: with a `best` that awaits a `Wanted`.
+        sessions: each as for `answer`.
+        compute: the lists that sessions wait for, computed together.
+        chosen: what each may have in its list.
+        k: as for `answer`, like all others.
+        exclude_seen: as for `answer`.
+        described: as for `answer`.
+    """
+
+    async def steps(number: int, session: Session) -> Recommendation:
+        about: dict[str, Any] = {"k": k, "exclude_seen": exclude_seen, "described": described}
+        return await answer(model, session, allowed=chosen(number), **about)
+
+    numbered = iter(enumerate(sessions))
+    found: list[Recommendation | InputError] = []
+    size = max(1, min(BATCH, SCORES // model.catalogue.size)) if chosen.differs else None
+    while some := list(islice(numbered, size)):  # a filter of its own takes as much memory as a list's scores
+        found += together((steps(*one) for one in some), compute)
+    return found
+
+
 def together(
     sessions: Iterable[Coroutine[Any, Any, Found]],
     compute: Callable[[list[Wanted]], Sequence[Sequence[tuple[int, float]]]],
@@ -208,10 +243,25 @@ def in_batches(
 
 
 def padded(wanted: Sequence[Wanted]) -> Clicks:
-    """The clicks of several sessions, int64 and bool (B, T); all else is the first session's."""
+    """The clicks of several sessions, int64 and bool (B, T); `exclude_seen` is the first session's."""
     length = max(one.clicks.items.shape[1] for one in wanted)
     items, mask = np.zeros((len(wanted), length), np.int64), np.zeros((len(wanted), length), np.bool_)
     for row, one in enumerate(wanted):
         width = one.clicks.items.shape[1]
         items[row, :width], mask[row, :width] = one.clicks.items[0], one.clicks.mask[0]
-    return wanted[0].clicks._replace(items=items, mask=mask)
+    allowed = stacked([(one.clicks.allowed, 1) for one in wanted])
+    return Clicks(items, mask, wanted[0].clicks.exclude_seen, allowed)
+
+
+def stacked(given: Sequence[tuple[NDArray[np.float32] | None, int]]) -> NDArray[np.float32] | None:
+    """What sessions allow: one row for all if they allow the same, else one per session.
+
+    Args:
+        given: float32 (1, N), or None where all items are allowed, and how many sessions allow that.
+    """
+    first = given[0][0]
+    if all(one is first for one, _ in given):
+        return first
+    size = next(one.shape[1] for one, _ in given if one is not None)
+    every = np.zeros((1, size), np.float32)
+    return np.concatenate([np.repeat(every if one is None else one, rows, 0) for one, rows in given])

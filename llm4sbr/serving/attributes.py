@@ -45,6 +45,12 @@ class Numbers:
         self.known = len(values) - int(np.isnan(values).sum())
         """The code of what is unknown."""
 
+    @classmethod
+    def of(cls, numbers: NDArray[np.float64]) -> Numbers:
+        """The column of numbers float64 (N,), NaN where unknown."""
+        values, codes = np.unique(numbers, return_inverse=True)
+        return cls(values, _small(codes.reshape(-1), len(values)))
+
     def below(self, number: float, *, itself: bool) -> NDArray[np.bool_]:
         """Bool (N,), true where a number is known and below another, or is it."""
         place = np.searchsorted(self.values[: self.known], number, "right" if itself else "left")
@@ -218,8 +224,7 @@ def _column(texts: Sequence[str]) -> Column:
     known = [text for text in places if text]
     if known and all(_NUMBER.fullmatch(text) for text in known):
         numbers = np.array([float(text) if text else np.nan for text in places], np.float64)
-        values, order = np.unique(numbers, return_inverse=True)
-        return Numbers(values, _small(order.reshape(-1)[codes], len(values)))
+        return Numbers.of(numbers[codes])
     return Texts(list(places), _small(codes, len(places)))
 
 

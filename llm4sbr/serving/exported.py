@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,13 @@ from llm4sbr.serving.answering import (
     Session,
     Wanted,
     answer,
+    answer_all,
     at_once,
     in_batches,
     padded,
-    together,
 )
 from llm4sbr.serving.artefact import RECORD, Artefact
-from llm4sbr.serving.filters import Allowed, Choice, Filters
+from llm4sbr.serving.filters import Allowed, Choice, Chooser, Filters
 from llm4sbr.serving.predicted import Predicted
 from llm4sbr.serving.recommendation import LENGTH, Explanation, Recommendation, check
 from llm4sbr.serving.titles import TitleIndex, Understood, resolve_session
@@ -131,10 +131,11 @@ class ExportedRecommender:
         without: Sequence[str | int] = (),
         where: str | Sequence[str] = (),
         attributes: bool = False,
+        each: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[Recommendation | InputError]:
         """The lists of many sessions, as `Recommender.recommend_all`."""
         self.check(k, source, unknown)
-        chosen = self._chosen(Choice.of(only, without, where), unknown)
+        chosen = Chooser(self.filters, Choice.of(only, without, where), each, unknown)
         titles = self.titles.as_written()
 
         async def resolve(session: Session) -> Understood:
@@ -147,9 +148,9 @@ class ExportedRecommender:
             return await Wanted(clicks, intents, k)
 
         answerer, excluded = self._answerer(resolve, intents, best), self._excluded(exclude_seen)
-        about: dict[str, Any] = {"k": self._length(k), "exclude_seen": excluded, "allowed": chosen}
-        answers = (answer(answerer, one, **about, described=attributes) for one in sessions)
-        return together(answers, lambda lists: in_batches(lists, self.artefact.num_items, self._lists))
+        compute = lambda wanted: in_batches(wanted, self.artefact.num_items, self._lists)  # noqa: E731
+        about: dict[str, Any] = {"k": self._length(k), "exclude_seen": excluded, "described": attributes}
+        return answer_all(answerer, sessions, compute, chosen=chosen, **about)
 
     @property
     def fingerprint(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from threading import Lock
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from llm4sbr import store
 from llm4sbr.errors import InputError
 from llm4sbr.serving import conditions
-from llm4sbr.serving.attributes import Attributes, Column, Numbers, Texts, no_such
+from llm4sbr.serving.attributes import Attributes, Texts, no_such
+from llm4sbr.serving.comparing import compared
 from llm4sbr.serving.conditions import Condition
 from llm4sbr.serving.titles import TitleIndex
 
@@ -40,8 +41,6 @@ NEAR = 10_000
 
 Passing = NDArray[np.bool_]
 Added = NDArray[np.float32]
-
-_COMPARED = ("<", "<=", ">", ">=")
 
 
 class Choice(NamedTuple):
@@ -67,6 +66,18 @@ class Choice(NamedTuple):
         given = None if only is None else items("only", only)
         return cls(given, items("without", without), conditions.parse(where))
 
+    def own(self, given: Mapping[str, Any]) -> Choice:
+        """The choice of one session, whose `only`, `without` and `where` take the place of these.
+
+        Raises:
+            InputError: they are none, or it has something else.
+        """
+        for name in given:
+            if name not in self._fields:
+                raise InputError(f"{name!r:.60}: no filter of a session; there are {', '.join(self._fields)}")
+        told = Choice.of(**given) or Choice()
+        return self._replace(**{name: getattr(told, name) for name in given})
+
 
 class Allowed(NamedTuple):
     """The items that pass."""
@@ -77,6 +88,40 @@ class Allowed(NamedTuple):
     """How many do."""
     notes: tuple[str, ...] = ()
     """What the user should know: unknown items, or why none pass."""
+
+
+class Chooser:
+    """What each of many sessions may have in its list.
+
+    Args:
+        filters: of the model.
+        shared: for all sessions.
+        each: `only`, `without` and `where` of every session, which take the place of the shared ones; None if
+            no session has any.
+        unknown: as for `Filters.allowed`.
+
+    Raises:
+        InputError: as `Filters.allowed`, for what is shared.
+    """
+
+    def __init__(
+        self,
+        filters: Filters,
+        shared: Choice | None,
+        each: Sequence[Mapping[str, Any]] | None,
+        unknown: str,
+    ) -> None:
+        self.filters, self.unknown = filters, unknown
+        self.shared, self.each = shared or Choice(), each
+        self.allowed = None if shared is None else filters.allowed(shared, unknown=unknown)
+        self.differs = any(each or ())
+        """Whether a session has filters of its own."""
+
+    def __call__(self, number: int) -> Allowed | None:
+        """What session `number` may have, None for all items; `InputError` if its filters are invalid."""
+        if not self.each or not self.each[number]:
+            return self.allowed
+        return self.filters.allowed(self.shared.own(self.each[number]), unknown=self.unknown)
 
 
 class Filters:
@@ -204,7 +249,7 @@ class Filters:
             column = self.attributes.columns.get(one.name)
             if column is None:
                 raise InputError(f"where: {no_such('attribute', one.name, self.attributes.columns)}")
-            found = _compared(column, one)
+            found = compared(column, one)
         return ~found if one.negated else found
 
     def _ids(
@@ -284,45 +329,3 @@ def keys_of(path: Path) -> list[str]:
                 f"{path}: not UTF-8 from byte {error.start} on; expected a key per line"
             ) from None
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _compared(column: Column, one: Condition) -> Passing:
-    if isinstance(column, Numbers):
-        return _numbers(column, one)
-    if one.operator in _COMPARED:
-        raise InputError(f"where: {one}: {one.name} has texts; compare them with =, !=, in or contains")
-    if one.operator == "contains":
-        wanted = one.values[0].casefold()
-        holds = np.array([wanted in value.casefold() for value in column.values], np.bool_)
-        return np.asarray(holds[column.codes])
-    codes = [column.places[value] for value in one.values if value in column.places]
-    found: Passing = column.codes == codes[0] if len(codes) == 1 else np.isin(column.codes, codes)
-    return ~found if one.operator == "!=" else found
-
-
-def _numbers(column: Numbers, one: Condition) -> Passing:
-    if one.operator == "contains":
-        raise InputError(f"where: {one}: {one.name} has numbers; compare them with =, !=, <, <=, >, >= or in")
-    numbers = [_number(value, one) for value in one.values]
-    if one.operator in _COMPARED:
-        if numbers[0] is None:
-            raise InputError(f"where: {one}: expected a number")
-        below = column.below(numbers[0], itself=one.operator in ("<=", ">"))
-        return below if one.operator.startswith("<") else ~(below | column.equal(None))
-    found = np.zeros(len(column.codes), np.bool_)
-    for number in numbers:
-        found |= column.equal(number)
-    return ~found if one.operator == "!=" else found
-
-
-def _number(value: str, one: Condition) -> float | None:
-    """The number in a text; None for "", which stands for unknown."""
-    if not value:
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        raise InputError(f"where: {one}: {one.name} has numbers, {value!r:.60} is none") from None
-    if not np.isfinite(number):
-        raise InputError(f"where: {one}: {value!r:.60} is no number")
-    return number

@@ -128,8 +128,8 @@ def extended(attributes: Attributes, more: dict[str, list[str]], size: int, coun
     for name, column in attributes.columns.items():
         texts = more.get(name, [""] * count)
         if isinstance(column, Numbers):
-            numbers = np.concatenate([column.values[column.codes], [_number(one) for one in texts]])
-            columns[name] = Numbers(*np.unique(numbers, return_inverse=True))  # one NaN, at the end
+            known = column.values[column.codes]
+            columns[name] = Numbers.of(np.concatenate([known, [_number(one) for one in texts]]))
             continue
         places = dict(column.places)
         codes = np.array([places.setdefault(one, len(places)) for one in texts], np.uint32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ from llm4sbr.serving.answering import (
     Session,
     Wanted,
     answer,
+    answer_all,
     at_once,
     in_batches,
     padded,
-    together,
 )
 from llm4sbr.serving.attributes import Attributes
-from llm4sbr.serving.filters import Allowed, Choice, Filters
+from llm4sbr.serving.filters import Allowed, Choice, Chooser, Filters
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, live_intents, same_catalogue, tried
 from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
 from llm4sbr.serving.titles import TitleIndex, Understood, resolve_session
@@ -179,6 +179,7 @@ class Recommender:
         without: Sequence[str | int] = (),
         where: str | Sequence[str] = (),
         attributes: bool = False,
+        each: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[Recommendation | InputError]:
         """The lists of many sessions, computed in batches; an invalid session's error in its place.
 
@@ -196,12 +197,13 @@ class Recommender:
             without: items for none of them.
             where: conditions for all lists.
             attributes: tell the items' attributes.
+            each: `only`, `without` and `where` of every session, which take the place of those for all.
 
         Raises:
             InputError: an argument other than a session is invalid.
         """
         self.check(k, source, unknown)
-        chosen = self._chosen(Choice.of(only, without, where), unknown)
+        chosen = Chooser(self.filters, Choice.of(only, without, where), each, unknown)
         titles = self.titles.as_written()
 
         async def resolve(session: Session) -> Understood:
@@ -215,10 +217,10 @@ class Recommender:
 
         answerer, excluded = self._answerer(resolve, intents, best), self._excluded(exclude_seen)
         predict = self.model.own_source in tried(source)
-        about: dict[str, Any] = {"k": k, "exclude_seen": excluded, "allowed": chosen}
-        answers = (answer(answerer, one, **about, described=attributes) for one in sessions)
         lists = lambda wanted: self._lists(wanted, predict=predict)  # noqa: E731
-        return together(answers, lambda wanted: in_batches(wanted, self.catalogue.size, lists))
+        compute = lambda wanted: in_batches(wanted, self.catalogue.size, lists)  # noqa: E731
+        about: dict[str, Any] = {"k": k, "exclude_seen": excluded, "described": attributes}
+        return answer_all(answerer, sessions, compute, chosen=chosen, **about)
 
     @property
     def fingerprint(self) -> str:

@@ -20,6 +20,7 @@ if "pytest" in sys.modules:  # so that a failed `assert` in these modules shows 
                 "fusers",
                 "llms",
                 "localizers",
+                "loggers",
                 "perspectives",
                 "readers",
             )

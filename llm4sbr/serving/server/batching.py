@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4sbr.serving.answering import stacked
 from llm4sbr.serving.server.http import busy
 from llm4sbr.serving.server.settings import Settings
 
@@ -82,19 +83,8 @@ def join(jobs: Sequence[PendingRequest]) -> PendingRequest:
     intents = [job.intents for job in jobs if job.intents is not None]
     tell = any(job.tell_intents for job in jobs)
     told = np.concatenate(intents) if intents else None
-    return PendingRequest(items, mask, exclude_seen, told, tell, _allowed(jobs))
-
-
-def _allowed(jobs: Sequence[PendingRequest]) -> Floats | None:
-    """What several jobs allow: one row for all if they allow the same, else one per session."""
-    given = {id(job.allowed): job.allowed for job in jobs}
-    if len(given) == 1:
-        return jobs[0].allowed
-    size = next(one.shape[1] for one in given.values() if one is not None)
-    every = np.zeros((1, size), np.float32)
-    return np.concatenate(
-        [np.repeat(every if job.allowed is None else job.allowed, job.rows, 0) for job in jobs]
-    )
+    allowed = stacked([(job.allowed, job.rows) for job in jobs])
+    return PendingRequest(items, mask, exclude_seen, told, tell, allowed)
 
 
 def parts(jobs: Sequence[PendingRequest]) -> list[list[PendingRequest]]:

@@ -9,6 +9,7 @@ from typing import Any
 from llm4sbr.errors import InputError
 from llm4sbr.serving.recommendation import Recommendation
 from llm4sbr.serving.sets.read import SESSION, Row, are_clicks
+from llm4sbr.serving.stream import json_of
 
 ATTRIBUTES = "attributes"
 """Of the list's items, as far as they are known."""
@@ -29,6 +30,9 @@ what no item is called; how many items pass filters; why a list is empty or is n
 
 ROW, ERROR = "row", "error"
 """Further names: the row's number, and why it has no list."""
+
+FILTERS = ("only", "without", "where")
+"""Columns of the sessions' file that hold for a row alone, in the place of the command's own."""
 
 DEFAULT = (ROW, "key", "score", "left_out", "notes", ERROR)
 
@@ -67,6 +71,12 @@ def check_objects(fields: Sequence[str], path: Path, rows: Sequence[Row]) -> Non
     missing = [name for name in others_of(fields) if name not in there]
     if missing:
         raise _unknown(missing[0], path, sorted(there))
+
+
+def own_filters(row: Row) -> dict[str, Any]:
+    """The filters of a row, lists in JSON as such."""
+    given = {name: row.others[name] for name in FILTERS if row.others.get(name) not in (None, "")}
+    return {name: (isinstance(value, str) and json_of(value, "[")) or value for name, value in given.items()}
 
 
 def record(fields: Sequence[str], row: Row, found: Recommendation | InputError) -> dict[str, Any]:

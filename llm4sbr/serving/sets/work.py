@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llm4sbr import folders, registry, store
 from llm4sbr.errors import InputError
 from llm4sbr.progress import Progress
-from llm4sbr.serving.sets.fields import ATTRIBUTES, check_objects, others_of, parse, record
+from llm4sbr.serving.sets.fields import (
+    ATTRIBUTES,
+    FILTERS,
+    check_objects,
+    others_of,
+    own_filters,
+    parse,
+    record,
+)
 from llm4sbr.serving.sets.read import STANDARD, Row, columns_of, content, count, format_of, read
 from llm4sbr.serving.sets.write import Records, Writer, as_lines
 
@@ -83,7 +91,8 @@ class Answering:
 
         def work(rows: list[Row]) -> Answered:
             good = [row.session for row in rows if row.session is not None]
-            answers = iter(recommender.recommend_all(good, **options))
+            each = [own_filters(row) for row in rows if row.session is not None]
+            answers = iter(recommender.recommend_all(good, each=each, **options))
             found = [InputError(row.error) if row.session is None else next(answers) for row in rows]
             pairs = list(zip(rows, found, strict=True))
             broken = [
@@ -123,7 +132,8 @@ def recommend_set(
     opened = load()
     opened.recommend_all([], **wanted.options)  # checks the options
     answering = Answering(load, fields, wanted.options, opened)
-    blocks = _checked(wanted.source, fields)
+    filters = [name for name in FILTERS if columns is None or name in columns]
+    blocks = _checked(wanted.source, fields, filters)
     with (
         closing(registry.create("engines", wanted.engine)) as engine,
         progress.task("recommend", count(wanted.source), unit="sessions", at_most=True) as advance,
@@ -154,10 +164,10 @@ def check_paths(wanted: SessionSet) -> None:
         raise InputError(f"--out {wanted.target}: is the file of sessions; name another")
 
 
-def _checked(source: Path, fields: Sequence[str]) -> Iterator[list[Row]]:
+def _checked(source: Path, fields: Sequence[str], filters: Sequence[str]) -> Iterator[list[Row]]:
     """The blocks of a file; of lines of JSON the first is checked to have the fields."""
     others = others_of(fields)
-    for number, rows in enumerate(read(source, others)):
+    for number, rows in enumerate(read(source, list(dict.fromkeys([*others, *filters])))):
         if number == 0 and others and format_of(source) == ".jsonl":
             check_objects(fields, source, rows)
         yield rows

@@ -139,15 +139,15 @@ class _Index:
         words = [_words(title) for title in titles]
         if not any(words):
             raise ConfigError("gpt4rec: no item has a title with a word in it, so there is nothing to search")
+        self._count = len(titles)
         self._found = bm25s.BM25(k1=k1, b=b, method="lucene")
         self._found.index(words, show_progress=False)
 
     def score(self, query: str) -> NDArray[np.float32]:
         """float32 (N,)."""
         words = _words(query)
-        count: int = self._found.scores["num_docs"]
         if not words:  # the library fails here
-            return np.zeros(count, np.float32)
+            return np.zeros(self._count, np.float32)
         found: NDArray[np.float32] = self._found.get_scores(words).astype(np.float32)
         return found
 
