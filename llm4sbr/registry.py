@@ -62,6 +62,7 @@ OFFERED = {
     ("perspectives", "explain"): "llm4sbr-perspectives",
     ("fusers", "nullspace"): "llm4sbr-nullspace",
     ("loggers", "mlflow"): "llm4sbr-mlflow",
+    ("loggers", "wandb"): "llm4sbr-wandb",
     ("baselines", "list-wise"): "llm4sbr-related",
     ("baselines", "pair-wise"): "llm4sbr-related",
     ("baselines", "point-wise"): "llm4sbr-related",

@@ -168,6 +168,7 @@ OTHERS = {
     "export",
     "git",
     "mlflow",
+    "wandb",
     "cd",
     "pytest",
     "sh",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from llm4sbr.asking.baselines import chosen
 from llm4sbr.report.asked import asked_table, asking_cost_table
+
+ROOT = Path(__file__).parents[1]
 
 ASKED = {
     "llm": "embedded",
@@ -61,3 +66,12 @@ def test_the_choice_is_always_the_same_and_grows(samples):
     few, more = set(chosen(50, 5)), set(chosen(50, 20))
     assert len(few) == 5
     assert few < more  # asking about more samples later repeats no question
+
+
+def test_the_documented_tables_are_what_was_measured():
+    found = json.loads((ROOT / "benchmarks/results/related-ml-100k.json").read_text(encoding="utf-8"))
+    text = (ROOT / "docs/related.md").read_text(encoding="utf-8")
+    assert found["command"] in text
+    for table in (asked_table(found["rows"], 5), asked_table(found["rows"], 20)):
+        for line in texts(table):
+            assert f"| {' | '.join(line).replace('*', chr(92) + '*')} |" in text
