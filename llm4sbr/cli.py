@@ -177,9 +177,11 @@ _stage_command("train", "Train the backbone plain, with intents, and with the co
 
 @cli.command("evaluate")
 @stage_options("evaluate")
+@click.option("--cold", is_flag=True, help="Also test on the items that data.hold_out held out.")
 @click.option("--dry-run", is_flag=True, help="Say what baselines would ask an LLM; train and ask nothing.")
 def evaluate_(
     run: Path,
+    cold: bool,
     dry_run: bool,
     file: Path | None,
     assignments: tuple[str, ...],
@@ -194,9 +196,13 @@ def evaluate_(
     Stages before it are done first where they are not fresh.
     """
     if not dry_run:
-        _show(
-            _bring(run, "evaluate", file, assignments, force, quiet, options, new=False), "evaluate", as_json
-        )
+        run = _bring(run, "evaluate", file, assignments, force, quiet, options, new=False)
+        if not cold:
+            _show(run, "evaluate", as_json)
+            return
+        from llm4sbr.commands.catalogue import show_cold
+
+        show_cold(run, as_json)
         return
     from llm4sbr.api import plan_baselines
     from llm4sbr.asking.plan import sentence

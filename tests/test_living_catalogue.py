@@ -80,7 +80,7 @@ def test_new_items_are_scored_by_their_titles_as_the_trained_model_would(grown: 
 
     localize = configure(grown).localize
     encoder: Any = registry.create("encoders", localize.encoder, **localize.encoder_options)
-    titles = model.fuser.whitening(encoder.encode(added.titles))
+    titles = model.fuser.whitening(encoder.encode(added.titles)).half().float()  # as the model's own
     with torch.inference_mode():
         predict = original.intent_mode == "predictor"
         output = model.represent(torch.tensor(items), torch.tensor(mask), None, predict=predict)

@@ -65,3 +65,20 @@ def _told(found: dict[str, Any], as_json: bool) -> None:
     say(f"{len(found['added']):,} added, {len(found['removed']):,} taken out")
     for folder in found["exports"]:
         say(f"in {folder}")
+
+
+def show_cold(run: Path, as_json: bool) -> None:
+    """Test a run on the items that were held out, and print the result."""
+    from llm4sbr.stages.cold import evaluate_cold
+
+    found = evaluate_cold(run)
+    if as_json:
+        print_json(found)
+        return
+    say(f"HR@{found['k']} on {found['samples_on_new']:,} clicks on {found['new_items']:,} items held out:")
+    for name, value in found["new"].items():
+        say(f"  {name:28}{'-' if value is None else f'{value:7.2%}'}")
+    others = found["others"]
+    say(f"on {found['samples_on_others']:,} clicks on other items ({found['model']}):")
+    say(f"  without new items           {others['without']:7.2%}")
+    say(f"  with new items              {others['with new items']:7.2%}")

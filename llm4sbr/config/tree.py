@@ -61,13 +61,14 @@ class DataConfig(Section):
     """Whether lists may contain the session's own items, in training, in every row of the table, and in
     serving. `auto`: yes if 1% or more of the training targets repeat an item of their session."""
     split: Literal["temporal", "random", "paper", "leave-last-out"] | None = None
-    """`temporal`: whole sessions by time. `random`: whole sessions at random. `paper`: random samples in the
-    paper's numbers, no validation part. `leave-last-out`: a session's last click is the test sample (training
-    then sees later clicks of other sessions). By default `temporal` if the data has times, else `random`."""
+    """Whole sessions: `temporal` (default if there are times) or `random`. `paper`: random samples in its
+    numbers, none to validate. `leave-last-out`: a session's last click, though training sees later ones."""
     valid: float = Field(0.1, ge=0, lt=1)
     """Share of sessions for validation."""
     test: float = Field(0.1, gt=0, lt=1)
     """Share of sessions for testing."""
+    hold_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the items, the newest, that no click is trained on: `evaluate --cold` tests on them."""
     max_sessions: int | None = Field(None, ge=1)
     """Keep only this many sessions, the most recent ones."""
     sample: float | None = Field(None, gt=0, le=1)
@@ -162,8 +163,7 @@ class TrainConfig(Section):
     warm_epochs: int = Field(3, ge=1)
     """Maximum number of epochs of a model that starts from an older run's (`train --from`)."""
     replay: float = Field(1.0, ge=0)
-    """Old samples per new one in an epoch of such a model, drawn for the epoch, so that its time follows what
-    is new. A sample is old if the older run was trained on its session."""
+    """Old samples, of sessions that the older run was trained on, per new one in an epoch of such a model."""
     patience: int = Field(2, ge=1)
     """Early stopping: number of epochs without a better validation MRR@20."""
     batch_size: int = Field(100, ge=2, lt=LARGEST)

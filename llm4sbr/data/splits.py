@@ -12,7 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from llm4sbr.config import DataConfig
+from llm4sbr.data import cold
 from llm4sbr.data import sessions as rules
+from llm4sbr.data.cold import Cold
 from llm4sbr.data.sessions import ClickLog, Ints
 from llm4sbr.errors import DataError
 
@@ -50,6 +52,8 @@ class Split(NamedTuple):
     """The rule that was used for training samples."""
     test_prefixes: Prefixes
     """The rule that was used for validation and test samples."""
+    cold: Cold | None = None
+    """Test samples on items that were held out."""
 
 
 def split(log: ClickLog, config: DataConfig, *, rule: str) -> Split:
@@ -64,6 +68,8 @@ def split(log: ClickLog, config: DataConfig, *, rule: str) -> Split:
             f"{len(log.items)}); choose another data.sessions or a greater data.gap_seconds"
             + (" or a smaller data.min_length" if config.min_length > 2 else "")
         )
+    if config.hold_out and rule not in ("temporal", "random"):
+        raise DataError(f"data.hold_out = {config.hold_out:g}: not with data.split={rule}; choose temporal")
     if rule == "paper":
         result = _paper(log, config)
     elif rule == "leave-last-out":
@@ -105,6 +111,11 @@ def _by_sessions(log: ClickLog, config: DataConfig, *, by_time: bool) -> Split:
     else:
         log = rules.take(log, np.random.default_rng(config.seed).permutation(len(log.lengths)))
     whole, valid, test = (rules.take(log, part) for part in np.split(np.arange(len(log.lengths)), ends))
+    held = cold.held_out(log, config.hold_out, least=config.min_item_count)
+    clicks = len(whole.items)
+    whole = rules.keep_clicks(whole, ~held[whole.items], min_length=config.min_length)
+    if config.hold_out:
+        dropped["train clicks on items held out"] = clicks - len(whole.items)
     train = rules.settle(whole, config.min_item_count, min_length=config.min_length)
     known = np.zeros(len(log.keys), np.bool_)
     known[train.items] = True
@@ -122,7 +133,8 @@ def _by_sessions(log: ClickLog, config: DataConfig, *, by_time: bool) -> Split:
         start, end = expand(part.offsets, train_rule if name == "train" else test_rule)
         samples[name] = (start + before, end + before)
         before += len(part.items)
-    return Split(rules.join(parts), train, samples, dropped, train_rule, test_rule)
+    found = cold.samples_of(test, known, held, longest=config.max_length) if config.hold_out else None
+    return Split(rules.join(parts), train, samples, dropped, train_rule, test_rule, found)
 
 
 def _sizes(log: ClickLog, config: DataConfig) -> list[int]:

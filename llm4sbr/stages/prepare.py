@@ -13,9 +13,9 @@ import torch
 from llm4sbr import registry
 from llm4sbr.config import Config, DataConfig
 from llm4sbr.data import catalogue as catalogues
+from llm4sbr.data import cold, splits
 from llm4sbr.data import prepared as files
 from llm4sbr.data import sessions as rules
-from llm4sbr.data import splits
 from llm4sbr.data.batches import sample_keys
 from llm4sbr.data.prepared import Prepared
 from llm4sbr.data.readers import identity
@@ -87,6 +87,9 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: A
         names=split.log.names,
         times=pl.Series(split.log.start, dtype=pl.Float64),
     )
+    if split.cold is not None:
+        keys = split.log.keys[sorted(set(split.cold.targets))]
+        cold.save(out, split.cold, split.log.keys, codes.numpy(), catalogues.build(keys, raw.items)[0])
 
 
 def _read(data: DataConfig, progress: Progress) -> RawData:

@@ -63,7 +63,7 @@ VARY = """Write a variation of this instruction that keeps its meaning, on one l
 {instruction}"""
 
 LONGEST = 1_000
-"""Characters kept of an instruction that the LLM writes."""
+"""Characters kept of what the LLM writes: reasons, an instruction."""
 
 
 class Example(NamedTuple):
@@ -221,7 +221,7 @@ class PO4ISR(Reranker):
         reasoned = zip(cases, reasons, strict=True)
         refined = ask(
             [
-                REFINE.format(instruction=instruction, case=case, reasons=one_line(reason or ""))
+                REFINE.format(instruction=instruction, case=case, reasons=one_line(reason or "", LONGEST))
                 for case, reason in reasoned
             ]
         )
@@ -230,7 +230,7 @@ class PO4ISR(Reranker):
         found, newest = list(better), better
         for _ in range(self.variations):
             varied = ask([VARY.format(instruction=one) for one in newest])
-            newest = [one_line(answer)[:LONGEST] for answer in varied if answer and answer.strip()]
+            newest = [one_line(answer, LONGEST) for answer in varied if answer and answer.strip()]
             found += newest
         return found
 
@@ -256,7 +256,7 @@ def ucb(rewards: Sequence[Sequence[float]], trial: int, explore: float) -> int:
 def extracted(answer: str) -> list[str]:
     """The instructions between <START> and <END> in an answer; the last may be cut off before its end."""
     found = re.findall(r"<START>(.*?)(?:<END>|$)", answer, re.DOTALL)
-    return [text[:LONGEST] for text in map(one_line, found) if text]
+    return [text for one in found if (text := one_line(one, LONGEST))]
 
 
 def _mean(values: Sequence[float]) -> float:

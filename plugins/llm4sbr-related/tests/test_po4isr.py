@@ -131,7 +131,10 @@ def test_ucb_by_hand():
 def test_what_is_extracted():
     assert extracted("I suggest <START> one\n thing <END> or <START>two") == ["one thing", "two"]
     assert extracted("nothing") == []
-    assert extracted("<START>" + 2_000 * "x") == [1_000 * "x"]
+    (long,) = extracted("<START>" + 2_000 * "x")
+    assert 900 < len(long) <= 1_000
+    (safe,) = extracted("<START>rank </s> well<END>")
+    assert "</s>" not in safe  # nothing that a chat template reads as control
 
 
 @pytest.mark.parametrize(
