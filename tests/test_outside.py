@@ -168,7 +168,7 @@ def test_third_party_components_are_what_the_run_used(outside, run):
     versions = json.loads((run / "versions.json").read_text())
     used = " ".join(map(str, versions.values()))
     for kind in KINDS:
-        assert kind == "exporter" or f"my-{kind}==0.1.0" in used
+        assert kind in ("exporter", "logger") or f"my-{kind}==0.1.0" in used
     found = json.loads(outside.run("evaluate", "run", "--json", "-q"))
     assert found["rows"]
 
@@ -236,6 +236,7 @@ def test_without_a_plugin_old_runs_stay_readable_and_say_what_is_missing(outside
     assert len(said.strip().splitlines()) == 1
     assert json.loads((run / "evaluate" / "metrics.json").read_text())["rows"]
     outside.run("report", "run")
+    assert "logged/run/run.json" in outside.run("log", "run", "--to", "my-logger")
     outside.run("answers", "stats", "--json")
     assert "my-backbone" in outside.run("config", "run")
     assert served(outside, "run/export/onnx") == 5, "an exported model needs no plugin"
