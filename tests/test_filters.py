@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -234,10 +236,17 @@ def test_a_damaged_file_is_refused(tmp_path, change):
     known = made().attributes
     known.write(path)
     tensors = {**load_file(path), **change}
-    facts = {"columns": '["category", "price", "code", "nothing"]', "filters": '["in_stock"]'}
+    facts = {"names": json.dumps({"columns": list(COLUMNS), "filters": ["in_stock"]})}
     save_file({name: one for name, one in tensors.items() if one is not None}, path, facts)
     with pytest.raises(StoreError, match="not the attributes of 5 items"):
         Attributes.open(path, 5)
+
+
+def test_the_same_attributes_are_the_same_file(tmp_path):
+    """An export's version is a hash of its files."""
+    for number in range(8):
+        made().attributes.write(tmp_path / str(number))
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(8)}) == 1
 
 
 def test_a_file_that_is_cut_off_is_refused(tmp_path):

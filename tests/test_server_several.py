@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -13,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm4sbr.errors import InputError
+from llm4sbr.serving.server.http import Reply
 from llm4sbr.serving.server.metrics import Metrics
 from llm4sbr.serving.server.models import Models
 from llm4sbr.serving.server.served import Served, parse_models
 from llm4sbr.serving.server.settings import Settings
+from llm4sbr.serving.server.shadow import WAITING, Shadows
 from llm4sbr.serving.server.split import Split, parse_split, point
 from llm4sbr.testing.live_server import LiveServer, live_server
 from llm4sbr.testing.toy_export import toy_export
@@ -160,6 +163,34 @@ def test_a_shadow_that_is_broken_slow_or_late_touches_nobody(tmp_path):
         assert recommend(server) == ("A", 4)
         until(lambda: value(server, 'llm4sbr_shadow_total{model="B",result="done"}') == 1)
         assert server.stop() == 0
+
+
+def test_what_a_slow_shadow_has_not_finished_is_bounded(tmp_path):
+    metrics = Metrics()
+    answered, shadow = (Models(tmp_path, Settings(name=name), metrics) for name in ("A", "B"))
+
+    async def main() -> None:
+        shadows, open_, begun = Shadows([shadow]), asyncio.Event(), Counter()
+
+        async def work(models: Models) -> Reply:
+            begun[models.name] += 1
+            await open_.wait()
+            return Reply(b"")
+
+        for _ in range(WAITING + 8):
+            shadows.follow(answered, Reply(b"{}"), work)
+        shadows.follow(shadow, Reply(b"{}"), work)  # what the shadow answered itself
+        assert shadow.metrics.shadowing == {"dropped": 8}
+        await asyncio.sleep(0)
+        assert begun == {"B": WAITING}
+        open_.set()
+        await asyncio.sleep(0.01)
+        assert shadow.metrics.shadowing == {"dropped": 8, "done": WAITING}
+        open_.clear()
+        shadows.follow(answered, Reply(b"{}"), work)
+        await shadows.stop()
+
+    asyncio.run(main())
 
 
 # Bad arguments

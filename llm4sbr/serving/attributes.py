@@ -173,7 +173,8 @@ class Attributes:
             tensors[f"filter.{number}"] = np.packbits(passing)
         if self.clicks is not None:
             tensors["clicks"] = self.clicks.astype(np.int32)
-        facts = {"columns": json.dumps(list(self.columns)), "filters": json.dumps(list(self.filters))}
+        names = {"columns": list(self.columns), "filters": list(self.filters)}
+        facts = {"names": json.dumps(names)}  # several would stand in any order, and the file be another one
         with store.writing(path) as temporary:
             save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, temporary, facts)
 
@@ -189,13 +190,13 @@ class Attributes:
         try:
             with safe_open(path, "numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                facts = file.metadata() or {}
+                names = json.loads((file.metadata() or {})["names"])
             columns = {
-                name: _read(tensors, number, size) for number, name in enumerate(_names(facts["columns"]))
+                name: _read(tensors, number, size) for number, name in enumerate(_texts(names["columns"]))
             }
             filters = {
                 name: unpacked(tensors[f"filter.{number}"], size)
-                for number, name in enumerate(_names(facts["filters"]))
+                for number, name in enumerate(_texts(names["filters"]))
             }
             clicks = tensors.get("clicks")
             if clicks is not None:
@@ -238,7 +239,7 @@ def _read(tensors: Mapping[str, NDArray[Any]], number: int, size: int) -> Column
         raise ValueError(f"codes of {codes.dtype}")
     _check(codes, codes.dtype, size)
     numbers = values.dtype == np.float64
-    known = _ascending(values) if numbers else _names(values.tobytes())
+    known = _ascending(values) if numbers else _texts(json.loads(values.tobytes()))
     if size and int(codes.max()) >= len(known):
         raise ValueError(f"code {codes.max()} of {len(known)} values")
     return Numbers(values, codes) if numbers else Texts(cast(list[str], known), codes)
@@ -251,8 +252,7 @@ def _ascending(values: NDArray[Any]) -> NDArray[np.float64]:
     return values
 
 
-def _names(text: str | bytes) -> list[str]:
-    found = json.loads(text)
+def _texts(found: object) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise ValueError("not a list of texts")
     return found
