@@ -60,6 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "run"
 
 
+@pytest.mark.slow
 def test_nothing_of_them_is_trained_validated_or_tested_on(run: Path) -> None:
     prepared, (prefixes, keys, items) = load(run / "prepare"), cold.load(run / "prepare")
     assert len(items.keys) == 2
@@ -73,6 +74,7 @@ def test_nothing_of_them_is_trained_validated_or_tested_on(run: Path) -> None:
         assert (int(key[1:]) - last) % 20 in (1, 2)
 
 
+@pytest.mark.slow
 def test_the_figures(run: Path) -> None:
     found = evaluate_cold(run)
     assert found == store.read_json(run / "evaluate/cold.json")
@@ -87,6 +89,7 @@ def test_the_figures(run: Path) -> None:
     assert "items held out" in told.output
 
 
+@pytest.mark.slow
 def test_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no items were held out"):
         cold.load(tmp_path)

@@ -27,6 +27,7 @@ from llm4sbr.serving.exported import ExportedRecommender
 from llm4sbr.serving.grown import Grown, best, extended
 from llm4sbr.stages.export import Export, export
 from llm4sbr.testing.live_server import live_server
+from llm4sbr.testing.toy_export import toy_export
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -66,6 +67,7 @@ def grown(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_new_items_are_scored_by_their_titles_as_the_trained_model_would(grown: Path) -> None:
     original, added = ReferenceModel.of(grown), Added.open(grown / "catalogue" / ADDED)
     assert (added.keys, added.titles) == (["n01", "n02"], ["Red Lamp (1999)", "Golden Sofa (2001)"])
@@ -93,6 +95,7 @@ def test_new_items_are_scored_by_their_titles_as_the_trained_model_would(grown: 
     assert np.allclose(np.sort(scores[0]), np.sort(everything[0, order].numpy()), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_is_served_in_lists_found_by_key_and_filtered(grown: Path) -> None:
     found = ExportedRecommender.load(grown / "export/onnx")
     only = found.recommend(["i03"], only=["n01", "n02", "i05"], k=6, attributes=True)
@@ -133,6 +136,33 @@ def test_lists_and_new_items_together_by_hand() -> None:
     assert nothing[0].tolist() == [[4, 2, 0]]
 
 
+def test_a_file_that_is_none_or_of_another_model(tmp_path: Path) -> None:
+    folder = toy_export(tmp_path)
+    (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(StoreError, match="no items to be added"):
+        api.add_items(folder, tmp_path / "bad.safetensors")
+    rows = np.zeros((1, 3), np.float32)
+    other = Added("other", ["x"], ["X"], {}, rows, np.array([1]), 0.0, [], {})
+    other.write(tmp_path / "other.safetensors")
+    before = (folder / "artefact.json").read_bytes()
+    with pytest.raises(InputError, match="another model"):
+        api.add_items(folder, tmp_path / "other.safetensors")
+    for wrong in (
+        {"titles": []},
+        {"attributes": {"a": []}},
+        {"prior": float("nan")},
+        {"rows": rows[:0]},
+        {"read_as": np.array([1.0])},
+        {"keys": ["x", "x"], "titles": ["X", "X"]},
+    ):
+        other._replace(**wrong).write(tmp_path / "wrong.safetensors")
+        with pytest.raises(StoreError, match="no items to be added"):
+            Added.open(tmp_path / "wrong.safetensors")
+    with pytest.raises(InputError, match="no item has the key"):
+        api.remove_items(folder, ["nothing"])
+    assert (folder / "artefact.json").read_bytes() == before
+
+
 def test_attributes_of_new_items() -> None:
     own = Attributes.of({"price": ["3", ""], "kind": ["a", "b"]}, np.array([5, 6]))
     own.filters["stock"] = np.array([True, False])
@@ -148,6 +178,7 @@ def test_attributes_of_new_items() -> None:
     assert found.clicks.tolist() == [5, 6, 0, 0]
 
 
+@pytest.mark.slow
 def test_the_prior_costs_others_little(grown: Path) -> None:
     original = ReferenceModel.of(grown)
     vectors = store.read_tensors(grown / "localize/items.safetensors")["items"]
@@ -159,6 +190,7 @@ def test_the_prior_costs_others_little(grown: Path) -> None:
     assert rows_of(original, vectors[:2]).shape[0] == 2
 
 
+@pytest.mark.slow
 def test_taken_out_and_put_back(run: Path, base: Path) -> None:
     folder = run / "export/onnx"
     before = ExportedRecommender.load(folder).recommend(["i03"], k=6).items
@@ -173,6 +205,7 @@ def test_taken_out_and_put_back(run: Path, base: Path) -> None:
         api.remove_items(run, ["n09"])
 
 
+@pytest.mark.slow
 def test_carried_to_another_machine_without_torch(base: Path, grown: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(base / "run/export/onnx", tmp_path / "shop"))
     found = api.add_items(folder, grown / "catalogue" / ADDED)
@@ -182,6 +215,7 @@ def test_carried_to_another_machine_without_torch(base: Path, grown: Path, tmp_p
     assert again["added"] == found["added"]
 
 
+@pytest.mark.slow
 def test_refused_and_nothing_changes(run: Path, base: Path, tmp_path: Path) -> None:
     record = (run / "export/onnx/artefact.json").read_bytes()
     (tmp_path / "other.csv").write_text("item_id,title\ni03,Another title\n")
@@ -207,6 +241,7 @@ def test_refused_and_nothing_changes(run: Path, base: Path, tmp_path: Path) -> N
         Artefact.open(run / "export/onnx")
 
 
+@pytest.mark.slow
 def test_a_model_without_titles_says_so(run: Path, base: Path) -> None:
     pipeline.execute(run, nest({"train.plain": True}), progress=QUIET, until="train")
     with pytest.raises(InputError, match="scores no titles"):

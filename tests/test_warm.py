@@ -196,6 +196,7 @@ def test_what_it_started_from_decides_and_the_old_run_may_go(runs: Path) -> None
     ]
 
 
+@pytest.mark.slow
 def test_other_old_weights_train_what_started_from_them_only(runs: Path) -> None:
     # Without intents (`none`) there is nothing that tau weighs: the same weights, so the same start.
     execute(runs / "old", {"train.tau": 0.3}, until="train")

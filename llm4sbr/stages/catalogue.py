@@ -29,6 +29,7 @@ from llm4sbr.progress import Progress
 from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.added import ADDED, Added, other_title, put
 from llm4sbr.serving.artefact import RECORD, read_record
+from llm4sbr.serving.attributes import ATTRIBUTES
 from llm4sbr.serving.items import catalogue_of
 
 FOLDER = "catalogue"
@@ -107,6 +108,8 @@ def change(folder: Path, added: Added, *, replace: bool = False) -> Added:
         raise InputError(
             f"{folder}: an export with an index takes no new items; export with another precision"
         )
+    if added.removed and ATTRIBUTES not in record["files"]:
+        raise InputError(f"{folder}: exported by an earlier version, which takes no filters; export again")
     if "session_query" not in record["outputs"] and added.keys:
         raise InputError(
             f"{folder}: exported by an earlier version, without what new items need; export again"
