@@ -6,6 +6,7 @@ import gzip
 import zipfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from llm4sbr.data import sessions
@@ -13,7 +14,7 @@ from llm4sbr.data.readers import files
 from llm4sbr.data.readers.amazon import Amazon
 from llm4sbr.data.readers.jsonl import JsonLines
 from llm4sbr.data.readers.movielens import MovieLens
-from llm4sbr.data.readers.tables import Csv
+from llm4sbr.data.readers.tables import Csv, Parquet
 from llm4sbr.errors import DataError
 from llm4sbr.protocols import RawData
 
@@ -214,3 +215,8 @@ def test_a_packed_file_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pyt
         archive.writestr("ml/movies.csv", MOVIES)
     with pytest.raises(DataError, match=r"ratings\.csv: .*10,000 bytes"):
         MovieLens(packed).read()
+    pl.DataFrame({"user": ["u"] * 4000, "item": ["a"] * 4000, "time": [5] * 4000}).write_parquet(
+        tmp_path / "rows.parquet"
+    )
+    with pytest.raises(DataError, match=r"rows\.parquet: its 4,000 rows unpack to more than 10,000 bytes"):
+        Parquet(tmp_path / "rows.parquet", titles=False).read()

@@ -16,6 +16,9 @@ from llm4sbr.protocols import RawData
 
 _ITEMS = "item_id, title, any attributes"
 
+_NUMBER = 8
+"""Bytes of a value in memory, at least."""
+
 Load = Callable[[Path, list[str] | None], pl.DataFrame]
 """Reads some columns of a file (None: all) and `ROW`."""
 
@@ -247,6 +250,13 @@ def _texts(locations: Locations, clicks: Path, found: list[str], names: Names) -
 
 def _read_parquet(path: Path, wanted: list[str] | None) -> pl.DataFrame:
     try:
+        rows = pl.scan_parquet(path).select(pl.len()).collect().item()
+        taken = rows * _NUMBER * (len(wanted) if wanted is not None else 1)
+        if taken > (limit := files.allowed(path.stat().st_size)):
+            raise DataError(
+                f"{path}: its {rows:,} rows unpack to more than {limit:,} bytes, the limit for a file of this "
+                "size; write it as a folder of part files"
+            )
         table = pl.read_parquet(path, columns=wanted)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _not_parquet(path, error) from None
