@@ -254,8 +254,8 @@ def _read_parquet(path: Path, wanted: list[str] | None) -> pl.DataFrame:
         taken = rows * _NUMBER * (len(wanted) if wanted is not None else 1)
         if taken > (limit := files.allowed(path.stat().st_size)):
             raise DataError(
-                f"{path}: its {rows:,} rows unpack to more than {limit:,} bytes, the limit for a file of this "
-                "size; write it as a folder of part files"
+                f"{path}: its {rows:,} rows unpack to more than {limit:,} bytes, the limit for such a file; "
+                "write it as a folder of part files"
             )
         table = pl.read_parquet(path, columns=wanted)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
