@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from llm4sbr.errors import ModelUnavailableError
 from llm4sbr.folders import replace_folder
 from llm4sbr.store import explained
+from llm4sbr.system import installation
 
 __all__ = ["Logger", "TensorBoard"]
 
@@ -97,9 +97,7 @@ class TensorBoard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise ModelUnavailableError(
-                    "TensorBoard is not installed; run pip install 'llm4sbr[tensorboard]'"
-                ) from None
+                raise installation.not_installed("TensorBoard", "tensorboard") from None
             with explained(self._final):
                 self._writers[model] = SummaryWriter(str(self._new / model))
         return self._writers[model]

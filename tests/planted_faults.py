@@ -64,6 +64,9 @@ FAULTS = [
         WritesIntoMask  inputs_stay_as_they_are  score wrote into mask
         LearnsFromTestSessions  scoring_leaves_no_trace  score differently after others were scored
         AddsUp  fitting_again_starts_anew  fitted twice, it scores differently
+        AsksAboutIds  questions  no title
+        ScoresTheLengthOfAnswers  questions  gives scores that are not finite
+        KeepsAnswers  questions  answers change what `score` says
         """,
     ),
     *_faults(

@@ -207,6 +207,35 @@ class LearnsFromTestSessions(MyBaseline):
         return found
 
 
+class Asks(MyBaseline):
+    asks = True
+
+    def fit_catalogue(self, catalogue, *, repeats):
+        self._titles = catalogue.titles
+
+    def prompts(self, items):
+        return [f"after {self._titles[items[-1] - 1]}?"]
+
+    def rescored(self, items, answers):
+        return torch.zeros(len(self._titles))
+
+
+class AsksAboutIds(Asks):
+    def prompts(self, items):
+        return [f"after {items[-1]}?"]
+
+
+class ScoresTheLengthOfAnswers(Asks):
+    def rescored(self, items, answers):
+        return super().rescored(items, answers) / len(answers[0])
+
+
+class KeepsAnswers(Asks):
+    def rescored(self, items, answers):
+        self._counts += len(answers)
+        return super().rescored(items, answers)
+
+
 class AddsUp(MyBaseline):
     def fit(self, sessions):
         before = self._counts.sum()

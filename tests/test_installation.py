@@ -24,6 +24,8 @@ SOURCES += ROOT.glob("plugins/*/llm4sbr_*/*.py")
 FROM_AN_INDEX = {
     "llm4sbr/doctor.py": 4,  # packages that llm4sbr or a plugin requires by name
     "llm4sbr/fusion/saved.py": 1,  # a package that a run was trained with and that is not ours
+    "llm4sbr/frames.py": 1,  # polars or pandas
+    "llm4sbr/packing/hub.py": 1,  # huggingface_hub
     "llm4sbr/commands/plugins.py": 1,  # the folder that the command has just made
     "plugins/llm4sbr-vllm/llm4sbr_vllm/__init__.py": 1,
     "plugins/llm4sbr-embedded/llm4sbr_embedded/__init__.py": 1,

@@ -58,6 +58,7 @@ WRONG: dict[str, list[Any]] = {
     "train.baseline_options": [{"popularity": {"colour": 1}}, {"slist": {"l2": 1}}, {"popularity": 5}],
     "train.device": ["nowhere"],
     "evaluate.k": [[0], [1000], []],
+    "evaluate.budget": ["soon"],
     "engine.name": ["nobody"],
     "engine.options": [{"colour": 1}],
 }

@@ -7,7 +7,6 @@ next run. Answers stay in the cache: memory holds one block of samples and one r
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from llm4sbr import registry
 from llm4sbr.asking.cache import Answer, AnswerCache, answer_key
+from llm4sbr.config.types import AMOUNT
 from llm4sbr.errors import ConfigError, Llm4sbrError, UnansweredError
 from llm4sbr.protocols import LLM
 
@@ -60,7 +60,7 @@ def parse_budget(text: str | None) -> Budget:
     """
     if text is None or text == "none":
         return Budget()
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])|(\d+)", text.strip())
+    found = AMOUNT.fullmatch(text.strip())
     if not found:
         raise ConfigError(
             f"infer.budget = {text!r}: expected prompts (20000), a time (90s, 30m, 2h), or none"

@@ -13,6 +13,9 @@ from pydantic import AfterValidator, BeforeValidator
 from llm4sbr.config.layers import DEFAULT
 from llm4sbr.errors import ConfigError
 
+AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([smh])|(\d+)")
+"""`90s`, `30m`, `2h`, or a number."""
+
 LARGEST = 2**31
 """Upper limit of counts and sizes, which all libraries can handle."""
 
@@ -89,6 +92,12 @@ def _text_of_number(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _amount(value: str | None) -> str | None:
+    if value is not None and value != "none" and not AMOUNT.fullmatch(value.strip()):
+        raise ValueError("expected prompts (20000), a time (90s, 30m, 2h), or none")
+    return value
+
+
 Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
 SomeNames = Annotated[Names, AfterValidator(_some)]
 Lengths = Annotated[
@@ -102,5 +111,5 @@ OptionsByName = Annotated[dict[str, dict[str, Any]], AfterValidator(_without_emp
 Device = Annotated[str, AfterValidator(_device)]
 """Name of a PyTorch device, or `auto`."""
 
-Amount = Annotated[str | None, BeforeValidator(_text_of_number)]
-"""Text that may look like a number, or None."""
+Amount = Annotated[str | None, BeforeValidator(_text_of_number), AfterValidator(_amount)]
+"""A number of prompts, a time, `none`, or None."""

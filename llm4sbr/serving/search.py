@@ -13,6 +13,7 @@ finds those that pass, and as many more lists are read as items do not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,7 +96,8 @@ class Search:
             StoreError: the file is damaged, or another model's.
             ModelUnavailableError: faiss is not installed.
         """
-        tensors, facts = mapped_tensors(path)
+        tensors, about_itself = mapped_tensors(path)
+        facts = _facts(about_itself)
         for key in ("fingerprint", "catalogue"):
             if facts.get(key) != about[key]:
                 raise StoreError(f"{path}: the index of another {key}: {facts.get(key)!r}; export again")
@@ -103,10 +105,9 @@ class Search:
             index = faiss().deserialize_index(np.array(tensors["index"]))
             tables = range(int(facts["tables"]))
             added = [_table(tensors, number) for number in tables]
-            last, others = (float(number) for number in facts["own"].split()) if facts["own"] else (0.0, 0.0)
-            own = (last, others) if facts["own"] else None
+            own = None if facts["own"] is None else (float(facts["own"][0]), float(facts["own"][1]))
             found = cls(index, tensors["rows"], added, own=own, count=int(facts["count"]))
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise StoreError(f"{path}: not a whole index ({reason}); export again") from None
         sizes = {len(found.rows), index.ntotal, *(len(one.items) for one in added)}
@@ -126,10 +127,10 @@ class Search:
             tensors[f"{number}.fading"] = one.fading
             tensors[f"{number}.numbers"] = np.array([one.weight, one.small])
         facts = {key: about[key] for key in ("fingerprint", "catalogue")}
-        facts |= {"tables": str(len(self.added)), "count": str(self.count)}
-        facts["own"] = "" if self.own is None else f"{self.own[0]!r} {self.own[1]!r}"
+        facts |= {"tables": len(self.added), "count": self.count, "own": self.own}
         with store.writing(path) as temporary:
-            save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, temporary, facts)
+            whole = {name: np.ascontiguousarray(one) for name, one in tensors.items()}
+            save_file(whole, temporary, {"about": json.dumps(facts)})  # several are written in any order
 
     def answer(self, session: Any, feed: Mapping[str, NDArray[Any]], k: int) -> tuple[Ids, Floats]:
         """The result of `top`, for all inputs of a graph that scores by itself; `session` has the queries."""
@@ -219,6 +220,14 @@ class Search:
 def _largest(ids: Ids, values: NDArray[np.float64], count: int) -> Ids:
     """The ids with the largest values, at most `count`."""
     return ids if len(ids) <= count else ids[np.argpartition(-values, count - 1)[:count]]
+
+
+def _facts(about: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        found = json.loads(about.get("about", ""))
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def _table(tensors: Mapping[str, NDArray[Any]], number: int) -> Added:

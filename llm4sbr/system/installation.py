@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 CORE = "llm4sbr"
 
-ADVISED = ("train", "serve", "parquet", "index", "onnx", "gguf", "rtx", "tensorrt", "tune")
+ADVISED = (
+    *("train", "serve", "grpc", "parquet", "index", "onnx", "gguf", "rtx", "tensorrt", "tune"),
+    "tensorboard",
+)
 """Extras that a message may advise, in the order in which a missing module is looked for in them."""
 
 PLUGINS = "plugins"

@@ -8,13 +8,14 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from llm4sbr.errors import InputError, ModelUnavailableError
+from llm4sbr.errors import InputError
 from llm4sbr.serving.server import about, inference
 from llm4sbr.serving.server.app import App
 from llm4sbr.serving.server.http import Refusal, Reply
 from llm4sbr.serving.server.logs import log, say
 from llm4sbr.serving.server.models import Model, Models
 from llm4sbr.serving.server.settings import Settings
+from llm4sbr.system import installation
 
 if TYPE_CHECKING:
     import grpc
@@ -38,9 +39,7 @@ class Service:
 
             from llm4sbr.serving.server.rpc import messages, tensors
         except ImportError as error:
-            raise ModelUnavailableError(
-                f"--grpc-port needs {error.name}; run pip install 'llm4sbr[grpc]'"
-            ) from None
+            raise installation.not_installed(f"{error.name}, which --grpc-port needs,", "grpc") from None
         self.app = app
         self._messages, self._tensors = messages, tensors
         self._health = health.aio.HealthServicer()
