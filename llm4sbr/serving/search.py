@@ -126,7 +126,7 @@ class Search:
             tensors |= {f"{number}.items": one.items, f"{number}.weights": one.weights}
             tensors[f"{number}.fading"] = one.fading
             tensors[f"{number}.numbers"] = np.array([one.weight, one.small])
-        facts = {key: about[key] for key in ("fingerprint", "catalogue")}
+        facts: dict[str, Any] = {key: about[key] for key in ("fingerprint", "catalogue")}
         facts |= {"tables": len(self.added), "count": self.count, "own": self.own}
         with store.writing(path) as temporary:
             whole = {name: np.ascontiguousarray(one) for name, one in tensors.items()}
