@@ -18,6 +18,7 @@ _SHORT = (
     *("OutOfMemoryError", "can't allocate memory", "not enough memory"),  # in PyTorch's messages
     *("Cannot allocate memory", "std::bad_alloc", "failed to map segment", "can't start new thread"),
     *("memory allocation of", "Failed to allocate memory"),
+    "error return without exception set",  # of an extension whose exception found no memory
 )
 
 
