@@ -21,13 +21,14 @@ from llm4sbr.config import (
     to_settings,
     to_toml,
 )
-from llm4sbr.config.types import without_defaults
+from llm4sbr.config.types import AMOUNT, without_defaults
 from llm4sbr.errors import ConfigError
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 names = st.lists(text, min_size=1, max_size=3, unique=True)
 scalars = st.one_of(text, st.integers(-(2**63), 2**63 - 1), st.booleans(), st.floats(allow_nan=False))
 options = st.dictionaries(text, st.one_of(scalars, st.lists(scalars, max_size=2)), max_size=3)
+amount = st.from_regex(AMOUNT, fullmatch=True)
 chosen = st.fixed_dictionaries(
     {},
     optional={
@@ -42,7 +43,7 @@ chosen = st.fixed_dictionaries(
                 "strict": st.booleans(),
             },
         ),
-        "infer": st.fixed_dictionaries({}, optional={"llm": text, "perspectives": names, "budget": text}),
+        "infer": st.fixed_dictionaries({}, optional={"llm": text, "perspectives": names, "budget": amount}),
         "train": st.fixed_dictionaries(
             {}, optional={"dim": st.integers(1, 2**30), "l2": st.floats(0, 1e9), "options": options}
         ),
