@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MODULES = {"backbones": "models", "baselines": "models", "fusers": "models"}
+MODULES = {"backbones": "models", "baselines": "models", "fusers": "models", "loggers": "loggers"}
 MODULES |= {"readers": "files", "exporters": "files"}
 
 

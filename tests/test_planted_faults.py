@@ -116,7 +116,7 @@ def contract_of(kind: str, target: str) -> Contract:
     elif kind == "localizers":
         members = {"create": staticmethod(lambda f: component(f))}
     elif kind == "loggers":
-        read = importlib.import_module("planted_texts").read_logged
+        read = importlib.import_module("planted_loggers").read_logged
         members = {"create": lambda self, folder: component(folder=str(folder))}
         members["read"] = lambda self, folder: read(folder)
     else:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from llm4sbr.commands.options import common, print_json, say
+from llm4sbr.commands.options import Command, common, print_json, say
+
+
+def sized(what: str) -> Callable[[Command], Command]:
+    """The option that bounds what is taken in."""
+    return click.option(
+        "--max-size",
+        type=click.FloatRange(0, min_open=True),
+        default=64.0,
+        show_default=True,
+        metavar="GIB",
+        help=f"Refuse {what} that has more.",
+    )
 
 
 @click.command()
@@ -28,14 +41,7 @@ def pack(folder: Path, out: Path, as_json: bool, quiet: bool, debug: bool) -> No
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path), metavar="FILE.tar")
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--max-size",
-    type=click.FloatRange(0, min_open=True),
-    default=64.0,
-    show_default=True,
-    metavar="GIB",
-    help="Refuse an archive that has more.",
-)
+@sized("an archive")
 @common
 def unpack(
     archive: Path, folder: Path | None, max_size: float, as_json: bool, quiet: bool, debug: bool
@@ -78,14 +84,7 @@ def push(
 @click.argument("name", metavar="hub:NAME")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--revision", metavar="REVISION", help="A branch, tag or commit.  [main]")
-@click.option(
-    "--max-size",
-    type=click.FloatRange(0, min_open=True),
-    default=64.0,
-    show_default=True,
-    metavar="GIB",
-    help="Refuse a model that has more.",
-)
+@sized("a model")
 @common
 def pull(
     name: str,
