@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from contextlib import suppress
 from io import StringIO, TextIOWrapper
@@ -80,7 +81,7 @@ def _bring(
     return run
 
 
-def _show(run: Path, stage: str, as_json: bool) -> None:
+def _show(run: Path, stage: str, as_json: bool, *, brief: bool = False) -> None:
     from llm4sbr.api import summary
     from llm4sbr.pipeline import timings
 
@@ -91,9 +92,10 @@ def _show(run: Path, stage: str, as_json: bool) -> None:
         from llm4sbr.report.terminal.next_step import next_command
         from llm4sbr.report.terminal.stages import show_stage
 
-        show_stage(stage, found, timings(run))
+        show_stage(stage, found, timings(run), brief=brief)
+        more = f"More: llm4sbr evaluate {shlex.quote(str(run))}\n" if brief else ""
         report = f"Report: {found['report']}\n" if "report" in found else ""
-        say(f"\n{report}Next: {next_command(run, stage)}")
+        say(f"\n{more}{report}Next: {next_command(run, stage)}")
 
 
 @cli.command("run")
@@ -112,7 +114,8 @@ def run_(
 
     RUN is the run directory; without it, runs/DATASET-LLM[-PROTOCOL].
     """
-    _show(_bring(run, "evaluate", file, assignments, force, quiet, options, new=True), "evaluate", as_json)
+    run = _bring(run, "evaluate", file, assignments, force, quiet, options, new=True)
+    _show(run, "evaluate", as_json, brief=True)
 
 
 def _stage_command(stage: str, text: str) -> None:
