@@ -279,3 +279,35 @@ def test_the_command_plans_without_training_or_asking(tmp_path, llama):
     }
     assert not (tmp_path / "run" / "train").exists()
     assert not (tmp_path / "run" / "evaluate").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            '["popularity", "list-wise"]',
+            "train.baselines: list-wise asks an LLM, and evaluate.llm = none is none",
+        ),
+        ('["llmseqsim"]', "train.baselines: llmseqsim needs text vectors of the items, and with infer.llm"),
+        (
+            '["llm-infer"]',
+            "train.baselines: llm-infer needs answers, and with infer.llm = none there are none",
+        ),
+    ],
+)
+def test_a_baseline_without_its_source_is_refused_before_anything_is_trained(tmp_path, names, said):
+    toy_log(tmp_path / "log")
+    log = ["--dataset", "csv", "--data", str(tmp_path / "log"), "--llm", "none"]
+    command = ["run", str(tmp_path / "run"), *log, "--set", f"train.baselines={names}", "-q"]
+    found = CliRunner().invoke(cli, command)
+    assert found.exit_code == 2
+    assert said in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_verdict_tells_of_rows_that_asked(run, tmp_path, llm):
+    evaluated(run, tmp_path / "out", settings(run, "list-wise", samples=12, cache="h"))
+    text = json.loads((tmp_path / "out/metrics.json").read_text())["verdict"]
+    assert "list-wise over popularity is better with the answers of transformers:none to 12 samples" in text
+    assert "nothing is shown about an LLM" not in text
