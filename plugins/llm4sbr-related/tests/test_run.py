@@ -13,7 +13,7 @@ from llm4sbr_related.candidates import LETTERS
 from llm4sbr import freshness, registry
 from llm4sbr.asking import baselines as asking
 from llm4sbr.asking.cache import AnswerCache
-from llm4sbr.cli import cli
+from llm4sbr.cli import _guarded, cli
 from llm4sbr.config import build
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, ModelUnavailableError
@@ -295,14 +295,14 @@ def test_the_command_plans_without_training_or_asking(tmp_path, llama):
         ),
     ],
 )
-def test_a_baseline_without_its_source_is_refused_before_anything_is_trained(tmp_path, names, said):
+def test_a_baseline_without_its_source_is_refused_before_anything_is_trained(tmp_path, capsys, names, said):
     toy_log(tmp_path / "log")
     log = ["--dataset", "csv", "--data", str(tmp_path / "log"), "--llm", "none"]
     command = ["run", str(tmp_path / "run"), *log, "--set", f"train.baselines={names}", "-q"]
-    found = CliRunner().invoke(cli, command)
-    assert found.exit_code == 2
-    assert said in found.stderr
-    assert found.stderr.count("\n") == 1
+    assert _guarded(command) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {said}")
+    assert told.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
