@@ -27,7 +27,8 @@ class AskingBaseline(Baseline, Protocol):
     Optional: `over`, the name of what it does without answers; `candidates(items)`, the only items that an
     answer can lift, from which the table knows what no answer can exceed; `reader(llm) -> LLM`, which reads
     something else than text from the LLM, such as logits, under a fingerprint of its own; and
-    `learn(ask, sessions)`, called with an `Ask` and the training `Sessions` before anything else is asked.
+    `learn(ask, sessions)`, called with an `Ask` and the training `Sessions` before anything else is asked,
+    together with `learning(sessions) -> int`, the most prompts that `learn` can ask, for the plan.
     """
 
     asks: bool

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr import registry
+from llm4sbr import available, registry
 from llm4sbr.config import Settings, build, flatten, merge, nest, parse_values
 from llm4sbr.errors import ConfigError
 
@@ -135,7 +135,7 @@ def cells(request: Request) -> list[Cell]:
     varied = [dict(zip(request.vary, values, strict=True)) for values in product(*request.vary.values())]
     found = [cell for one in axes for values in varied for cell in _cells(request, *one, values)]
     for cell in found:
-        build(cell.settings)
+        available.check_baselines(build(cell.settings))
     called = [cell.name for cell in found]
     if not found or len(set(called)) < len(called):
         twice = next((name for name in called if called.count(name) > 1), None)
