@@ -100,6 +100,9 @@ def _show(run: Path, stage: str, as_json: bool, *, brief: bool = False) -> None:
 
 @cli.command("run")
 @stage_options("evaluate", required=False)
+@click.option(
+    "--logger", "loggers", multiple=True, metavar="NAME", help="Then tell a logger, as llm4sbr log does."
+)
 def run_(
     run: Path | None,
     file: Path | None,
@@ -108,14 +111,24 @@ def run_(
     as_json: bool,
     quiet: bool,
     debug: bool,
+    loggers: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Do every stage that is not fresh, from the raw log to the table.
 
     RUN is the run directory; without it, runs/DATASET-LLM[-PROTOCOL].
     """
+    from llm4sbr import registry
+
+    for name in loggers:  # one that cannot be told is refused before the hours that a run may take
+        registry.create("loggers", name)
     run = _bring(run, "evaluate", file, assignments, force, quiet, options, new=True)
     _show(run, "evaluate", as_json, brief=True)
+    if loggers:
+        from llm4sbr.packing.logged import log as log_run
+
+        for name in loggers:
+            click.echo(printable(f"{name}: see it with: {log_run(run, name, {})}"), err=True)
 
 
 def _stage_command(stage: str, text: str) -> None:
