@@ -40,7 +40,17 @@ class TestAttenMixer(Contract):
     name = "atten-mixer"
 
 
-class TestHide(Contract):
+class Heavier(Contract):
+    @pytest.mark.slow
+    def test_learns_a_rule(self) -> None:
+        super().test_learns_a_rule()
+
+    @pytest.mark.slow
+    def test_fused_with_missing_intents(self) -> None:
+        super().test_fused_with_missing_intents()
+
+
+class TestHide(Heavier):
     name = "hide"
 
 
