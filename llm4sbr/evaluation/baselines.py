@@ -23,6 +23,7 @@ from llm4sbr.intents import IntentStore
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Baseline, Localization, Samples
 from llm4sbr.stamps import Attempt, Stamp
+from llm4sbr.system import memory
 
 RANKS, ABOUT = "ranks.safetensors", "about.json"
 """Files of a baseline's part: `ranks` int64 (M,) of the test samples; and how long the fit took, the metrics
@@ -62,6 +63,8 @@ class BaselineRows:
     ) -> None:
         self.run, self.prepared, self.config, self.out, self.ask = run, prepared, config, attempt.out, ask
         check_baselines(config)
+        self.answered: dict[str, Tensor] = {}
+        """Of baselines that ask an LLM, bool (M,): the test samples with answers; filled by `rows`."""
         self.missing: dict[str, tuple[Baseline, Stamp]] = {}
         for name in config.train.baselines:
             stamp = part_stamp(run, baseline_part(name), attempt)
@@ -93,12 +96,14 @@ class BaselineRows:
         if "asked" in found:
             about["asked"] |= compared(found, self.prepared, self.config.evaluate.k)
             label = f"{name} over {about['asked']['over']}" if about["asked"]["over"] else name
+            self.answered[name] = found["asked"]
         return Row(name, "baseline", label, [found["ranks"]], [about])
 
     def _write(
         self, folder: Path, baseline: Baseline, progress: Progress, say: Callable[[str], None]
     ) -> None:
         prepared = self.prepared
+        memory.reset_peak()
         started = time.perf_counter()
         fit(baseline, prepared)
         if getattr(baseline, "needs_text", False):
@@ -120,6 +125,7 @@ class BaselineRows:
             about["valid"] = metrics.summary(valid, VALID_KS) if len(valid) else {}
         for note in getattr(baseline, "notes", []):
             progress.note(note)
+        about["peak_memory"] = memory.peak()
         store.write_json(folder / ABOUT, about)
         store.write_tensors(folder / RANKS, found)
 

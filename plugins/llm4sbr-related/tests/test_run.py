@@ -291,7 +291,7 @@ def test_the_command_plans_without_training_or_asking(tmp_path, llama):
         ('["llmseqsim"]', "train.baselines: llmseqsim needs text vectors of the items, and with infer.llm"),
         (
             '["llm-infer"]',
-            "train.baselines: llm-infer needs answers, and with infer.llm = none there are none",
+            "train.baselines: llm-infer needs text vectors of the items, and with infer.llm = none there",
         ),
     ],
 )

@@ -38,6 +38,7 @@ from llm4sbr.backbones.graph import same_item
 from llm4sbr.backbones.readout import masked_softmax
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Encoded, Sessions
+from llm4sbr_sequential.by_length import traced
 
 __all__ = ["EOPA", "LESSR", "SGAT", "ClickGraphs", "Readout", "graph"]
 
@@ -170,7 +171,7 @@ class EOPA(nn.Module):
 
     def _rounds(self, edges: ClickGraphs) -> int:
         """Number of rounds: the edges of the item with most of them."""
-        if _traced():
+        if traced():
             return self.arrivals  # an exported graph must work for all sessions
         most = int(edges.arrivals.max())
         return max(1, min(self.arrivals, most))  # never 0: in distributed training every gradient is needed
@@ -211,7 +212,7 @@ class SGAT(nn.Module):
 
     def _logits(self, source: Tensor, target: Tensor) -> Tensor:
         """Attention logits of clicks t over clicks s, (B, T, T), a few sessions at a time."""
-        if self.training or _traced():
+        if self.training or traced():
             return self._at_once(source, target)
         rows = max(1, PAIRS // (source[0].numel() * source.shape[1]))
         parts = zip(torch.split(source, rows), torch.split(target, rows), strict=True)
@@ -271,8 +272,3 @@ def _at(states: Tensor, places: Tensor) -> Tensor:
     """States (B, T, C) at positions int64 (B, T); zeros for position 0, which means none."""
     found = states.gather(1, places.unsqueeze(2).expand(-1, -1, states.shape[2]))
     return found * (places > 0).unsqueeze(2)
-
-
-def _traced() -> bool:
-    """Whether the model is being exported, so that nothing may depend on the example input."""
-    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
