@@ -1,4 +1,4 @@
-"""Looks at what later stages need, before an LLM is asked for hours: devices and text encoders."""
+"""Looks at what later stages need, before hours of asking and training: devices, encoders, LLMs of rows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 from llm4sbr import registry, stamps
 from llm4sbr.config import Config, Settings, flatten
-from llm4sbr.errors import Llm4sbrError
+from llm4sbr.errors import ConfigError, Llm4sbrError
 from llm4sbr.progress import Progress
 from llm4sbr.stamps import STAGE_NAMES
 
 ENCODER = "localize.encoder"
+OF_TEXTS = {"needs_text": "text vectors of the items", "needs_answers": "answers"}
+"""Attribute of a baseline -> what it needs of the stages `infer` and `localize`."""
 
 
 def reaches(until: str, stage: str) -> bool:
@@ -34,6 +36,34 @@ def check(config: Config, until: str) -> None:
     if reaches(until, "localize"):
         encoder = registry.create("encoders", config.localize.encoder, **config.localize.encoder_options)
         getattr(encoder, "dim", None)  # reads the model's configuration, no weights
+
+
+def check_baselines(config: Config) -> None:
+    """Refuse baselines that need an LLM, its answers or texts, where the settings name no source of them.
+
+    Raises:
+        ConfigError: names the baseline and the setting.
+        RegistryError: there is no such baseline or LLM.
+    """
+    for name in config.train.baselines:
+        baseline = registry.load("baselines", name)
+        what = next((text for need, text in OF_TEXTS.items() if getattr(baseline, need, False)), None)
+        if what and config.infer.llm == "none":
+            raise ConfigError(
+                f"train.baselines: {name} needs {what}, and with infer.llm = none there are none; choose "
+                "infer.llm (item-text asks nobody), or leave it out"
+            )
+        if getattr(baseline, "asks", False) and _answers_itself(config.evaluate.llm):
+            raise ConfigError(
+                f"train.baselines: {name} asks an LLM, and evaluate.llm = {config.evaluate.llm} is none; "
+                "choose one with --set evaluate.llm=NAME (llm4sbr plugins list llms)"
+            )
+
+
+def _answers_itself(llm: str) -> bool:
+    """Whether a component of kind `llms` is a control, which answers without an LLM."""
+    name, _ = registry.split_argument("llms", llm, {})
+    return callable(getattr(registry.load("llms", name), "answer", None))
 
 
 def encoder_instead(run: Path, chosen: Settings, config: Config, until: str, progress: Progress) -> Settings:

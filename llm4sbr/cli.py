@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from contextlib import suppress
 from io import StringIO, TextIOWrapper
@@ -80,7 +81,7 @@ def _bring(
     return run
 
 
-def _show(run: Path, stage: str, as_json: bool) -> None:
+def _show(run: Path, stage: str, as_json: bool, *, brief: bool = False) -> None:
     from llm4sbr.api import summary
     from llm4sbr.pipeline import timings
 
@@ -91,13 +92,17 @@ def _show(run: Path, stage: str, as_json: bool) -> None:
         from llm4sbr.report.terminal.next_step import next_command
         from llm4sbr.report.terminal.stages import show_stage
 
-        show_stage(stage, found, timings(run))
+        show_stage(stage, found, timings(run), brief=brief)
+        more = f"More: llm4sbr evaluate {shlex.quote(str(run))}\n" if brief else ""
         report = f"Report: {found['report']}\n" if "report" in found else ""
-        say(f"\n{report}Next: {next_command(run, stage)}")
+        say(f"\n{more}{report}Next: {next_command(run, stage)}")
 
 
 @cli.command("run")
 @stage_options("evaluate", required=False)
+@click.option(
+    "--logger", "loggers", multiple=True, metavar="NAME", help="Then tell a logger, as llm4sbr log does."
+)
 def run_(
     run: Path | None,
     file: Path | None,
@@ -106,13 +111,24 @@ def run_(
     as_json: bool,
     quiet: bool,
     debug: bool,
+    loggers: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Do every stage that is not fresh, from the raw log to the table.
 
     RUN is the run directory; without it, runs/DATASET-LLM[-PROTOCOL].
     """
-    _show(_bring(run, "evaluate", file, assignments, force, quiet, options, new=True), "evaluate", as_json)
+    from llm4sbr import registry
+
+    for name in loggers:  # one that cannot be told is refused before the hours that a run may take
+        registry.create("loggers", name)
+    run = _bring(run, "evaluate", file, assignments, force, quiet, options, new=True)
+    _show(run, "evaluate", as_json, brief=True)
+    if loggers:
+        from llm4sbr.packing.logged import log as log_run
+
+        for name in loggers:
+            click.echo(printable(f"{name}: see it with: {log_run(run, name, {})}"), err=True)
 
 
 def _stage_command(stage: str, text: str) -> None:

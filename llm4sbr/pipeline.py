@@ -71,6 +71,8 @@ def execute(
     with naming_kept(run, asked_for.before, chosen):
         components.check(chosen, config)
         used = _versions(config)
+        if until == STAGE_NAMES[-1]:
+            available.check_baselines(config)
         with _locked(run):
             for stage in reached:
                 redo, accepted = force and stage.name == until, partial(asked_for.keep, stage.name)

@@ -111,9 +111,14 @@ class _State:
     started: float
     done: int = 0
     note: str = ""
+    first: tuple[int, float] | None = None
+    """What was done at the first report, and when. Start-up and what a cache already has are no measure of
+    what is to come."""
 
     def advance(self, n: int, note: str, total: int | None) -> None:
         self.done += n
+        if n and self.first is None:
+            self.first = self.done, time.monotonic()
         self.note = printable(note) or self.note
         if total is not None:
             self.total, self.at_most = total, False
@@ -125,12 +130,18 @@ class _State:
 
     def status(self) -> str:
         """Such as `30/100, 2.5 prompts/s, 28.0s left, 3 cached`."""
-        seconds = time.monotonic() - self.started
-        left = _clock(seconds / max(self.done, 1) * max(self.total - self.done, 0))
-        rate = _rate(self.done / self.parts, seconds, self.unit)
+        part = f"{self.amount(self.done)}/{self.amount(self.total)}"
+        return ", ".join(text for text in (part, self._pace(), self.note) if text)
+
+    def _pace(self) -> str:
+        """The rate since the first report and the time left by it; nothing before a second report."""
+        done, begun = self.first or (self.done, 0.0)
+        seconds, done = time.monotonic() - begun, self.done - done
+        if not done:
+            return ""
+        left = _clock(seconds / done * max(self.total - self.done, 0))
         most = "at most " if self.at_most else ""
-        text = f"{self.amount(self.done)}/{self.amount(self.total)}, {rate}, {most}{left} left"
-        return f"{text}, {self.note}" if self.note else text
+        return f"{_rate(done / self.parts, seconds, self.unit)}, {most}{left} left"
 
 
 def _of(unit: str) -> str:

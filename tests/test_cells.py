@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm4sbr.experiments.grid import ablations
+from llm4sbr.experiments.parts import ablations
 from llm4sbr.report.cells import describe, labels
 
 
@@ -27,7 +27,7 @@ def cell(
 
 
 def ablation(views: tuple[str, ...]) -> list[Any]:
-    return [cell(views=part.perspectives, part=part.name) for part in ablations(views)]
+    return [cell(views=part.perspectives, part=part.name) for part in ablations(views, {})]
 
 
 def test_only_what_differs_is_said() -> None:

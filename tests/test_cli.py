@@ -51,6 +51,19 @@ def test_second_run_is_fresh_and_prints_the_table(finished: Path, capsys: Output
     assert "HR@20 (P@20)" in printed.out
 
 
+def test_a_run_tells_loggers_at_its_end(finished: Path, tmp_path: Path, capsys: Output) -> None:
+    pytest.importorskip("tensorboard")
+    assert _guarded(["run", str(finished), "--logger", "tensorboard", "--json", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["verdict"]
+    assert printed.err == f"tensorboard: see it with: tensorboard --logdir {finished / 'tensorboard'}\n"
+    assert (finished / "tensorboard" / finished.name / "plain/seed-0").is_dir()
+    new = ["run", str(tmp_path / "new"), "--dataset", "csv", "--data", str(tmp_path)]
+    assert _guarded([*new, "--logger", "tensorbord"]) == 2  # before the log is read
+    assert "did you mean 'tensorboard'" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_json_goes_to_stdout_alone(finished: Path, capsys: Output) -> None:
     assert _guarded(["evaluate", str(finished), "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)

@@ -14,7 +14,7 @@ from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.evaluation.comparison import Row, table
 from llm4sbr.evaluation.ranking import MOST_SCORES, rank_all
-from llm4sbr.evaluation.verdict import Comparison, Evidence, verdict
+from llm4sbr.evaluation.verdict import Asked, Comparison, Evidence, verdict
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Samples
 from llm4sbr.report.results import main_table, setting
@@ -328,3 +328,20 @@ def test_without_an_llm_nothing_is_claimed():
     assert "popularity lies below it (-50.0%, p = 0.001)" in text
     level = verdict({("popularity", "plain"): LEVEL}, GROUND, llm="none", metric="MRR@20")
     assert "popularity does as well" in level
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        (UP, "is better with the answers of embedded to 100 samples than it is without (+20.0%, p = 0.001)"),
+        (DOWN, "is worse with the answers of embedded to 100 samples than it is without (-10.0%, p = 0.001)"),
+        (LEVEL, "does not differ with the answers of embedded to 100 samples from what it finds without"),
+    ],
+)
+def test_what_a_baseline_gains_by_asking_is_said(one, words):
+    asked = [Asked("list-wise over slist", "embedded", 100, one), Asked("gpt4rec", "embedded", 0, LEVEL)]
+    text = verdict({("slist", "plain"): LEVEL}, GROUND, llm="none", metric="MRR@20", asked=asked)
+    assert f"list-wise over slist {words}" in text
+    assert text.endswith("gpt4rec has no answers of embedded.")
+    assert "nothing is shown about intents" in text
+    assert "about an LLM" not in text

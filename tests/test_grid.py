@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from llm4sbr import registry
 from llm4sbr.cli import _guarded
 from llm4sbr.config import nest
 from llm4sbr.errors import ConfigError, RegistryError
-from llm4sbr.experiments.grid import Dataset, Request, ablations, cells, command, parse_vary
+from llm4sbr.experiments.grid import Dataset, Request, cells, command, parse_vary
+from llm4sbr.experiments.parts import ablations
 
 Output = pytest.CaptureFixture[str]
 
@@ -28,7 +30,7 @@ def test_table2_has_a_cell_per_data_set_protocol_and_backbone() -> None:
 
 
 def test_an_ablation_leaves_out_one_thing_at_a_time() -> None:
-    found = {part.name: part for part in ablations(("long", "short"))}
+    found = {part.name: part for part in ablations(("long", "short"), {})}
     assert found["without long"].perspectives == ("short",)
     assert found["without short"].perspectives == ("long",)
     assert found["normal only"].perspectives == ("normal",)
@@ -156,3 +158,31 @@ def test_the_command_of_a_varied_experiment_asks_for_the_same_cells() -> None:
 def test_wrong_variations_are_one_line(texts: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         cells(asked(vary=parse_vary(texts)))
+
+
+def test_related_has_all_rows_that_the_settings_have_a_source_for() -> None:
+    data = [Dataset("a", "csv")]
+    counted = ["popularity", "s-pop", "item-knn", "vmis-knn", "slist"]
+    first, *_ = cells(Request("related", data))
+    assert first.name == "a-default-sr-gnn-long.short-f5-LLM4SBR"
+    assert first.settings["train"]["baselines"] == [*counted, "llmseqsim", "llm-infer"]
+    assert first.settings["train"]["text_init"] is True
+    assert first.notes[0].startswith("Nobody is asked, so list-wise, pair-wise, point-wise, zero-shot-rating")
+    without, *_ = cells(Request("related", data, settings=nest({"infer.llm": "none"})))
+    assert without.settings["train"]["baselines"] == counted
+    assert without.settings["train"]["text_init"] is False
+    chosen = nest({"train.baselines": ["slist"], "train.text_init": False})
+    own, *_ = cells(Request("related", data, settings=chosen))
+    assert own.settings["train"]["baselines"] == ["slist"]
+    assert own.settings["train"]["text_init"] is False
+    assert not own.notes
+
+
+def test_related_names_the_rows_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [one for one in registry.components("baselines") if one.package != "llm4sbr-related"]
+    monkeypatch.setattr(registry, "components", lambda kind: there)
+    asked = Request("related", [Dataset("a", "csv")], settings=nest({"evaluate.llm": "transformers:x"}))
+    first, *_ = cells(asked)
+    assert "gpt4rec" not in first.settings["train"]["baselines"]
+    assert first.notes[0].startswith("Not installed: list-wise")
+    assert first.notes[0].endswith("po4isr (pip install llm4sbr-related).")

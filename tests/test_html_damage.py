@@ -95,7 +95,10 @@ def test_the_command_line_names_the_report(copy: Path, capsys: Output) -> None:
     report = copy / REPORT
     assert _guarded(["run", str(copy), "--quiet"]) == 0
     shown = capsys.readouterr().out
-    assert f"\n\nReport: {report}\nNext: llm4sbr recommend {copy} --session " in shown
+    assert (
+        f"\n\nMore: llm4sbr evaluate {copy}\nReport: {report}\nNext: llm4sbr recommend {copy} --session "
+        in shown
+    )
     words = shlex.split(shown.splitlines()[-1].removeprefix("Next: llm4sbr "))
     assert _guarded(words) == 0  # what it advises works
     capsys.readouterr()

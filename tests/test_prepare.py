@@ -113,6 +113,16 @@ def test_max_sessions_and_sample(tmp_path, log):
     assert run(tmp_path, log, sample=0.5, min_item_count=1).stats["sessions"] == 30
 
 
+def test_what_is_not_taken_and_what_is_cut_is_counted(tmp_path, log):
+    whole = run(tmp_path, log, min_item_count=1)
+    stats = run(tmp_path, log, max_sessions=30, min_item_count=1).stats
+    untaken = "sessions too short or not taken (data.sample, data.max_sessions)"
+    assert (whole.stats["dropped"][untaken], stats["dropped"][untaken]) == (0, 30)
+    lengths = whole.sessions.offsets.diff()  # a session of n clicks has prefixes of 1 to n - 1 clicks
+    cut = run(tmp_path, log, min_item_count=1, max_length=4).stats["dropped"]
+    assert cut["samples cut to their last clicks (data.max_length)"] == int((lengths - 5).clamp(min=0).sum())
+
+
 @pytest.mark.parametrize("name", ["items.parquet", "sessions.parquet", "splits.safetensors", "stats.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
 def test_a_damaged_folder_is_a_store_error(tmp_path, log, name, damage):

@@ -54,8 +54,8 @@ def test_hundredths_are_shown_as_the_units_they_belong_to(clock: Clock) -> None:
             clock.now += 120
             advance(hundredths, "a cell")
     assert stream.getvalue().splitlines() == [
-        "experiment: 0.4/5, 0.2 cells/min, 23m00s left, a cell",
-        "experiment: 2.4/5, 0.6 cells/min, 4m20s left, a cell",
+        "experiment: 0.4/5, a cell",  # one report tells no rate
+        "experiment: 2.4/5, 1.0 cells/min, 2m36s left, a cell",  # 2 cells in 2 minutes, 2.6 are left
         "experiment: 5 cells in 6m00s",
     ]
 
@@ -63,8 +63,10 @@ def test_hundredths_are_shown_as_the_units_they_belong_to(clock: Clock) -> None:
 def test_what_may_end_early_says_so_until_a_better_total_is_known(clock: Clock) -> None:
     said, stream = plain()
     with said.task("train", 100, unit="samples", at_most=True) as advance:
-        clock.now += 10
-        advance(10)
+        clock.now += 5
+        advance(5)
+        clock.now += 5
+        advance(5)
         advance(0, total=40)
         clock.now += 10
         advance(10)
@@ -74,6 +76,23 @@ def test_what_may_end_early_says_so_until_a_better_total_is_known(clock: Clock) 
         "train: 10/100, 1.0 samples/s, at most 1m30s left",
         "train: 20/40, 1.0 samples/s, 20.0s left",
         "train: 40 samples in 40.0s",
+    ]
+
+
+def test_start_up_and_what_a_cache_has_are_no_measure_of_what_is_left(clock: Clock) -> None:
+    said, stream = plain()
+    with said.task("train", 10_100, unit="samples", at_most=True) as advance:
+        clock.now += 60
+        advance(100)
+        clock.now += 10
+        advance(1_000)
+    with said.task("infer", 1_000, unit="prompts") as advance:
+        advance(900, "900 cached")
+        clock.now += 20
+        advance(20)
+    assert [line for line in stream.getvalue().splitlines() if "left" in line] == [
+        "train: 1,100/10,100, 100 samples/s, at most 1m30s left",
+        "infer: 920/1,000, 1.0 prompts/s, 1m20s left, 900 cached",
     ]
 
 

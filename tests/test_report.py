@@ -209,6 +209,7 @@ STATS: dict[str, Any] = {
     "last_click": 86_400.0 * 366,
     "dropped": {"repeated clicks": 0, "rare items": 1_234},
     "mended": {"items without a title": 7},
+    "items_table": {"items that nobody clicked": 31, "items without category": 0},
     "rows": 1_000_000,
     "rejected": 2,
     "rejected_first": ["log.csv:7: time: 'x' is no number", "log.csv:9: item: empty"],
@@ -224,6 +225,8 @@ def test_statistics_are_told_with_what_was_dropped() -> None:
     assert line_of(shown, "rare items").endswith("1,234")
     assert "repeated clicks" not in shown
     assert line_of(shown, "items without a title").endswith("7")
+    assert line_of(shown, "items that nobody clicked").endswith("31")
+    assert "without category" not in shown
     assert line_of(shown, "rows not read").endswith("2 of 1,000,000")
     assert "log.csv:9: item: empty" in shown
     assert line_of(shown, "test").split() == ["test", "5,000", "90,000", "85,000"]
@@ -307,6 +310,16 @@ def test_summary_is_flat_and_cuts_what_is_long() -> None:
     assert shown.count("x") == 300
     assert line_of(shown, "list").endswith("1, a")
     assert text(summary_table({"sources": {}})) == "nothing to report\n"
+
+
+def test_in_brief_the_verdict_and_its_table_are_in_sight_together() -> None:
+    found = metrics(POPULARITY, PLAIN, LLM)
+    whole, brief = text(*metrics_tables(found, TIMINGS)), text(*metrics_tables(found, TIMINGS, brief=True))
+    assert whole.startswith(brief.partition("\nstage ")[0])
+    assert brief.startswith(found["verdict"][:40])
+    assert "HR@5" in whole
+    assert "HR@5" not in brief
+    assert whole[whole.index("\nstage ") :] == brief[brief.index("\nstage ") :]
 
 
 def test_stages_are_shown_each_in_its_way(capsys: pytest.CaptureFixture[str]) -> None:

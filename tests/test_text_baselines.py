@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm4sbr import registry
-from llm4sbr.config import build
+from llm4sbr.config import build, to_settings
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError
 from llm4sbr.intents import IntentStore
@@ -93,7 +93,7 @@ def test_without_texts_they_are_refused(tmp_path):
     run = toy_run(tmp_path / "run", sources=())
     stage(run, "train", train, settings())
     with pytest.raises(ConfigError, match=r"llmseqsim needs text vectors of the items.*infer\.llm = none"):
-        stage(run, "evaluate", evaluate, settings())
+        stage(run, "evaluate", evaluate, build(to_settings(settings()), {"infer": {"llm": "none"}}))
     assert not list((run / "evaluate").iterdir())
 
 

@@ -20,11 +20,12 @@ from llm4sbr.asking.cache import Answer, AnswerCache, answer_key
 from llm4sbr.asking.keys import PromptKeys
 from llm4sbr.asking.plan import LETTERS, Plan, plan, sentence
 from llm4sbr.asking.questions import open_answer_cache
+from llm4sbr.available import check_baselines
 from llm4sbr.config import Config
 from llm4sbr.data.prepared import Prepared, load
 from llm4sbr.errors import ModelUnavailableError
 from llm4sbr.evaluation.asked import Answers, AskingBaseline, asking
-from llm4sbr.evaluation.baselines import Questioner, check_llm, create, fit
+from llm4sbr.evaluation.baselines import Questioner, create, fit
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import LLM
 
@@ -168,16 +169,16 @@ def _cost(llm: LLM, answers: Any) -> float | None:
 def plan_baselines(run: Path, config: Config, progress: Progress) -> dict[str, Plan]:
     """What the baselines that ask an LLM would ask of a prepared run, by name; asks nothing.
 
-    What a baseline asks while it learns depends on the answers and is not part of the plan.
+    What a baseline asks while it learns depends on the answers: `Plan.learning` is the most that it can ask.
 
     Raises:
         The same errors as `evaluate` before its first question.
     """
+    check_baselines(config)
     prepared, found = load(run / "prepare"), {}
     for name in config.train.baselines:
         baseline = create(name, prepared, config)
         if asking(baseline):
-            check_llm(name, baseline, config)
             fit(baseline, prepared)
             found[name] = _plan(baseline, prepared, config)
             progress.note(f"evaluate: {name}: {sentence(found[name], config.evaluate.budget)}")
@@ -192,7 +193,8 @@ def _plan(baseline: AskingBaseline, prepared: Prepared, config: Config) -> Plan:
     with open_answer_cache(config.infer) as cache, PromptKeys(1) as keys:
         llm = _llm(baseline, config)
         found = plan(len(texts), lambda i: [texts[i]], llm=llm, cache=cache, keys=keys, most=most)
-    return found._replace(samples=len(numbers))
+    learning = cast(Any, baseline).learning(prepared.train) if hasattr(baseline, "learn") else 0
+    return found._replace(samples=len(numbers), learning=learning)
 
 
 def questioner(prepared: Prepared, config: Config) -> Questioner:

@@ -43,6 +43,8 @@ class Plan(NamedTuple):
     """Expected price in the currency of the LLM's `price`; None if it has none."""
     unit: Unit = "session"
     """What the samples are: sessions, or the items of the catalogue."""
+    learning: int = 0
+    """The most prompts that may be asked about training sessions before; in none of the other numbers."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -130,6 +132,10 @@ def sentence(found: Plan, budget: str | None = None) -> str:
     )
     if found.within_budget < found.ask:
         text += f", {found.within_budget:,} within the budget"
+    if found.learning:
+        text += (
+            f", and before that at most {found.learning:,} to learn from training sessions (an upper bound)"
+        )
     if not found.ask:
         return text
     text += f", about {found.tokens:,} tokens"

@@ -20,7 +20,7 @@ SETTINGS = {
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["table2", "ablation", "localization", "memory"]))
+@click.argument("kind", type=click.Choice(["table2", "ablation", "localization", "memory", "related"]))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--dataset",
@@ -84,7 +84,7 @@ def experiment(
     debug: bool,
     **options: Any,
 ) -> None:
-    """Run one of the paper's experiments in FOLDER, with a run folder for each cell of its grid.
+    """Run one of the paper's experiments, or all related systems, in FOLDER, with a run for each cell.
 
     The same command resumes an interrupted experiment. Any other setting can be given by --set.
     """

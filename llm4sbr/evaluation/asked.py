@@ -27,7 +27,8 @@ class AskingBaseline(Baseline, Protocol):
     Optional: `over`, the name of what it does without answers; `candidates(items)`, the only items that an
     answer can lift, from which the table knows what no answer can exceed; `reader(llm) -> LLM`, which reads
     something else than text from the LLM, such as logits, under a fingerprint of its own; and
-    `learn(ask, sessions)`, called with an `Ask` and the training `Sessions` before anything else is asked.
+    `learn(ask, sessions)`, called with an `Ask` and the training `Sessions` before anything else is asked,
+    together with `learning(sessions) -> int`, the most prompts that `learn` can ask, for the plan.
     """
 
     asks: bool
@@ -103,3 +104,28 @@ def compared(found: Mapping[str, Tensor], prepared: Prepared, ks: Sequence[int])
         "alone": metrics.summary(alone, ks),
         "p": metrics.paired_test({name: own[name] - other[name] for name in own}, groups),
     }
+
+
+def together(
+    ranks: Mapping[str, Sequence[Tensor]], answered: Mapping[str, Tensor], ks: Sequence[int]
+) -> dict[str, Any]:
+    """Metrics of all rows over the samples that every baseline that asks has answers to.
+
+    Args:
+        ranks: row -> int64 (M,) per seed.
+        answered: baseline -> bool (M,); those without any answer are left out.
+        ks: list lengths.
+
+    Returns:
+        `samples`, their number, and `metrics`: row -> metric -> mean over samples and seeds. Empty if nobody
+        was asked.
+    """
+    some = [one for one in answered.values() if bool(one.any())]
+    if not some:
+        return {}
+    common = torch.stack(some).all(0)
+    means = {}
+    for name, seeds in ranks.items():
+        found = [metrics.summary(one[common], ks) for one in seeds]
+        means[name] = {key: sum(one[key] for one in found) / len(found) for key in found[0]}
+    return {"samples": int(common.sum()), "metrics": means}

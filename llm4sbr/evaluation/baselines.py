@@ -10,10 +10,10 @@ from typing import Any, cast
 from torch import Tensor
 
 from llm4sbr import registry, stamps, store
+from llm4sbr.available import check_baselines
 from llm4sbr.config import Config
 from llm4sbr.data.batches import Batch
 from llm4sbr.data.prepared import Prepared
-from llm4sbr.errors import ConfigError
 from llm4sbr.evaluation import metrics
 from llm4sbr.evaluation.asked import Answers, AskingBaseline, asking, compared, with_answers
 from llm4sbr.evaluation.comparison import Row
@@ -21,8 +21,9 @@ from llm4sbr.evaluation.ranking import rank_all
 from llm4sbr.freshness import baseline_part, part_stamp
 from llm4sbr.intents import IntentStore
 from llm4sbr.progress import Progress
-from llm4sbr.protocols import Baseline, Localization, Samples, is_control
+from llm4sbr.protocols import Baseline, Localization, Samples
 from llm4sbr.stamps import Attempt, Stamp
+from llm4sbr.system import memory
 
 RANKS, ABOUT = "ranks.safetensors", "about.json"
 """Files of a baseline's part: `ranks` int64 (M,) of the test samples; and how long the fit took, the metrics
@@ -61,14 +62,14 @@ class BaselineRows:
         self, run: Path, prepared: Prepared, config: Config, attempt: Attempt, ask: Questioner
     ) -> None:
         self.run, self.prepared, self.config, self.out, self.ask = run, prepared, config, attempt.out, ask
+        check_baselines(config)
+        self.answered: dict[str, Tensor] = {}
+        """Of baselines that ask an LLM, bool (M,): the test samples with answers; filled by `rows`."""
         self.missing: dict[str, tuple[Baseline, Stamp]] = {}
         for name in config.train.baselines:
             stamp = part_stamp(run, baseline_part(name), attempt)
             if not attempt.has(baseline_part(name), stamp):
-                baseline = create(name, prepared, config)
-                check_texts(name, baseline, run)
-                check_llm(name, baseline, config)
-                self.missing[name] = (baseline, stamp)
+                self.missing[name] = (create(name, prepared, config), stamp)
 
     def rows(self, advance: Callable[[int, str], None], progress: Progress) -> list[Row]:
         """Fit and rank what is missing; returns all rows, in the table's order.
@@ -95,12 +96,14 @@ class BaselineRows:
         if "asked" in found:
             about["asked"] |= compared(found, self.prepared, self.config.evaluate.k)
             label = f"{name} over {about['asked']['over']}" if about["asked"]["over"] else name
+            self.answered[name] = found["asked"]
         return Row(name, "baseline", label, [found["ranks"]], [about])
 
     def _write(
         self, folder: Path, baseline: Baseline, progress: Progress, say: Callable[[str], None]
     ) -> None:
         prepared = self.prepared
+        memory.reset_peak()
         started = time.perf_counter()
         fit(baseline, prepared)
         if getattr(baseline, "needs_text", False):
@@ -122,6 +125,7 @@ class BaselineRows:
             about["valid"] = metrics.summary(valid, VALID_KS) if len(valid) else {}
         for note in getattr(baseline, "notes", []):
             progress.note(note)
+        about["peak_memory"] = memory.peak()
         store.write_json(folder / ABOUT, about)
         store.write_tensors(folder / RANKS, found)
 
@@ -161,29 +165,6 @@ def fit(baseline: Baseline, prepared: Prepared) -> None:
 def is_linear(baseline: Baseline) -> bool:
     """Whether its scores are sums of item weights over clicks, as `protocols.Baseline` says."""
     return hasattr(baseline, "neighbours") and hasattr(baseline, "decay")
-
-
-def check_texts(name: str, baseline: Baseline, run: Path) -> None:
-    """Raise `ConfigError` if a baseline ranks by text and the run has none."""
-    needed = {"needs_text": (ITEMS, "text vectors of the items"), "needs_answers": (ANSWERS, "answers")}
-    for flag, (file, what) in needed.items():
-        if getattr(baseline, flag, False) and not (run / file).exists():
-            raise ConfigError(
-                f"train.baselines: {name} needs {what}, and with infer.llm = none there are none; choose "
-                "infer.llm (item-text asks nobody), or leave it out"
-            )
-
-
-def check_llm(name: str, baseline: Baseline, config: Config) -> None:
-    """Raise `ConfigError` if a baseline asks an LLM and the settings name none, or one that is a control."""
-    if not asking(baseline):
-        return
-    llm = config.evaluate.llm
-    if is_control(registry.create("llms", llm, **config.evaluate.llm_options)):
-        raise ConfigError(
-            f"train.baselines: {name} asks an LLM, and evaluate.llm = {llm} is none; choose one with "
-            "--set evaluate.llm=NAME (llm4sbr plugins list llms)"
-        )
 
 
 def create(name: str, prepared: Prepared, config: Config) -> Baseline:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llm4sbr.evaluation import metrics
-from llm4sbr.evaluation.verdict import Comparison, Evidence, verdict
+from llm4sbr.evaluation.verdict import Asked, Comparison, Evidence, verdict
 
 PLAIN, LLM = "plain", "llm"
 """Names of the rows that others are compared with."""
@@ -82,8 +82,19 @@ def table(
             for (first, other), p in tested.items()
             if first == LLM and other not in (PLAIN, best)
         },
-        "verdict": verdict(found, evidence, llm=llm, metric=headline),
+        "verdict": verdict(found, evidence, llm=llm, metric=headline, asked=_asked(rows, headline)),
     }
+
+
+def _asked(rows: Sequence[Row], metric: str) -> list[Asked]:
+    """The baselines that asked an LLM themselves, with what its answers changed."""
+    found = [(row.label, row.facts[0]["asked"]) for row in rows if row.facts and "asked" in row.facts[0]]
+    return [Asked(label, one["llm"], one["answered"], _by_answers(one, metric)) for label, one in found]
+
+
+def _by_answers(asked: Mapping[str, Any], metric: str) -> Comparison:
+    new, old = asked["with"][metric], asked["alone"][metric]
+    return Comparison(new / old - 1 if old else None, asked["p"][metric])
 
 
 def _warm(rows: Sequence[Row]) -> dict[str, Any] | None:

@@ -57,8 +57,24 @@ class Evidence(NamedTuple):
     """Whether the epoch limit ended the training of the plain backbone while it was still improving."""
 
 
+class Asked(NamedTuple):
+    """A baseline that asked an LLM about a part of the test samples."""
+
+    label: str
+    llm: str
+    samples: int
+    """Number of samples with answers."""
+    comparison: Comparison
+    """With the answers, compared with the same samples without them."""
+
+
 def verdict(
-    comparisons: Mapping[tuple[str, str], Comparison], evidence: Evidence, *, llm: str, metric: str
+    comparisons: Mapping[tuple[str, str], Comparison],
+    evidence: Evidence,
+    *,
+    llm: str,
+    metric: str,
+    asked: Sequence[Asked] = (),
 ) -> str:
     """One sentence on whether a gain is due to the LLM.
 
@@ -70,6 +86,7 @@ def verdict(
         evidence: the evidence behind the table.
         llm: name of the LLM.
         metric: name of the metric compared.
+        asked: the baselines that asked an LLM themselves.
     """
     text = f"on {evidence.samples:,} test samples"
     text += f" and {evidence.seeds} seeds" if evidence.seeds > 1 else " and a single seed"
@@ -77,19 +94,35 @@ def verdict(
         text += f", {evidence.coverage:.0%} of them with an answer"
     if "test" in evidence.selected_on:
         text += ", with the best epoch chosen on the test set as in the paper, which flatters every row"
-    found = [_finding(comparisons, llm, evidence), _against_baseline(comparisons, evidence.best_baseline)]
+    found = [_finding(comparisons, llm, evidence, "intents" if asked else "an LLM")]
+    found.append(_against_baseline(comparisons, evidence.best_baseline))
+    found += [_of_answers(one) for one in asked]
     if evidence.without_intents is not None and abs(evidence.without_intents) < SAME:
         found.append("the lists do not depend on the intents, the model without any is as good")
     return f"By {metric} {text}, {'; '.join(filter(None, found))}."
 
 
-def _finding(comparisons: Mapping[tuple[str, str], Comparison], llm: str, evidence: Evidence) -> str:
+def _of_answers(one: Asked) -> str:
+    """What a baseline gains by the answers that it got."""
+    if not one.samples:
+        return f"{one.label} has no answers of {one.llm}"
+    found = one.comparison
+    word = "is better" if found.better else "is worse" if found.worse else "does not differ"
+    end = "from what it finds" if word.endswith("differ") else "than it is"
+    return (
+        f"{one.label} {word} with the answers of {one.llm} to {one.samples:,} samples {end} without ({found})"
+    )
+
+
+def _finding(
+    comparisons: Mapping[tuple[str, str], Comparison], llm: str, evidence: Evidence, what: str
+) -> str:
     against_plain = comparisons.get(("llm", "plain"))
     controls = {name: comparisons[pair] for pair in comparisons for name in [pair[1]] if pair[0] == "llm"}
     for name in ("plain", evidence.best_baseline):
         controls.pop(name or "", None)
     if llm == "none":
-        return _without_llm(comparisons)
+        return _without_llm(comparisons, what)
     start = f"the intents of {llm}"
     if evidence.coverage == 0:
         return f"no test sample has an answer, so nothing is shown about {start}"
@@ -130,9 +163,9 @@ def _against(controls: Mapping[str, Comparison]) -> str:
     return ", ".join(f"{word} {' and '.join(names)}" for word, names in groups.items())
 
 
-def _without_llm(comparisons: Mapping[tuple[str, str], Comparison]) -> str:
+def _without_llm(comparisons: Mapping[tuple[str, str], Comparison], what: str) -> str:
     floors = {first: one for (first, second), one in comparisons.items() if second == "plain"}
-    parts = ["only the plain backbone was trained, so nothing is shown about an LLM"]
+    parts = [f"only the plain backbone was trained, so nothing is shown about {what}"]
     for name, one in floors.items():
         place = "lies below it" if one.worse else "does better" if one.better else "does as well"
         parts.append(f"{name} {place} ({one})")

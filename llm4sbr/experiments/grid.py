@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm4sbr import registry
+from llm4sbr import available, registry
 from llm4sbr.config import Settings, build, flatten, merge, nest, parse_values
 from llm4sbr.errors import ConfigError
+from llm4sbr.experiments.parts import BASELINES, Part, ablations, related
 
-BASELINES = ["popularity", "s-pop", "item-knn", "vmis-knn"]
 PAPER_BACKBONES = ("sr-gnn", "tagnn", "gce-gnn", "s2-dhcn")
 COMMON: dict[str, Any] = {"infer.llm": "item-text", "train.baselines": BASELINES}
 """Default settings of all cells. `item-text` needs no LLM and no network."""
@@ -31,27 +31,28 @@ OWN_OPTIONS = {
 
 
 class Kind(NamedTuple):
-    """One of the paper's experiments, with the axes that it varies by default."""
+    """An experiment, with the axes that it varies by default."""
 
     shows: str
     backbones: tuple[str, ...] = ("sr-gnn",)
     f: tuple[int, ...] = (5,)
     settings: dict[str, Any] = {}
-    ablation: bool = False
-    """Whether each cell is followed by cells without one part of the method."""
+    parts: Callable[[tuple[str, ...], Settings], list[Part]] | None = None
+    """The cells in place of one, from its perspectives and the user's settings."""
     fresh_processes: bool = False
     """Whether each model is trained in a new process, so that its peak memory can be measured."""
 
 
 KINDS = {
     "table2": Kind("every backbone, plain and with intents (Table 2)", PAPER_BACKBONES),
-    "ablation": Kind("what each part of the method gives (Figure 4)", ablation=True),
+    "ablation": Kind("what each part of the method gives (Figure 4)", parts=ablations),
     "localization": Kind("metrics against f, the items an answer is tied to (Figure 5)", f=(0, 1, 3, 5)),
     "memory": Kind(
         "peak memory of training, plain and with intents (Table 3)",
         settings={"train.epochs": 1, "train.seeds": 1},
         fresh_processes=True,
     ),
+    "related": Kind("the systems that the paper stands among, in one table (section 2)", parts=related),
 }
 """The experiments by name."""
 
@@ -102,17 +103,11 @@ class Cell(NamedTuple):
 
     name: str
     axes: dict[str, Any]
-    """`dataset`, `protocol`, `backbone`, `perspectives`, `f`, `part` in an ablation, and the settings of
-    `Request.vary` by dotted key."""
+    """`dataset`, `protocol`, `backbone`, `perspectives`, `f`, `part` if the experiment has parts, and the
+    settings of `Request.vary` by dotted key."""
     settings: Settings
-
-
-class Ablation(NamedTuple):
-    """The method without one of its parts, or the whole method."""
-
-    name: str
-    perspectives: tuple[str, ...]
-    settings: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    """What is not in its table, and why."""
 
 
 def cells(request: Request) -> list[Cell]:
@@ -135,7 +130,7 @@ def cells(request: Request) -> list[Cell]:
     varied = [dict(zip(request.vary, values, strict=True)) for values in product(*request.vary.values())]
     found = [cell for one in axes for values in varied for cell in _cells(request, *one, values)]
     for cell in found:
-        build(cell.settings)
+        available.check_baselines(build(cell.settings))
     called = [cell.name for cell in found]
     if not found or len(set(called)) < len(called):
         twice = next((name for name in called if called.count(name) > 1), None)
@@ -188,17 +183,6 @@ def _check_vary(vary: Mapping[str, Sequence[Any]]) -> None:
             )
 
 
-def ablations(perspectives: tuple[str, ...]) -> list[Ablation]:
-    """The ablations, the whole method first (Figure 4, and parts that the paper did not remove)."""
-    several = perspectives if len(perspectives) > 1 else ()
-    return [
-        Ablation("whole", perspectives),
-        *(Ablation(f"without {one}", tuple(p for p in perspectives if p != one)) for one in several),
-        *([Ablation("normal only", ("normal",))] if perspectives != ("normal",) else []),
-        Ablation("without alignment", perspectives, {"train.tau": 0.0}),
-    ]
-
-
 def _cells(
     request: Request,
     dataset: Dataset,
@@ -209,7 +193,8 @@ def _cells(
     varied: dict[str, Any],
 ) -> Iterator[Cell]:
     kind = KINDS[request.kind]
-    for part in ablations(perspectives) if kind.ablation else [Ablation("", perspectives)]:
+    whole = [Part("", perspectives)]
+    for part in kind.parts(perspectives, request.settings) if kind.parts else whole:
         axes: dict[str, Any] = {"dataset": dataset.name, "protocol": protocol, "backbone": backbone}
         axes |= {"perspectives": list(part.perspectives), "f": f}
         axes |= varied | ({"part": part.name} if part.name else {})
@@ -223,7 +208,7 @@ def _cells(
         }
         defaults = nest(COMMON | kind.settings)
         settings = merge(defaults, request.settings, nest(varied), nest(own | path | part.settings))
-        yield Cell(_name(axes), axes, settings)
+        yield Cell(_name(axes), axes, settings, part.notes)
 
 
 def _name(axes: dict[str, Any]) -> str:

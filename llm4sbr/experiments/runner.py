@@ -118,7 +118,8 @@ class _Book:
         )
         record.update(status="done", metrics=metrics)
         record.update(paper=paper.figures(record["axes"], metrics, stats), notes=paper.notes(metrics, stats))
-        record.update(training=_training(run))
+        record["notes"] += record.pop("left_out")
+        record.update(training=_training(run), asked=_asked(run))
         self.content["versions"] |= store.read_record(run / "versions.json")
         self._write()
 
@@ -128,9 +129,16 @@ class _Book:
 
 def _blank(cell: Cell) -> dict[str, Any]:
     data = {key: value for key, value in cell.settings["data"].items() if key != "path"}  # path: local
-    found = {"name": cell.name, "run": f"runs/{cell.name}", "axes": cell.axes, "status": "pending"}
-    found |= {"settings": {**cell.settings, "data": data}, "training": {}}
-    return found | {"error": None, "metrics": None, "paper": None, "notes": []}
+    found: dict[str, Any] = {"name": cell.name, "run": f"runs/{cell.name}", "axes": cell.axes}
+    found |= {"status": "pending", "settings": {**cell.settings, "data": data}, "training": {}}
+    found |= {"error": None, "metrics": None, "paper": None, "notes": []}
+    return found | {"asked": {}, "left_out": list(cell.notes)}
+
+
+def _asked(run: Path) -> dict[str, float]:
+    """What the intents took: `asked`, `from_cache`, `tokens`, `seconds`; empty if no LLM was asked."""
+    infer = store.read_json(run / "infer/infer.json")
+    return {key: infer[key] for key in ("asked", "from_cache", "tokens", "seconds") if key in infer}
 
 
 def _training(run: Path) -> dict[str, list[dict[str, int]]]:

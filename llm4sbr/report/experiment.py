@@ -7,6 +7,7 @@ from typing import Any
 
 from llm4sbr.report.cells import Entry, labels, rows_of
 from llm4sbr.report.formats import MISSING, count, metric, size
+from llm4sbr.report.related import related_tables
 from llm4sbr.report.results import (
     best_of,
     gain,
@@ -42,9 +43,11 @@ def setting(members: Sequence[Entry]) -> str:
     return f"Percent over {count(metrics.get('samples'))} test samples, {number}{chosen}; {ranking(metrics)}."
 
 
-def cells_table(kind: str, members: Sequence[Entry]) -> Table:
-    """The table of an experiment of this kind, for cells of one data set and protocol (at least one)."""
-    return memory_table(members) if kind == "memory" else metric_table(members)
+def cells_tables(kind: str, members: Sequence[Entry]) -> list[Table]:
+    """The tables of an experiment of this kind, for cells of one data set and protocol (at least one)."""
+    if kind == "related":
+        return related_tables(members)
+    return [memory_table(members) if kind == "memory" else metric_table(members)]
 
 
 def metric_table(members: Sequence[Entry]) -> Table:

@@ -25,9 +25,11 @@ def sizes(stats: Mapping[str, Any]) -> Facts:
 
 
 def left_out(stats: Mapping[str, Any]) -> Facts:
-    """What was dropped or repaired in the log, and unreadable rows."""
-    facts = [(name, count(number)) for name, number in stats.get("dropped", {}).items() if number]
-    facts += [(name, count(number)) for name, number in stats.get("mended", {}).items() if number]
+    """What was dropped or repaired in the log, what the items' table lacks, and unreadable rows."""
+    kinds = ("dropped", "mended", "items_table")
+    facts = [
+        (name, count(number)) for kind in kinds for name, number in stats.get(kind, {}).items() if number
+    ]
     if stats.get("rejected"):
         facts.append(("rows not read", f"{count(stats['rejected'])} of {count(stats['rows'])}"))
         facts += [("", line) for line in stats.get("rejected_first", [])]

@@ -134,9 +134,14 @@ class Search:
 
     def answer(self, session: Any, feed: Mapping[str, NDArray[Any]], k: int) -> tuple[Ids, Floats]:
         """The result of `top`, for all inputs of a graph that scores by itself; `session` has the queries."""
-        given = {name: value for name, value in feed.items() if name not in ("exclude_seen", "allowed")}
-        queries = session.run(["query"], given)[0]
+        queries = self.queries(session, feed)
         return self.top(queries, feed["items"], feed["mask"], feed["exclude_seen"], k, feed.get("allowed"))
+
+    def queries(self, session: Any, feed: Mapping[str, NDArray[Any]]) -> Floats:
+        """The queries of sessions, float32 (B, Q), by the graph; arguments as for `answer`."""
+        given = {name: value for name, value in feed.items() if name not in ("exclude_seen", "allowed")}
+        found: Floats = session.run(["query"], given)[0]
+        return found
 
     def top(
         self,

@@ -15,6 +15,7 @@ from llm4sbr.config import Config, departures
 from llm4sbr.config.types import check_lengths
 from llm4sbr.data.prepared import Prepared, catalogue_hash, load
 from llm4sbr.errors import StoreError
+from llm4sbr.evaluation.asked import together
 from llm4sbr.evaluation.baselines import BaselineRows
 from llm4sbr.evaluation.breakdown import breakdown, numbers_of
 from llm4sbr.evaluation.changes import changes
@@ -78,6 +79,8 @@ def evaluate(
     without = next((one.ranks for one in others if one.name == "none"), None)
     content = table(rows, ks, groups=groups, llm=config.infer.llm, coverage=coverage, without_intents=without)
     by_name = {row.name: row.ranks for row in rows}
+    if same := together(by_name, baselines.answered, ks):
+        content["asked_samples"] = same
     if others:
         own = "items" if IntentStore.open(run / "localize" / LLM).unit == "item" else "cache"
         first = SourceRanks(own, by_name[LLM], coverage or 0.0)

@@ -58,14 +58,21 @@ def prepare(run: Path, out: Path, config: Config, progress: Progress, attempt: A
     if doubt := rules.ties(raw, rule, advise=orders):
         progress.note(doubt)
     log, repeats = rules.cut(raw, rule, seconds=data.gap_seconds)
+    whole = len(log.lengths)
     log = rules.thin(
         log, sample=data.sample, max_sessions=data.max_sessions, min_length=data.min_length, seed=data.seed
     )
+    untaken = whole - len(log.lengths)
     split = splits.split(log, data, rule=split_rule)
     _note_overlap(split, split_rule, raw.ordered_only, progress)
     catalogue, codes, mended, table = _catalogue(split, raw, progress)
     result = _assemble(split, catalogue, codes, data)
-    dropped = {"repeated clicks": repeats, **split.dropped}
+    dropped = {
+        "repeated clicks": repeats,
+        "sessions too short or not taken (data.sample, data.max_sessions)": untaken,
+        **split.dropped,
+        "samples cut to their last clicks (data.max_length)": _cut(split, data.max_length),
+    }
     _tell(progress, "left out", dropped)
     _tell(progress, "mended", mended)
     _tell(progress, "in the items table", table)
@@ -190,6 +197,11 @@ def _table_lacks(catalogue: Catalogue, raw: RawData) -> dict[str, int]:
             values = catalogue.attributes.get(name, [""] * catalogue.size)  # one that no item has is dropped
             counts[f"items without {name}"] = sum(value == "" for value in values)
     return counts
+
+
+def _cut(split: Split, longest: int) -> int:
+    """How many samples of all splits have more clicks than a model reads."""
+    return sum(int((end - start > longest).sum()) for start, end in split.samples.values())
 
 
 def _assemble(split: Split, catalogue: Catalogue, codes: torch.Tensor, data: DataConfig) -> Prepared:

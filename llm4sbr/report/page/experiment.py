@@ -11,7 +11,7 @@ from llm4sbr import store
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation.verdict import CONTROLS, LEVEL
 from llm4sbr.report.cells import Entry, describe
-from llm4sbr.report.experiment import cells_table, row_named, setting, with_rows
+from llm4sbr.report.experiment import cells_tables, row_named, setting, with_rows
 from llm4sbr.report.formats import MISSING, duration, size
 from llm4sbr.report.page.experiment_charts import CHARTS
 from llm4sbr.report.results import peak
@@ -25,6 +25,7 @@ TITLES = {
     "ablation": "What each part of the method gives (the paper's Figure 4)",
     "localization": "Metrics by f, the number of items per answer (the paper's Figure 5)",
     "memory": "Peak memory of training, plain and with intents (the paper's Table 3)",
+    "related": "The systems that the paper stands among (its section 2)",
 }
 
 
@@ -64,7 +65,7 @@ def _page(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "title": title,
                 "setting": setting(members),
-                "table": cells_table(kind, members),
+                "tables": cells_tables(kind, members),
                 "charts": CHARTS[kind](members, k),
             }
             for title, members in groups.items()

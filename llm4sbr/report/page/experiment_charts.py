@@ -81,6 +81,7 @@ CHARTS: dict[str, Callable[[Sequence[Entry], int], Charts]] = {
     "ablation": ablation,
     "localization": localization,
     "memory": memory,
+    "related": backbones,
 }
 """Kind of experiment -> its charts for the cells (at least one) of one data set and protocol."""
 

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from llm4sbr.report.cells import Entry, labels
-from llm4sbr.report.experiment import cells_table, setting, with_rows
+from llm4sbr.report.experiment import cells_tables, setting, with_rows
 from llm4sbr.report.terminal.layout import drawn, show
 
 
@@ -42,7 +42,11 @@ def _group(title: str, cells: Sequence[Entry], kind: str) -> list[RenderableType
         Text(f"{name or cell['axes']['backbone']}: {cell['metrics']['verdict']}") for name, cell in names
     ]
     parts += [Text(note) for note in dict.fromkeys(note for cell in cells for note in cell["notes"])]
-    return [*parts, Text(f"{title}: {setting(cells)}"), *drawn(cells_table(kind, cells), spread=True)]
+    parts.append(Text(f"{title}: {setting(cells)}"))
+    tables = cells_tables(kind, cells)
+    for table in tables:
+        parts += drawn(table, spread=True, caption=len(tables) > 1)
+    return parts
 
 
 def _place(cell: Entry) -> tuple[str, str]:

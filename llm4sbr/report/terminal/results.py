@@ -24,18 +24,23 @@ from llm4sbr.report.terminal.changes import changes_parts
 from llm4sbr.report.terminal.layout import drawn
 
 
-def metrics_tables(metrics: Mapping[str, Any], timings: Timings) -> list[RenderableType]:
+def metrics_tables(
+    metrics: Mapping[str, Any], timings: Timings, *, brief: bool = False
+) -> list[RenderableType]:
     """The verdict of a run, and the tables of its results.
 
     Args:
         metrics: the content of `metrics.json`, and `changes`, that of `changes.json`, if there is one.
         timings: seconds and peak bytes of the stages.
+        brief: only the verdict, its table and the times, so that they are in sight together.
     """
     *fewer, longest = sorted(metrics["k"])
     rows = mark_controls(metrics["rows"], metrics.get("llm"))
     parts: list[RenderableType] = [Text(metrics["verdict"], style="bold"), Text(setting(metrics))]
     # A column of gains in NDCG would not fit the width.
     parts += drawn(main_table(rows, longest, gains=("HR", "MRR")), spread=True)
+    if brief:
+        return [*parts, *drawn(stages_table(timings))]
     for start in range(0, len(fewer), 2):
         parts += drawn(shorter_table(rows, fewer[start : start + 2]))
     parts += drawn(asked_table(rows, longest), caption=True)

@@ -32,13 +32,14 @@ LONGEST = 300
 """Maximum number of characters of a value in a stage's summary."""
 
 
-def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
+def show_stage(stage: str, found: Mapping[str, Any], timings: Timings, *, brief: bool = False) -> None:
     """Print the result of a finished stage.
 
     Args:
         stage: its name.
         found: its summary, as `--json` prints it.
         timings: seconds and peak bytes of every finished stage, in order.
+        brief: of the results, only the verdict and its table.
     """
     if stage == "prepare":
         show(*stats_tables(found))
@@ -47,7 +48,7 @@ def show_stage(stage: str, found: Mapping[str, Any], timings: Timings) -> None:
     elif stage == "localize" and found.get("sources"):
         show(*quality_tables(found))
     elif stage == "evaluate":
-        show(*metrics_tables(found, timings))
+        show(*metrics_tables(found, timings, brief=brief))
     else:
         show(summary_table(found))
 

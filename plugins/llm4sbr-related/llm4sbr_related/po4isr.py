@@ -79,8 +79,7 @@ class Example(NamedTuple):
 class PO4ISR(Reranker):
     """Ranks the candidates list-wise, by an instruction that the LLM improved on training sessions.
 
-    What is asked while it learns is not in the plan of `--dry-run`, since it depends on the answers: about
-    depth x beam x (batch + errors x (2 + variations)) + depth x trials x tried + beam x examples prompts.
+    What is asked while it learns depends on the answers; `learning` is the most that it can be.
 
     Args:
         num_items: N.
@@ -179,6 +178,15 @@ class PO4ISR(Reranker):
             f"instruction, {max(means):.3f} with the chosen one: {self.instruction}"
         ]
 
+    def learning(self, sessions: Sessions) -> int:
+        """The most prompts that `learn` can ask; equal ones and right rankings make it fewer."""
+        examples = len(self._examples(sessions, Random(self.seed)))
+        batch, tried = min(self.batch, examples), min(self.tried, examples)
+        each = batch + min(self.errors, batch) * (2 + self.variations)  # of an instruction's children
+        parents = 1 + max(0, self.depth - 1) * self.beam if self.depth else 0
+        last = 1 + self.beam if self.depth else 1
+        return parents * each + self.depth * self.trials * tried + last * examples
+
     def _examples(self, sessions: Sessions, random: Random) -> list[Example]:
         long_enough = (sessions.offsets.diff() > 1).nonzero().flatten().tolist()
         some = sorted(random.sample(long_enough, min(self.examples, len(long_enough))))
@@ -225,7 +233,7 @@ class PO4ISR(Reranker):
                 for case, reason in reasoned
             ]
         )
-        better = [one for answer in refined for one in extracted(answer or "")]
+        better = [one for answer in refined for one in extracted(answer or "")[:1]]  # one was asked for
         # The cache gives equal prompts equal answers, so each variation is one of the one before.
         found, newest = list(better), better
         for _ in range(self.variations):

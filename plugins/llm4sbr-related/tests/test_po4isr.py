@@ -143,3 +143,25 @@ def test_what_is_extracted():
 def test_an_option_out_of_range_is_named(option):
     with pytest.raises(ConfigError, match=rf"^po4isr: {next(iter(option))} = "):
         registry.create("baselines", "po4isr", num_items=9, **option)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("examples", [5, 12])
+def test_the_plan_knows_the_most_that_learning_can_ask(depth, examples):
+    sessions = toy_sessions(items=ITEMS, sessions=30)
+    made = fitted(examples=examples, depth=depth, batch=8, errors=3, beam=2, trials=4, tried=6)
+    asked = []
+
+    def ask(prompts):  # the first instruction ranks nothing; another is written each time
+        asked.extend(prompts)
+        new = (f"<START>try {len(asked)} {place}<END> <START>and this" for place in range(len(prompts)))
+        return [
+            ("" if text.startswith(FIRST) else "A, B, C, D, E, F")
+            if "Answer on one line with" in text
+            else one
+            for text, one in zip(prompts, new, strict=True)
+        ]
+
+    made.learn(ask, sessions)
+    assert len(asked) <= made.learning(sessions)
+    assert depth > 1 or len(asked) == made.learning(sessions)  # in two steps, later errors are fewer

@@ -13,7 +13,7 @@ from llm4sbr_related.candidates import LETTERS
 from llm4sbr import freshness, registry
 from llm4sbr.asking import baselines as asking
 from llm4sbr.asking.cache import AnswerCache
-from llm4sbr.cli import cli
+from llm4sbr.cli import _guarded, cli
 from llm4sbr.config import build
 from llm4sbr.data.prepared import load
 from llm4sbr.errors import ConfigError, ModelUnavailableError
@@ -279,3 +279,35 @@ def test_the_command_plans_without_training_or_asking(tmp_path, llama):
     }
     assert not (tmp_path / "run" / "train").exists()
     assert not (tmp_path / "run" / "evaluate").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            '["popularity", "list-wise"]',
+            "train.baselines: list-wise asks an LLM, and evaluate.llm = none is none",
+        ),
+        ('["llmseqsim"]', "train.baselines: llmseqsim needs text vectors of the items, and with infer.llm"),
+        (
+            '["llm-infer"]',
+            "train.baselines: llm-infer needs text vectors of the items, and with infer.llm = none there",
+        ),
+    ],
+)
+def test_a_baseline_without_its_source_is_refused_before_anything_is_trained(tmp_path, capsys, names, said):
+    toy_log(tmp_path / "log")
+    log = ["--dataset", "csv", "--data", str(tmp_path / "log"), "--llm", "none"]
+    command = ["run", str(tmp_path / "run"), *log, "--set", f"train.baselines={names}", "-q"]
+    assert _guarded(command) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {said}")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_verdict_tells_of_rows_that_asked(run, tmp_path, llm):
+    evaluated(run, tmp_path / "out", settings(run, "list-wise", samples=12, cache="h"))
+    text = json.loads((tmp_path / "out/metrics.json").read_text())["verdict"]
+    assert "list-wise over popularity is better with the answers of transformers:none to 12 samples" in text
+    assert "nothing is shown about an LLM" not in text

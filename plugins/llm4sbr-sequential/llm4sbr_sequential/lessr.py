@@ -38,6 +38,7 @@ from llm4sbr.backbones.graph import same_item
 from llm4sbr.backbones.readout import masked_softmax
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Encoded, Sessions
+from llm4sbr_sequential.by_length import traced
 
 __all__ = ["EOPA", "LESSR", "SGAT", "ClickGraphs", "Readout", "graph"]
 
@@ -160,7 +161,7 @@ class EOPA(nn.Module):
     def forward(self, states: Tensor, edges: ClickGraphs) -> Tensor:
         """(B, T, width) -> (B, T, D)."""
         states = self.norm(states)
-        read = self._read_all if _traced() else self._read  # a graph must work for all sessions
+        read = self._read_all if traced() else self._read  # a graph must work for all sessions
         told = read(self.dropout(states), edges)
         active: Tensor = self.active(self.itself(states) + told)
         return active
@@ -228,7 +229,7 @@ class SGAT(nn.Module):
 
     def _logits(self, source: Tensor, target: Tensor) -> Tensor:
         """Attention logits of clicks t over clicks s, (B, T, T), a few sessions at a time."""
-        if self.training or _traced():
+        if self.training or traced():
             return self._at_once(source, target)
         rows = max(1, PAIRS // (source[0].numel() * source.shape[1]))
         parts = zip(torch.split(source, rows), torch.split(target, rows), strict=True)
@@ -288,8 +289,3 @@ def _at(states: Tensor, places: Tensor) -> Tensor:
     """States (B, T, C) at positions int64 (B, T); zeros for position 0, which means none."""
     found = states.gather(1, places.unsqueeze(2).expand(-1, -1, states.shape[2]))
     return found * (places > 0).unsqueeze(2)
-
-
-def _traced() -> bool:
-    """Whether the model is being exported, so that nothing may depend on the example input."""
-    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
