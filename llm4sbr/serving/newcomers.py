@@ -73,7 +73,7 @@ class Newcomers(NamedTuple):
             return scores
         query = torch.cat(cast(Any, model.fuser).queries(output.fused, output.intents), 1)
         if query.shape[1] != self.added.rows.shape[1]:  # rows of a model without intents
-            query = torch.cat([output.fused, torch.ones_like(query[:, :1])], 1)
+            query = torch.cat([cast(Tensor, output.fused), torch.ones_like(query[:, :1])], 1)
         new = query @ torch.from_numpy(self.added.rows).T + self.added.prior
         return torch.cat([scores, new], 1)
 
