@@ -182,7 +182,7 @@ class TrainConfig(Section):
     loss: Literal["auto", "full", "uniform", "popularity", "in-batch"] = "auto"
     """Items of the loss's softmax. `full`: all. Otherwise a batch's targets and items that are drawn for the
     batch, each as likely (`uniform`), by the root of its clicks (`popularity`), or none (`in-batch`), so that
-    a step costs the same for any catalogue. `auto`: `full` up to 50,000 items, `popularity` above."""
+    a step costs the same for any catalogue. `auto`: `full` up to 20,000 items, `popularity` above."""
     negatives: int = Field(2048, ge=1, lt=LARGEST)
     """Number of items drawn per batch, for a `loss` that draws."""
     tau: float = Field(0.1, ge=0)

@@ -28,7 +28,7 @@ from llm4sbr.errors import ConfigError
 from llm4sbr.fusion.model import Recipe
 from llm4sbr.fusion.on_part import ItemTables, item_tables
 
-FULL_UNTIL = 50_000
+FULL_UNTIL = 20_000
 """Largest catalogue that `train.loss = auto` scores whole."""
 
 SAMPLED = "popularity"
