@@ -149,13 +149,13 @@ class TrainConfig(Section):
     """An installed name of kind `fusers`."""
     fuser_options: dict[str, Any] = {}
     """Further keyword arguments of the fuser."""
-    neighbours: int = Field(100, ge=0, lt=LARGEST)
-    """Entries per item of a fixed item-item model whose scores are added to a model's, 20 million in all at
-    most; 0 for none. The plain backbone is trained without, and as `item-item` with it."""
-    counted: Names = ("near", "lift", "titles")
+    neighbours: int = Field(0, ge=0, lt=LARGEST)
+    """Entries per item of a fixed item-item model beside which a model is trained, 20 million in all at most;
+    0 for none, which is faster and often better: `counted` adds such a model afterwards."""
+    counted: Names = ("near", "lift", "titles", "slist")
     """What is added to a trained model's scores, but the plain backbone's, with weights fitted to validation
     samples: counts of what stands `near` each other in sessions and of what does beyond chance (`lift`), the
-    likeness of `titles` where the fuser reads them, the linear model (`slist`). Empty: nothing."""
+    likeness of `titles` where the fuser reads them, the linear model `slist`. Empty: nothing."""
     dim: int = Field(100, ge=1, lt=LARGEST)
     """D, the hidden size."""
     epochs: int = Field(30, ge=1)

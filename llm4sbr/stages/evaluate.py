@@ -22,7 +22,7 @@ from llm4sbr.evaluation.changes import changes
 from llm4sbr.evaluation.comparison import LLM, PLAIN, Row, table
 from llm4sbr.evaluation.live_sources import SourceRanks, compare, rank_sources
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device, rank_all, scorer
-from llm4sbr.freshness import ALONE
+from llm4sbr.freshness import ALONE, ITEM_ITEM
 from llm4sbr.fusion.saved import load_model
 from llm4sbr.intents import IntentStore, verify_all
 from llm4sbr.progress import Advance, Progress
@@ -114,7 +114,10 @@ def _models(
         row.ranks.append(ranks)
         row.facts.append(facts)
         if (facts.get("counted") or {}).get("better") and not row.label.endswith(COUNTED):
-            row = rows[variant] = row._replace(label=row.label + COUNTED)
+            # Without a linear model of its own it is the plain model, to whose scores counts are added.
+            alone = variant == ITEM_ITEM and not config.train.neighbours
+            label = _label(PLAIN if alone else variant, config)
+            row = rows[variant] = row._replace(label=label + COUNTED)
         advance(len(ranks), f"{variant}, seed {facts['seed']}")
     return list(rows.values())
 

@@ -95,7 +95,7 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
         start.check(run, config, prepared)
     wanted = models(run, config, attempt)
     missing = {name: stamp for name, stamp in wanted.items() if not attempt.has(name, stamp)}
-    jobs = [job_of(run, out, name, config) for name in missing]
+    jobs = sorted((job_of(run, out, name, config) for name in missing), key=lambda job: bool(job.plain))
     if jobs:  # do not train on damaged data
         verify_all(run / "localize", catalogue=catalogue_hash(prepared.catalogue))
         try_out(jobs, prepared)
@@ -130,7 +130,15 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
             advance(0, total=expected.total)
             progress.note(f"{jobs[index].variant}, seed {jobs[index].seed}: {result}")
 
-        run_jobs(train_job, jobs, workers=_workers(config), progress=going, done=done)
+        after = next((place for place, job in enumerate(jobs) if job.plain), len(jobs))
+        for start_at, some in ((0, jobs[:after]), (after, jobs[after:])):  # the latter need plain models
+            run_jobs(
+                train_job,
+                some,
+                workers=_workers(config),
+                progress=lambda index, n, note, first=start_at: going(first + index, n, note),
+                done=lambda index, result, first=start_at: done(first + index, result),
+            )
     write_models(out, list(wanted))
 
 

@@ -17,23 +17,27 @@ from llm4sbr.data.prepared import STATS, Prepared, catalogue_hash, load
 from llm4sbr.data.whole import whole
 from llm4sbr.errors import ConfigError, StoreError
 from llm4sbr.evaluation.ranking import SampleIntents, pick_device
+from llm4sbr.folders import link_file
 from llm4sbr.freshness import ALONE, ITEM_ITEM, NONE, PLAIN, TEXT_INIT, asked
 from llm4sbr.fusion.item_item import CrossFit
 from llm4sbr.fusion.model import Recipe, needs_catalogue
 from llm4sbr.fusion.model import build as build_model
+from llm4sbr.fusion.saved import load_model, save_model
 from llm4sbr.intents import MANIFEST, IntentStore
 from llm4sbr.intents.texts import items_of
 from llm4sbr.protocols import Horizon, Perspective, Samples
 from llm4sbr.system.processes import Report
-from llm4sbr.training import tables
+from llm4sbr.training import SELECT_BY, tables
+from llm4sbr.training.checkpoint import LOG
+from llm4sbr.training.counting import add_counted
 from llm4sbr.training.cross_fit import cross_fit
 from llm4sbr.training.material import Material
 from llm4sbr.training.negatives import chosen_loss
 from llm4sbr.training.start import Start
 from llm4sbr.training.team import Team, current
 from llm4sbr.training.text_init import start_from_text
-from llm4sbr.training.trainer import train_model
-from llm4sbr.training.warm import WarmStart
+from llm4sbr.training.trainer import SHOWN, train_model
+from llm4sbr.training.warm import MOMENTS, WarmStart
 
 
 class TrainingJob(NamedTuple):
@@ -48,6 +52,14 @@ class TrainingJob(NamedTuple):
     """For a refit on all sessions: the model that it repeats, see `stages.refit`."""
     kept: bool = True
     """Save the model; otherwise only the log of its epochs is left."""
+
+    @property
+    def plain(self) -> Path | None:
+        """The folder of the model that this one is, but for what is counted; None if it has to be trained."""
+        own = self.kept and self.chosen is None and not self.config.train.neighbours
+        return (
+            self.folder.parents[1] / PLAIN / self.folder.name if own and self.variant == ITEM_ITEM else None
+        )
 
     def as_text(self) -> str:
         """JSON text of the job, for `from_text`."""
@@ -114,6 +126,8 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
         prepared = whole(prepared)
         settings = settings.model_copy(update={"epochs": job.chosen["epochs"]})
         facts["chosen"] = job.chosen
+    if job.plain is not None:
+        return "" if team.rank else _count(job, job.plain, prepared, catalogue)
     recipe = _recipe(job, prepared, intents)
     material = _material(job, prepared, catalogue, None if job.variant == "none" else intents)
     if needs_catalogue(recipe):
@@ -144,6 +158,23 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
         facts=facts if job.kept else None,
         team=team,
     )
+
+
+def _count(job: TrainingJob, plain: Path, prepared: Prepared, catalogue: str) -> str:
+    """Add what is counted to the trained plain model, which is not trained a second time."""
+    saved = load_model(plain)
+    material = _material(job, prepared, catalogue, None)
+    found = tables.made(job.config.train.counted, saved.recipe, material.fit, None)
+    facts = (
+        saved.facts
+        | {"variant": job.variant}
+        | add_counted(saved.model, material._replace(tables=found), weights=None, ks=SHOWN)
+    )
+    recipe = saved.recipe._replace(counted=saved.model.counted.names if saved.model.counted else ())
+    for name in (LOG, MOMENTS):
+        link_file(plain / name, job.folder / name)
+    save_model(job.folder, saved.model, recipe=recipe, catalogue=catalogue, facts=facts)
+    return f"the plain model, {SELECT_BY} {100 * facts['valid'].get(SELECT_BY, 0.0):.2f}% with counts"
 
 
 @lru_cache(maxsize=1)
