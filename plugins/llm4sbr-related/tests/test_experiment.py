@@ -39,6 +39,7 @@ def arguments(tmp_path_factory):
     return ["experiment", "related", str(base / "out"), *data, *encoder, *chosen]
 
 
+@pytest.mark.slow
 def test_every_row_says_what_it_takes_and_which_sentence_it_tests(arguments, capsys):
     assert _guarded(arguments) == 0
     printed = capsys.readouterr().out
