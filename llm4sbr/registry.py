@@ -55,6 +55,7 @@ OFFERED = {
     ("backbones", "niser"): "llm4sbr-sequential",
     ("backbones", "lessr"): "llm4sbr-sequential",
     ("backbones", "atten-mixer"): "llm4sbr-sequential",
+    ("backbones", "hide"): "llm4sbr-sequential",
     ("perspectives", "category"): "llm4sbr-perspectives",
     ("perspectives", "next-category"): "llm4sbr-perspectives",
     ("perspectives", "price"): "llm4sbr-perspectives",

@@ -40,6 +40,20 @@ class TestAttenMixer(Contract):
     name = "atten-mixer"
 
 
+class Heavier(Contract):
+    @pytest.mark.slow
+    def test_learns_a_rule(self) -> None:
+        super().test_learns_a_rule()
+
+    @pytest.mark.slow
+    def test_fused_with_missing_intents(self) -> None:
+        super().test_fused_with_missing_intents()
+
+
+class TestHide(Heavier):
+    name = "hide"
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [
@@ -52,6 +66,9 @@ class TestAttenMixer(Contract):
         ("lessr", {"arrivals": 0}),
         ("atten-mixer", {"levels": 0}),
         ("atten-mixer", {"power": 0.5}),
+        ("hide", {"intents": 3}),
+        ("hide", {"window": 1}),
+        ("hide", {"share": 1.5}),
     ],
     ids=str,
 )
@@ -83,7 +100,7 @@ def test_core_leaves_no_room_before_a_sessions_own_item():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["core", "niser", "lessr", "atten-mixer"])
+@pytest.mark.parametrize("name", ["core", "niser", "lessr", "atten-mixer", "hide"])
 def test_8_bit_tables_find_and_score_the_same_items(tmp_path, name):
     pytest.importorskip("onnxruntime")
     model = toy_model(backbone=name, fuser="catalogue")

@@ -7,54 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from formulas import COMPANY, SESSION, found, layer_norm, linear, sigmoid, softmax, unit, weights_of
 from llm4sbr_sequential.atten_mixer import AttenMixer
 from llm4sbr_sequential.core import CORE
 from llm4sbr_sequential.lessr import LESSR
 from llm4sbr_sequential.niser import NISER
 
 from llm4sbr.testing.backbones import pad
-
-SESSION = [2, 5, 2, 5, 4, 2, 2]
-COMPANY = [1, 2, 3, 4, 5, 6, 1, 3, 5, 6]
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def softmax(x):
-    weights = np.exp(x - np.max(x))
-    return weights / weights.sum()
-
-
-def unit(x):
-    return x / np.linalg.norm(x)
-
-
-def layer_norm(w, name, x):
-    scaled = (x - x.mean()) / np.sqrt(x.var() + 1e-5) * w[f"{name}.weight"]
-    return scaled + w.get(f"{name}.bias", 0)
-
-
-def linear(w, name, x):
-    return w[f"{name}.weight"] @ x + w.get(f"{name}.bias", 0)
-
-
-def weights_of(model):
-    """Everything learned, as float64; PyTorch starts biases and slopes alike, which would hide a mistake."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn(parameter.shape))
-    return {name: value.double().numpy() for name, value in model.state_dict().items()}
-
-
-def found(model):
-    """long, short, and the plain model's cosine or product with items, of SESSION in company."""
-    with torch.no_grad():
-        encoded = model(*pad([SESSION, COMPANY]))
-        return encoded.long[0].numpy(), encoded.short[0].numpy(), model.item_embeddings().numpy()
-
 
 # CORE
 
@@ -210,13 +169,22 @@ def test_lessr(arrivals):
     np.testing.assert_allclose(given[2], w["items"])
 
 
-def test_lessr_reads_as_many_edges_when_traced(monkeypatch):
+@pytest.mark.parametrize("arrivals", [1, 2, 5])
+def test_lessr_computes_where_something_arrives_what_a_traced_graph_computes_everywhere(
+    arrivals, monkeypatch
+):
     torch.manual_seed(0)
-    model = LESSR(6, 4, arrivals=5).eval()
-    batch = pad([SESSION, COMPANY])
-    eager = model(*batch).long
+    model = LESSR(6, 4, arrivals=arrivals).eval()
+    batch = pad([SESSION, [3], COMPANY, [5, 5, 5, 5]])
+
+    def found():
+        long = model(*batch).long
+        return long, *torch.autograd.grad(long.square().sum(), list(model.parameters()))
+
+    here = found()
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    torch.testing.assert_close(model(*batch).long, eager)
+    for one, two in zip(here, found(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
 def test_lessr_scores_many_sessions_a_few_at_a_time(monkeypatch):
