@@ -157,6 +157,14 @@ class Service:
         models, model = self.app.served.version(request.name, request.version)
         return self._messages.message("ModelMetadataResponse")(**about.metadata(models, model))
 
+    def _ModelConfig(self, request: Any) -> Any:
+        found = about.configuration(*self.app.served.version(request.name, request.version))
+        return self._messages.message("ModelConfigResponse")(config=found)
+
+    def _ModelStatistics(self, request: Any) -> Any:
+        found = about.statistics(*self.app.served.version(request.name, request.version))
+        return self._messages.message("ModelStatisticsResponse")(model_stats=[found])
+
 
 ROUTES = {"ModelInfer": "grpc infer"}
 """Call -> its route in the metrics; `grpc` for all others."""
