@@ -114,7 +114,12 @@ def test_what_tritons_tools_ask_besides(rpc):
     before = rpc.ask("ModelStatistics", request).model_stats[0]
     rpc.ask("ModelInfer", infer(ITEMS))
     after = rpc.ask("ModelStatistics", request).model_stats[0]
+    assert after.version == "1"  # a number, as perf_analyzer reads it
     assert after.inference_count - before.inference_count == 2  # sessions
+    counts = {
+        getattr(after.inference_stats, f"compute_{part}").count for part in ("input", "infer", "output")
+    }
+    assert counts == {after.execution_count}  # perf_analyzer stops where they differ
     assert after.inference_stats.success.count - before.inference_stats.success.count == 1
     assert rpc.refusal("ModelConfig", message("ModelConfigRequest")(name="D"))[0] == "NOT_FOUND"
     client = pytest.importorskip("tritonclient.grpc")

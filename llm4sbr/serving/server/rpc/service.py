@@ -162,7 +162,8 @@ class Service:
         return self._messages.message("ModelConfigResponse")(config=found)
 
     def _ModelStatistics(self, request: Any) -> Any:
-        found = about.statistics(*self.app.served.version(request.name, request.version))
+        models, _ = self.app.served.version(request.name, request.version)
+        found = about.statistics(models)
         return self._messages.message("ModelStatisticsResponse")(model_stats=[found])
 
 
