@@ -52,7 +52,7 @@ def statistics(models: Models) -> dict[str, Any]:
 
     `inference_count` counts sessions, `execution_count` batches. `success` and `fail` count requests and
     their whole time; `queue` and `compute_infer` count batches, `queue` by the longest wait in each.
-    What comes before and after computing has the same count, as `perf_analyzer` wants, and no time of its own.
+    What comes before and after computing has the same count, as `perf_analyzer` wants, and no time.
     """
     found: ModelMetrics = models.metrics
     answered = {key: count for key, count in found.requests.items() if key[0] in ANSWERED}
