@@ -5,7 +5,7 @@
 RUN must be prepared and localized. The official code needs Theano or a GPU, so its way is written here from
 the papers (Hidasi et al., ICLR 2016; Hidasi & Karatzoglou, CIKM 2018): B sessions advance together, one click
 and one step of the GRU each, without gradients through earlier steps; a session that ends makes room for the
-next. Every state is a prediction, scored against the batch's targets and items drawn by clicks^0.5 in advance;
+next. Every state is a prediction, scored against the batch's targets and items drawn by clicks^0.5 before;
 softmax cross entropy; one table for input and output, of which Adagrad touches the rows that occur. A
 prediction there is a sample here, for which our backbone `gru4rec` reads its whole prefix. Both alternate in
 one process with one thread; the ratio is the median of the rounds' ratios of CPU time. It says how fast
