@@ -81,11 +81,11 @@ def way_of_gru4rec(bench: Bench, batches: int) -> dict[str, float]:
     torch.manual_seed(bench.seed)
     model = GRU4Rec(prepared.catalogue.size, config.dim)
     optimizer = torch.optim.Adagrad(model.parameters(), lr=0.05)
-    order = prepared.train[torch.randperm(len(prepared.train))].tolist()
-    clicks = prepared.sessions.items.bincount(minlength=prepared.catalogue.size + 1)[1:].double()
+    order = torch.randperm(len(prepared.train.offsets) - 1).tolist()
+    clicks = prepared.train.items.bincount(minlength=prepared.catalogue.size + 1)[1:].double()
     drawn = (clicks**POWER).multinomial(DRAWN * min(STORE, batches), replacement=True).view(-1, DRAWN) + 1
     state = torch.zeros(config.batch_size, config.dim)
-    steps = zip(range(batches), parallel(prepared.sessions, order, config.batch_size), strict=False)
+    steps = zip(range(batches), parallel(prepared.train, order, config.batch_size), strict=False)
     for number, (items, targets, begins) in steps:
         scored = torch.cat([targets, drawn[number % len(drawn)]])
         scores, state = model(items, state.detach() * ~begins.unsqueeze(1), scored)
