@@ -83,12 +83,13 @@ def test_tune_tries_the_same_settings_as_local(tmp_path):
     toy_log(tmp_path / "log")
     chosen = {"data.reader": "csv", "data.path": str(tmp_path / "log"), "data.min_item_count": 1}
     bert = tiny_bert(tmp_path / "bert")
-    chosen |= {"infer.llm": "item-text", "localize.encoder": f"transformers:{bert}", "train.epochs": 2}
+    chosen |= {"infer.llm": "item-text", "localize.encoder": f"transformers:{bert}"}
+    chosen |= {"train.epochs": 1, "train.dim": 8}
     found = []
     for engine in ("local", "ray"):
         run = tmp_path / engine
         pipeline.execute(run, nest(chosen), until="localize", progress=Progress(quiet=True))
-        told = api.tune(run, trials=2, workers=1, engine=engine)
+        told = api.tune(run, trials=2, workers=1, variant="plain", engine=engine)
         found.append([(row["settings"], row["value"], row["state"]) for row in told["trials"]])
     assert found[0] == found[1]
     assert len(found[0]) == 2
