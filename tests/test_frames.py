@@ -67,6 +67,20 @@ def test_pandas_gets_the_same_columns(monkeypatch):
     assert found.to_pandas() == found.frame().to_dict(as_series=False)
 
 
+def test_real_pandas_has_the_values_of_polars():
+    pytest.importorskip("pandas")
+    found = recommendation(LAMP, Recommended(2, "i2", "Lamp", 1.25))
+    frame = found.to_pandas()
+    assert list(frame.columns) == found.frame().columns
+    assert frame["key"].tolist() == ["i7", "i2"]
+    assert frame["score"].tolist() == [2.5, 1.25]
+    assert frame["price"].isna().tolist() == [False, True]
+    assert (frame["id"].dtype, frame["price"].dtype) == (np.int64, np.float64)
+    assert recommendation().to_pandas().empty
+    summary = Summary({"sessions": 3, "split": "temporal"})
+    assert summary.to_pandas().set_index("name")["value"].to_dict() == {"sessions": "3", "split": "temporal"}
+
+
 def test_a_package_that_is_not_there(monkeypatch):
     for name, make in (("pandas", frames.to_pandas), ("polars", frames.to_polars)):
         monkeypatch.setitem(sys.modules, name, None)

@@ -165,6 +165,28 @@ def test_an_index_finds_as_many_as_pass(monkeypatch):
     assert np.isfinite(scores).all()
 
 
+def test_what_is_left_when_the_nearest_are_left_out(monkeypatch):
+    """Items lie in 40 groups, and a filter leaves out the one that each query looks for."""
+    generator = np.random.default_rng(0)
+    centres = generator.normal(0, 1, (40, 16))
+    group = np.repeat(np.arange(40), 150)
+    rows = (centres[group] + 0.3 * generator.normal(0, 1, (6000, 16))).astype(np.float32)
+    found = Search(writing.built(rows), rows, [], own=None, count=50)
+    found.index.nprobe = 5
+    items, exclude = np.array([[1]]), np.zeros((1, 1), np.bool_)
+    recall = {1: 0, search.FARTHER: 0}
+    for factor in recall:
+        monkeypatch.setattr(search, "FARTHER", factor)
+        for one in range(40):
+            query = (2 * centres[one]).astype(np.float32)
+            allowed = np.where(group == one, -np.inf, 0)[None].astype(np.float32)
+            ids, _ = found.top(query[None], items, items > 0, exclude, 10, allowed)
+            best = np.argsort(-(rows @ query + allowed[0]))[:10] + 1
+            recall[factor] += len(np.intersect1d(ids[0], best)) / 400
+    assert recall[1] < 0.9
+    assert recall[search.FARTHER] > 0.97
+
+
 @pytest.mark.slow
 def test_the_recall_is_in_the_summary(run):
     known = store.read_json(run / "export/export.json")["onnx-index"]["verified"]

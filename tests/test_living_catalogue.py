@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from llm4sbr import api, pipeline, store
 from llm4sbr.cli import cli
@@ -20,11 +22,14 @@ from llm4sbr.errors import InputError, StoreError
 from llm4sbr.exporting.new_items import measured_prior, rows_of
 from llm4sbr.exporting.trained_model import ReferenceModel
 from llm4sbr.progress import Progress
+from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.added import ADDED, Added, put
 from llm4sbr.serving.artefact import Artefact, read_record
 from llm4sbr.serving.attributes import Attributes
 from llm4sbr.serving.exported import ExportedRecommender
 from llm4sbr.serving.grown import Grown, best, extended
+from llm4sbr.serving.recommend import Recommender
+from llm4sbr.stages.catalogue import texts_of_new
 from llm4sbr.stages.export import Export, export
 from llm4sbr.testing.live_server import live_server
 from llm4sbr.testing.toy_export import toy_export
@@ -109,6 +114,55 @@ def test_it_is_served_in_lists_found_by_key_and_filtered(grown: Path) -> None:
     assert found.recommend(["golden sofa"], k=1).items
     many = found.recommend_all([["i03"], ["n02", "i04"]], k=2)
     assert all(len(one.items) == 2 for one in many)  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_the_run_itself_has_them(grown: Path, base: Path) -> None:
+    run, exported = Recommender.load(grown), ExportedRecommender.load(grown / "export/onnx")
+    assert run.fingerprint != Recommender.load(base / "run").fingerprint
+    for session in (["i03"], ["i03", "n01"], ["n02"], ["golden sofa", "i04"]):
+        own, theirs = run.recommend(session, k=6, source="predictor"), exported.recommend(session, k=6)
+        assert [one.key for one in own.items] == [one.key for one in theirs.items]
+        assert np.allclose([one.score for one in own.items], [one.score for one in theirs.items], atol=1e-3)
+    only = run.recommend(["i03"], only=["n01", "n02"], k=6, attributes=True)
+    assert {one.key for one in only.items} == {"n01", "n02"}
+    many = run.recommend_all([["i03"], ["n02", "i04"]], where="category in Sofa, Lamp", k=3)
+    assert "n02" in {one.key for one in many[0].items}  # type: ignore[union-attr]
+    assert "n02" not in {one.key for one in many[1].items}  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_what_is_exported_later_has_them(grown: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    run = Path(shutil.copytree(grown, tmp_path / "run"))
+    (taken,) = Recommender.load(run).recommend(["i03"], k=1).items
+    api.remove_items(run, [taken.key if taken.key not in ("n01", "n02") else "i10"])
+    shutil.rmtree(run / "export")
+    export(run, Export(k=6, precisions=("fp32", "index")), QUIET)
+    whole, indexed = (ExportedRecommender.load(run / "export" / name) for name in ("onnx", "onnx-index"))
+    for about in ({}, {"only": ["n01", "n02", "i05"]}, {"exclude_seen": False}):
+        for session in (["i03"], ["i03", "n01"], ["n02"]):
+            one, other = (model.recommend(session, k=6, **about) for model in (whole, indexed))
+            assert [item.key for item in one.items] == [item.key for item in other.items]
+            assert np.allclose([item.score for item in one.items], [i.score for i in other.items], atol=1e-3)
+            assert [item.key for item in one.items] == [
+                item.key
+                for item in Recommender.load(run).recommend(session, source="predictor", k=6, **about).items
+            ]
+    added = Added.open(run / "catalogue" / ADDED)
+    added._replace(fingerprint="older").write(run / "catalogue" / ADDED)
+    said = io.StringIO()
+    export(run, Export(k=6), Progress(console=Console(file=said, width=300)))
+    assert "has items for another model; run llm4sbr catalogue add again" in said.getvalue()
+    assert not isinstance(Artefact.open(run / "export/onnx"), Grown)
+
+
+def test_what_an_llm_said_represents_new_items_where_it_does_the_others() -> None:
+    new = Catalogue(["a", "b"], ["Lamp", "Sofa"], {"answer": ["warm light", ""]})
+    assert texts_of_new(new, "title") == ["Lamp", "Sofa"]
+    assert texts_of_new(new, "answers") == ["warm light", "Sofa"]
+    assert texts_of_new(new, "both") == ["Lamp\nwarm light", "Sofa"]
+    assert texts_of_new(new._replace(attributes={}), "both") == ["Lamp", "Sofa"]
 
 
 def test_clicks_on_new_items_by_hand() -> None:

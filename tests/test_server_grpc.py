@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -123,6 +125,33 @@ def test_the_known_answer(rpc):
         tensor("items", [[3]]), tensor("intents", np.full((1, 2, TEXT), 0.5), "FP32"), model_name="B"
     )
     assert outputs(rpc.ask("ModelInfer", other))["scores"][0, 0] == 24
+
+
+def test_a_slow_sender_is_ended_in_time_and_others_are_answered(tmp_path):
+    limits = ("--grpc-port", "0", "--watch", "0", "--timeout", "0.5", "--queue", "2", "--max-batch", "2")
+    with live_server(f"A={toy_export(tmp_path)}", *limits) as server:
+        server.wait_for("model ready")
+        address = server.wait_for("grpc listening")["address"]
+        with grpc.insecure_channel(address) as channel:
+            over = threading.Event()
+
+            def never() -> Iterator[bytes]:
+                over.wait(20)
+                yield b""
+
+            call = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+            started = time.monotonic()
+            slow = [call.future(never(), timeout=20) for _ in range(2)]  # both places
+            for one in slow:
+                assert one.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+                assert one.details() == "no whole message within 0.5 s"
+            assert 0.4 < time.monotonic() - started < 10
+            found = Rpc(server, address, channel).ask("ModelInfer", infer(ITEMS))
+            assert outputs(found)["item_ids"].tolist()[0] == [6, 7, 8, 9, 10]
+            nothing = call.future(iter(()), timeout=20)
+            assert nothing.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert nothing.details() == "the call has no message"
+            over.set()
 
 
 def test_filters_and_unknown_items(rpc):

@@ -15,7 +15,8 @@ from llm4sbr.serving.artefact import Artefact, Ids, Scores
 from llm4sbr.serving.attributes import Attributes, Column, Numbers, Texts
 
 QUERY = "session_query"
-"""The graph's output by which new items are scored."""
+QUERIES = (QUERY, "query")
+"""The graph's output by which new items are scored: of a whole graph, of one with an index."""
 
 Mask = NDArray[np.bool_]
 
@@ -40,7 +41,9 @@ class Grown(Artefact):
         if added.fingerprint != opened.fingerprint:
             raise StoreError(f"{folder / ADDED}: made for another model; run catalogue add again")
         outputs = {one.name: one.shape for one in opened.session.get_outputs()}
-        if added.keys and (QUERY not in outputs or outputs[QUERY][1] != added.rows.shape[1]):
+        wide = {outputs[name][1] for name in QUERIES if name in outputs}
+        # An index has a column more where counts of clicks are added.
+        if added.keys and not any(width - added.rows.shape[1] in (0, 1) for width in wide):
             raise StoreError(f"{folder / ADDED}: this graph has no query for its rows; export again")
         size = len(opened.keys)
         catalogue = Catalogue([*opened.keys, *added.keys], [*opened.titles, *added.titles])
@@ -73,12 +76,16 @@ class Grown(Artefact):
             allowed = self.closed if allowed is None else allowed + self.closed
         if allowed is not None:
             feed["allowed"] = allowed
-        if self.search is not None:  # takes no new items
-            return self.search.answer(self.session, feed, self.k)
-        if not self.added.keys:
+        if self.search is not None:
+            query = self.search.queries(self.session, feed)
+            ids, scores = self.search.top(query, known, read, exclude_seen, self.k, feed.get("allowed"))
+            query = query[:, : self.added.rows.shape[1]]
+        elif self.added.keys:
+            ids, scores, query = self.session.run(["item_ids", "scores", QUERY], feed)
+        else:
             ids, scores = self.session.run(["item_ids", "scores"], feed)
+        if not self.added.keys:
             return ids, scores
-        ids, scores, query = self.session.run(["item_ids", "scores", QUERY], feed)
         new = query @ self.added.rows.T + np.float32(self.added.prior)
         if ours is not None:
             new = new + ours
@@ -92,22 +99,34 @@ class Grown(Artefact):
 
     def readable(self, items: Ids, mask: Mask) -> tuple[Ids, Mask]:
         """The clicks that the graph knows, int64 and bool (B, T), those that it reads first."""
-        rows = np.flatnonzero((items > self.own).any(1))
-        if not len(rows):
-            return items, mask
-        items, mask = items.copy(), mask.copy()
-        for row in rows:
-            clicks, read = items[row][items[row] > 0], mask[row][items[row] > 0]
-            known = clicks <= self.own
-            wanted = clicks[known & read]
-            if not len(wanted):
-                last = clicks[read][-1:] if read.any() else clicks[-1:]
-                wanted = self.added.read_as[last - self.own - 1]
-            kept = np.concatenate([wanted, clicks[known & ~read]])[: items.shape[1]]
-            items[row], mask[row] = 0, False
-            items[row, : len(kept)] = kept
-            mask[row, : len(wanted)] = True
+        return read_clicks(items, mask, self.own, self.added.read_as)
+
+
+def read_clicks(items: Ids, mask: Mask, own: int, read_as: Ids) -> tuple[Ids, Mask]:
+    """The clicks that a model of `own` items knows, int64 and bool (B, T), those that it reads first.
+
+    Args:
+        items: int64 (B, T), new items behind the model's own.
+        mask: bool (B, T), true at clicks that are read.
+        own: N.
+        read_as: int64 (n,), of each new item the known one that stands for it where no click is known.
+    """
+    rows = np.flatnonzero((items > own).any(1))
+    if not len(rows):
         return items, mask
+    items, mask = items.copy(), mask.copy()
+    for row in rows:
+        clicks, read = items[row][items[row] > 0], mask[row][items[row] > 0]
+        known = clicks <= own
+        wanted = clicks[known & read]
+        if not len(wanted):
+            last = clicks[read][-1:] if read.any() else clicks[-1:]
+            wanted = read_as[last - own - 1]
+        kept = np.concatenate([wanted, clicks[known & ~read]])[: items.shape[1]]
+        items[row], mask[row] = 0, False
+        items[row, : len(kept)] = kept
+        mask[row, : len(wanted)] = True
+    return items, mask
 
 
 def best(ids: Ids, scores: Scores, new: NDArray[np.float32], own: int) -> tuple[Ids, Scores]:

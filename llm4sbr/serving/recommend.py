@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -30,9 +30,9 @@ from llm4sbr.serving.answering import (
     in_batches,
     padded,
 )
-from llm4sbr.serving.attributes import Attributes
 from llm4sbr.serving.filters import Allowed, Choice, Chooser, Filters
 from llm4sbr.serving.intents import LiveIntents, explain_predicted, live_intents, same_catalogue, tried
+from llm4sbr.serving.newcomers import Newcomers, attributes_of
 from llm4sbr.serving.recommendation import TIED, Explanation, Recommendation, check
 from llm4sbr.serving.titles import TitleIndex, Understood, resolve_session
 from llm4sbr.training.linear import Opened, open_model
@@ -51,6 +51,7 @@ class Recommender:
         trained: which of the run's models it is.
         vectors: the titles' text vectors, float32 (N, E) at unit length, to explain predicted intents
             by; (0, E) if they are gone.
+        newcomers: items that were added to its catalogue or taken out since; None if there are none.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Recommender:
         live: LiveIntents | None,
         trained: Trained,
         vectors: Tensor,
+        newcomers: Newcomers | None = None,
     ) -> None:
         self.prepared = prepared
         self.model: LLM4SBR = saved.model
@@ -69,8 +71,9 @@ class Recommender:
         self.live = live
         self.trained = trained
         self.vectors = vectors
-        self.titles = TitleIndex(prepared.catalogue)
-        self.filters = Filters(self.titles, attributes_of(prepared))
+        self.newcomers = newcomers
+        self.titles = TitleIndex(self.catalogue)
+        self.filters = Filters(self.titles, newcomers.attributes if newcomers else attributes_of(prepared))
         every = prepared.samples.values()
         self.longest = max(int((one.end - one.start).max()) for one in every if len(one.key))
         """Maximum number of clicks used, the longest prefix in the data; earlier ones are ignored."""
@@ -113,12 +116,14 @@ class Recommender:
         vectors = (
             store.read_tensors(path)["items"] if path.exists() else torch.zeros(0, saved.recipe.text_dim)
         )
-        return cls(prepared, saved, live=live, trained=trained, vectors=normalize(vectors, dim=1))
+        new = Newcomers.of(run, opened.fingerprint(prepared), prepared)
+        vectors = normalize(vectors, dim=1)
+        return cls(prepared, saved, live=live, trained=trained, vectors=vectors, newcomers=new)
 
     @property
     def catalogue(self) -> Catalogue:
         """The items that can be recommended."""
-        return self.prepared.catalogue
+        return self.newcomers.catalogue if self.newcomers else self.prepared.catalogue
 
     def recommend(
         self,
@@ -159,7 +164,7 @@ class Recommender:
             return resolve_session(session, self.titles, unknown=unknown)
 
         async def intents(ids: list[int]) -> tuple[Tensor | None, Explanation | None]:
-            return self.intents(ids, source)
+            return self.intents(self._known(ids), source)
 
         answerer = self._answerer(resolve, intents, self._best)
         excluded = self._excluded(exclude_seen)
@@ -210,7 +215,7 @@ class Recommender:
             return resolve_session(session, titles, unknown=unknown)
 
         async def intents(ids: list[int]) -> tuple[Tensor | None, Explanation | None]:
-            return self._stored(ids, source)
+            return self._stored(self._known(ids), source)
 
         async def best(clicks: Clicks, intents: Any, k: int) -> Sequence[tuple[int, float]]:
             return await Wanted(clicks, intents, k)
@@ -226,7 +231,8 @@ class Recommender:
     def fingerprint(self) -> str:
         """What decides the lists: changes with the model and with the intents that are at hand."""
         stored = self.live.intents.manifest if self.live else None
-        return store.fingerprint([self._opened.fingerprint(self.prepared), stored, self.filters.fingerprint])
+        parts = [self._opened.fingerprint(self.prepared), stored, self.filters.fingerprint]
+        return store.fingerprint([*parts, self.newcomers.digest] if self.newcomers else parts)
 
     def check(self, k: int | None, source: str, unknown: str = "skip") -> None:
         """Raise `InputError` if this model cannot give k items, or intents from `source`."""
@@ -252,6 +258,10 @@ class Recommender:
     def _excluded(self, exclude_seen: bool | None) -> bool:
         return not self.prepared.repeats if exclude_seen is None else exclude_seen
 
+    def _known(self, ids: list[int]) -> list[int]:
+        """The clicks that the model reads."""
+        return self.newcomers.known(ids) if self.newcomers else ids
+
     async def _best(self, clicks: Clicks, intents: Tensor | None, k: int) -> list[tuple[int, float]]:
         return self._computed([Wanted(clicks, intents, k)], intents)[0]
 
@@ -276,13 +286,14 @@ class Recommender:
         """The lists of sessions with intents float32 (B, P, E), or with those that the model predicts."""
         clicks = padded(wanted)
         items, mask = torch.from_numpy(clicks.items), torch.from_numpy(clicks.mask)
-        width = int(mask.sum(1).max())
-        scores = self.model(
-            torch.where(mask, items, 0)[:, :width], mask[:, :width], intents, predict=predict
-        )  # (B, N)
+        read, kept = self.newcomers.read(items, mask) if self.newcomers else (items, mask)
+        width = int(kept.sum(1).max())
+        compute = partial(self.newcomers.scores, self.model) if self.newcomers else self.model
+        scores = compute(torch.where(kept, read, 0)[:, :width], kept[:, :width], intents, predict=predict)
         if clicks.allowed is not None:
             scores = scores + torch.from_numpy(clicks.allowed)
         if clicks.exclude_seen:
+            items = torch.cat([items, read], 1)  # a known item that stands for a new one is no news either
             own = torch.where(items > 0, items, items[:, :1]) - 1  # padding repeats the first click
             scores = scores.scatter(1, own, -torch.inf)
         best = scores.topk(min(max(one.k for one in wanted), scores.shape[1]))
@@ -334,10 +345,3 @@ class Recommender:
                 )
                 return predicted, explained
         return None, Explanation("none")
-
-
-def attributes_of(prepared: Prepared) -> Attributes:
-    """The attributes of a run's items, and their clicks in training."""
-    size = prepared.catalogue.size
-    clicks = np.bincount(prepared.train.items.numpy(), minlength=size + 1)[1:]
-    return Attributes.of(prepared.catalogue.attributes, clicks)

@@ -31,6 +31,9 @@ INDEX = "index.safetensors"
 FEW = 5000
 """Items that are all scored exactly when a filter leaves no more."""
 
+NEAR, FARTHER = 0.25, 4
+"""If a filter leaves less than this share of the items nearest a query, so many times the lists are read."""
+
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Told = list[tuple[Ids, NDArray[np.float64]]]
@@ -134,9 +137,14 @@ class Search:
 
     def answer(self, session: Any, feed: Mapping[str, NDArray[Any]], k: int) -> tuple[Ids, Floats]:
         """The result of `top`, for all inputs of a graph that scores by itself; `session` has the queries."""
-        given = {name: value for name, value in feed.items() if name not in ("exclude_seen", "allowed")}
-        queries = session.run(["query"], given)[0]
+        queries = self.queries(session, feed)
         return self.top(queries, feed["items"], feed["mask"], feed["exclude_seen"], k, feed.get("allowed"))
+
+    def queries(self, session: Any, feed: Mapping[str, NDArray[Any]]) -> Floats:
+        """The queries of sessions, float32 (B, Q), by the graph; arguments as for `answer`."""
+        given = {name: value for name, value in feed.items() if name not in ("exclude_seen", "allowed")}
+        found: Floats = session.run(["query"], given)[0]
+        return found
 
     def top(
         self,
@@ -198,7 +206,8 @@ class Search:
         every = int(passing.sum())
         if every > FEW:
             module = faiss()
-            lists = min(-(-self.index.nprobe * len(passing) // every), self.index.nlist)
+            lists = -(-self.index.nprobe * len(passing) // every)
+            lists = min(lists * (FARTHER if self._leaves_out(query, passing) else 1), self.index.nlist)
             bits = np.packbits(passing, bitorder="little")
             chosen = module.IDSelectorBitmap(bits)
             wanted = module.SearchParametersIVF(sel=chosen, nprobe=lists)
@@ -207,6 +216,12 @@ class Search:
             if len(found) - len(own) >= k:
                 return found
         return np.flatnonzero(passing) + 1
+
+    def _leaves_out(self, query: Floats, passing: NDArray[np.bool_]) -> bool:
+        """Whether most of the items near a query do not pass; what does lies in lists of all directions."""
+        few = faiss().SearchParametersIVF(nprobe=max(self.index.nprobe // 8, 1))
+        near = self.index.search(query[None], self.count, params=few)[1][0]
+        return float(passing[near[near >= 0]].mean()) < NEAR
 
     def _scored(self, query: Floats, found: Ids, told: Told) -> Floats:
         """The scores float32 (C,) of ascending candidates int64 (C,), without `own`."""

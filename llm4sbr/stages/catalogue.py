@@ -30,10 +30,13 @@ from llm4sbr.protocols import Catalogue
 from llm4sbr.serving.added import ADDED, Added, other_title, put
 from llm4sbr.serving.artefact import RECORD, read_record
 from llm4sbr.serving.attributes import ATTRIBUTES
+from llm4sbr.serving.grown import QUERIES
 from llm4sbr.serving.items import catalogue_of
+from llm4sbr.serving.newcomers import FOLDER
+from llm4sbr.stages.localize import ANSWERS
 
-FOLDER = "catalogue"
-"""In the run: the file of all its new items."""
+ANSWER = "answer"
+"""Column of a table of new items: what the LLM said about each."""
 
 
 def describe(run: Path, table: Path, progress: Progress, *, variant: str | None = None) -> Path:
@@ -66,7 +69,7 @@ def describe(run: Path, table: Path, progress: Progress, *, variant: str | None 
     progress.note(f"catalogue: {len(new.keys):,} new items, {len(given.keys):,} in {table.name}")
     config = configure(run).localize
     encoder: Any = registry.create("encoders", config.encoder, **config.encoder_options)
-    vectors = encoder.encode(item_texts(new, config.item_text).titles)
+    vectors = encoder.encode(texts_of_new(new, config.item_text))
     rows = rows_of(original, vectors)
     texts = store.read_tensors(items_of(run / "localize", original.trained.variant))["items"]
     prior = measured_prior(original, texts)
@@ -78,6 +81,21 @@ def describe(run: Path, table: Path, progress: Progress, *, variant: str | None 
     with folders.locked(run, what="run"):
         Added(*parts, nearest.numpy(), prior.value, removed, prior.measured).write(path)
     return path
+
+
+def texts_of_new(new: Catalogue, kind: str) -> list[str]:
+    """What represents new items, as `localize.item_text` says for the others.
+
+    Where the model's items are represented by what the LLM said about them, so are new ones that have an
+    attribute `answer`; the others by their title.
+    """
+    said = new.attributes.get(ANSWER)
+    if kind not in ANSWERS or said is None:
+        return list(item_texts(new, kind).titles)
+    joined = zip(new.titles, said, strict=True)
+    return [
+        "\n".join((title, text) if kind == "both" and text else (text or title,)) for title, text in joined
+    ]
 
 
 def _together(own: Catalogue, before: Added | None, given: Catalogue) -> Catalogue:
@@ -104,13 +122,9 @@ def change(folder: Path, added: Added, *, replace: bool = False) -> Added:
     record = read_record(folder)
     if added.fingerprint != record["fingerprint"]:
         raise InputError(f"{folder}: another model than these items were made for; run catalogue add again")
-    if record["precision"] == "index" and added.keys:
-        raise InputError(
-            f"{folder}: an export with an index takes no new items; export with another precision"
-        )
     if added.removed and ATTRIBUTES not in record["files"]:
         raise InputError(f"{folder}: exported by an earlier version, which takes no filters; export again")
-    if "session_query" not in record["outputs"] and added.keys:
+    if added.keys and not takes_new(record):
         raise InputError(
             f"{folder}: exported by an earlier version, without what new items need; export again"
         )
@@ -121,6 +135,11 @@ def change(folder: Path, added: Added, *, replace: bool = False) -> Added:
     found = before.merged(added) if before and not replace else added
     put(folder, record, found)
     return found
+
+
+def takes_new(record: dict[str, Any]) -> bool:
+    """Whether an exported model tells the query by which new items are scored."""
+    return not record["outputs"].keys().isdisjoint(QUERIES)
 
 
 def add(target: Path, items: Path, progress: Progress, *, variant: str | None = None) -> dict[str, Any]:
@@ -174,9 +193,23 @@ def listed(target: Path) -> dict[str, Any]:
     }
 
 
+def bring_in(run: Path, exports: Sequence[Path]) -> str:
+    """Put a run's new items in exports that were just made; why that is not possible, or ""."""
+    added = _added(run / FOLDER / ADDED)
+    if added is None or not (added.keys or added.removed):
+        return ""
+    for folder in exports:
+        record = read_record(folder)
+        if added.fingerprint != record["fingerprint"]:
+            return f"{run / FOLDER / ADDED} has items for another model; run llm4sbr catalogue add again"
+        if takes_new(record):
+            change(folder, added, replace=True)
+    return ""
+
+
 def _spread(run: Path, added: Added) -> None:
     for folder in _artefacts(run, added.fingerprint):
-        if "session_query" in read_record(folder)["outputs"]:
+        if takes_new(read_record(folder)):
             change(folder, added, replace=True)
 
 

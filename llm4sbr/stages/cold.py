@@ -26,8 +26,8 @@ from llm4sbr.exporting.new_items import measured_prior
 from llm4sbr.exporting.trained_model import ReferenceModel
 from llm4sbr.fusion.rows import new_rows
 from llm4sbr.intents.texts import items_of
-from llm4sbr.localization.space import item_texts
 from llm4sbr.protocols import Samples, Sessions
+from llm4sbr.stages.catalogue import texts_of_new
 
 RESULT = "cold.json"
 K = 20
@@ -51,7 +51,7 @@ def evaluate_cold(run: Path, *, variant: str | None = None) -> dict[str, Any]:
     original = ReferenceModel.of(run, variant=variant, refitted=False)
     config = configure(run).localize
     encoder: Any = registry.create("encoders", config.encoder, **config.encoder_options)
-    vectors = encoder.encode(item_texts(new, config.item_text).titles)
+    vectors = encoder.encode(texts_of_new(new, config.item_text))
     texts = store.read_tensors(items_of(run / "localize", original.trained.variant))["items"]
     prior = measured_prior(original, texts)
     size, k = original.prepared.catalogue.size, min(K, original.prepared.catalogue.size)

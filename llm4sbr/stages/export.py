@@ -26,9 +26,10 @@ from llm4sbr.serving.attributes import ATTRIBUTES, Attributes
 from llm4sbr.serving.filters import Filters
 from llm4sbr.serving.items import ITEMS, write_items
 from llm4sbr.serving.names import LARGE, NAMES, write_names
+from llm4sbr.serving.newcomers import attributes_of
 from llm4sbr.serving.predicted import write_titles
-from llm4sbr.serving.recommend import attributes_of
 from llm4sbr.serving.titles import TitleIndex
+from llm4sbr.stages.catalogue import bring_in
 from llm4sbr.training.trained import reason
 
 SUMMARY = "export.json"
@@ -134,6 +135,9 @@ def _written(
             record = shown = {"kind": job.kind, "precision": job.precision, "not_built": str(error)}
         done[job.folder.name] = record
         _summarize(job.folder, shown)
+    made = [job.folder for job in jobs if (job.folder / RECORD).exists()]
+    if why := bring_in(jobs[0].folder.parents[1], made):
+        progress.note(f"export: without new items: {why}")
     if missing:
         raise missing[0]
     return done

@@ -113,8 +113,8 @@ class ClickGraphs(NamedTuple):
     """int64 (B, T): position of the last arrival of t's item before t; 0 for none."""
     latest: Tensor
     """int64 (B, T): position of its last arrival in the whole session; 0 for none."""
-    arrivals: Tensor
-    """int64 (B, T): number of its arrivals."""
+    depth: Tensor
+    """int64 (B, T): number of its arrivals up to and including t, 0 at a session's first click."""
     first: Tensor
     """bool (B, T): t is the first click on its item; one click per node."""
     shortcuts: Tensor
@@ -131,7 +131,7 @@ def graph(items: Tensor, mask: Tensor) -> ClickGraphs:
     return ClickGraphs(
         before=torch.where(arrived & (steps < steps.unsqueeze(1)), steps, 0).amax(2),
         latest=torch.where(arrived, steps, 0).amax(2),
-        arrivals=arrived.sum(2),
+        depth=(arrived & (steps <= steps.unsqueeze(1))).sum(2),
         first=first,
         shortcuts=first.unsqueeze(1) & (steps <= last),
     )
@@ -161,24 +161,41 @@ class EOPA(nn.Module):
     def forward(self, states: Tensor, edges: ClickGraphs) -> Tensor:
         """(B, T, width) -> (B, T, D)."""
         states = self.norm(states)
-        gates = self.from_message(self.dropout(states))
-        gates = torch.cat([gates[:, :1], gates[:, :-1]], 1)  # of the previous click; the first has none
-        read = torch.zeros_like(states)
-        for _ in range(self._rounds(edges)):
-            read = self._cell(gates, _at(read, edges.before))
-        active: Tensor = self.active(self.itself(states) + self.neighbours(_at(read, edges.latest)))
+        read = self._read_all if traced() else self._read  # a graph must work for all sessions
+        told = read(self.dropout(states), edges)
+        active: Tensor = self.active(self.itself(states) + told)
         return active
 
-    def _rounds(self, edges: ClickGraphs) -> int:
-        """Number of rounds: the edges of the item with most of them."""
-        if traced():
-            return self.arrivals  # an exported graph must work for all sessions
-        most = int(edges.arrivals.max())
-        return max(1, min(self.arrivals, most))  # never 0: in distributed training every gradient is needed
+    def _read_all(self, messages: Tensor, edges: ClickGraphs) -> Tensor:
+        """What arrives at the clicks' items, (B, T, width) -> (B, T, D), computed at every click."""
+        gates = self.from_message(messages)
+        gates = torch.cat([gates[:, :1], gates[:, :-1]], 1)  # of the previous click; the first has none
+        read = torch.zeros_like(messages)
+        for _ in range(self.arrivals):
+            read = self._cell(gates, _at(read, edges.before))
+        told: Tensor = self.neighbours(_at(read, edges.latest))
+        return told
+
+    def _read(self, messages: Tensor, edges: ClickGraphs) -> Tensor:
+        """The same, computed at the A arrivals only, and from the second round on at those that change."""
+        where = edges.depth.flatten().nonzero().squeeze(1)  # (A,)
+        depth = edges.depth.flatten()[where]
+        number = torch.zeros_like(edges.depth).flatten()  # 1..A at arrivals, 0 for none
+        number[where] = torch.arange(1, len(where) + 1, device=where.device)
+        number = number.view_as(edges.depth)
+        before = number.gather(1, edges.before).flatten()[where]
+        gates = self.from_message(messages.flatten(0, 1)[where - 1])
+        read = self._cell(gates, gates.new_zeros(1, messages.shape[2]))
+        for past in range(1, min(self.arrivals, int(edges.depth.max()))):
+            later = (depth > past).nonzero().squeeze(1)
+            read = read.index_copy(0, later, self._cell(gates[later], read[before[later] - 1]))
+        told = self.neighbours(read)
+        told = torch.cat([told.new_zeros(1, told.shape[1]), told])
+        return told[number.gather(1, edges.latest)]
 
     def _cell(self, gates: Tensor, state: Tensor) -> Tensor:
-        reset_m, update_m, new_m = gates.chunk(3, 2)
-        reset_s, update_s, new_s = self.from_state(state).chunk(3, 2)
+        reset_m, update_m, new_m = gates.chunk(3, -1)
+        reset_s, update_s, new_s = self.from_state(state).chunk(3, -1)
         update = torch.sigmoid(update_m + update_s)
         new = torch.tanh(new_m + torch.sigmoid(reset_m + reset_s) * new_s)
         return new + update * (state - new)

@@ -169,13 +169,22 @@ def test_lessr(arrivals):
     np.testing.assert_allclose(given[2], w["items"])
 
 
-def test_lessr_reads_as_many_edges_when_traced(monkeypatch):
+@pytest.mark.parametrize("arrivals", [1, 2, 5])
+def test_lessr_computes_where_something_arrives_what_a_traced_graph_computes_everywhere(
+    arrivals, monkeypatch
+):
     torch.manual_seed(0)
-    model = LESSR(6, 4, arrivals=5).eval()
-    batch = pad([SESSION, COMPANY])
-    eager = model(*batch).long
+    model = LESSR(6, 4, arrivals=arrivals).eval()
+    batch = pad([SESSION, [3], COMPANY, [5, 5, 5, 5]])
+
+    def found():
+        long = model(*batch).long
+        return long, *torch.autograd.grad(long.square().sum(), list(model.parameters()))
+
+    here = found()
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    torch.testing.assert_close(model(*batch).long, eager)
+    for one, two in zip(here, found(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
 def test_lessr_scores_many_sessions_a_few_at_a_time(monkeypatch):

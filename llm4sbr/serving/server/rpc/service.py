@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import grpc
 
 CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED", 429: "RESOURCE_EXHAUSTED"}
-CODES |= {500: "INTERNAL", 503: "UNAVAILABLE"}
+CODES |= {408: "DEADLINE_EXCEEDED", 500: "INTERNAL", 503: "UNAVAILABLE"}
 """Status over HTTP -> gRPC's."""
 
 
@@ -45,7 +46,9 @@ class Service:
         self._health = health.aio.HealthServicer()
         self._states = health_pb2.HealthCheckResponse
         calls = {
-            name: grpc.unary_unary_rpc_method_handler(partial(self._answer, name, kind))
+            # As a stream of one message, which is the same to clients: a call then begins with its head, and
+            # how long the message takes can be limited.
+            name: grpc.stream_unary_rpc_method_handler(partial(self._answer, name, kind))
             for name, kind in messages.methods().items()
         }
         self._calls = grpc.method_handlers_generic_handler(messages.SERVICE, calls)
@@ -84,12 +87,12 @@ class Service:
             await self._server.stop(self.app.settings.drain)
 
     async def _answer(
-        self, name: str, kind: Any, body: bytes, context: grpc.aio.ServicerContext[Any, Any]
+        self, name: str, kind: Any, sent: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> bytes:
         started = time.perf_counter()
         counted = self.app.metrics.of("")
         try:
-            request = kind()
+            request, body = kind(), await self._received(sent)
             try:
                 request.ParseFromString(body)
             except Exception:  # protobuf's implementations have errors of their own
@@ -109,6 +112,17 @@ class Service:
         if status != 200:
             await context.abort(getattr(self._grpc.StatusCode, CODES.get(status, "UNKNOWN")), told.decode())
         return told
+
+    async def _received(self, sent: AsyncIterator[bytes]) -> bytes:
+        """The call's message; a refusal, 408, if it is not there within `Settings.timeout`."""
+        seconds = self.app.settings.timeout
+        try:
+            async with asyncio.timeout(seconds):
+                return await anext(sent)
+        except TimeoutError:
+            raise Refusal(408, f"no whole message within {seconds:g} s") from None
+        except StopAsyncIteration:
+            raise Refusal(400, "the call has no message") from None
 
     def _refused(self, name: str, error: Exception) -> tuple[int, bytes]:
         if not isinstance(error, Refusal | InputError):
@@ -166,5 +180,6 @@ def _limits(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_body),
         ("grpc.max_metadata_size", settings.max_head),
         ("grpc.max_connection_idle_ms", 1000 * settings.idle),
+        ("grpc.server_handshake_timeout_ms", round(1000 * settings.timeout)),
         ("grpc.so_reuseport", 0),  # a port that is taken is an error, not shared
     ]
