@@ -15,6 +15,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -63,10 +64,13 @@ def answer(folder: str, items: int) -> dict[str, Any]:
     return found | {"list_ms": median(wall), "list_cpu_ms": median(cpu), "first_list_ms": wall[0]}
 
 
+STEPS: dict[str, Callable[..., dict[str, Any]]] = {"export": export, "answer": answer}
+
+
 def measured(step: str, **task: Any) -> dict[str, Any]:
     """One step, with its time and its peak memory."""
     began, spent = time.perf_counter(), time.process_time()
-    found = {"export": export, "answer": answer}[step](**task)
+    found = STEPS[step](**task)
     seconds = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - spent}
     return found | seconds | {"peak": memory.peak(), "anonymous": memory.anonymous()}
 
