@@ -65,7 +65,7 @@ def test_every_row_says_what_it_takes_and_which_sentence_it_tests(arguments, cap
     assert [one["axes"]["part"] for one in others] == ["CTRL", "SPRINT"]
     assert all(one["status"] == "done" for one in others)
     ctrl = {row["name"]: row for row in others[0]["metrics"]["rows"]}
-    assert set(ctrl) == {"plain", "item-item", "llm", "shuffled", "none"}
+    assert set(ctrl) == {"plain", "item-item", "llm", "shuffled"}
     assert ctrl["plain"]["metrics"] == rows["plain"]["metrics"]  # the backbone that they share
     assert others[0]["metrics"]["without_intents"] == 0  # CTRL is served without text
     same = first["metrics"]["asked_samples"]
