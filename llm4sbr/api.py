@@ -201,7 +201,7 @@ def tune(
         seconds: time limit, the time of earlier calls included.
         space: changes of what the components declare, as `--space` takes them.
         quiet: print no progress.
-        **options: `workers`, `variant`, `keep`, see `llm4sbr.tuning.search.tune`.
+        **options: `workers`, `variant`, `keep`, `engine`, see `llm4sbr.tuning.search.tune`.
 
     Returns:
         The content of `tune/tune.json`, and the path of the `report`.

@@ -236,7 +236,9 @@ class Localizer(Protocol):
 
     Optional: `fit(answers, sessions, catalogue, encoder)`, called first, with the answers to training samples
     and the training `Sessions`; the class attribute `needs_sessions = True`, which makes `localize` also get
-    `sessions`, int64 (M, T), the prefixes that were asked about; and `facts`, which are saved and shown.
+    `sessions`, int64 (M, T), the prefixes that were asked about; `needs_targets = True`, which makes `fit`
+    also get `targets`, int64 (n,), what came next in the training samples of its n answers; and `facts`,
+    which are saved and shown.
     """
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
@@ -271,7 +273,11 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class Fuser(Protocol):
-    """Combines several vectors into one; an `nn.Module`. Constructor: `dim`, `perspectives`, own options."""
+    """Combines several vectors into one; an `nn.Module`. Constructor: `dim`, `perspectives`, own options.
+
+    Optional: `agreement(behavioural, semantic, known)`, two scalars with the weight `train.tau`, in the place
+    of the losses alignment and uniformity; arguments as those of `fusion.losses.agreement`.
+    """
 
     def __call__(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
         """(B, P, D) and (B, P, D) -> (B, D)."""

@@ -56,6 +56,8 @@ OFFERED = {
     ("backbones", "lessr"): "llm4sbr-sequential",
     ("backbones", "atten-mixer"): "llm4sbr-sequential",
     ("backbones", "hide"): "llm4sbr-sequential",
+    ("backbones", "msgat"): "llm4sbr-sequential",
+    ("backbones", "kmvg"): "llm4sbr-sequential",
     ("perspectives", "category"): "llm4sbr-perspectives",
     ("perspectives", "next-category"): "llm4sbr-perspectives",
     ("perspectives", "price"): "llm4sbr-perspectives",

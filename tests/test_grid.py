@@ -163,7 +163,11 @@ def test_wrong_variations_are_one_line(texts: list[str], said: str) -> None:
 def test_related_has_all_rows_that_the_settings_have_a_source_for() -> None:
     data = [Dataset("a", "csv")]
     counted = ["popularity", "s-pop", "item-knn", "vmis-knn", "slist"]
-    first, *_ = cells(Request("related", data))
+    first, *others = cells(Request("related", data))
+    assert {one.axes["part"]: one.settings["train"]["baselines"] for one in others} == {
+        "CTRL": [],
+        "SPRINT": [],
+    }
     assert first.name == "a-default-sr-gnn-long.short-f5-LLM4SBR"
     assert first.settings["train"]["baselines"] == [*counted, "llmseqsim", "llm-infer"]
     assert first.settings["train"]["text_init"] is True
@@ -171,8 +175,12 @@ def test_related_has_all_rows_that_the_settings_have_a_source_for() -> None:
     without, *_ = cells(Request("related", data, settings=nest({"infer.llm": "none"})))
     assert without.settings["train"]["baselines"] == counted
     assert without.settings["train"]["text_init"] is False
-    chosen = nest({"train.baselines": ["slist"], "train.text_init": False})
-    own, *_ = cells(Request("related", data, settings=chosen))
+    chosen = nest(
+        {"train.baselines": ["slist"], "train.text_init": False, "train.baseline_options.slist.l2": 1.0}
+    )
+    own, *others = cells(Request("related", data, settings=chosen))
+    assert own.settings["train"]["baseline_options"] == {"slist": {"l2": 1.0}}
+    assert all("baseline_options" not in one.settings["train"] for one in others)
     assert own.settings["train"]["baselines"] == ["slist"]
     assert own.settings["train"]["text_init"] is False
     assert not own.notes

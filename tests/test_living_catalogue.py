@@ -19,7 +19,7 @@ from llm4sbr import api, pipeline, store
 from llm4sbr.cli import cli
 from llm4sbr.config import nest
 from llm4sbr.errors import InputError, StoreError
-from llm4sbr.exporting.new_items import measured_prior, rows_of
+from llm4sbr.exporting.new_items import _at_scale, measured_prior, rows_of
 from llm4sbr.exporting.trained_model import ReferenceModel
 from llm4sbr.progress import Progress
 from llm4sbr.protocols import Catalogue
@@ -91,7 +91,8 @@ def test_new_items_are_scored_by_their_titles_as_the_trained_model_would(grown: 
     with torch.inference_mode():
         predict = original.intent_mode == "predictor"
         output = model.represent(torch.tensor(items), torch.tensor(mask), None, predict=predict)
-        expected = model.fuser._query(output.fused, output.intents) @ titles.T + added.prior
+        scale = added.measured["scale"]
+        expected = scale * model.fuser._query(output.fused, output.intents) @ titles.T + added.prior
         everything = torch.cat([output.scores, expected], 1)
     everything = everything.clone()
     everything[0, [2, 3, 4]] = -torch.inf
@@ -242,6 +243,19 @@ def test_the_prior_costs_others_little(grown: Path) -> None:
     assert told["new_items"] == 1
     assert np.isfinite(found.value)
     assert rows_of(original, vectors[:2]).shape[0] == 2
+
+
+def test_a_scale_tells_sessions_apart_where_a_prior_alone_cannot() -> None:
+    """The click on the new item needs a prior of 0.7, which costs the other sample its hit from 0.6 on."""
+    best = torch.tensor([[1.2, 0.0], [1.0, 0.0]])
+    new, target, place = torch.tensor([[0.5], [0.4]]), torch.tensor([0.0, 1.0]), torch.tensor([0, -1])
+    original: Any = None  # names the model in errors only
+    one, four = (_at_scale(original, (best, new, target, place), scale, 1) for scale in (1.0, 4.0))
+    assert (one.measured["HR@1 on new"], one.measured["HR@1 on others"]) == (0.0, 1.0)
+    assert (four.measured["HR@1 on new"], four.measured["HR@1 on others"]) == (1.0, 1.0)
+    assert (
+        -0.8 < four.value < -0.6
+    )  # 4 x 0.5 - 0.8 is the best score of the first, 4 x 0.4 - 0.6 of the second
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ def test_all_plugins_are_listed(outside):
     listed = {(c["kind"], c["name"]): c for c in json.loads(outside.run("plugins", "list", "--json"))}
     assert {(f"{kind}s", f"my-{kind}") for kind in KINDS} <= listed.keys()
     assert listed["fusers", "nullspace"]["package"] == "llm4sbr-nullspace"
-    for name in ("core", "niser", "lessr", "atten-mixer", "hide"):
+    for name in ("core", "niser", "lessr", "atten-mixer", "hide", "msgat", "kmvg"):
         assert listed["backbones", name]["package"] == "llm4sbr-sequential"
     assert listed["llms", "openai"]["package"] == "llm4sbr-openai"
 

@@ -97,7 +97,35 @@ def test_health_and_metadata(rpc):
     assert set(methods()) == {"ServerLive", "ServerReady", "ModelReady", "ServerMetadata"} | {
         "ModelMetadata",
         "ModelInfer",
+        "ModelConfig",
+        "ModelStatistics",
     }
+
+
+def test_what_tritons_tools_ask_besides(rpc):
+    told = rpc.ask("ModelConfig", message("ModelConfigRequest")(name="A")).config
+    over_http = rpc.server.ask("/v2/models/A/config").json
+    assert (told.name, told.max_batch_size, told.backend) == ("A", over_http["max_batch_size"], "onnxruntime")
+    assert [(one.name, list(one.dims), one.optional) for one in told.input] == [
+        (one["name"], one["dims"], one["optional"]) for one in over_http["input"]
+    ]
+    assert {one.data_type for one in told.output} == {9, 11}  # INT64, FP32
+    request = message("ModelStatisticsRequest")(name="A")
+    before = rpc.ask("ModelStatistics", request).model_stats[0]
+    rpc.ask("ModelInfer", infer(ITEMS))
+    after = rpc.ask("ModelStatistics", request).model_stats[0]
+    assert after.version == "1"  # a number, as perf_analyzer reads it
+    assert after.inference_count - before.inference_count == 2  # sessions
+    counts = {
+        getattr(after.inference_stats, f"compute_{part}").count for part in ("input", "infer", "output")
+    }
+    assert counts == {after.execution_count}  # perf_analyzer stops where they differ
+    assert after.inference_stats.success.count - before.inference_stats.success.count == 1
+    assert rpc.refusal("ModelConfig", message("ModelConfigRequest")(name="D"))[0] == "NOT_FOUND"
+    client = pytest.importorskip("tritonclient.grpc")
+    with client.InferenceServerClient(rpc.address) as triton:
+        assert triton.get_model_config("A").config.input[0].name == "items"
+        assert triton.get_inference_statistics("A").model_stats[0].inference_count == after.inference_count
 
 
 def outputs(found: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,12 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from llm4sbr import api, pipeline, store
+from llm4sbr import api, pipeline, registry, store
 from llm4sbr.cli import _guarded
 from llm4sbr.config import TrainConfig, merge, nest
 from llm4sbr.config.in_force import configure
 from llm4sbr.data import prepared as stored
-from llm4sbr.errors import InputError
+from llm4sbr.errors import InputError, RegistryError
 from llm4sbr.progress import Progress
 from llm4sbr.system import installation
 from llm4sbr.training import job as stage
@@ -161,6 +162,47 @@ def test_an_interrupted_and_a_killed_search_go_on(run: Path, tmp_path: Path) -> 
 
 
 # Refused
+
+
+class Elsewhere:
+    """An engine whose workers are this process, which says what it was made with."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.closed = False
+
+    def map(self, make: Any, blocks: Any) -> Any:
+        return map(make(), blocks)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_an_engine_makes_the_trials_of_local(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = run.with_name("other")
+    shutil.copytree(run, other)
+    here = api.tune(run, trials=3, workers=1, space=ONLY_RATE)
+    made: list[Elsewhere] = []
+    create = registry.create
+
+    def planted(kind: str, name: str, **options: Any) -> Any:
+        if (kind, name) != ("engines", "planted"):
+            return create(kind, name, **options)
+        made.append(Elsewhere(**options))
+        return made[-1]
+
+    monkeypatch.setattr(registry, "create", planted)
+    there = api.tune(other, trials=2, workers=1, space=ONLY_RATE, engine="planted")
+    there = api.tune(other, trials=3, workers=1, space=ONLY_RATE, engine="planted")  # goes on
+    assert [(one.options, one.closed) for one in made] == [({"workers": 1}, True)] * 2
+    drawn = [
+        [{k: row[k] for k in ("settings", "value", "state")} for row in one["trials"]]
+        for one in (here, there)
+    ]
+    assert drawn[0][:2] == drawn[1][:2]
+    assert len(drawn[1]) == 3
+    with pytest.raises(RegistryError, match="'nowhere'"):
+        api.tune(other, trials=4, workers=1, space=ONLY_RATE, engine="nowhere")
 
 
 def test_a_time_that_is_too_short_says_how_long_a_trial_takes(run: Path, capsys: Output) -> None:

@@ -117,16 +117,27 @@ class RelationAttention(nn.Module):
 
     def forward(self, own: Tensor, items: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D); clicks on one item have the same state, as in `graph.py`."""
-        same = same_item(items, mask)  # (B, T, T)
-        follows = same[:, :, :-1].to(own.dtype) @ same[:, 1:].to(own.dtype) > 0  # s after t
-        precedes = follows.transpose(1, 2)
-        first = same.to(own.dtype).tril(-1).sum(2) == 0  # (B, T): each node once, at its first click
         scaled = own.unsqueeze(1) * self.relations.unsqueeze(1)  # (B, 4, T, D)
         logits = functional.leaky_relu(scaled @ own.unsqueeze(1).transpose(2, 3), SLOPE)  # (B, 4, T, T)
-        oneself, into, out, both = logits.unbind(1)
-        linked = torch.where(follows, torch.where(precedes, both, out), into)
-        edges = (same | follows | precedes) & first.unsqueeze(1)
-        return masked_softmax(torch.where(same, oneself, linked), edges) @ own
+        return relation_weights(logits, items, mask) @ own
+
+
+def relation_weights(logits: Tensor, items: Tensor, mask: Tensor) -> Tensor:
+    """Weights of a session's items for each click, float (B, T, T); an item's stand at its first click.
+
+    Args:
+        logits: float (B, 4, T, T), by relation: self, in, out, both.
+        items: int64 (B, T), right-padded.
+        mask: bool (B, T), true at clicks.
+    """
+    same = same_item(items, mask)  # (B, T, T)
+    follows = same[:, :, :-1].to(logits.dtype) @ same[:, 1:].to(logits.dtype) > 0  # s after t
+    precedes = follows.transpose(1, 2)
+    first = same.to(logits.dtype).tril(-1).sum(2) == 0  # (B, T): each node once, at its first click
+    oneself, into, out, both = logits.unbind(1)
+    linked = torch.where(follows, torch.where(precedes, both, out), into)
+    edges = (same | follows | precedes) & first.unsqueeze(1)
+    return masked_softmax(torch.where(same, oneself, linked), edges)
 
 
 class NeighbourAttention(nn.Module):

@@ -29,6 +29,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
     help="Search a setting of train: KEY=A,B, KEY=LOW..HIGH or KEY=LOW..HIGH:log; KEY= does not search it.",
 )
 @click.option("--variant", help="The variant to tune.  [llm, else item-item, else plain]")
+@click.option("--engine", default="local", show_default=True, help="Where models are trained: local, ray.")
 @click.option("--keep", is_flag=True, help="Write the best settings into RUN's config.toml.")
 @common
 def tune(
@@ -38,6 +39,7 @@ def tune(
     workers: int | None,
     spaces: tuple[str, ...],
     variant: str | None,
+    engine: str,
     keep: bool,
     as_json: bool,
     quiet: bool,
@@ -58,6 +60,7 @@ def tune(
         space=spaces,
         variant=variant,
         keep=keep,
+        engine=engine,
         quiet=quiet,
     )
     if as_json:

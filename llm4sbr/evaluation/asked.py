@@ -109,7 +109,7 @@ def compared(found: Mapping[str, Tensor], prepared: Prepared, ks: Sequence[int])
 def together(
     ranks: Mapping[str, Sequence[Tensor]], answered: Mapping[str, Tensor], ks: Sequence[int]
 ) -> dict[str, Any]:
-    """Metrics of all rows over the samples that every baseline that asks has answers to.
+    """Metrics of all rows over the samples that some baseline has answers to.
 
     Args:
         ranks: row -> int64 (M,) per seed.
@@ -123,7 +123,7 @@ def together(
     some = [one for one in answered.values() if bool(one.any())]
     if not some:
         return {}
-    common = torch.stack(some).all(0)
+    common = torch.stack(some).any(0)
     means = {}
     for name, seeds in ranks.items():
         found = [metrics.summary(one[common], ks) for one in seeds]

@@ -90,5 +90,13 @@ SYSTEMS = (
         "shuffled",
         "the importance of textual semantics",
     ),
+    System(
+        "CTRL (Li et al. 2023), session side",
+        "llm",
+        "plain",
+        "adjusts the knowledge of the two modalities through comparative learning",
+        cell="CTRL",
+    ),
+    System("SPRINT (Lee et al. 2025), validated intents", "llm", "plain", "", cell="SPRINT"),
 )
 """In the order of the table."""

@@ -208,6 +208,8 @@ def _cells(
         }
         defaults = nest(COMMON | kind.settings)
         settings = merge(defaults, request.settings, nest(varied), nest(own | path | part.settings))
+        if not settings["train"]["baselines"]:  # nor options of any
+            settings["train"] = {k: v for k, v in settings["train"].items() if k != "baseline_options"}
         yield Cell(_name(axes), axes, settings, part.notes)
 
 

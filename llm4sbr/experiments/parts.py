@@ -14,6 +14,21 @@ ALONE: dict[str, Any] = {"train.baselines": [], "train.text_init": False}
 """Settings of cells beside the first one, which has the rows that all of them would share."""
 
 
+class Component(NamedTuple):
+    """A component that makes the method another system."""
+
+    kind: str
+    setting: str
+    name: str
+
+
+TRAINED = {
+    "CTRL": Component("fusers", "train.fuser", "ctrl"),
+    "SPRINT": Component("localizers", "localize.localizer", "validated-pool"),
+}
+"""Systems that are a trained model of their own; each has a cell."""
+
+
 class Part(NamedTuple):
     """A name, and what a cell of that name changes."""
 
@@ -59,7 +74,13 @@ def related(perspectives: tuple[str, ...], chosen: Settings) -> list[Part]:
         first = {"train.baselines": [*wanted, *(name for name in asked if name in there)]}
     if "train.text_init" not in flat:
         first["train.text_init"] = texts
-    return [Part(WHOLE, perspectives, first, tuple(notes))]
+    trained = {(kind, one.name) for kind in ("fusers", "localizers") for one in registry.components(kind)}
+    others = [
+        Part(name, perspectives, ALONE | {component.setting: component.name})
+        for name, component in TRAINED.items()
+        if texts and (component.kind, component.name) in trained
+    ]
+    return [Part(WHOLE, perspectives, first, tuple(notes)), *others]
 
 
 def _place(row: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,9 @@ from torch.nn import functional
 
 from llm4sbr.fast import fusion
 from llm4sbr.fusion.model import Output
+
+Agreement = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""As the function `agreement`."""
 
 
 class Losses(NamedTuple):
@@ -23,7 +27,9 @@ class Losses(NamedTuple):
     """Summed over perspectives."""
 
 
-def joint_loss(output: Output, target: Tensor, *, tau: float, weight: float = 1.0) -> Losses:
+def joint_loss(
+    output: Output, target: Tensor, *, tau: float, weight: float = 1.0, agree: Agreement | None = None
+) -> Losses:
     """Eq. 12: cross entropy + the backbone's own loss + tau (alignment + uniformity).
 
     The recommendation loss is the softmax cross entropy over the catalogue. Eq. 11 as printed has another
@@ -34,6 +40,7 @@ def joint_loss(output: Output, target: Tensor, *, tau: float, weight: float = 1.
         target: int64 (B,), the next items.
         tau: weight of the auxiliary losses.
         weight: weight of the means over these B sessions, if other processes have the rest of the batch.
+        agree: a fuser's own auxiliary losses in the place of `agreement`.
     """
     entropy = fusion.cross_entropy if fusion.usable(output.scores) else functional.cross_entropy
     recommendation = weight * entropy(output.scores, target - 1)
@@ -43,7 +50,7 @@ def joint_loss(output: Output, target: Tensor, *, tau: float, weight: float = 1.
     if output.semantic is None or output.known is None or output.behavioural is None:
         zero = torch.zeros_like(recommendation)
         return Losses(total, recommendation, zero, zero)
-    align, uniform = agreement(output.behavioural, output.semantic, output.known)
+    align, uniform = (agree or agreement)(output.behavioural, output.semantic, output.known)
     return Losses(torch.add(total, align + uniform, alpha=tau), recommendation, align, uniform)
 
 

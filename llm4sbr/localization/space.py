@@ -130,11 +130,25 @@ def try_out(table: pl.DataFrame, names: Sequence[str], space: Space) -> None:
 def fit(space: Space, table: pl.DataFrame, names: Sequence[str]) -> None:
     """Fit a localizer that learns on training sessions, and on answers to training samples or about items."""
     learn = getattr(space.localizer, "fit", None)
-    if learn is not None:
-        train = space.prepared.samples["train"].key.tolist()
-        seen = table if space.about["unit"] == "item" else table.filter(pl.col("key").is_in(train))
-        answers = [text for name in names for text in seen[name]]
-        learn(answers, space.prepared.train, space.catalogue, space.encoder)
+    if learn is None:
+        return
+    if getattr(space.localizer, "needs_targets", False):
+        answers, targets = _outcomes(space, table, names)
+        learn(answers, space.prepared.train, space.catalogue, space.encoder, targets=targets)
+        return
+    train = space.prepared.samples["train"].key.tolist()
+    seen = table if space.about["unit"] == "item" else table.filter(pl.col("key").is_in(train))
+    answers = [text for name in names for text in seen[name]]
+    learn(answers, space.prepared.train, space.catalogue, space.encoder)
+
+
+def _outcomes(space: Space, table: pl.DataFrame, names: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The answers about all training samples, n of all perspectives, and their targets, int64 (n,)."""
+    sessions, train = space.prepared.sessions, space.prepared.samples["train"]
+    keys = train.key if space.about["unit"] != "item" else item_keys(sessions.items[train.end - 1])
+    samples = pl.DataFrame({"key": keys.numpy(), "target": sessions.items[train.end].numpy()})
+    told = samples.join(table, on="key", how="inner", maintain_order="left")
+    return [text for name in names for text in told[name]], told["target"].to_torch().repeat(len(names))
 
 
 def sessions_of(space: Space, samples: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ async def _own(
     intents, explained = await model.intents(recent)
     about = (exclude_seen, allowed.added if allowed else None)
     found = await _list(model, _clicks(recent, [], *about), intents, wanted + len(older))
-    kept = [pair for pair in found if pair[0] not in older]
+    kept = [pair for pair in found if pair[0] not in older] if older else found
     if len(kept) < wanted and len(kept) < len(found):  # rare: compute a longer list only now
         kept = await _list(model, _clicks(recent, older, *about), intents, wanted)
     return kept[:wanted], explained

@@ -199,7 +199,8 @@ class ExportedRecommender:
             nothing = np.zeros((1, len(self.artefact.perspectives), self.artefact.text_dim), np.float32)
             intents = np.concatenate([nothing if one.intents is None else one.intents for one in wanted])
         ids, scores = self.artefact.run(clicks.items, clicks.mask, exclude, intents, clicks.allowed)
-        return [list(zip(*row, strict=True)) for row in zip(ids.tolist(), scores.tolist(), strict=True)]
+        rows = zip(wanted, ids.tolist(), scores.tolist(), strict=True)
+        return [list(zip(best[: one.k], those[: one.k], strict=True)) for one, best, those in rows]
 
     def _intents(self, ids: list[int], source: str) -> tuple[NDArray[Any] | None, Explanation | None]:
         """Intents float32 (1, P, E) and their source, without an explanation of predicted ones."""

@@ -136,9 +136,9 @@ class TitleIndex:
 
     def exact(self, text: str) -> Resolved | None:
         """The item with exactly this key or title."""
-        if text in self._keys:
-            return self._resolved(text, self._keys[text], "key")
-        return self._resolved(text, self._titles[text], "title") if text in self._titles else None
+        if id := self._keys.get(text):
+            return self._resolved(text, id, "key")
+        return self._resolved(text, id, "title") if (id := self._titles.get(text)) else None
 
     def resolve(self, item: str | int) -> Resolved:
         """The item for a catalogue id (int), or for a key or title (str), possibly misspelt.

@@ -70,9 +70,10 @@ def describe(run: Path, table: Path, progress: Progress, *, variant: str | None 
     config = configure(run).localize
     encoder: Any = registry.create("encoders", config.encoder, **config.encoder_options)
     vectors = encoder.encode(texts_of_new(new, config.item_text))
-    rows = rows_of(original, vectors)
+    plain = rows_of(original, vectors)
     texts = store.read_tensors(items_of(run / "localize", original.trained.variant))["items"]
     prior = measured_prior(original, texts)
+    rows = plain * prior.scale
     alike = normalize(vectors, dim=1) @ normalize(texts, dim=1).T
     nearest = alike.argmax(1) + 1 if len(vectors) else torch.zeros(0, dtype=torch.int64)
     attributes = {name: list(column) for name, column in new.attributes.items()}

@@ -22,7 +22,7 @@ from llm4sbr.data.batches import batches, sample_keys
 from llm4sbr.data.repeats import without_own
 from llm4sbr.errors import StoreError
 from llm4sbr.evaluation.metrics import hit_rate
-from llm4sbr.exporting.new_items import measured_prior
+from llm4sbr.exporting.new_items import Prior, measured_prior
 from llm4sbr.exporting.trained_model import ReferenceModel
 from llm4sbr.fusion.rows import new_rows
 from llm4sbr.intents.texts import items_of
@@ -58,9 +58,9 @@ def evaluate_cold(run: Path, *, variant: str | None = None) -> dict[str, Any]:
     place = {key: number for number, key in enumerate(new.keys)}
     target = torch.tensor([size + 1 + place[key] for key in keys])
     sessions, samples = _samples(prefixes)
-    ranks, _ = _ranks(original, sessions, samples, target, vectors, prior.value)
+    ranks, _ = _ranks(original, sessions, samples, target, vectors, prior)
     test, every = original.test, original.prepared.sessions
-    warm, alone = _ranks(original, every, test, every.items[test.end], vectors, prior.value)
+    warm, alone = _ranks(original, every, test, every.items[test.end], vectors, prior)
     both = torch.cat([texts, vectors])
     last = torch.tensor([prefix[-1] for prefix in prefixes])
     found = {
@@ -98,18 +98,18 @@ def _ranks(
     samples: Samples,
     target: Tensor,
     vectors: Tensor,
-    prior: float,
+    prior: Prior,
 ) -> tuple[Tensor, Tensor]:
     """Ranks int64 (M,) of targets among all items, and among the model's own; ties count against them."""
     model, predict = original.saved.model, original.intent_mode == "predictor"
     fuser = cast(Any, model.fuser)
-    rows = new_rows(fuser, vectors, without_intents=False)
+    rows = new_rows(fuser, vectors, without_intents=False) * prior.scale
     size = original.prepared.catalogue.size
     ranks, alone = torch.zeros(2, len(target), dtype=torch.int64)
     with torch.inference_mode():
         for batch in batches(sessions, samples, batch_size=BATCH):
             output = model.represent(batch.items, batch.mask, None, predict=predict)
-            new = torch.cat(fuser.queries(output.fused, output.intents), 1) @ rows.T + prior
+            new = torch.cat(fuser.queries(output.fused, output.intents), 1) @ rows.T + prior.value
             scores = output.scores
             if not original.prepared.repeats:
                 scores = without_own(scores, batch.items, batch.mask)

@@ -88,12 +88,17 @@ class FuserContract(Contract, kind="fusers"):
         assert rows == [], "these sessions get another vector in a batch than alone"
 
     def test_both_sides_count(self) -> None:
-        """The result depends on both inputs: session vectors and intents."""
+        """The result depends on session vectors, and it, or losses that the fuser brings, on intents."""
         fuser, (behavioural, semantic) = self.fuser(2), self.inputs(2)
         fused = fuser(behavioural, semantic)
         other = fuser(behavioural.roll(1, 0), semantic)
         assert not torch.allclose(fused, other, atol=1e-3), "session vectors have no influence"
-        other = fuser(behavioural, semantic.roll(1, 0))
+        if (agree := getattr(fuser, "agreement", None)) is not None:
+            known = torch.ones(BATCH, 2, dtype=torch.bool)
+            fused = agree(behavioural, semantic, known)[0]
+            other = agree(behavioural, semantic.roll(1, 0), known)[0]
+        else:
+            other = fuser(behavioural, semantic.roll(1, 0))
         assert not torch.allclose(fused, other, atol=1e-4), "intents have no influence"
 
     def test_missing_intents(self) -> None:

@@ -54,9 +54,11 @@ class LocalizerContract(Contract, kind="localizers"):
         localizer = self.create(f)
         if hasattr(localizer, "fit"):
             sessions = Sessions(torch.tensor([1, 2, 3, 4, 2, 1]), torch.tensor([0, 3, 6]))
-            localizer.fit(
-                ["Green Chair", "Blue Table", "Blue Table", "chair"], sessions, CATALOGUE, LetterEncoder()
-            )
+            answers = ["Green Chair", "Blue Table", "Blue Table", "chair"]
+            asked = getattr(localizer, "needs_targets", False)
+            targets = {"targets": torch.tensor([2, 4, 4, 2]).repeat(20)} if asked else {}
+            answers *= 20 if asked else 1
+            localizer.fit(answers, sessions, CATALOGUE, LetterEncoder(), **targets)
         return localizer
 
     def located(

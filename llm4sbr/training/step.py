@@ -130,7 +130,8 @@ class Step:
 
     def _losses(self, output: Output, target: Tensor, part: BatchShare) -> Losses:
         output = self.team.whole(output, part)
-        losses = joint_loss(output, target, tau=self.tau, weight=self.team.weight(part))
+        agree = getattr(self.model.fuser, "agreement", None)
+        losses = joint_loss(output, target, tau=self.tau, weight=self.team.weight(part), agree=agree)
         return Losses(*(loss / self.team.size for loss in losses)) if self.team.size > 1 else losses
 
     def _there(self, tensor: Tensor) -> Tensor:

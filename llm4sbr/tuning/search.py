@@ -28,6 +28,7 @@ from llm4sbr.system import processes, signals
 from llm4sbr.training import SELECT_BY
 from llm4sbr.training.team import current
 from llm4sbr.tuning import study as studies
+from llm4sbr.tuning.elsewhere import LOCAL, on_engine
 from llm4sbr.tuning.space import in_force, search_space
 from llm4sbr.tuning.work import EPOCH_SECONDS, Search, search, trial_stamp
 
@@ -48,6 +49,7 @@ def tune(
     changes: Mapping[str, Dimension | None] = {},
     variant: str | None = None,
     keep: bool = False,
+    engine: str = LOCAL,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Search for better settings of one model of a run.
@@ -62,6 +64,8 @@ def tune(
         changes: changes of the search space that the components declare, see `search_space`.
         variant: the variant to tune; by default `llm`, else `item-item`, else `plain`.
         keep: write the best settings into the run's configuration if they are better than its own.
+        engine: where models are trained: an installed name of kind `engines`, whose workers share the run's
+            folder.
         progress: shows the progress.
 
     Returns:
@@ -78,7 +82,7 @@ def tune(
     config = pipeline.execute(run, {}, until="localize", progress=progress, new=False)
     wanted = _search(run, config, variant, changes, trials)
     with folders.locked(run, what="run"):
-        content = _searched(wanted, config, seconds, workers, progress)
+        content = _searched(wanted, config, seconds, (engine, workers), progress)
     if keep:
         content["kept"] = _keep(run, content)
         store.write_record(wanted.folder / RECORD, content)
@@ -123,7 +127,7 @@ def _name(run: Path, variant: str, seed: int, config: Config, space: Space) -> s
 
 
 def _searched(
-    wanted: Search, config: Config, seconds: float | None, workers: int | None, progress: Progress
+    wanted: Search, config: Config, seconds: float | None, where: tuple[str, int | None], progress: Progress
 ) -> dict[str, Any]:
     with store.explained(wanted.folder):
         wanted.folder.mkdir(exist_ok=True)
@@ -137,7 +141,8 @@ def _searched(
     try:
         if left is None or left > 0:
             wanted = wanted._replace(until=until, seconds=seconds)
-            _work(wanted, study, before, workers or config.train.workers, progress)
+            engine, workers = where
+            _work(wanted, study, before, (engine, workers or config.train.workers), progress)
     finally:
         content = _content(study, wanted, config)
         store.write_record(wanted.folder / RECORD, content)
@@ -166,11 +171,12 @@ def _clear(folder: Path, study: optuna.Study) -> None:
 
 
 def _work(
-    wanted: Search, study: optuna.Study, before: float, workers: int | None, progress: Progress
+    wanted: Search, study: optuna.Study, before: float, where: tuple[str, int | None], progress: Progress
 ) -> None:
     started = saved = time.monotonic()
     done = len(studies.counted(study))
     left = max(wanted.trials - done, 0)
+    engine, workers = where
     number = min(workers or min(os.cpu_count() or 1, MOST_WORKERS), left)
     if done:
         progress.note(f"tune: {done} trials are done already")
@@ -192,7 +198,10 @@ def _work(
 
         try:
             jobs = [wanted._replace(worker=worker) for worker in range(number)]
-            processes.run(search, jobs, workers=number, progress=going, done=lambda *_: None)
+            if engine == LOCAL:
+                processes.run(search, jobs, workers=number, progress=going, done=lambda *_: None)
+            elif jobs:
+                on_engine(engine, jobs, study, going)
         finally:
             save()
 

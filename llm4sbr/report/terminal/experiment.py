@@ -38,7 +38,7 @@ def experiment_tables(content: Mapping[str, Any]) -> list[RenderableType]:
 
 def _group(title: str, cells: Sequence[Entry], kind: str) -> list[RenderableType]:
     names = zip(labels(cells), cells, strict=True)
-    parts = [
+    parts: list[RenderableType] = [
         Text(f"{name or cell['axes']['backbone']}: {cell['metrics']['verdict']}") for name, cell in names
     ]
     parts += [Text(note) for note in dict.fromkeys(note for cell in cells for note in cell["notes"])]

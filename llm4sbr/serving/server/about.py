@@ -10,6 +10,8 @@ from llm4sbr.serving.server.models import Model, Models
 from llm4sbr.serving.server.served import Served
 
 PLATFORM = "onnxruntime_onnx"
+NUMBER = "1"
+"""Version that statistics tell, another name of the served one: `perf_analyzer` can read numbers only."""
 
 Shapes = dict[str, tuple[str, list[int]]]
 
@@ -45,11 +47,12 @@ def configuration(models: Models, model: Model) -> dict[str, Any]:
     }
 
 
-def statistics(models: Models, model: Model) -> dict[str, Any]:
+def statistics(models: Models) -> dict[str, Any]:
     """What a model has computed since the server began, times in nanoseconds.
 
     `inference_count` counts sessions, `execution_count` batches. `success` and `fail` count requests and
     their whole time; `queue` and `compute_infer` count batches, `queue` by the longest wait in each.
+    What comes before and after computing has the same count, as `perf_analyzer` wants, and no time.
     """
     found: ModelMetrics = models.metrics
     answered = {key: count for key, count in found.requests.items() if key[0] in ANSWERED}
@@ -58,10 +61,11 @@ def statistics(models: Models, model: Model) -> dict[str, Any]:
     spent = sum(one.sum for route, one in found.seconds.items() if route in ANSWERED)
     times = {"success": (good, spent), "fail": (bad, 0.0)}
     times |= {"queue": _of(found.waiting), "compute_infer": _of(found.computing)}
-    times |= dict.fromkeys(("compute_input", "compute_output", "cache_hit", "cache_miss"), (0, 0.0))
+    times |= dict.fromkeys(("compute_input", "compute_output"), (times["compute_infer"][0], 0.0))
+    times |= dict.fromkeys(("cache_hit", "cache_miss"), (0, 0.0))
     return {
         "name": models.name,
-        "version": model.version,
+        "version": NUMBER,
         "last_inference": int(1000 * found.last),
         "inference_count": int(found.rows.sum),
         "execution_count": sum(found.rows.counts),

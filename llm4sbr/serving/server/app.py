@@ -167,12 +167,12 @@ class App:
             return reply_json({"models": [*served.models]})
         if route == "all stats":
             ready = [one for one in served.models.values() if one.ready]
-            return reply_json({"model_stats": [about.statistics(one, one.current) for one in ready]})
+            return reply_json({"model_stats": [about.statistics(one) for one in ready]})
         asked.models, model = served.version(*asked.target)
         if route == "model ready":
             return reply_json({"name": asked.models.name, "ready": True})
         if route == "stats":
-            return reply_json({"model_stats": [about.statistics(asked.models, model)]})
+            return reply_json({"model_stats": [about.statistics(asked.models)]})
         told = about.configuration if route == "config" else about.metadata
         return reply_json(told(asked.models, model))
 

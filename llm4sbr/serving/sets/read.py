@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,10 @@ ITEM = "item"
 
 BLOCK = 4096
 """Rows read, answered and written at once."""
+
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""What `surrogateescape` makes of it."""
 
 
 class Row(NamedTuple):
@@ -224,7 +229,7 @@ def _sessions(table: Iterable[Cells], others: Sequence[str]) -> Iterator[Row]:
 
 def _row(number: int, session: object, given: Mapping[str, Any], others: Sequence[str]) -> Row:
     kept = {name: given[name] for name in others if name in given}
-    if any("\udc80" <= sign <= "\udcff" for one in (session, *kept.values()) for sign in _text(one)):
+    if any(_NOT_UTF8.search(_text(one)) for one in (session, *kept.values())):
         return Row(number, None, "not UTF-8")
     try:
         return Row(number, session_of(session), others=kept)
@@ -233,13 +238,9 @@ def _row(number: int, session: object, given: Mapping[str, Any], others: Sequenc
 
 
 def _text(value: object) -> str:
-    if isinstance(value, str) and value.isascii():
-        return ""  # nearly all
-    return value if isinstance(value, str) else "".join(_texts(value))
-
-
-def _texts(value: object) -> Iterable[str]:
-    return (one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+    if isinstance(value, list):
+        return "".join([one for one in value if isinstance(one, str)])
+    return value if isinstance(value, str) else ""
 
 
 def _parquet_columns(path: Path) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from llm4sbr.serving.sets.read import polars_of
 
 Records = Sequence[Mapping[str, Any]]
 
+_ENCODED = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
 
 def as_lines(records: Records) -> bytes:
     """Lines of JSON."""
-    return "".join(json.dumps(one, ensure_ascii=False, default=str) + "\n" for one in records).encode()
+    return "".join([_ENCODED(one) + "\n" for one in records]).encode()
 
 
 class Writer:

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from llm4sbr_ray import RayEngine
 
-from llm4sbr import pipeline, store
+from llm4sbr import api, pipeline, store
 from llm4sbr.asking.asker import Asker, BatchAnswerer, Budget
 from llm4sbr.asking.cache import AnswerCache, answer_key
 from llm4sbr.config import nest
@@ -76,3 +76,20 @@ def test_a_worker_killed_while_it_answers_loses_nothing(tmp_path):
         assert asker.asked == len(cache) == 120
         known = cache.get_many([answer_key("slow", f"question {sample}") for sample in range(120)])
         assert {answer.text for answer in known.values()} == {f"answer to question {i}" for i in range(120)}
+
+
+def test_tune_tries_the_same_settings_as_local(tmp_path):
+    pytest.importorskip("optuna")
+    toy_log(tmp_path / "log")
+    chosen = {"data.reader": "csv", "data.path": str(tmp_path / "log"), "data.min_item_count": 1}
+    bert = tiny_bert(tmp_path / "bert")
+    chosen |= {"infer.llm": "item-text", "localize.encoder": f"transformers:{bert}"}
+    chosen |= {"train.epochs": 1, "train.dim": 8}
+    found = []
+    for engine in ("local", "ray"):
+        run = tmp_path / engine
+        pipeline.execute(run, nest(chosen), until="localize", progress=Progress(quiet=True))
+        told = api.tune(run, trials=2, workers=1, variant="plain", engine=engine)
+        found.append([(row["settings"], row["value"], row["state"]) for row in told["trials"]])
+    assert found[0] == found[1]
+    assert len(found[0]) == 2

@@ -39,6 +39,7 @@ def arguments(tmp_path_factory):
     return ["experiment", "related", str(base / "out"), *data, *encoder, *chosen]
 
 
+@pytest.mark.slow
 def test_every_row_says_what_it_takes_and_which_sentence_it_tests(arguments, capsys):
     assert _guarded(arguments) == 0
     printed = capsys.readouterr().out
@@ -47,7 +48,7 @@ def test_every_row_says_what_it_takes_and_which_sentence_it_tests(arguments, cap
     assert '"optimizes product retrieval separately through a search engine"' in " ".join(printed.split())
     folder = arguments[2]
     with open(f"{folder}/experiment.json") as file:
-        (first, *_) = json.load(file)["cells"]
+        first, *others = json.load(file)["cells"]
     rows = {row["name"]: row for row in first["metrics"]["rows"]}
     assert set(rows) >= {
         "popularity",
@@ -61,6 +62,12 @@ def test_every_row_says_what_it_takes_and_which_sentence_it_tests(arguments, cap
     }
     assert all(row["seconds"] is not None and row["peak_memory"] > 2**20 for row in rows.values())
     assert all(rows[name]["asked"]["prompts"] > 0 for name in ("list-wise", "gpt4rec", "po4isr"))
+    assert [one["axes"]["part"] for one in others] == ["CTRL", "SPRINT"]
+    assert all(one["status"] == "done" for one in others)
+    ctrl = {row["name"]: row for row in others[0]["metrics"]["rows"]}
+    assert set(ctrl) == {"plain", "item-item", "llm", "shuffled"}
+    assert ctrl["plain"]["metrics"] == rows["plain"]["metrics"]  # the backbone that they share
+    assert others[0]["metrics"]["without_intents"] == 0  # CTRL is served without text
     same = first["metrics"]["asked_samples"]
     assert same["samples"] == 2
     for name in ("list-wise", "gpt4rec"):  # all have answers to both samples

@@ -309,5 +309,6 @@ def test_a_baseline_without_its_source_is_refused_before_anything_is_trained(tmp
 def test_the_verdict_tells_of_rows_that_asked(run, tmp_path, llm):
     evaluated(run, tmp_path / "out", settings(run, "list-wise", samples=12, cache="h"))
     text = json.loads((tmp_path / "out/metrics.json").read_text())["verdict"]
-    assert "list-wise over popularity is better with the answers of transformers:none to 12 samples" in text
+    assert "; list-wise over popularity " in text
+    assert "with the answers of transformers:none to 12 samples" in text
     assert "nothing is shown about an LLM" not in text

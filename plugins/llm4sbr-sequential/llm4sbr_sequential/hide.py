@@ -45,7 +45,7 @@ from llm4sbr.backbones.graph import same_item
 from llm4sbr.backbones.readout import masked_softmax, mean_click
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Encoded, Sessions
-from llm4sbr_sequential.by_length import by_length, traced
+from llm4sbr_sequential.sessions import by_length, first_clicks, traced
 
 __all__ = ["HIDE", "HypergraphAttention", "Readout", "shared_edges"]
 
@@ -176,12 +176,6 @@ class HIDE(nn.Module):
 
 def _means_again(model: HIDE, _: object) -> None:
     model.train(model.training)
-
-
-def first_clicks(same: Tensor) -> Tensor:
-    """Bool (B, T): t is the first click on its item, from `same_item`; one click per node."""
-    earlier = same.to(torch.get_default_dtype()).tril(-1).sum(2)
-    return same.any(2) & (earlier == 0)
 
 
 def shared_edges(same: Tensor, mask: Tensor, window: int) -> Tensor:

@@ -38,7 +38,7 @@ from llm4sbr.backbones.graph import same_item
 from llm4sbr.backbones.readout import masked_softmax
 from llm4sbr.errors import ConfigError
 from llm4sbr.protocols import Encoded, Sessions
-from llm4sbr_sequential.by_length import traced
+from llm4sbr_sequential.sessions import traced
 
 __all__ = ["EOPA", "LESSR", "SGAT", "ClickGraphs", "Readout", "graph"]
 

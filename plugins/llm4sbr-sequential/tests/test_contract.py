@@ -54,6 +54,14 @@ class TestHide(Heavier):
     name = "hide"
 
 
+class TestMsgat(Heavier):
+    name = "msgat"
+
+
+class TestKmvg(Heavier):
+    name = "kmvg"
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [
@@ -69,6 +77,10 @@ class TestHide(Heavier):
         ("hide", {"intents": 3}),
         ("hide", {"window": 1}),
         ("hide", {"share": 1.5}),
+        ("kmvg", {"hops": 0}),
+        ("msgat", {"heads": 5}),
+        ("msgat", {"neighbours": 101}),
+        ("msgat", {"scale": 0.0}),
     ],
     ids=str,
 )
@@ -100,7 +112,7 @@ def test_core_leaves_no_room_before_a_sessions_own_item():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["core", "niser", "lessr", "atten-mixer", "hide"])
+@pytest.mark.parametrize("name", ["core", "niser", "lessr", "atten-mixer", "hide", "msgat", "kmvg"])
 def test_8_bit_tables_find_and_score_the_same_items(tmp_path, name):
     pytest.importorskip("onnxruntime")
     model = toy_model(backbone=name, fuser="catalogue")

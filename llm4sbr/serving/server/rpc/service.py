@@ -157,6 +157,15 @@ class Service:
         models, model = self.app.served.version(request.name, request.version)
         return self._messages.message("ModelMetadataResponse")(**about.metadata(models, model))
 
+    def _ModelConfig(self, request: Any) -> Any:
+        found = about.configuration(*self.app.served.version(request.name, request.version))
+        return self._messages.message("ModelConfigResponse")(config=found)
+
+    def _ModelStatistics(self, request: Any) -> Any:
+        models, _ = self.app.served.version(request.name, request.version)
+        found = about.statistics(models)
+        return self._messages.message("ModelStatisticsResponse")(model_stats=[found])
+
 
 ROUTES = {"ModelInfer": "grpc infer"}
 """Call -> its route in the metrics; `grpc` for all others."""
