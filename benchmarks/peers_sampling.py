@@ -1,6 +1,6 @@
 """Compares training with GRU4Rec's own way: sessions in parallel, and items that a batch shares.
 
-    python benchmarks/peers_sampling.py RUN --json benchmarks/results/peers-sampling.json
+    python benchmarks/peers_sampling.py RUN --json benchmarks/results/gru4rec-sampling.json
 
 RUN must be prepared and localized. The official code needs Theano or a GPU, so its way is written here from
 the papers (Hidasi et al., ICLR 2016; Hidasi & Karatzoglou, CIKM 2018): B sessions advance together, one click

@@ -1,9 +1,8 @@
 """The command line: parses, calls, prints; the logic is elsewhere.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 success, 1 a bug in
-llm4sbr (or `doctor` found an error), 2 a problem in the input, a setting or the machine that the user can
-fix, 3 a missing device, 130 interrupted. torch, polars and pydantic are imported inside commands, so that
-`--help` is fast.
+llm4sbr, 2 a problem that the user can fix, 3 a missing device, 130 interrupted. torch, polars and pydantic
+are imported inside commands, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from llm4sbr.commands.catalogue import catalogue
 from llm4sbr.commands.experiment import experiment
 from llm4sbr.commands.export import export
 from llm4sbr.commands.intents import intents
-from llm4sbr.commands.log import log
+from llm4sbr.commands.log import check_loggers, log, tell_loggers
 from llm4sbr.commands.options import chosen_settings, common, print_json, say, sources, stage_options
 from llm4sbr.commands.plugins import doctor, plugins
 from llm4sbr.commands.recommend import recommend
@@ -93,16 +92,14 @@ def _show(run: Path, stage: str, as_json: bool, *, brief: bool = False) -> None:
         from llm4sbr.report.terminal.stages import show_stage
 
         show_stage(stage, found, timings(run), brief=brief)
-        more = f"More: llm4sbr evaluate {shlex.quote(str(run))}\n" if brief else ""
-        report = f"Report: {found['report']}\n" if "report" in found else ""
-        say(f"\n{more}{report}Next: {next_command(run, stage)}")
+        more = [f"More: llm4sbr evaluate {shlex.quote(str(run))}"] if brief else []
+        more += [f"Report: {found['report']}"] if "report" in found else []
+        say("\n".join(["", *more, f"Next: {next_command(run, stage)}"]))
 
 
 @cli.command("run")
 @stage_options("evaluate", required=False)
-@click.option(
-    "--logger", "loggers", multiple=True, metavar="NAME", help="Then tell a logger, as llm4sbr log does."
-)
+@click.option("--logger", "loggers", multiple=True, metavar="NAME", help="Then do as llm4sbr log --to NAME.")
 def run_(
     run: Path | None,
     file: Path | None,
@@ -118,17 +115,10 @@ def run_(
 
     RUN is the run directory; without it, runs/DATASET-LLM[-PROTOCOL].
     """
-    from llm4sbr import registry
-
-    for name in loggers:  # one that cannot be told is refused before the hours that a run may take
-        registry.create("loggers", name)
+    check_loggers(loggers)
     run = _bring(run, "evaluate", file, assignments, force, quiet, options, new=True)
     _show(run, "evaluate", as_json, brief=True)
-    if loggers:
-        from llm4sbr.packing.logged import log as log_run
-
-        for name in loggers:
-            click.echo(printable(f"{name}: see it with: {log_run(run, name, {})}"), err=True)
+    tell_loggers(run, loggers)
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -339,8 +329,11 @@ def _guarded(arguments: list[str]) -> int:
 
 def _unexpected(error: BaseException) -> int:
     """Exit code of a command that ended with an error that is not ours: the machine's, or a bug."""
-    if isinstance(error, ModuleNotFoundError) and (lacking := _not_installed(error)):
-        return _fail(f"error: {lacking}", 2)
+    if isinstance(error, ModuleNotFoundError):
+        from llm4sbr.system import installation
+
+        if lacking := installation.missing_module(error):
+            return _fail(f"error: {lacking}", 2)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _fail(f"error: {error.filename or 'output'}: cannot write: {error.strerror}", 2)
     if short := memory.shortage(error):
@@ -349,12 +342,6 @@ def _unexpected(error: BaseException) -> int:
     if "home directory" in detail:  # of `~`, or of a library's cache
         return _fail(f"error: {detail} Set HOME, and LLM4SBR_CACHE to a folder for what is kept", 2)
     return _fail(f"internal error: {detail}; --debug shows where", 1)
-
-
-def _not_installed(error: ModuleNotFoundError) -> Exception | None:
-    from llm4sbr.system import installation
-
-    return installation.missing_module(error)
 
 
 def _fail(message: str, code: int) -> int:

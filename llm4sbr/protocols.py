@@ -156,7 +156,6 @@ class Reader(Protocol):
 
     def read(self) -> RawData:
         """Read everything; raises `DataError` with file, row and field if the input cannot be used."""
-        ...
 
 
 @runtime_checkable
@@ -171,7 +170,6 @@ class LLM(Protocol):
 
     def generate(self, prompts: Sequence[str]) -> list[str]:
         """One answer per prompt, same order."""
-        ...
 
 
 @runtime_checkable
@@ -184,7 +182,6 @@ class Control(Protocol):
         self, sessions: Sequence[Sequence[Item]], perspective: Perspective, answers: Sequence[str] | None
     ) -> list[str]:
         """One parsed answer per session; `answers` are those of the run's LLM, None if it has none."""
-        ...
 
 
 def is_control(component: object) -> TypeGuard[Control]:
@@ -209,11 +206,9 @@ class Perspective(Protocol):
 
     def prompt(self, items: Sequence[Item]) -> str:
         """The prompt for a session, oldest item first; it never contains the target."""
-        ...
 
     def parse(self, answer: str) -> str:
         """The useful part of an answer, "" if there is none."""
-        ...
 
 
 @runtime_checkable
@@ -227,7 +222,6 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """float32 (len(texts), E) on the CPU."""
-        ...
 
 
 @runtime_checkable
@@ -243,7 +237,6 @@ class Localizer(Protocol):
 
     def localize(self, answers: Sequence[str], catalogue: Catalogue, encoder: Encoder) -> Localization:
         """Localize M answers; an empty answer gives a zero row. `catalogue.titles` are the items' texts."""
-        ...
 
 
 @runtime_checkable
@@ -260,15 +253,12 @@ class Backbone(Protocol):
 
     def fit(self, sessions: Sessions) -> None:
         """Build what depends on data (such as global graphs), from training sessions only."""
-        ...
 
     def item_embeddings(self) -> Tensor:
         """Float (N, D), as used for scoring."""
-        ...
 
     def __call__(self, items: Tensor, mask: Tensor) -> Encoded:
         """Encode int64 (B, T) under bool (B, T)."""
-        ...
 
 
 @runtime_checkable
@@ -281,7 +271,6 @@ class Fuser(Protocol):
 
     def __call__(self, behavioural: Tensor, semantic: Tensor) -> Tensor:
         """(B, P, D) and (B, P, D) -> (B, D)."""
-        ...
 
 
 @runtime_checkable
@@ -303,14 +292,12 @@ class CatalogueFuser(Fuser, Protocol):
 
         `clicks`, int64 (N,): number of clicks of each item in training sessions.
         """
-        ...
 
     def rescore(self, scores: Tensor, fused: Tensor, intents: Tensor | None) -> Tensor:
         """The backbone's scores (B, N) for `fused` (B, D) -> scores (B, N) that also depend on text.
 
         `intents` is (B, p, E), p <= P, with zero rows for unknown intents, or None, which equals zeros.
         """
-        ...
 
 
 @runtime_checkable
@@ -324,11 +311,9 @@ class Baseline(Protocol):
 
     def fit(self, sessions: Sessions) -> None:
         """Count or estimate what is needed, from training sessions only."""
-        ...
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """float32 (B, N) for int64 (B, T) under bool (B, T)."""
-        ...
 
 
 @runtime_checkable
@@ -349,8 +334,6 @@ class Engine(Protocol):
         Raises:
             Llm4sbrError: raised by the work; keeps its class.
         """
-        ...
 
     def close(self) -> None:
         """Release the workers."""
-        ...

@@ -73,6 +73,8 @@ OFFERED = {
     ("baselines", "llamarec"): "llm4sbr-related",
     ("baselines", "gpt4rec"): "llm4sbr-related",
     ("baselines", "po4isr"): "llm4sbr-related",
+    ("fusers", "ctrl"): "llm4sbr-related",
+    ("localizers", "validated-pool"): "llm4sbr-related",
 }
 """Components of our own packages that may not be installed: (kind, name) -> package to install."""
 

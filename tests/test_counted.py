@@ -239,7 +239,7 @@ def test_trained_models_have_it_but_plain_does_not(tmp_path):
     out = trained(run, some)
     assert not any(name.startswith("counted") for name in weights(out, "plain"))
     assert "counted" not in record(out, "plain")["facts"]
-    for variant, has in (("item-item", ("near", "lift")), ("llm", ("near", "lift", "titles"))):
+    for variant, has in (("item-item", ("near", "lift", "slist")), ("llm", some.train.counted)):
         told = record(out, variant)
         facts = told["facts"]["counted"]
         assert facts["valid"]["MRR@20"] > facts["alone"]["MRR@20"], "the toy's rule is counted at once"

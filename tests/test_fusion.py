@@ -19,7 +19,7 @@ from llm4sbr.testing.backbones import pad
 
 BACKBONES = [component.name for component in registry.components("backbones")]
 FUSERS = [component.name for component in registry.components("fusers")]
-N, D, E = 9, 6, 5
+N, D, E = 9, 8, 5
 
 
 def recipe(fuser="gated", horizons=("long", "short"), backbone="sr-gnn"):

@@ -26,7 +26,7 @@ from llm4sbr.training.distillation import distil
 
 BACKBONES = [component.name for component in registry.components("backbones")]
 FUSERS = [component.name for component in registry.components("fusers")]
-N, D, E = 9, 6, 5
+N, D, E = 9, 8, 5
 BOTH: tuple[Horizon, ...] = ("long", "short")
 
 
@@ -85,7 +85,8 @@ def test_predicted_intents_stand_where_none_is_known(fuser: str) -> None:
         assert torch.equal(model(items, mask, given, predict=True), model(items, mask, mixed))
         assert torch.equal(model(items, mask, predict=True), model(items, mask, predicted))
         assert torch.equal(model(items, mask, mixed, predict=True), model(items, mask, mixed))
-        assert not torch.allclose(model(items, mask, predict=True), model(items, mask), atol=1e-4)
+        if fuser != "ctrl":  # whose scores depend on no intents
+            assert not torch.allclose(model(items, mask, predict=True), model(items, mask), atol=1e-4)
 
 
 def test_without_a_predictor() -> None:

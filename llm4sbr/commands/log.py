@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from llm4sbr.commands.options import common, print_json, say
+from llm4sbr.printable import printable
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Refuse what cannot be told, before the hours that a run may take."""
+    from llm4sbr import registry
+
+    for name in names:
+        registry.create("loggers", name)
+
+
+def tell_loggers(run: Path, names: Sequence[str]) -> None:
+    """Tell loggers of a finished run; where to see it goes to standard error."""
+    if not names:
+        return
+    from llm4sbr.packing.logged import log as log_run
+
+    for name in names:
+        click.echo(printable(f"{name}: see it with: {log_run(run, name, {})}"), err=True)
 
 
 @click.command()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from llm4sbr import registry
 from llm4sbr.config import Settings, flatten
 from llm4sbr.evaluation.systems import SYSTEMS, WHOLE, WITHOUT
+from llm4sbr.system import installation
 
 BASELINES = ["popularity", "s-pop", "item-knn", "vmis-knn"]
 
@@ -70,7 +71,8 @@ def related(perspectives: tuple[str, ...], chosen: Settings) -> list[Part]:
     else:
         there = {one.name for one in registry.components("baselines")}
         if missing := [name for name in asked if name not in there]:
-            notes.append(f"Not installed: {', '.join(missing)} (pip install llm4sbr-related).")
+            command = installation.plugin_command("llm4sbr-related")
+            notes.append(f"Not installed: {', '.join(missing)} ({command}).")
         first = {"train.baselines": [*wanted, *(name for name in asked if name in there)]}
     if "train.text_init" not in flat:
         first["train.text_init"] = texts

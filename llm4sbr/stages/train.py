@@ -130,15 +130,15 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
             advance(0, total=expected.total)
             progress.note(f"{jobs[index].variant}, seed {jobs[index].seed}: {result}")
 
-        after = next((place for place, job in enumerate(jobs) if job.plain), len(jobs))
-        for start_at, some in ((0, jobs[:after]), (after, jobs[after:])):  # the latter need plain models
-            run_jobs(
-                train_job,
-                some,
-                workers=_workers(config),
-                progress=lambda index, n, note, first=start_at: going(first + index, n, note),
-                done=lambda index, result, first=start_at: done(first + index, result),
-            )
+        first = sum(job.plain is None for job in jobs)
+        run_jobs(train_job, jobs[:first], workers=_workers(config), progress=going, done=done)
+        run_jobs(  # what needs the plain models
+            train_job,
+            jobs[first:],
+            workers=_workers(config),
+            progress=lambda index, n, note: going(first + index, n, note),
+            done=lambda index, result: done(first + index, result),
+        )
     write_models(out, list(wanted))
 
 

@@ -33,11 +33,11 @@ from llm4sbr.training.counting import add_counted
 from llm4sbr.training.cross_fit import cross_fit
 from llm4sbr.training.material import Material
 from llm4sbr.training.negatives import chosen_loss
-from llm4sbr.training.start import Start
+from llm4sbr.training.start import MOMENTS, Start
 from llm4sbr.training.team import Team, current
 from llm4sbr.training.text_init import start_from_text
 from llm4sbr.training.trainer import SHOWN, train_model
-from llm4sbr.training.warm import MOMENTS, WarmStart
+from llm4sbr.training.warm import WarmStart
 
 
 class TrainingJob(NamedTuple):
@@ -162,7 +162,8 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
 
 def _count(job: TrainingJob, plain: Path, prepared: Prepared, catalogue: str) -> str:
     """Add what is counted to the trained plain model, which is not trained a second time."""
-    saved = load_model(plain)
+    with torch.random.fork_rng(devices=[]):
+        saved = load_model(plain)
     material = _material(job, prepared, catalogue, None)
     found = tables.made(job.config.train.counted, saved.recipe, material.fit, None)
     facts = (
