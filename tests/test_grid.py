@@ -15,6 +15,7 @@ from llm4sbr.config import nest
 from llm4sbr.errors import ConfigError, RegistryError
 from llm4sbr.experiments.grid import Dataset, Request, cells, command, parse_vary
 from llm4sbr.experiments.parts import ablations
+from llm4sbr.system import installation
 
 Output = pytest.CaptureFixture[str]
 
@@ -193,4 +194,4 @@ def test_related_names_the_rows_that_are_not_installed(monkeypatch: pytest.Monke
     first, *_ = cells(asked)
     assert "gpt4rec" not in first.settings["train"]["baselines"]
     assert first.notes[0].startswith("Not installed: list-wise")
-    assert first.notes[0].endswith("po4isr (pip install llm4sbr-related).")
+    assert first.notes[0].endswith(f"po4isr ({installation.plugin_command('llm4sbr-related')}).")
