@@ -30,6 +30,8 @@ class Newcomers(NamedTuple):
     attributes: Attributes
     own: int
     """N."""
+    gone: Tensor
+    """int64, places of the model's items that were taken out."""
     digest: str
     """Of the file."""
 
@@ -46,7 +48,9 @@ class Newcomers(NamedTuple):
             return None
         catalogue = Catalogue([*own.keys, *added.keys], [*own.titles, *added.titles])
         attributes = extended(attributes_of(prepared), added.attributes, own.size, len(added.keys))
-        return cls(added, catalogue, attributes, own.size, store.file_sha256(path))
+        places = {key: place for place, key in enumerate(own.keys)} if added.removed else {}
+        gone = torch.tensor([places[key] for key in added.removed if key in places], dtype=torch.int64)
+        return cls(added, catalogue, attributes, own.size, gone, store.file_sha256(path))
 
     def read(self, items: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The clicks that the model knows, int64 and bool (B, T), see `grown.read_clicks`."""
@@ -64,11 +68,7 @@ class Newcomers(NamedTuple):
     ) -> Tensor:
         """Scores float (B, N + n) by clicks on known items; arguments as for the model."""
         output = model.represent(items, mask, intents, predict=predict)
-        scores = output.scores
-        if self.added.removed:
-            places = {key: place for place, key in enumerate(self.catalogue.keys[: self.own])}
-            gone = torch.tensor([places[key] for key in self.added.removed if key in places])
-            scores = scores.index_fill(1, gone, -torch.inf)
+        scores = output.scores.index_fill(1, self.gone, -torch.inf)
         if not self.added.keys:
             return scores
         query = torch.cat(cast(Any, model.fuser).queries(output.fused, output.intents), 1)

@@ -221,7 +221,8 @@ class Search:
         """Whether most of the items near a query do not pass; what does lies in lists of all directions."""
         few = faiss().SearchParametersIVF(nprobe=max(self.index.nprobe // 8, 1))
         near = self.index.search(query[None], self.count, params=few)[1][0]
-        return float(passing[near[near >= 0]].mean()) < NEAR
+        near = near[near >= 0]
+        return not len(near) or float(passing[near].mean()) < NEAR
 
     def _scored(self, query: Floats, found: Ids, told: Told) -> Floats:
         """The scores float32 (C,) of ascending candidates int64 (C,), without `own`."""

@@ -1,8 +1,8 @@
 """Stage `train`: trains the plain backbone, and one model per source of intents, for every seed.
 
 The variants differ only in their intents: samples, seeds and settings are the same. `plain` is the backbone
-alone; `llm` has the LLM's intents; the controls have their own; `none` is the fused model without any
-intents.
+alone, `item-item` the same with counts, which takes no training of its own; `llm` has the LLM's intents; the
+controls have their own; `none` is the fused model without any intents.
 """
 
 from __future__ import annotations
@@ -114,8 +114,13 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
     team = current()
     if team.size > 1:
         progress.note(f"train: {team.size} processes share every batch, one model after the other")
-    expected = Expected(len(jobs), config.train.epochs * samples)
+    first = sum(job.plain is None for job in jobs)  # the others are plain models, to which counts are added
+    expected = Expected(first, config.train.epochs * samples)
     notes: dict[int, str] = {}
+
+    def tell(job: TrainingJob, result: str) -> None:
+        progress.note(f"{job.variant}, seed {job.seed}: {result}")
+
     with progress.task("train", expected.total, unit="samples", at_most=True) as advance:
 
         def going(index: int, n: int, note: str) -> None:
@@ -128,16 +133,15 @@ def train(run: Path, out: Path, config: Config, progress: Progress, attempt: Att
             notes.pop(index, None)
             expected.end(index)
             advance(0, total=expected.total)
-            progress.note(f"{jobs[index].variant}, seed {jobs[index].seed}: {result}")
+            tell(jobs[index], result)
 
-        first = sum(job.plain is None for job in jobs)
         run_jobs(train_job, jobs[:first], workers=_workers(config), progress=going, done=done)
-        run_jobs(  # what needs the plain models
+        run_jobs(
             train_job,
             jobs[first:],
             workers=_workers(config),
-            progress=lambda index, n, note: going(first + index, n, note),
-            done=lambda index, result: done(first + index, result),
+            progress=lambda *_: None,
+            done=lambda index, result: tell(jobs[first + index], result),
         )
     write_models(out, list(wanted))
 

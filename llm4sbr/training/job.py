@@ -127,7 +127,8 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
         settings = settings.model_copy(update={"epochs": job.chosen["epochs"]})
         facts["chosen"] = job.chosen
     if job.plain is not None:
-        return "" if team.rank else _count(job, job.plain, prepared, catalogue)
+        device = team.device(settings.device)
+        return "" if team.rank else _count(job, job.plain, prepared, catalogue, device)
     recipe = _recipe(job, prepared, intents)
     material = _material(job, prepared, catalogue, None if job.variant == "none" else intents)
     if needs_catalogue(recipe):
@@ -160,21 +161,19 @@ def _train(job: TrainingJob, report: Report, team: Team) -> str:
     )
 
 
-def _count(job: TrainingJob, plain: Path, prepared: Prepared, catalogue: str) -> str:
+def _count(job: TrainingJob, plain: Path, prepared: Prepared, catalogue: str, device: torch.device) -> str:
     """Add what is counted to the trained plain model, which is not trained a second time."""
     with torch.random.fork_rng(devices=[]):
         saved = load_model(plain)
     material = _material(job, prepared, catalogue, None)
     found = tables.made(job.config.train.counted, saved.recipe, material.fit, None)
-    facts = (
-        saved.facts
-        | {"variant": job.variant}
-        | add_counted(saved.model, material._replace(tables=found), weights=None, ks=SHOWN)
-    )
-    recipe = saved.recipe._replace(counted=saved.model.counted.names if saved.model.counted else ())
+    model = saved.model.to(device)
+    counted = add_counted(model, material._replace(tables=found), weights=None, ks=SHOWN)
+    facts = saved.facts | {"variant": job.variant} | counted
+    recipe = saved.recipe._replace(counted=model.counted.names if model.counted else ())
     for name in (LOG, MOMENTS):
         link_file(plain / name, job.folder / name)
-    save_model(job.folder, saved.model, recipe=recipe, catalogue=catalogue, facts=facts)
+    save_model(job.folder, model, recipe=recipe, catalogue=catalogue, facts=facts)
     return f"the plain model, {SELECT_BY} {100 * facts['valid'].get(SELECT_BY, 0.0):.2f}% with counts"
 
 
